@@ -1,0 +1,14 @@
+# Flags for every target of this project, as one interface target that is never installed.
+add_library(tilewright_options INTERFACE)
+target_compile_options(tilewright_options INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wnon-virtual-dtor
+  # Contraction must not depend on the compiler's mood: a fused multiply-add is written where it is meant.
+  -ffp-contract=off)
+if(TILEWRIGHT_WERROR)
+  target_compile_options(tilewright_options INTERFACE -Werror)
+endif()
+if(TILEWRIGHT_SANITIZE)
+  target_compile_options(tilewright_options INTERFACE
+    -fsanitize=${TILEWRIGHT_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(tilewright_options INTERFACE -fsanitize=${TILEWRIGHT_SANITIZE})
+endif()
