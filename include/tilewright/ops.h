@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// The small operators around attention. Floating-point tensors are f32, f16 or bf16, arithmetic is
+// f32; the last dimension is contiguous, other strides are free. Outputs may be the input they
+// replace (in place), else must not overlap it. Errors: invalid_argument naming the tensor.
+#pragma once
+
+#include <tilewright/attention.h>
+#include <tilewright/kv_cache.h>
+#include <tilewright/variant.h>
+
+namespace tilewright {
+
+// Writes k, v [tokens, kv_heads, dim] (any strides) into the cache: token t goes to page slot /
+// page_size, row slot % page_size, where slot = slot_mapping[t], i32 or i64; -1 skips. Converts to
+// the cache's dtype; for fp8 caches values are divided by k_scale / v_scale ([1] or per KV head)
+// and saturated. A slot outside the cache or below -1 is an Error and nothing is written.
+TILEWRIGHT_API void write_kv_cache(const TensorView& k, const TensorView& v, const KvCache& cache,
+                                   const TensorView& slot_mapping, const Scale& k_scale = {},
+                                   const Scale& v_scale = {}, Stream stream = {});
+
+// out = x / sqrt(mean(x^2) + eps) * (weight + weight_offset); x, out [..., dim] of rank 1 to 3,
+// weight [dim] (arXiv 1910.07467). weight_offset = 1 is Gemma's form.
+TILEWRIGHT_API void rms_norm(const TensorView& x, const TensorView& weight, const TensorView& out,
+                             float eps, float weight_offset = 0, Stream stream = {});
+// residual += x, then out = rms_norm(residual): one read of both. residual is updated; out may be
+// x.
+TILEWRIGHT_API void fused_add_rms_norm(const TensorView& x, const TensorView& residual,
+                                       const TensorView& weight, const TensorView& out, float eps,
+                                       float weight_offset = 0, Stream stream = {});
+
+// Rotates x [tokens, heads, head_dim] by positions i32 or i64 [tokens] into out (may be x).
+TILEWRIGHT_API void apply_rope(const TensorView& x, const TensorView& positions,
+                               const TensorView& out, const RopeSpec& rope, Stream stream = {});
+
+enum class Activation : std::uint8_t { silu, gelu, gelu_tanh };
+// out [tokens, dim] = act(x[:, :dim]) * x[:, dim:] for x [tokens, 2 * dim].
+TILEWRIGHT_API void act_and_mul(const TensorView& x, const TensorView& out, Activation activation,
+                                Stream stream = {});
+
+// Joins N partial attentions of the same queries over disjoint keys (arXiv 2501.01005,
+// section 2.2): values [tokens, states, heads, dim] and lse f32 [tokens, states, heads] (natural
+// log) -> out [tokens, heads, dim] and, optionally, lse_out f32 [tokens, heads]. In order of
+// states; a state with lse -inf does not count, whatever its values.
+TILEWRIGHT_API void merge_states(const TensorView& values, const TensorView& lse,
+                                 const TensorView& out, const TensorView& lse_out = {},
+                                 Stream stream = {});
+
+}  // namespace tilewright

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+// A plan says who computes which tile of a batch. It is made for limits once, and updated for every
+// batch.
+#pragma once
+
+#include <tilewright/attention.h>
+#include <tilewright/kv_cache.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace tilewright {
+
+enum class Determinism : std::uint8_t {
+  repeatable,       // the same bits for the same call, whatever the number of threads
+  batch_invariant,  // a request's bits depend on nothing but itself
+};
+
+// The largest batch a plan is for. The workspace follows from it: no batch under the limits can
+// overflow it.
+struct Limits {
+  std::int64_t requests = 0;
+  std::int64_t q_tokens = 0;  // of all requests together
+  std::int64_t q_len = 0;     // of one request
+  std::int64_t kv_len = 0;    // of one request, all levels together
+  int levels = 1;
+  Determinism determinism = Determinism::repeatable;
+  int workers =
+      0;  // virtual workers; 0: what suits the device. Results of `repeatable` depend on it
+};
+
+// For context-parallel shards: this process holds keys whose position p has (p / size) % world ==
+// rank. Key i of the shard is at position ((i / size) * world + rank) * size + i % size.
+struct KvInterleave {
+  std::int64_t size = 1;
+  std::int64_t world = 1;
+  std::int64_t rank = 0;
+};
+
+// What a step's requests look like: lengths and positions, the same for all attentions of a plan.
+// Tensors are i32 on the plan's device and are read by update(); only q_pos must stay as it is
+// until the last run.
+struct Batch {
+  TensorView qo_indptr;  // [requests + 1], from 0: request r has the query tokens [qo_indptr[r],
+                         // qo_indptr[r + 1])
+  TensorView
+      kv_lens;  // optional [requests]: KV tokens; else ragged tables and last_page_len tell them
+  TensorView num_requests;  // optional [1]: live requests, the rest of qo_indptr is padding
+  TensorView q_pos;         // optional [q tokens]: positions, in any order within a request
+  TensorView q_pos_offset;  // optional [requests]: position of a request's first query token
+                            // neither: the queries are the last ones, kv_len - q_len + i
+  KvInterleave interleave;  // with world > 1 q_pos or q_pos_offset is needed
+};
+
+// One attention's KV in a plan, and the variant parameters that bind when the plan is made.
+struct PlanInput {
+  Attention attention;
+  std::vector<KvLevel> levels;  // outermost (shared by most) first; the plain case is one level
+  std::vector<ParamValue> params;
+
+  PlanInput(Attention a, const PageTable& table)
+      : attention(std::move(a)), levels{KvLevel{table, {}, {}, {}, {}}} {}
+  PlanInput(Attention a, std::vector<KvLevel> l, std::vector<ParamValue> p = {})
+      : attention(std::move(a)), levels(std::move(l)), params(std::move(p)) {}
+};
+
+// Counts of the last update, for tests, benchmarks and curious people.
+struct PlanStats {
+  std::int64_t tiles = 0;           // query tiles x KV heads
+  std::int64_t blocks = 0;          // (query tile, KV block) pairs computed
+  std::int64_t full_blocks = 0;     // of these, without any masking
+  std::int64_t skipped_blocks = 0;  // under the lengths, but proven empty by the mask
+  std::int64_t split_tiles = 0;     // computed by several workers and merged
+  std::int64_t kv_bytes = 0;  // bytes of K and V that a run reads, each (tile, block) pair counted
+  double balance = 1;         // mean over largest worker's cost
+};
+
+class PlanImpl;
+
+// Movable. Not thread-safe: one update or run at a time; two streams take two plans.
+class TILEWRIGHT_API Plan {
+ public:
+  // A plan serves one or several attentions on one device. `workspace`: u8 [at least
+  // workspace_bytes()], 256-byte aligned, owned by the caller and used until the plan is gone; left
+  // out, the plan allocates its own.
+  Plan(std::vector<Attention> attentions, const Limits& limits, const TensorView& workspace = {});
+  Plan(Plan&&) noexcept;
+  Plan& operator=(Plan&&) noexcept;
+  ~Plan();
+
+  static std::size_t workspace_bytes(const std::vector<Attention>& attentions,
+                                     const Limits& limits);
+
+  // Compiles and loads all that update and run can reach; after it they never compile, load,
+  // allocate or synchronise.
+  Plan& prepare();
+
+  // Makes the schedules of this batch, for every attention of the plan: `inputs` has each of them
+  // once. Errors: invalid_argument for tensors or values that are malformed (indptr not monotone, a
+  // negative length or page, ...), limit_exceeded for a batch over the limits.
+  void update(const Batch& batch, const std::vector<PlanInput>& inputs, Stream stream = {});
+
+  const Limits& limits() const;
+  const std::vector<Attention>& attentions() const;
+  PlanStats stats(const Attention& attention) const;
+  // A word for each request of the last update: 0 when it is well. On the CPU, where bad values
+  // raise an Error, always 0.
+  std::vector<std::int32_t> status() const;
+
+  PlanImpl& impl() { return *impl_; }
+  const PlanImpl& impl() const { return *impl_; }
+
+ private:
+  std::unique_ptr<PlanImpl> impl_;
+};
+
+}  // namespace tilewright

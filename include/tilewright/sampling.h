@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sampling tokens from logits, without sorting.
+#pragma once
+
+#include <tilewright/tensor_view.h>
+
+#include <cstdint>
+
+namespace tilewright {
+
+// A number for all rows, or a tensor [rows] of the dtype said where it is used.
+template <typename T>
+struct PerRow {
+  T value{};
+  TensorView tensor;
+
+  PerRow() = default;
+  PerRow(T v) : value(v) {}                   // NOLINT(google-explicit-constructor)
+  PerRow(const TensorView& t) : tensor(t) {}  // NOLINT(google-explicit-constructor)
+};
+
+// Filters apply jointly to the softmax of logits / temperature: top-k first, then top-p on what
+// top-k kept (renormalised), then min-p; ties at a threshold go to the lowest token id.
+struct SamplingArgs {
+  PerRow<float> temperature{1.0F};  // f32, >= 0; 0 is greedy: the arg max, lowest id among equals
+  PerRow<std::int32_t> top_k{0};    // i32; <= 0 or >= vocabulary: off
+  PerRow<float> top_p{
+      1.0F};  // f32; >= 1: off; the smallest set of the most likely tokens whose mass reaches top_p
+  PerRow<float> min_p{
+      0.0F};  // f32 in [0, 1]; 0: off; tokens below min_p times the largest probability are dropped
+  PerRow<std::int64_t> seeds{0};  // i64: one seed a request
+  PerRow<std::int64_t> steps{0};  // i64: how many tokens the request has drawn before
+  Stream stream;
+};
+
+// tokens[r] (i32 or i64, [rows]) is drawn from row r of logits [rows, vocabulary] (f32, f16, bf16;
+// rows strided). The random number of a row is Philox4x32-10 (Salmon et al., SC'11) of its seed and
+// step and nothing else: the same seed, step and logits give the same token in any batch. NaN
+// logits count as -inf; +inf takes all the mass (shared evenly by several of them); a row of -inf
+// alone gives token 0. Errors: invalid_argument, also for a temperature below 0 or NaN, a min_p
+// outside [0, 1] and a NaN top_p.
+TILEWRIGHT_API void sample(const TensorView& logits, const SamplingArgs& args,
+                           const TensorView& tokens);
+
+}  // namespace tilewright

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention variants: small programs over one logit and where it stands, written as expressions.
+//
+//   Param slope = Param::real("slope", 1);                     // a tensor [num_qo_heads], given at
+//   run Variant alibi; alibi.logits = expr::logit() + slope(expr::q_head()) *
+//   to_real(expr::kv_pos() - expr::q_pos()); alibi.mask = expr::kv_pos() <= expr::q_pos();
+//
+// The same graph becomes CPU code paths, CUDA text and mask classes (which tiles are empty, full or
+// mixed).
+#pragma once
+
+#include <tilewright/export.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace tilewright {
+
+enum class ValueType : std::uint8_t { boolean, integer, real };
+
+enum class ExprOp : std::uint8_t {
+  // leaves
+  constant,
+  param,
+  logit,  // real: q . k * sm_scale, before the mask
+  q_pos,
+  kv_pos,
+  q_head,
+  kv_head,
+  batch,
+  q_len,
+  kv_len,
+  value,  // value: one output element (output transform only)
+  // arithmetic; div is real, floor_div and mod are integer and round towards minus infinity
+  add,
+  sub,
+  mul,
+  div,
+  floor_div,
+  mod,
+  neg,
+  min,
+  max,
+  abs,
+  exp,
+  log,
+  tanh,
+  sigmoid,
+  to_real,  // integer or boolean -> real
+  // comparisons and logic -> boolean
+  lt,
+  le,
+  eq,
+  ne,
+  logical_and,
+  logical_or,
+  logical_not,
+  where,
+};
+
+// When a parameter's value is known: masks that are to skip tiles need it when the plan is made.
+enum class Bind : std::uint8_t { run, plan };
+
+struct ExprNode;
+
+// A node of a variant's graph: an immutable value, cheap to copy. Integers are exact (64-bit,
+// positions are below 2^31), reals are f32. Operators mix integers with reals by converting to
+// real. Errors (invalid_argument): an operand of the wrong type, as in `!logit()`.
+class TILEWRIGHT_API Expr {
+ public:
+  Expr() = default;  // empty: "not given"
+  Expr(int value);  // NOLINT(google-explicit-constructor): literals are written bare in expressions
+  Expr(std::int64_t value);  // NOLINT(google-explicit-constructor)
+  Expr(double value);        // NOLINT(google-explicit-constructor)
+  Expr(float value);         // NOLINT(google-explicit-constructor)
+  Expr(bool value);          // NOLINT(google-explicit-constructor)
+  explicit Expr(std::shared_ptr<const ExprNode> node) : node_(std::move(node)) {}
+
+  explicit operator bool() const =
+      delete;  // `if (expr)`, `expr && expr` evaluate nothing: a graph is being built
+  bool defined() const { return node_ != nullptr; }
+  ValueType type() const;
+  const ExprNode& node() const { return *node_; }
+  const std::shared_ptr<const ExprNode>& shared() const { return node_; }
+
+ private:
+  std::shared_ptr<const ExprNode> node_;
+};
+
+// A named input of a variant: a number (rank 0) or a tensor of rank 1 to 3, read by integer
+// indices. A read outside the tensor gives 0. Where an index is exactly q_head, kv_head or batch,
+// the tensor's extent is checked against the head count or the number of requests.
+class TILEWRIGHT_API Param {
+ public:
+  static Param real(std::string name, int rank = 0, Bind bind = Bind::run);      // f32 tensor
+  static Param integer(std::string name, int rank = 0, Bind bind = Bind::plan);  // i32 tensor
+  Param with_default(double value) const;                                        // rank 0 only
+
+  Expr operator()() const;  // rank 0
+  Expr operator()(const Expr& i) const;
+  Expr operator()(const Expr& i, const Expr& j) const;
+  Expr operator()(const Expr& i, const Expr& j, const Expr& k) const;
+
+  const std::string& name() const { return name_; }
+  ValueType type() const { return type_; }
+  int rank() const { return rank_; }
+  Bind bind() const { return bind_; }
+  std::optional<double> default_value() const { return default_; }
+
+  friend TILEWRIGHT_API bool operator==(const Param& a, const Param& b);
+
+ private:
+  std::string name_;
+  ValueType type_ = ValueType::real;
+  int rank_ = 0;
+  Bind bind_ = Bind::run;
+  std::optional<double> default_;
+};
+
+struct ExprNode {
+  ExprOp op;
+  ValueType type;
+  std::int64_t integer = 0;  // constant (integer, boolean)
+  double real = 0;           // constant (real)
+  std::optional<Param> param;
+  std::vector<Expr> args;
+};
+
+namespace expr {
+TILEWRIGHT_API Expr logit();
+TILEWRIGHT_API Expr q_pos();    // position of the query token in its request
+TILEWRIGHT_API Expr kv_pos();   // position of the key token
+TILEWRIGHT_API Expr q_head();   // query/output head
+TILEWRIGHT_API Expr kv_head();  // q_head / group size
+TILEWRIGHT_API Expr batch();    // index of the request in the batch
+TILEWRIGHT_API Expr q_len();    // query tokens of the request
+TILEWRIGHT_API Expr kv_len();   // KV tokens of the request
+TILEWRIGHT_API Expr value();    // an output element, in Variant::output only
+}  // namespace expr
+
+TILEWRIGHT_API Expr operator+(const Expr& a, const Expr& b);
+TILEWRIGHT_API Expr operator-(const Expr& a, const Expr& b);
+TILEWRIGHT_API Expr operator*(const Expr& a, const Expr& b);
+TILEWRIGHT_API Expr operator/(const Expr& a, const Expr& b);  // real division
+TILEWRIGHT_API Expr operator-(const Expr& a);
+TILEWRIGHT_API Expr operator<(const Expr& a, const Expr& b);
+TILEWRIGHT_API Expr operator<=(const Expr& a, const Expr& b);
+TILEWRIGHT_API Expr operator>(const Expr& a, const Expr& b);
+TILEWRIGHT_API Expr operator>=(const Expr& a, const Expr& b);
+TILEWRIGHT_API Expr operator==(const Expr& a, const Expr& b);
+TILEWRIGHT_API Expr operator!=(const Expr& a, const Expr& b);
+TILEWRIGHT_API Expr operator&&(const Expr& a, const Expr& b);
+TILEWRIGHT_API Expr operator||(const Expr& a, const Expr& b);
+TILEWRIGHT_API Expr operator!(const Expr& a);
+TILEWRIGHT_API Expr floor_div(const Expr& a, const Expr& b);  // b: not 0; by 0 gives 0
+TILEWRIGHT_API Expr mod(const Expr& a, const Expr& b);        // the sign of b; by 0 gives 0
+TILEWRIGHT_API Expr min(const Expr& a, const Expr& b);
+TILEWRIGHT_API Expr max(const Expr& a, const Expr& b);
+TILEWRIGHT_API Expr abs(const Expr& a);
+TILEWRIGHT_API Expr exp(const Expr& a);
+TILEWRIGHT_API Expr log(const Expr& a);
+TILEWRIGHT_API Expr tanh(const Expr& a);
+TILEWRIGHT_API Expr sigmoid(const Expr& a);
+TILEWRIGHT_API Expr to_real(const Expr& a);
+TILEWRIGHT_API Expr where(const Expr& condition, const Expr& yes, const Expr& no);
+
+// Rotary position embedding (arXiv 2104.09864) of a head's first `dim` elements.
+struct RopeSpec {
+  int dim = 0;                // 0: the whole head_dim; even
+  double theta = 10000.0;     // base of the frequencies
+  double position_scale = 1;  // positions are multiplied by it (linear scaling)
+  bool interleaved = false;   // pairs are (2i, 2i + 1); else (i, i + dim / 2), "rotate half"
+
+  friend bool operator==(const RopeSpec& a, const RopeSpec& b) {
+    return a.dim == b.dim && a.theta == b.theta && a.position_scale == b.position_scale &&
+           a.interleaved == b.interleaved;
+  }
+};
+
+// What an attention computes between Q K^T and the output. Members that are not set mean "as
+// usual".
+struct TILEWRIGHT_API Variant {
+  Expr logits;  // real, over logit(): replaces each scaled logit
+  Expr mask;    // boolean: which (query, key) pairs attend
+  Expr output;  // real, over value(), q_pos, q_head, kv_head, batch: replaces output elements
+  std::optional<RopeSpec>
+      rope;             // applied to queries and keys on the fly; the cache holds unrotated keys
+  bool softmax = true;  // false: the transformed logits are the weights, as in sigmoid attention
+
+  // The parameters of all expressions, in order of first use. Error when one name has two
+  // declarations.
+  std::vector<Param> params() const;
+  // Canonical text: equal for variants with the same graph, and what a variant is stored and hashed
+  // by.
+  std::string serialize() const;
+  // Errors: logits not real, mask not boolean, value() outside of output, logit() in mask, ...
+  void validate() const;
+
+  friend TILEWRIGHT_API bool operator==(const Variant& a, const Variant& b);
+};
+
+namespace variants {
+
+// Every query attends to all keys. A soft cap c > 0 replaces logits by c * tanh(logit / c); it is a
+// run parameter
+// ("logits_soft_cap") whose default is the value given here, so that layers with other caps share a
+// plan.
+TILEWRIGHT_API Variant full(double logits_soft_cap = 0);
+// kv_pos <= q_pos and, if window_left >= 0, kv_pos >= q_pos - window_left (window_left + 1 keys are
+// seen).
+TILEWRIGHT_API Variant causal(std::int64_t window_left = -1, double logits_soft_cap = 0);
+// q_pos - left <= kv_pos <= q_pos + right; a negative bound means no bound on that side.
+TILEWRIGHT_API Variant sliding_window(std::int64_t left, std::int64_t right,
+                                      double logits_soft_cap = 0);
+// Causal with a bias slope[q_head] * (kv_pos - q_pos) (arXiv 2108.12409); run parameter "slope",
+// f32 [num_qo_heads].
+TILEWRIGHT_API Variant alibi();
+
+}  // namespace variants
+}  // namespace tilewright

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// Argument checks: one way to raise an Error that names the argument, its value and what it must
+// be.
+#pragma once
+
+#include <fmt/format.h>
+#include <tilewright/error.h>
+#include <tilewright/tensor_view.h>
+
+#include <initializer_list>
+#include <string>
+#include <string_view>
+
+namespace tilewright {
+
+template <typename... Args>
+[[noreturn]] void raise(ErrorCode code, fmt::format_string<Args...> format, Args&&... args) {
+  throw Error(code, fmt::format(format, std::forward<Args>(args)...));
+}
+
+// require(scale > 0, "scale is {}: it must be positive", scale)
+template <typename... Args>
+void require(bool condition, fmt::format_string<Args...> format, Args&&... args) {
+  if (!condition) [[unlikely]] {
+    raise(ErrorCode::invalid_argument, format, std::forward<Args>(args)...);
+  }
+}
+
+// Checks of tensor arguments; `name` is the argument's name in messages.
+void require_defined(std::string_view name, const TensorView& tensor);
+void require_rank(std::string_view name, const TensorView& tensor,
+                  std::initializer_list<int> ranks);
+void require_dtype(std::string_view name, const TensorView& tensor,
+                   std::initializer_list<DType> dtypes);
+void require_device(std::string_view name, const TensorView& tensor, Device device);
+void require_last_dim_contiguous(std::string_view name, const TensorView& tensor);
+// -1 in `shape` accepts any extent; the rank must be that of `shape`.
+void require_shape(std::string_view name, const TensorView& tensor,
+                   std::initializer_list<std::int64_t> shape);
+// Elements must not overlap: needed of tensors that are written.
+void require_writable(std::string_view name, const TensorView& tensor);
+
+}  // namespace tilewright

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is known about a mask without evaluating it element by element: for a set of queries, which
+// key positions can be attended to at all, and which are attended to by every one of them. Integers
+// only, in int64: never wrong.
+#pragma once
+
+#include <tilewright/variant.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+
+#include "variant/bindings.h"
+
+namespace tilewright {
+
+inline constexpr std::int64_t kMinPosition = -(std::int64_t{1} << 40);
+inline constexpr std::int64_t kMaxPosition = std::int64_t{1} << 40;
+
+struct Interval {
+  std::int64_t begin = 0;  // [begin, end)
+  std::int64_t end = 0;
+  bool empty() const { return begin >= end; }
+};
+
+// Disjoint intervals in ascending order, at most kMax.
+struct IntervalSet {
+  static constexpr int kMax = 8;
+  int count = 0;
+  std::array<Interval, kMax> intervals;
+
+  static IntervalSet all();
+  static IntervalSet none() { return {}; }
+  static IntervalSet of(std::int64_t begin, std::int64_t end);
+  bool contains(std::int64_t position) const;
+};
+
+// A set of query rows of one request: every q_pos in [q_pos_min, q_pos_max], every head in
+// [q_head_begin, q_head_end).
+struct QueryRange {
+  std::int64_t q_pos_min = 0;
+  std::int64_t q_pos_max = 0;
+  std::int64_t q_head_begin = 0;
+  std::int64_t q_head_end = 1;
+  std::int64_t kv_head = 0;
+  std::int64_t batch = 0;
+  std::int64_t q_len = 0;
+  std::int64_t kv_len = 0;
+};
+
+struct MaskRanges {
+  IntervalSet needed;  // a superset of the key positions that some query of the range attends to
+  IntervalSet full;    // a subset of those that all of them attend to
+  bool exact =
+      false;  // needed == full: for one query row of a closed-form mask, unless kMax was not enough
+};
+
+enum class MaskClass : std::uint8_t {
+  none,         // no mask: everything is full
+  closed_form,  // and/or/not of half-planes in kv_pos, q_pos, kv_pos - q_pos, floor(pos / C), with
+                // bounds known in the plan
+  elementwise,  // anything else: needed is everything, full is nothing
+};
+
+class MaskAnalysis {
+ public:
+  explicit MaskAnalysis(const Variant& variant);
+
+  MaskClass mask_class() const { return class_; }
+  // Bindings need only the parameters that bind at plan. Allocates nothing.
+  MaskRanges ranges(const QueryRange& queries, const Bindings& bindings) const;
+
+  struct Node;  // the mask as a tree of half-planes
+
+ private:
+  MaskClass class_ = MaskClass::none;
+  std::shared_ptr<const Node> root_;
+};
+
+}  // namespace tilewright
