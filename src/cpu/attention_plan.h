@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// One attention's plan for one batch, as the CPU kernels read it. All memory is the plan's workspace or the caller's.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include <tilewright/plan.h>
+
+#include "plan/schedule.h"
+#include "variant/bindings.h"
+
+namespace tilewright::cpu {
+
+inline constexpr int kMaxLevels = 8;
+
+// Where the keys of a level's rows lie: key i of row r is slot i % page_size of page(r, i / page_size).
+struct LevelPages {
+  const std::int32_t* indices = nullptr;  // null: pages follow each other from first_page on
+  const std::int32_t* indptr = nullptr;   // csr: row r's entries begin at indptr[r]; ragged: its first token
+  const std::int32_t* row_ids = nullptr;
+  std::int64_t row_stride = 0;  // padded: entries from one row to the next
+  std::int64_t page_size = 1;
+  // The largest page id in use, and where it stands, for the check against a run's cache.
+  std::int64_t max_page = -1;
+  std::int64_t max_page_row = 0;
+  std::int64_t max_page_column = 0;
+
+  // A row's page ids; null when they are first_page(row), first_page(row) + 1, ...
+  const std::int32_t* entries(std::int64_t row) const {
+    if (indices == nullptr) return nullptr;
+    if (indptr != nullptr) return indices + indptr[row];
+    return indices + (row_ids != nullptr ? row_ids[row] : row) * row_stride;
+  }
+  std::int64_t first_page(std::int64_t row) const { return indptr != nullptr ? indptr[row] : row; }
+};
+
+struct AttentionPlan {
+  plan::Schedule schedule;
+  plan::Request* requests = nullptr;
+  std::array<LevelPages, kMaxLevels> levels;
+  int num_levels = 1;
+  KvInterleave interleave;
+  const std::int32_t* q_pos = nullptr;  // by query token, or null: consecutive from Request::q_pos
+  std::int64_t q_pos_stride = 1;
+  Bindings bindings;  // parameters bound at plan
+
+  std::int64_t position_of_query(const plan::Request& request, std::int64_t token) const {
+    return q_pos != nullptr ? q_pos[token * q_pos_stride] : request.q_pos + (token - request.q_begin);
+  }
+  std::int64_t position_of_key(const plan::Row& row, std::int64_t index) const {
+    if (interleave.world == 1) return row.kv_pos + index;
+    return (index / interleave.size * interleave.world + interleave.rank) * interleave.size +
+           index % interleave.size;
+  }
+  // How many keys of a row stand before `position`.
+  std::int64_t keys_before(const plan::Row& row, std::int64_t position) const;
+};
+
+}  // namespace tilewright::cpu

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a plan consists of: plain structs of integers, O(requests + workers) of them, read by every
+// kernel on every device.
+//
+// Words: a *row* is one row of the block-sparse matrix of a level, a range of query tokens that
+// attend to the same pages (in the plain case: a request). Its query tokens times the group size
+// are its *packed rows*, token-major; a *tile* is tile_rows of them for one KV head. A *block* is
+// block_tokens keys, at an absolute multiple of block_tokens in the row's KV. An *item* is a (row,
+// KV head, tile).
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define TILEWRIGHT_HD __host__ __device__
+#else
+#define TILEWRIGHT_HD
+#endif
+
+namespace tilewright::plan {
+
+// Costs in an arbitrary unit, for one tile: fixed + blocks * (block + rows * block_row).
+struct CostModel {
+  std::int32_t fixed = 0;
+  std::int32_t block = 0;
+  std::int32_t block_row = 0;
+};
+
+struct Config {
+  std::int32_t num_kv_heads = 1;
+  std::int32_t group_size = 1;
+  std::int32_t tile_rows = 1;
+  std::int32_t block_tokens = 1;
+  std::int32_t workers = 1;  // virtual: results do not depend on how many threads or SMs run them
+  std::int32_t heads_per_group =
+      1;  // section A walks the KV heads in groups whose K and V stay in the cache
+  std::int32_t heads_differ = 0;  // the mask depends on the head: so do block counts
+  CostModel cost;
+  std::int64_t least_share = 1;  // a smaller share is not worth a worker and a merge
+};
+
+// A request, as variants see it.
+struct Request {
+  std::int32_t q_begin = 0;  // first query token
+  std::int32_t q_len = 0;
+  std::int32_t kv_len = 0;  // over all levels
+  std::int32_t q_pos = 0;   // position of the first query token
+};
+
+struct Row {
+  std::int32_t level = 0;
+  std::int32_t index = 0;  // in its level: the row of the page table
+  std::int32_t q_begin = 0;
+  std::int32_t q_len = 0;
+  std::int32_t kv_len = 0;         // in this level
+  std::int32_t kv_pos = 0;         // position of the first key (before interleaving)
+  std::int32_t first_request = 0;  // the requests its query tokens belong to
+  std::int32_t num_requests = 0;
+  std::int32_t tiles = 0;  // a KV head
+  std::int32_t max_tile_blocks = 0;
+  std::int64_t head_cost = 0;     // of one KV head's tiles, or of all KV heads' where heads differ
+  std::int64_t tiles_before = 0;  // in this section, a KV head
+  std::int64_t cost_before = 0;   // section B: all KV heads
+};
+
+struct Header {
+  std::int32_t num_requests = 0;
+  std::int32_t num_rows = 0;  // those with query tokens, section A first, longest tiles first
+  std::int32_t num_a_rows = 0;
+  std::int32_t workers = 0;  // that have a share of section B
+  std::int32_t num_splits = 0;
+  std::int32_t q_tokens = 0;
+  std::int64_t a_items = 0;  // section A: run whole, taken by workers in turn
+  std::int64_t tail_items =
+      0;                     // items of A rows that section B takes over: the last, incomplete wave
+  std::int64_t b_items = 0;  // section B, tail included
+  std::int64_t tail_cost = 0;
+  std::int64_t b_cost = 0;  // tail included
+};
+
+// A point on the line of section B's items: the blocks of `item` from `block` (counted among those
+// it needs) on.
+struct Cut {
+  std::int64_t item = 0;
+  std::int32_t block = 0;
+};
+
+// An item of section B that several workers compute. Worker `first` writes its part to its second
+// slot, the others up to `last` to their first one; merged in this order.
+struct Split {
+  std::int64_t item = 0;
+  std::int32_t first = 0;
+  std::int32_t last = 0;
+};
+
+struct Item {
+  std::int32_t row = 0;   // of Schedule::rows
+  std::int32_t head = 0;  // KV head
+  std::int32_t tile = 0;
+};
+
+// Slot numbers of a worker's partial results: it begins and ends inside at most one item each.
+TILEWRIGHT_HD inline std::int32_t first_slot(std::int32_t worker) {
+  return 2 * worker;
+}
+TILEWRIGHT_HD inline std::int32_t second_slot(std::int32_t worker) {
+  return 2 * worker + 1;
+}
+
+}  // namespace tilewright::plan

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+// The scheduler: from rows to who computes what. Integers only, no allocation, the same on host and
+// device.
+//
+// Section A holds whole items, longest first inside groups of heads, which workers take in turn: no
+// partial results. Section B holds rows of few query rows (decode), rows whose tiles are longer
+// than a fair share, and what is left of A's last wave. Its items lie on a line of cost that is cut
+// into equal contiguous shares, one a worker (stream-K, arXiv 2301.03598): a cut falls on a block's
+// bound, so shares differ from the ideal by at most one fixed cost and a block.
+//
+// `blocks` below is a callable (const Row&, head, tile) -> how many KV blocks the tile needs.
+#pragma once
+
+#include "plan/records.h"
+
+namespace tilewright::plan {
+
+struct Schedule {
+  Config config;
+  Header* header = nullptr;
+  Row* rows = nullptr;      // [max rows]
+  Cut* cuts = nullptr;      // [workers + 1]
+  Split* splits = nullptr;  // [workers]
+};
+
+TILEWRIGHT_HD inline std::int64_t min64(std::int64_t a, std::int64_t b) {
+  return a < b ? a : b;
+}
+TILEWRIGHT_HD inline std::int64_t max64(std::int64_t a, std::int64_t b) {
+  return a > b ? a : b;
+}
+TILEWRIGHT_HD inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+TILEWRIGHT_HD inline std::int32_t tiles_of(const Config& config, std::int32_t q_len) {
+  return static_cast<std::int32_t>(
+      ceil_div(static_cast<std::int64_t>(q_len) * config.group_size, config.tile_rows));
+}
+
+// Packed rows of a tile: all but the last are whole.
+TILEWRIGHT_HD inline std::int32_t rows_of_tile(const Config& config, const Row& row,
+                                               std::int32_t tile) {
+  const std::int64_t begin = static_cast<std::int64_t>(tile) * config.tile_rows;
+  const std::int64_t packed = static_cast<std::int64_t>(row.q_len) * config.group_size;
+  return static_cast<std::int32_t>(min64(config.tile_rows, packed - begin));
+}
+
+TILEWRIGHT_HD inline std::int64_t block_cost(const Config& config, const Row& row,
+                                             std::int32_t tile) {
+  return config.cost.block +
+         static_cast<std::int64_t>(config.cost.block_row) * rows_of_tile(config, row, tile);
+}
+
+template <typename Blocks>
+TILEWRIGHT_HD std::int64_t item_cost(const Config& config, const Row& row, std::int32_t head,
+                                     std::int32_t tile, const Blocks& blocks) {
+  return config.cost.fixed + blocks(row, head, tile) * block_cost(config, row, tile);
+}
+
+// Fills in a row's tiles and cost.
+template <typename Blocks>
+TILEWRIGHT_HD void measure_row(const Config& config, Row& row, const Blocks& blocks) {
+  row.tiles = tiles_of(config, row.q_len);
+  row.max_tile_blocks = 0;
+  row.head_cost = 0;
+  const std::int32_t heads = config.heads_differ ? config.num_kv_heads : 1;
+  for (std::int32_t head = 0; head < heads; ++head) {
+    for (std::int32_t tile = 0; tile < row.tiles; ++tile) {
+      const std::int32_t count = blocks(row, head, tile);
+      row.head_cost += config.cost.fixed + count * block_cost(config, row, tile);
+      if (count > row.max_tile_blocks) row.max_tile_blocks = count;
+    }
+  }
+}
+
+TILEWRIGHT_HD inline std::int64_t row_cost(const Config& config, const Row& row) {
+  return config.heads_differ ? row.head_cost : row.head_cost * config.num_kv_heads;
+}
+
+// An upper bound of the cost of any of a row's items.
+TILEWRIGHT_HD inline std::int64_t longest_item(const Config& config, const Row& row) {
+  return config.cost.fixed + row.max_tile_blocks * block_cost(config, row, 0);
+}
+
+// The last row of [begin, end) with before(row) <= position: rows in order of what lies before
+// them.
+template <typename Before>
+TILEWRIGHT_HD std::int32_t find_row(const Schedule& s, std::int32_t begin, std::int32_t end,
+                                    std::int64_t position, const Before& before) {
+  while (end - begin > 1) {
+    const std::int32_t middle = begin + (end - begin) / 2;
+    if (before(s.rows[middle]) <= position) {
+      begin = middle;
+    } else {
+      end = middle;
+    }
+  }
+  return begin;
+}
+
+// Item `index` of section A and, behind a_items, of the tail: group of heads, row, tile from the
+// last one down, head.
+TILEWRIGHT_HD inline Item a_item(const Schedule& s, std::int64_t index) {
+  const Row& last = s.rows[s.header->num_a_rows - 1];
+  const std::int64_t tiles = last.tiles_before + last.tiles;
+  const std::int64_t group = index / (tiles * s.config.heads_per_group);
+  const std::int64_t first_head = group * s.config.heads_per_group;
+  const std::int64_t heads = min64(s.config.heads_per_group, s.config.num_kv_heads - first_head);
+  index -= group * tiles * s.config.heads_per_group;
+  const std::int64_t tile = index / heads;
+  const std::int32_t row =
+      find_row(s, 0, s.header->num_a_rows, tile, [](const Row& r) { return r.tiles_before; });
+  const Row& r = s.rows[row];
+  return {row, static_cast<std::int32_t>(first_head + index % heads),
+          static_cast<std::int32_t>(r.tiles - 1 - (tile - r.tiles_before))};
+}
+
+// Item `index` of section B: the tail, then row, head, tile.
+TILEWRIGHT_HD inline Item b_item(const Schedule& s, std::int64_t index) {
+  if (index < s.header->tail_items) return a_item(s, s.header->a_items + index);
+  index -= s.header->tail_items;
+  const std::int64_t heads = s.config.num_kv_heads;
+  const std::int32_t row = find_row(s, s.header->num_a_rows, s.header->num_rows, index / heads,
+                                    [](const Row& r) { return r.tiles_before; });
+  const Row& r = s.rows[row];
+  index -= r.tiles_before * heads;
+  return {row, static_cast<std::int32_t>(index / r.tiles),
+          static_cast<std::int32_t>(index % r.tiles)};
+}
+
+// The block bound of `item` nearest to `cost` behind its start; its end is the start of the next
+// item.
+TILEWRIGHT_HD inline Cut round_cut(std::int64_t item, std::int64_t cost, std::int64_t fixed,
+                                   std::int64_t per_block, std::int64_t blocks) {
+  const std::int64_t block = cost <= fixed ? 0 : (cost - fixed + per_block / 2) / per_block;
+  if (block >= blocks && cost > 0) {
+    // A tile without blocks is one unit: its fixed cost goes to the nearer side.
+    return blocks > 0 || 2 * cost > fixed ? Cut{item + 1, 0} : Cut{item, 0};
+  }
+  return {item, static_cast<std::int32_t>(block)};
+}
+
+// The cut at `cost` on section B's line.
+template <typename Blocks>
+TILEWRIGHT_HD Cut find_cut(const Schedule& s, std::int64_t cost, const Blocks& blocks) {
+  const Header& h = *s.header;
+  if (cost >= h.b_cost) return {h.b_items, 0};
+  std::int64_t item = 0;
+  std::int64_t items_end = h.tail_items;
+  if (cost >= h.tail_cost) {
+    cost -= h.tail_cost;
+    const std::int32_t row =
+        find_row(s, h.num_a_rows, h.num_rows, cost, [](const Row& r) { return r.cost_before; });
+    const Row& r = s.rows[row];
+    cost -= r.cost_before;
+    item = h.tail_items + r.tiles_before * s.config.num_kv_heads;
+    if (!s.config.heads_differ) {
+      item += cost / r.head_cost * r.tiles;
+      cost %= r.head_cost;
+    }
+    items_end = h.b_items;
+  }
+  for (; item < items_end; ++item) {
+    const Item at = b_item(s, item);
+    const Row& row = s.rows[at.row];
+    const std::int64_t needed = blocks(row, at.head, at.tile);
+    const std::int64_t per_block = block_cost(s.config, row, at.tile);
+    const std::int64_t all = s.config.cost.fixed + needed * per_block;
+    if (cost < all) return round_cut(item, cost, s.config.cost.fixed, per_block, needed);
+    cost -= all;
+  }
+  return {item, 0};
+}
+
+// Orders two rows for section A and within it: A before B, longest items first, then as given.
+struct RowOrder {
+  Config config;
+  std::int64_t share;
+
+  TILEWRIGHT_HD bool in_section_a(const Row& row) const {
+    return row.tiles > 1 && longest_item(config, row) <= share;
+  }
+  TILEWRIGHT_HD bool operator()(const Row& a, const Row& b) const {
+    const bool a_first = in_section_a(a);
+    if (a_first != in_section_a(b)) return a_first;
+    if (a_first) {
+      const std::int64_t longest_a = longest_item(config, a);
+      const std::int64_t longest_b = longest_item(config, b);
+      if (longest_a != longest_b) return longest_a > longest_b;
+    }
+    return a.level != b.level ? a.level < b.level : a.index < b.index;
+  }
+};
+
+// Sets the header's sections and the rows' prefix sums; rows are sorted by RowOrder.
+template <typename Blocks>
+TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, const Blocks& blocks) {
+  Header& h = *s.header;
+  const std::int64_t heads = s.config.num_kv_heads;
+  std::int64_t tiles = 0;
+  std::int32_t row = 0;
+  for (; row < h.num_rows && order.in_section_a(s.rows[row]); ++row) {
+    s.rows[row].tiles_before = tiles;
+    tiles += s.rows[row].tiles;
+  }
+  h.num_a_rows = row;
+  h.tail_items = tiles * heads % s.config.workers;
+  h.a_items = tiles * heads - h.tail_items;
+  h.tail_cost = 0;
+  for (std::int64_t i = 0; i < h.tail_items; ++i) {
+    const Item at = a_item(s, h.a_items + i);
+    h.tail_cost += item_cost(s.config, s.rows[at.row], at.head, at.tile, blocks);
+  }
+  tiles = 0;
+  std::int64_t cost = 0;
+  for (; row < h.num_rows; ++row) {
+    s.rows[row].tiles_before = tiles;
+    s.rows[row].cost_before = cost;
+    tiles += s.rows[row].tiles;
+    cost += row_cost(s.config, s.rows[row]);
+  }
+  h.b_items = h.tail_items + tiles * heads;
+  h.b_cost = h.tail_cost + cost;
+  h.workers =
+      static_cast<std::int32_t>(max64(1, min64(s.config.workers, h.b_cost / s.config.least_share)));
+}
+
+// The items that are cut, from the cuts of all workers.
+TILEWRIGHT_HD inline void list_splits(Schedule& s) {
+  Header& h = *s.header;
+  h.num_splits = 0;
+  for (std::int32_t worker = 1; worker < h.workers; ++worker) {
+    const Cut& cut = s.cuts[worker];
+    if (cut.block == 0) continue;
+    if (h.num_splits > 0 && s.splits[h.num_splits - 1].item == cut.item) {
+      s.splits[h.num_splits - 1].last = worker;
+      continue;
+    }
+    // Two workers may share a cut: the part of the item before it belongs to the last worker that
+    // is not empty.
+    std::int32_t first = worker - 1;
+    while (s.cuts[first].item == cut.item && s.cuts[first].block == cut.block) --first;
+    s.splits[h.num_splits++] = {cut.item, first, worker};
+  }
+}
+
+// All of it, for one thread. Rows hold level, index, tokens and lengths, those without query tokens
+// left out. `sort` is sort(begin, end, order).
+template <typename Blocks, typename Sort>
+void make_schedule(Schedule& s, const Blocks& blocks, const Sort& sort) {
+  Header& h = *s.header;
+  std::int64_t total = 0;
+  for (std::int32_t row = 0; row < h.num_rows; ++row) {
+    measure_row(s.config, s.rows[row], blocks);
+    total += row_cost(s.config, s.rows[row]);
+  }
+  const RowOrder order{s.config, ceil_div(total, s.config.workers)};
+  sort(s.rows, s.rows + h.num_rows, order);
+  lay_out_sections(s, order, blocks);
+  for (std::int32_t worker = 0; worker <= h.workers; ++worker) {
+    // floor(worker * b_cost / workers), without overflow of the product
+    const std::int64_t whole = h.b_cost / h.workers * worker;
+    const std::int64_t rest = h.b_cost % h.workers * worker / h.workers;
+    s.cuts[worker] = find_cut(s, whole + rest, blocks);
+  }
+  list_splits(s);
+}
+
+}  // namespace tilewright::plan
