@@ -1,4 +1,7 @@
 # Installs the public headers, both libraries and the package files for find_package(tilewright).
+if(SKBUILD)  # a Python wheel holds the module alone
+  return()
+endif()
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
