@@ -133,11 +133,9 @@ TILEWRIGHT_HD inline Item b_item(const Schedule& s, std::int64_t index) {
 // item.
 TILEWRIGHT_HD inline Cut round_cut(std::int64_t item, std::int64_t cost, std::int64_t fixed,
                                    std::int64_t per_block, std::int64_t blocks) {
+  if (blocks == 0) return {item + (2 * cost > fixed), 0};
   const std::int64_t block = cost <= fixed ? 0 : (cost - fixed + per_block / 2) / per_block;
-  if (block >= blocks && cost > 0) {
-    // A tile without blocks is one unit: its fixed cost goes to the nearer side.
-    return blocks > 0 || 2 * cost > fixed ? Cut{item + 1, 0} : Cut{item, 0};
-  }
+  if (block >= blocks) return {item + 1, 0};
   return {item, static_cast<std::int32_t>(block)};
 }
 
@@ -222,8 +220,12 @@ TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, const Bl
   }
   h.b_items = h.tail_items + tiles * heads;
   h.b_cost = h.tail_cost + cost;
-  h.workers =
-      static_cast<std::int32_t>(max64(1, min64(s.config.workers, h.b_cost / s.config.least_share)));
+  // Cuts move by less than a fixed cost and a block: with larger shares no worker's share is empty.
+  const CostModel& c = s.config.cost;
+  const std::int64_t least =
+      max64(s.config.least_share,
+            c.fixed + c.block + static_cast<std::int64_t>(c.block_row) * s.config.tile_rows + 1);
+  h.workers = static_cast<std::int32_t>(max64(1, min64(s.config.workers, h.b_cost / least)));
 }
 
 // The items that are cut, from the cuts of all workers.
@@ -237,11 +239,7 @@ TILEWRIGHT_HD inline void list_splits(Schedule& s) {
       s.splits[h.num_splits - 1].last = worker;
       continue;
     }
-    // Two workers may share a cut: the part of the item before it belongs to the last worker that
-    // is not empty.
-    std::int32_t first = worker - 1;
-    while (s.cuts[first].item == cut.item && s.cuts[first].block == cut.block) --first;
-    s.splits[h.num_splits++] = {cut.item, first, worker};
+    s.splits[h.num_splits++] = {cut.item, worker - 1, worker};
   }
 }
 
