@@ -44,7 +44,9 @@ find_compiler() {
 
 cores() { nproc 2>/dev/null || echo 2; }
 
-[[ ! -d $venv/bin ]] || PATH=$venv/bin:$PATH
+# Without .venv/ (it may be the active environment): the Python that .venv/ is made from is looked for there.
+outer_path=${PATH//"$venv/bin:"/}
+[[ ! -d $venv/bin ]] || PATH=$venv/bin:$outer_path
 
 # A compiler cache makes the Python module's second build of the library nearly free, but must never break a build.
 if command -v ccache >/dev/null; then
