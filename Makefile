@@ -24,7 +24,7 @@ setup:
 build: setup
 	@scripts/build
 
-format:
+format: setup
 	@scripts/format
 
 tidy: setup
