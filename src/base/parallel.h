@@ -43,20 +43,26 @@ void parallel_threads(int threads, const Body& body) {
   if (failed) std::rethrow_exception(error);
 }
 
-// Runs body(begin, end) over [0, count) in chunks of `grain` taken in turn by up to num_threads()
-// threads. The chunks do not depend on the number of threads, so neither does anything computed
-// within one.
+// Runs body(thread, begin, end) over [0, count) in chunks of `grain`, taken in turn by at most
+// `threads` threads. The chunks do not depend on the number of threads, so neither does anything
+// computed within one.
 template <typename Body>
-void parallel_for(std::int64_t count, std::int64_t grain, const Body& body) {
+void parallel_chunks(std::int64_t count, std::int64_t grain, int threads, const Body& body) {
   const std::int64_t chunks = (count + grain - 1) / grain;
-  const int threads = static_cast<int>(std::min<std::int64_t>(num_threads(), chunks));
   std::atomic<std::int64_t> next{0};
-  parallel_threads(threads, [&](int) {
+  parallel_threads(static_cast<int>(std::min<std::int64_t>(threads, chunks)), [&](int thread) {
     for (std::int64_t chunk = next.fetch_add(1, std::memory_order_relaxed); chunk < chunks;
          chunk = next.fetch_add(1, std::memory_order_relaxed)) {
-      body(chunk * grain, std::min(count, (chunk + 1) * grain));
+      body(thread, chunk * grain, std::min(count, (chunk + 1) * grain));
     }
   });
+}
+
+// Runs body(begin, end) as above on up to num_threads() threads.
+template <typename Body>
+void parallel_for(std::int64_t count, std::int64_t grain, const Body& body) {
+  parallel_chunks(count, grain, num_threads(),
+                  [&](int, std::int64_t begin, std::int64_t end) { body(begin, end); });
 }
 
 }  // namespace tilewright

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// One attention's plan for one batch, as the CPU kernels read it. All memory is the plan's workspace or the caller's.
+// One attention's plan for one batch, as the CPU kernels read it. All memory is the plan's
+// workspace or the caller's.
 #pragma once
+
+#include <tilewright/plan.h>
 
 #include <array>
 #include <cstdint>
-
-#include <tilewright/plan.h>
 
 #include "plan/schedule.h"
 #include "variant/bindings.h"
@@ -14,10 +15,12 @@ namespace tilewright::cpu {
 
 inline constexpr int kMaxLevels = 8;
 
-// Where the keys of a level's rows lie: key i of row r is slot i % page_size of page(r, i / page_size).
+// Where the keys of a level's rows lie: key i of row r is slot i % page_size of page(r, i /
+// page_size).
 struct LevelPages {
   const std::int32_t* indices = nullptr;  // null: pages follow each other from first_page on
-  const std::int32_t* indptr = nullptr;   // csr: row r's entries begin at indptr[r]; ragged: its first token
+  const std::int32_t* indptr =
+      nullptr;  // csr: row r's entries begin at indptr[r]; ragged: its first token
   const std::int32_t* row_ids = nullptr;
   std::int64_t row_stride = 0;  // padded: entries from one row to the next
   std::int64_t page_size = 1;
@@ -46,7 +49,8 @@ struct AttentionPlan {
   Bindings bindings;  // parameters bound at plan
 
   std::int64_t position_of_query(const plan::Request& request, std::int64_t token) const {
-    return q_pos != nullptr ? q_pos[token * q_pos_stride] : request.q_pos + (token - request.q_begin);
+    return q_pos != nullptr ? q_pos[token * q_pos_stride]
+                            : request.q_pos + (token - request.q_begin);
   }
   std::int64_t position_of_key(const plan::Row& row, std::int64_t index) const {
     if (interleave.world == 1) return row.kv_pos + index;

@@ -5,10 +5,18 @@
 #include <tilewright/variant.h>
 
 #include "variant/bindings.h"
+#include "variant/graph.h"
 #include "variant/mask.h"
 #include "variant/program.h"
 
 namespace tilewright::cpu {
+
+inline bool depends_on_head(const Expr& expression) {
+  for (const ExprNode* node : topological_order({&expression})) {
+    if (node->op == ExprOp::q_head || node->op == ExprOp::kv_head) return true;
+  }
+  return false;
+}
 
 struct CompiledVariant {
   explicit CompiledVariant(const Variant& variant)
@@ -16,13 +24,15 @@ struct CompiledVariant {
         mask(variant),
         logits(variant.logits.defined() ? ExprProgram(variant.logits, binder) : ExprProgram()),
         mask_program(variant.mask.defined() ? ExprProgram(variant.mask, binder) : ExprProgram()),
-        output(variant.output.defined() ? ExprProgram(variant.output, binder) : ExprProgram()) {}
+        output(variant.output.defined() ? ExprProgram(variant.output, binder) : ExprProgram()),
+        mask_depends_on_head(depends_on_head(variant.mask)) {}
 
   ParamBinder binder;
   MaskAnalysis mask;
   ExprProgram logits;        // undefined: logits stay as they are
   ExprProgram mask_program;  // undefined: no mask
   ExprProgram output;        // undefined: outputs stay as they are
+  bool mask_depends_on_head = false;
 };
 
 }  // namespace tilewright::cpu

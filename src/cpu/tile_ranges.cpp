@@ -11,8 +11,9 @@ std::int64_t AttentionPlan::keys_before(const plan::Row& row, std::int64_t posit
     const std::int64_t turn = interleave.size * interleave.world;
     const std::int64_t turns = position <= 0 ? 0 : position / turn;
     const std::int64_t in_turn = position <= 0 ? 0 : position % turn;
-    count = turns * interleave.size +
-            std::clamp<std::int64_t>(in_turn - interleave.rank * interleave.size, 0, interleave.size);
+    count =
+        turns * interleave.size +
+        std::clamp<std::int64_t>(in_turn - interleave.rank * interleave.size, 0, interleave.size);
   }
   return std::clamp<std::int64_t>(count, 0, row.kv_len);
 }
@@ -35,7 +36,8 @@ bool TileRanges::is_full(std::int64_t key_begin, std::int64_t key_end) const {
 
 namespace {
 
-// Adds blocks [begin, end), joining spans that touch; when there is no room, neighbours are joined across the gap.
+// Adds blocks [begin, end), joining spans that touch; when there is no room, neighbours are joined
+// across the gap.
 void add_span(TileRanges& ranges, std::int32_t begin, std::int32_t end) {
   std::array<TileRanges::Span, TileRanges::kMaxSpans + 1> spans;
   int count = 0;
@@ -136,10 +138,9 @@ TileRanges tile_ranges(const AttentionPlan& plan, const MaskAnalysis& mask, cons
     const MaskRanges positions = mask.ranges(queries, plan.bindings);
     const IntervalSet needed = to_keys(plan, row, positions.needed);
     for (int i = 0; i < needed.count; ++i) {
-      add_span(ranges,
-               static_cast<std::int32_t>(needed.intervals[i].begin / config.block_tokens),
-               static_cast<std::int32_t>(
-                   plan::ceil_div(needed.intervals[i].end, config.block_tokens)));
+      add_span(
+          ranges, static_cast<std::int32_t>(needed.intervals[i].begin / config.block_tokens),
+          static_cast<std::int32_t>(plan::ceil_div(needed.intervals[i].end, config.block_tokens)));
     }
     const IntervalSet full = to_keys(plan, row, positions.full);
     ranges.full = any_request ? intersect(ranges.full, full) : full;

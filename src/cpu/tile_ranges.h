@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which KV blocks a tile needs and which of them need no masking: the mask's intervals of positions as blocks of keys.
+// Which KV blocks a tile needs and which of them need no masking: the mask's intervals of positions
+// as blocks of keys.
 #pragma once
 
 #include "cpu/attention_plan.h"

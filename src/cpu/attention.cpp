@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/attention.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+
+#include "base/parallel.h"
+#include "cpu/tile.h"
+
+namespace tilewright::cpu {
+namespace {
+
+constexpr float kNegInf = -std::numeric_limits<float>::infinity();
+
+std::size_t round_up(std::size_t bytes) {
+  return (bytes + 63) / 64 * 64;
+}
+
+Partial partial_at(std::byte* memory, std::int64_t rows, int value_dim) {
+  Partial partial;
+  partial.o = reinterpret_cast<float*>(memory);
+  partial.m = partial.o + rows * value_dim;
+  partial.l = partial.m + rows;
+  return partial;
+}
+
+// Partial results of one level: [token][head].
+std::size_t one_level_bytes(const AttentionSpec& spec, std::int64_t q_tokens) {
+  return round_up(static_cast<std::size_t>(q_tokens) * spec.num_qo_heads * (spec.value_dim() + 2) *
+                  sizeof(float));
+}
+
+// Runs parts of tiles on one thread and puts their results where they belong.
+class Runner {
+ public:
+  Runner(const AttentionCall& call, const RunMemory& memory, int thread)
+      : call_(call),
+        memory_(memory),
+        schedule_(call.plan->schedule),
+        scratch_(TileScratch::carve(memory.scratch + memory.scratch_bytes * thread,
+                                    call.spec->head_dim, call.spec->value_dim())) {}
+
+  // A whole item of section A.
+  void run_item(const plan::Item& item) {
+    begin(item);
+    finish(compute(0, ranges_.blocks));
+  }
+
+  // A worker's share of section B.
+  void run_share(std::int32_t worker) {
+    const plan::Cut& from = schedule_.cuts[worker];
+    const plan::Cut& to = schedule_.cuts[worker + 1];
+    for (std::int64_t index = from.item; index < to.item || (index == to.item && to.block > 0);
+         ++index) {
+      begin(plan::b_item(schedule_, index));
+      const bool from_start = index != from.item || from.block == 0;
+      const bool to_end = index != to.item;
+      const Partial part = compute(from_start ? 0 : from.block, to_end ? ranges_.blocks : to.block);
+      if (from_start && to_end) {
+        finish(part);
+      } else {
+        keep(part, from_start ? plan::second_slot(worker) : plan::first_slot(worker));
+      }
+    }
+  }
+
+  // Joins the parts of a split item, in the order of its blocks.
+  void merge(const plan::Split& split) {
+    item_ = plan::b_item(schedule_, split.item);
+    row_ = &schedule_.rows[item_.row];
+    num_rows_ = plan::rows_of_tile(schedule_.config, *row_, item_.tile);
+    set_up_rows(call_, *row_, item_.head, item_.tile, num_rows_, scratch_);
+    const Partial joined = slot(plan::second_slot(split.first));
+    for (std::int32_t worker = split.first + 1; worker <= split.last; ++worker) {
+      merge_partial(joined, slot(plan::first_slot(worker)), num_rows_, call_.spec->value_dim());
+    }
+    finish(joined);
+  }
+
+  // Joins the levels of the query tokens [begin, end) and writes the output.
+  void join_levels(std::int64_t begin, std::int64_t end) {
+    const AttentionSpec& spec = *call_.spec;
+    const int heads = spec.num_qo_heads;
+    for (std::int64_t token = begin; token < end; ++token) {
+      const std::int32_t request = request_of(token);
+      const Partial joined = level_rows(0, token, 0);
+      for (int level = 1; level < call_.plan->num_levels; ++level) {
+        merge_partial(joined, level_rows(level, token, 0), heads, spec.value_dim());
+      }
+      RowContext context;
+      context.batch = request;
+      context.q_pos = call_.plan->position_of_query(call_.plan->requests[request], token);
+      context.q_len = call_.plan->requests[request].q_len;
+      context.kv_len = call_.plan->requests[request].kv_len;
+      for (int head = 0; head < heads; ++head) {
+        context.q_head = head;
+        context.kv_head = head / spec.group_size();
+        store_row(token, context, joined.o + head * spec.value_dim(), joined.m[head],
+                  joined.l[head]);
+      }
+    }
+  }
+
+ private:
+  void begin(const plan::Item& item) {
+    item_ = item;
+    row_ = &schedule_.rows[item.row];
+    num_rows_ = plan::rows_of_tile(schedule_.config, *row_, item.tile);
+    ranges_ = tile_ranges(*call_.plan, call_.variant->mask, *row_, item.head, item.tile);
+    set_up_rows(call_, *row_, item.head, item.tile, num_rows_, scratch_);
+  }
+
+  Partial compute(std::int32_t block_begin, std::int32_t block_end) {
+    return compute_part(
+        {&call_, row_, item_.head, num_rows_, &ranges_, block_begin, block_end, scratch_});
+  }
+
+  Partial slot(std::int32_t index) const {
+    const int value_dim = call_.spec->value_dim();
+    return partial_at(memory_.slots + slot_bytes(schedule_.config, value_dim) * index,
+                      schedule_.config.tile_rows, value_dim);
+  }
+
+  // Rows of a level's results: [level][token][head].
+  Partial level_rows(int level, std::int64_t token, std::int64_t head) const {
+    const std::int64_t heads = call_.spec->num_qo_heads;
+    const std::int64_t rows = schedule_.header->q_tokens * heads;
+    const int value_dim = call_.spec->value_dim();
+    const std::size_t bytes = one_level_bytes(*call_.spec, schedule_.header->q_tokens);
+    const Partial partial = partial_at(memory_.levels + bytes * level, rows, value_dim);
+    const std::int64_t row = token * heads + head;
+    return {partial.o + row * value_dim, partial.m + row, partial.l + row};
+  }
+
+  void keep(const Partial& part, std::int32_t index) { copy_rows(part, 0, slot(index), num_rows_); }
+
+  void copy_rows(const Partial& from, int row, const Partial& to, int count) const {
+    const int value_dim = call_.spec->value_dim();
+    std::copy_n(from.o + row * value_dim, static_cast<std::int64_t>(count) * value_dim, to.o);
+    std::copy_n(from.m + row, count, to.m);
+    std::copy_n(from.l + row, count, to.l);
+  }
+
+  // The item's rows are complete in their level.
+  void finish(const Partial& part) {
+    for (int r = 0; r < num_rows_; ++r) {
+      const TileRow& row = scratch_.rows[r];
+      if (call_.plan->num_levels > 1) {
+        copy_rows(part, r, level_rows(row_->level, row.token, row.context.q_head), 1);
+      } else {
+        store_row(row.token, row.context, part.o + r * call_.spec->value_dim(), part.m[r],
+                  part.l[r]);
+      }
+    }
+  }
+
+  void store_row(std::int64_t token, const RowContext& context, float* o, float m, float l) {
+    const int value_dim = call_.spec->value_dim();
+    const bool sees_keys = m != kNegInf;
+    float* const lse = call_.lse.defined()
+                           ? static_cast<float*>(call_.lse.data) + token * call_.lse.strides[0] +
+                                 context.q_head * call_.lse.strides[1]
+                           : nullptr;
+    if (!sees_keys) {
+      if (lse != nullptr) *lse = kNegInf;
+      store(token, context, scratch_.zeros, 0.0F);
+      return;
+    }
+    if (call_.sinks.defined()) {
+      // The learned logit takes part in the denominator only; it may be larger than every logit of
+      // the row.
+      const float sink =
+          static_cast<const float*>(call_.sinks.data)[context.q_head * call_.sinks.strides[0]];
+      if (sink > m) {
+        const float shrink = std::exp(m - sink);
+        for (int d = 0; d < value_dim; ++d) o[d] *= shrink;
+        l = l * shrink + 1.0F;
+        m = sink;
+      } else {
+        l += std::exp(sink - m);
+      }
+    }
+    if (lse != nullptr) *lse = m + std::log(l);
+    float factor = scale_of(call_.v_scale, context.batch, context.kv_head) / l;
+    const float out_scale = scale_of(call_.out_scale, context.batch, context.kv_head);
+    if (call_.variant->output.defined()) {
+      for (int d = 0; d < value_dim; ++d) o[d] *= factor;
+      for (int d = 0; d < value_dim; d += kProgramWidth) {
+        call_.variant->output.eval_output(context, call_.bindings, o + d, o + d,
+                                          std::min(kProgramWidth, value_dim - d), scratch_.program);
+      }
+      factor = 1;
+    }
+    store(token, context, o, factor * out_scale);
+  }
+
+  void store(std::int64_t token, const RowContext& context, const float* o, float factor) const {
+    const TensorView& out = call_.out;
+    store_output(
+        o, factor, call_.spec->value_dim(),
+        static_cast<std::byte*>(out.data) +
+            (token * out.strides[0] + context.q_head * out.strides[1]) * dtype_bytes(out.dtype),
+        out.dtype);
+  }
+
+  std::int32_t request_of(std::int64_t token) const {
+    const plan::Request* requests = call_.plan->requests;
+    const plan::Request* end = requests + schedule_.header->num_requests;
+    const plan::Request* above = std::upper_bound(
+        requests, end, token,
+        [](std::int64_t t, const plan::Request& request) { return t < request.q_begin; });
+    return static_cast<std::int32_t>(above - requests) - 1;
+  }
+
+  const AttentionCall& call_;
+  const RunMemory& memory_;
+  const plan::Schedule& schedule_;
+  TileScratch scratch_;
+  plan::Item item_;
+  const plan::Row* row_ = nullptr;
+  int num_rows_ = 0;
+  TileRanges ranges_;
+};
+
+// Every level's rows start as "no key seen": not every token needs to have a row in every level.
+void clear_levels(const AttentionCall& call, const RunMemory& memory) {
+  const std::int64_t tokens = call.plan->schedule.header->q_tokens;
+  const std::int64_t rows = tokens * call.spec->num_qo_heads;
+  const std::size_t bytes = one_level_bytes(*call.spec, tokens);
+  for (int level = 0; level < call.plan->num_levels; ++level) {
+    const Partial partial = partial_at(memory.levels + bytes * level, rows, call.spec->value_dim());
+    std::fill_n(partial.o, rows * call.spec->value_dim(), 0.0F);
+    std::fill_n(partial.m, rows, kNegInf);
+    std::fill_n(partial.l, rows, 0.0F);
+  }
+}
+
+void zero_padding(const AttentionCall& call) {
+  const TensorView& out = call.out;
+  for (std::int64_t token = call.plan->schedule.header->q_tokens; token < out.shape[0]; ++token) {
+    for (std::int64_t head = 0; head < out.shape[1]; ++head) {
+      std::fill_n(static_cast<std::byte*>(out.data) +
+                      (token * out.strides[0] + head * out.strides[1]) * dtype_bytes(out.dtype),
+                  out.shape[2] * dtype_bytes(out.dtype), std::byte{0});
+      if (call.lse.defined()) {
+        static_cast<float*>(
+            call.lse.data)[token * call.lse.strides[0] + head * call.lse.strides[1]] = kNegInf;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+plan::Config plan_config(const AttentionSpec& spec, const CompiledVariant& variant,
+                         std::int64_t kv_bytes_per_head, int workers) {
+  plan::Config config;
+  config.num_kv_heads = spec.num_kv_heads;
+  config.group_size = spec.group_size();
+  config.tile_rows = kTileRows;
+  config.block_tokens = kBlockTokens;
+  config.workers = workers;
+  constexpr std::int64_t kCacheBytes = 1 << 20;  // half of a usual L2
+  config.heads_per_group = static_cast<std::int32_t>(std::clamp<std::int64_t>(
+      kCacheBytes / std::max<std::int64_t>(kv_bytes_per_head, 1), 1, spec.num_kv_heads));
+  config.heads_differ = variant.mask_depends_on_head ? 1 : 0;
+  // In units of one packed row against one block: setting up a tile costs as much as about ten,
+  // converting a block's keys and values to f32 as much as about eight.
+  config.cost = {10, 8, 1};
+  config.least_share = 512;
+  return config;
+}
+
+std::size_t slot_bytes(const plan::Config& config, int value_dim) {
+  return round_up(static_cast<std::size_t>(config.tile_rows) * (value_dim + 2) * sizeof(float));
+}
+
+std::size_t level_bytes(const AttentionSpec& spec, std::int64_t q_tokens, int levels) {
+  return levels > 1 ? levels * one_level_bytes(spec, q_tokens) : 0;
+}
+
+std::size_t scratch_bytes(const AttentionSpec& spec, const CompiledVariant& variant) {
+  std::size_t program = 0;
+  for (const ExprProgram* p : {&variant.logits, &variant.mask_program, &variant.output}) {
+    if (p->defined()) program = std::max(program, p->scratch_bytes());
+  }
+  return TileScratch::bytes(spec.head_dim, spec.value_dim(), program);
+}
+
+void run_attention(const AttentionCall& call, const RunMemory& memory) {
+  const plan::Schedule& schedule = call.plan->schedule;
+  const plan::Header& header = *schedule.header;
+  const bool levels = call.plan->num_levels > 1;
+  if (levels) clear_levels(call, memory);
+  // Shares of section B are the longest pieces of work, so they go first; then section A from its
+  // longest items on.
+  const std::int64_t shares = header.b_items > 0 ? header.workers : 0;
+  parallel_chunks(shares + header.a_items, 1, memory.threads,
+                  [&](int thread, std::int64_t begin, std::int64_t end) {
+                    Runner runner(call, memory, thread);
+                    for (std::int64_t i = begin; i < end; ++i) {
+                      if (i < shares) {
+                        runner.run_share(static_cast<std::int32_t>(i));
+                      } else {
+                        runner.run_item(plan::a_item(schedule, i - shares));
+                      }
+                    }
+                  });
+  parallel_chunks(header.num_splits, 1, memory.threads,
+                  [&](int thread, std::int64_t begin, std::int64_t end) {
+                    Runner runner(call, memory, thread);
+                    for (std::int64_t i = begin; i < end; ++i) runner.merge(schedule.splits[i]);
+                  });
+  if (levels) {
+    parallel_chunks(header.q_tokens, 16, memory.threads,
+                    [&](int thread, std::int64_t begin, std::int64_t end) {
+                      Runner(call, memory, thread).join_levels(begin, end);
+                    });
+  }
+  if (call.zero_padding) zero_padding(call);
+}
+
+}  // namespace tilewright::cpu

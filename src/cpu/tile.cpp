@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/tile.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace tilewright::cpu {
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+
+// Hands out 64-byte aligned pieces; with a null base it only counts.
+class Carver {
+ public:
+  explicit Carver(std::byte* base) : base_(base) {}
+
+  template <typename T>
+  T* take(std::size_t count) {
+    T* piece = base_ != nullptr ? reinterpret_cast<T*>(base_ + offset_) : nullptr;
+    offset_ += (count * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
+    return piece;
+  }
+  std::size_t bytes() const { return offset_; }
+
+ private:
+  std::byte* base_;
+  std::size_t offset_ = 0;
+};
+
+TileScratch carve_scratch(Carver& carver, int head_dim, int value_dim) {
+  TileScratch scratch;
+  const auto padded_qk = static_cast<std::size_t>(padded_dim(head_dim));
+  const auto padded_vo = static_cast<std::size_t>(padded_dim(value_dim));
+  scratch.q = carver.take<float>(kTileRows * padded_qk);
+  scratch.k = carver.take<float>(kBlockTokens * padded_qk);
+  scratch.v = carver.take<float>(kBlockTokens * padded_vo);
+  scratch.s = carver.take<float>(kTileRows * kBlockTokens);
+  scratch.o = carver.take<float>(kTileRows * padded_vo);
+  scratch.m = carver.take<float>(kTileRows);
+  scratch.l = carver.take<float>(kTileRows);
+  scratch.logit_scale = carver.take<float>(kTileRows);
+  scratch.line = carver.take<float>(kBlockTokens);
+  scratch.zeros = carver.take<float>(padded_vo);
+  scratch.k_rows = carver.take<const std::byte*>(kBlockTokens);
+  scratch.v_rows = carver.take<const std::byte*>(kBlockTokens);
+  scratch.key_begin = carver.take<std::int32_t>(kTileRows);
+  scratch.key_end = carver.take<std::int32_t>(kTileRows);
+  scratch.kv_pos = carver.take<std::int32_t>(kBlockTokens);
+  scratch.allowed = carver.take<std::uint8_t>(kBlockTokens);
+  scratch.rows = carver.take<TileRow>(kTileRows);
+  return scratch;
+}
+
+// The request of a query token of `row`.
+std::int32_t find_request(const AttentionPlan& plan, const plan::Row& row, std::int64_t token) {
+  std::int32_t begin = row.first_request;
+  std::int32_t end = row.first_request + row.num_requests;
+  while (end - begin > 1) {
+    const std::int32_t middle = begin + (end - begin) / 2;
+    (plan.requests[middle].q_begin <= token ? begin : end) = middle;
+  }
+  return begin;
+}
+
+// The keys of `row` that one query row attends to, when the mask's intervals tell them exactly.
+void find_keys(const AttentionCall& call, const plan::Row& row, TileRow& tile_row) {
+  const AttentionPlan& plan = *call.plan;
+  const MaskAnalysis& mask = call.variant->mask;
+  tile_row.exact_keys = false;
+  if (mask.mask_class() != MaskClass::closed_form) return;
+  const RowContext& context = tile_row.context;
+  const MaskRanges ranges =
+      mask.ranges({context.q_pos, context.q_pos, context.q_head, context.q_head + 1,
+                   context.kv_head, context.batch, context.q_len, context.kv_len},
+                  plan.bindings);
+  if (!ranges.exact) return;
+  tile_row.exact_keys = true;
+  tile_row.keys.count = 0;
+  for (int i = 0; i < ranges.needed.count; ++i) {
+    const Interval keys{plan.keys_before(row, ranges.needed.intervals[i].begin),
+                        plan.keys_before(row, ranges.needed.intervals[i].end)};
+    if (!keys.empty()) tile_row.keys.intervals[tile_row.keys.count++] = keys;
+  }
+}
+
+}  // namespace
+
+std::size_t TileScratch::bytes(int head_dim, int value_dim, std::size_t program_bytes) {
+  Carver carver(nullptr);
+  carve_scratch(carver, head_dim, value_dim);
+  carver.take<std::byte>(program_bytes);
+  return carver.bytes();
+}
+
+TileScratch TileScratch::carve(std::byte* memory, int head_dim, int value_dim) {
+  Carver carver(memory);
+  TileScratch scratch = carve_scratch(carver, head_dim, value_dim);
+  scratch.program = carver.take<std::byte>(0);
+  std::fill_n(scratch.zeros, padded_dim(value_dim), 0.0F);
+  return scratch;
+}
+
+float scale_of(const Scale& scale, std::int64_t request, std::int64_t head) {
+  if (!scale.tensor.defined()) return scale.value;
+  const TensorView& t = scale.tensor;
+  std::int64_t offset = 0;
+  if (t.rank == 2) {
+    offset =
+        (t.shape[0] > 1 ? request * t.strides[0] : 0) + (t.shape[1] > 1 ? head * t.strides[1] : 0);
+  }
+  return static_cast<const float*>(t.data)[offset];
+}
+
+void set_up_rows(const AttentionCall& call, const plan::Row& row, std::int32_t head,
+                 std::int32_t tile, int num_rows, const TileScratch& scratch) {
+  const AttentionPlan& plan = *call.plan;
+  const plan::Config& config = plan.schedule.config;
+  std::int64_t last_token = -1;
+  for (int r = 0; r < num_rows; ++r) {
+    const std::int64_t packed = static_cast<std::int64_t>(tile) * config.tile_rows + r;
+    TileRow& tile_row = scratch.rows[r];
+    tile_row.token = row.q_begin + packed / config.group_size;
+    tile_row.context.q_head =
+        static_cast<std::int64_t>(head) * config.group_size + packed % config.group_size;
+    if (tile_row.token == last_token) {
+      // Heads of one token differ in nothing but the head.
+      const TileRow& previous = scratch.rows[r - 1];
+      const std::int64_t q_head = tile_row.context.q_head;
+      tile_row = previous;
+      tile_row.context.q_head = q_head;
+      scratch.logit_scale[r] = scratch.logit_scale[r - 1];
+      if (config.heads_differ) find_keys(call, row, tile_row);
+      continue;
+    }
+    last_token = tile_row.token;
+    const std::int32_t index = find_request(plan, row, tile_row.token);
+    const plan::Request& request = plan.requests[index];
+    tile_row.context.q_pos = plan.position_of_query(request, tile_row.token);
+    tile_row.context.kv_head = head;
+    tile_row.context.batch = index;
+    tile_row.context.q_len = request.q_len;
+    tile_row.context.kv_len = request.kv_len;
+    scratch.logit_scale[r] =
+        call.sm_scale * scale_of(call.q_scale, index, head) * scale_of(call.k_scale, index, head);
+    find_keys(call, row, tile_row);
+  }
+}
+
+void locate_keys(const AttentionCall& call, const plan::Row& row, std::int32_t head,
+                 std::int64_t begin, int count, const std::byte** k, const std::byte** v) {
+  const LevelPages& pages = call.plan->levels[row.level];
+  const KvCache& kv = call.kv[row.level];
+  const std::int32_t* entries = pages.entries(row.index);
+  const std::int64_t first_page = pages.first_page(row.index);
+  const std::int64_t k_bytes = dtype_bytes(kv.k.dtype);
+  const std::int64_t v_bytes = dtype_bytes(kv.v.dtype);
+  const auto* k_base = static_cast<const std::byte*>(kv.k.data) + head * kv.k.strides[2] * k_bytes;
+  const auto* v_base = static_cast<const std::byte*>(kv.v.data) + head * kv.v.strides[2] * v_bytes;
+  std::int64_t page_index = begin / pages.page_size;
+  std::int64_t in_page = begin % pages.page_size;
+  for (int i = 0; i < count;) {
+    const std::int64_t page = entries != nullptr ? entries[page_index] : first_page + page_index;
+    const std::byte* k_page = k_base + page * kv.k.strides[0] * k_bytes;
+    const std::byte* v_page = v_base + page * kv.v.strides[0] * v_bytes;
+    for (; i < count && in_page < pages.page_size; ++i, ++in_page) {
+      k[i] = k_page + in_page * kv.k.strides[1] * k_bytes;
+      v[i] = v_page + in_page * kv.v.strides[1] * v_bytes;
+    }
+    in_page = 0;
+    ++page_index;
+  }
+}
+
+}  // namespace tilewright::cpu

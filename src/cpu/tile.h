@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// One tile's working set: the rows it computes, its scratch memory, and what the SIMD kernels do
+// with them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/attention.h"
+#include "cpu/tile_ranges.h"
+
+namespace tilewright::cpu {
+
+inline constexpr int kTileRows = 64;
+inline constexpr int kBlockTokens = 64;
+// Up to this many rows a tile is computed with SIMD lanes along the head dimension, above with
+// lanes along the rows.
+inline constexpr int kNarrowRows = 8;
+
+// Rows of scratch memory along a head dimension are padded with zeros to whole vectors.
+constexpr int padded_dim(int dim) {
+  return (dim + 15) / 16 * 16;
+}
+
+// A scale's factor for one request and KV head.
+float scale_of(const Scale& scale, std::int64_t request, std::int64_t head);
+
+// One packed row: a query token and a head.
+struct TileRow {
+  RowContext context;
+  std::int64_t token = 0;
+  bool exact_keys = false;
+  IntervalSet keys;  // indices of the keys it attends to, where exact_keys
+};
+
+// Scratch of one thread. "Wide" tiles keep rows in the lanes: q [dim][kTileRows], s
+// [key][kTileRows], o [dim][kTileRows]; narrow ones keep them outermost: q [row][dim], s
+// [row][kBlockTokens], o [row][dim].
+struct TileScratch {
+  float* q = nullptr;
+  float* k = nullptr;  // [kBlockTokens][head_dim], for keys that are not f32 already
+  float* v = nullptr;  // [kBlockTokens][value_dim]
+  float* s = nullptr;
+  float* o = nullptr;
+  float* m = nullptr;                  // [kTileRows] running maximum
+  float* l = nullptr;                  // [kTileRows] running sum
+  float* logit_scale = nullptr;        // [kTileRows] sm_scale and the scales of q and k
+  float* line = nullptr;               // [kBlockTokens] one row's logits
+  float* zeros = nullptr;              // [value_dim]
+  const std::byte** k_rows = nullptr;  // [kBlockTokens] where keys lie; f32 once they are loaded
+  const std::byte** v_rows = nullptr;
+  std::int32_t* key_begin = nullptr;  // [kTileRows] allowed keys of a row in this block
+  std::int32_t* key_end = nullptr;
+  std::int32_t* kv_pos = nullptr;   // [kBlockTokens]
+  std::uint8_t* allowed = nullptr;  // [kBlockTokens]
+  TileRow* rows = nullptr;          // [kTileRows]
+  void* program = nullptr;          // scratch of expression programs
+
+  static std::size_t bytes(int head_dim, int value_dim, std::size_t program_bytes);
+  static TileScratch carve(std::byte* memory, int head_dim, int value_dim);
+};
+
+// A part of a tile: the blocks [block_begin, block_end) of those it needs.
+struct TilePart {
+  const AttentionCall* call = nullptr;
+  const plan::Row* row = nullptr;
+  std::int32_t head = 0;  // KV head
+  int num_rows = 0;
+  const TileRanges* ranges = nullptr;
+  std::int32_t block_begin = 0;
+  std::int32_t block_end = 0;
+  TileScratch scratch;
+};
+
+// Partial results of rows: the output before it is divided by l, o [rows][value_dim], the maximum m
+// of a row's logits and l, the sum of exp(logit - m).
+struct Partial {
+  float* o = nullptr;
+  float* m = nullptr;
+  float* l = nullptr;
+};
+
+// Fills in scratch.rows and scratch.logit_scale.
+void set_up_rows(const AttentionCall& call, const plan::Row& row, std::int32_t head,
+                 std::int32_t tile, int num_rows, const TileScratch& scratch);
+
+// Where the keys [begin, begin + count) of a row lie, for one KV head.
+void locate_keys(const AttentionCall& call, const plan::Row& row, std::int32_t head,
+                 std::int64_t begin, int count, const std::byte** k, const std::byte** v);
+
+// The result lies in the part's scratch.
+Partial compute_part(const TilePart& part);
+
+// into := into joined with from, in this order.
+void merge_partial(const Partial& into, const Partial& from, int rows, int value_dim);
+
+// out[i] = o[i] * factor in the tensor's dtype.
+void store_output(const float* o, float factor, int n, void* out, DType dtype);
+
+}  // namespace tilewright::cpu
