@@ -77,10 +77,13 @@ void require_writable(std::string_view name, const TensorView& tensor) {
   std::array<int, TensorView::kMaxRank> order{};
   int count = 0;
   for (int dim = 0; dim < tensor.rank; ++dim) {
-    if (tensor.shape[dim] > 1) order[count++] = dim;
+    if (tensor.shape[dim] <= 1) continue;
+    int place = count++;
+    for (; place > 0 && tensor.strides[order[place - 1]] > tensor.strides[dim]; --place) {
+      order[place] = order[place - 1];
+    }
+    order[place] = dim;
   }
-  std::sort(order.begin(), order.begin() + count,
-            [&](int a, int b) { return tensor.strides[a] < tensor.strides[b]; });
   std::int64_t span = 1;
   for (int i = 0; i < count; ++i) {
     const int dim = order[i];

@@ -5,6 +5,7 @@
 
 #include <tilewright/tensor_view.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -53,6 +54,7 @@ struct SmallFloat {
                                << (kExponent + kMantissa);
     if (std::isnan(value)) return sign | kMagnitude;
     const float magnitude = std::fabs(value);
+    if (magnitude == 0) return sign;
     constexpr std::uint32_t kLargest = kFinite ? kMagnitude - 1 : kInfinity - 1;
     // The step between neighbours: normals by their exponent, subnormals by the smallest one.
     int exponent = 0;
