@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <tilewright/threads.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <new>
+
+#include "attention/attention_impl.h"
+#include "attention/batch_reader.h"
+#include "attention/plan_impl.h"
+#include "base/checks.h"
+#include "cpu/tile_ranges.h"
+
+namespace tilewright {
+namespace {
+
+constexpr std::size_t kWorkspaceAlignment = 256;
+// Enough for a large server's cores; more only costs slots.
+constexpr int kDefaultWorkers = 64;
+
+void require_limits(const Limits& limits) {
+  static constexpr std::int64_t kMost = std::int64_t{1} << 30;
+  const auto in_range = [](std::string_view name, std::int64_t value, std::int64_t least) {
+    require(value >= least && value <= kMost, "limits.{} is {}: it must be in [{}, {}]", name,
+            value, least, kMost);
+  };
+  in_range("requests", limits.requests, 1);
+  in_range("q_tokens", limits.q_tokens, 1);
+  in_range("q_len", limits.q_len, 1);
+  in_range("kv_len", limits.kv_len, 0);
+  require(limits.levels >= 1 && limits.levels <= cpu::kMaxLevels,
+          "limits.levels is {}: it must be in [1, {}]", limits.levels, cpu::kMaxLevels);
+  require(limits.workers >= 0 && limits.workers <= 4096,
+          "limits.workers is {}: it must be in [0, 4096]", limits.workers);
+  if (limits.determinism == Determinism::batch_invariant) {
+    raise(ErrorCode::not_supported,
+          "limits.determinism is batch_invariant: not supported by the CPU backend");
+  }
+}
+
+void require_attentions(const std::vector<Attention>& attentions) {
+  require(!attentions.empty(), "attentions is empty: a plan needs at least one");
+  for (std::size_t i = 0; i < attentions.size(); ++i) {
+    require(attentions[i].device() == attentions[0].device(),
+            "attentions[{}] is on {}: all must be on the device of attentions[0], {}", i,
+            device_name(attentions[i].device()), device_name(attentions[0].device()));
+    for (std::size_t j = 0; j < i; ++j) {
+      require(!(attentions[i] == attentions[j]), "attentions[{}] is attentions[{}]: each once", i,
+              j);
+    }
+  }
+}
+
+}  // namespace
+
+void PlanImpl::AlignedDelete::operator()(std::byte* memory) const {
+  ::operator delete[](memory, std::align_val_t{kWorkspaceAlignment});
+}
+
+PlanImpl::PlanImpl(std::vector<Attention> list, const Limits& most, const TensorView& workspace)
+    : limits(most), attentions(std::move(list)) {
+  require_attentions(attentions);
+  require_limits(limits);
+  for (const Attention& attention : attentions) parts.emplace_back(attention);
+  memory.threads = num_threads();
+  const std::size_t bytes = lay_out(nullptr);
+  if (!workspace.defined()) {
+    try {
+      owned_.reset(
+          static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{kWorkspaceAlignment})));
+    } catch (const std::bad_alloc&) {
+      raise(ErrorCode::out_of_memory, "a plan of these limits needs a workspace of {} bytes",
+            bytes);
+    }
+    lay_out(owned_.get());
+    return;
+  }
+  require_rank("workspace", workspace, {1});
+  require_dtype("workspace", workspace, {DType::u8});
+  require_device("workspace", workspace, attentions[0].device());
+  require_last_dim_contiguous("workspace", workspace);
+  require(workspace.shape[0] >= static_cast<std::int64_t>(bytes),
+          "workspace has {} bytes: these limits need {}", workspace.shape[0], bytes);
+  require(reinterpret_cast<std::uintptr_t>(workspace.data) % kWorkspaceAlignment == 0,
+          "workspace is at {}: it must be aligned to {} bytes", fmt::ptr(workspace.data),
+          kWorkspaceAlignment);
+  lay_out(static_cast<std::byte*>(workspace.data));
+}
+
+std::size_t PlanImpl::workspace_bytes(const std::vector<Attention>& attentions,
+                                      const Limits& limits, int threads) {
+  require_attentions(attentions);
+  require_limits(limits);
+  PlanImpl counted(attentions, limits, threads);
+  return counted.lay_out(nullptr);
+}
+
+PlanImpl::PlanImpl(const std::vector<Attention>& list, const Limits& most, int threads)
+    : limits(most), attentions(list) {
+  for (const Attention& attention : attentions) parts.emplace_back(attention);
+  memory.threads = threads;
+}
+
+std::size_t PlanImpl::lay_out(std::byte* base) {
+  std::size_t offset = 0;
+  const auto take = [&](std::size_t bytes) {
+    std::byte* piece = base != nullptr ? base + offset : nullptr;
+    offset += (bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
+    return piece;
+  };
+  const auto take_array = [&]<typename T>(T*& array, std::int64_t count) {
+    array = reinterpret_cast<T*>(take(static_cast<std::size_t>(count) * sizeof(T)));
+    if (array != nullptr) std::uninitialized_default_construct_n(array, count);
+  };
+  const int workers = limits.workers > 0 ? limits.workers : kDefaultWorkers;
+  std::size_t slots = 0;
+  std::size_t levels = 0;
+  std::size_t scratch = 0;
+  for (PlanPart& part : parts) {
+    const AttentionImpl& attention = part.attention.impl();
+    const AttentionSpec& spec = attention.spec;
+    const std::int64_t kv_bytes =
+        limits.kv_len * (spec.head_dim * dtype_bytes(spec.kv_dtype) +
+                         spec.value_dim() * dtype_bytes(spec.value_dtype()));
+    plan::Schedule& schedule = part.plan.schedule;
+    schedule.config = cpu::plan_config(spec, attention.variant, kv_bytes, workers);
+    take_array(schedule.header, 1);
+    take_array(part.plan.requests, limits.requests);
+    take_array(schedule.rows, limits.requests * limits.levels);
+    take_array(schedule.cuts, workers + 1);
+    take_array(schedule.splits, workers);
+    slots = std::max(slots, 2 * workers * cpu::slot_bytes(schedule.config, spec.value_dim()));
+    levels = std::max(levels, cpu::level_bytes(spec, limits.q_tokens, limits.levels));
+    scratch = std::max(scratch, cpu::scratch_bytes(spec, attention.variant));
+  }
+  memory.slots = take(slots);
+  memory.levels = take(levels);
+  memory.scratch_bytes = scratch;
+  memory.scratch = take(scratch * memory.threads);
+  return offset;
+}
+
+PlanPart* PlanImpl::find(const Attention& attention) {
+  const auto found = std::find_if(parts.begin(), parts.end(), [&](const PlanPart& part) {
+    return part.attention == attention;
+  });
+  return found == parts.end() ? nullptr : &*found;
+}
+
+void PlanImpl::update(const Batch& batch, const std::vector<PlanInput>& inputs) {
+  updated = false;
+  const BatchReader reader(batch, limits, attentions[0].device());
+  require(inputs.size() == parts.size(), "inputs has {} entries: the plan has {} attentions",
+          inputs.size(), parts.size());
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      require(!(inputs[i].attention == inputs[j].attention),
+              "inputs[{}] has the attention of inputs[{}]: each once", i, j);
+    }
+    PlanPart* part = find(inputs[i].attention);
+    require(part != nullptr, "inputs[{}] has an attention that the plan was not made for", i);
+    const AttentionImpl& attention = part->attention.impl();
+    cpu::AttentionPlan& plan = part->plan;
+    reader.read(inputs[i], plan);
+    attention.variant.binder.bind(
+        inputs[i].params, Bind::plan,
+        {attention.spec.num_qo_heads, attention.spec.num_kv_heads, reader.num_requests()},
+        attention.device, plan.bindings);
+    plan::make_schedule(
+        plan.schedule,
+        [&](const plan::Row& row, std::int32_t head, std::int32_t tile) {
+          return cpu::tile_ranges(plan, attention.variant.mask, row, head, tile).blocks;
+        },
+        [](plan::Row* begin, plan::Row* end, const plan::RowOrder& order) {
+          if (!std::is_sorted(begin, end, order)) std::sort(begin, end, order);
+        });
+  }
+  num_requests = reader.num_requests();
+  updated = true;
+}
+
+PlanPart& PlanImpl::part_for_run(const Attention& attention) {
+  PlanPart* part = find(attention);
+  if (part == nullptr) {
+    raise(ErrorCode::invalid_state,
+          "plan was not made for this attention: give it to the plan's constructor");
+  }
+  if (!updated) {
+    raise(ErrorCode::invalid_state, "plan has no batch: call update() with one before run()");
+  }
+  return *part;
+}
+
+Plan::Plan(std::vector<Attention> attentions, const Limits& limits, const TensorView& workspace)
+    : impl_(std::make_unique<PlanImpl>(std::move(attentions), limits, workspace)) {}
+Plan::Plan(Plan&&) noexcept = default;
+Plan& Plan::operator=(Plan&&) noexcept = default;
+Plan::~Plan() = default;
+
+std::size_t Plan::workspace_bytes(const std::vector<Attention>& attentions, const Limits& limits) {
+  return PlanImpl::workspace_bytes(attentions, limits, num_threads());
+}
+
+// Nothing is compiled at run time on the CPU, and the workspace was laid out by the constructor.
+Plan& Plan::prepare() {
+  return *this;
+}
+
+void Plan::update(const Batch& batch, const std::vector<PlanInput>& inputs, Stream /*stream*/) {
+  impl_->update(batch, inputs);
+}
+
+const Limits& Plan::limits() const {
+  return impl_->limits;
+}
+
+const std::vector<Attention>& Plan::attentions() const {
+  return impl_->attentions;
+}
+
+std::vector<std::int32_t> Plan::status() const {
+  return std::vector<std::int32_t>(static_cast<std::size_t>(impl_->num_requests), 0);
+}
+
+PlanStats Plan::stats(const Attention& attention) const {
+  const PlanPart& part = impl_->part_for_run(attention);
+  const AttentionImpl& a = part.attention.impl();
+  const plan::Schedule& schedule = part.plan.schedule;
+  const plan::Config& config = schedule.config;
+  const plan::Header& header = *schedule.header;
+  PlanStats stats;
+  const auto blocks = [&](const plan::Row& row, std::int32_t head, std::int32_t tile) {
+    return cpu::tile_ranges(part.plan, a.variant.mask, row, head, tile).blocks;
+  };
+  const std::int64_t key_bytes = a.spec.head_dim * dtype_bytes(a.spec.kv_dtype) +
+                                 a.spec.value_dim() * dtype_bytes(a.spec.value_dtype());
+  for (std::int32_t r = 0; r < header.num_rows; ++r) {
+    const plan::Row& row = schedule.rows[r];
+    for (std::int32_t head = 0; head < config.num_kv_heads; ++head) {
+      for (std::int32_t tile = 0; tile < row.tiles; ++tile) {
+        const cpu::TileRanges ranges = cpu::tile_ranges(part.plan, a.variant.mask, row, head, tile);
+        ++stats.tiles;
+        stats.blocks += ranges.blocks;
+        stats.skipped_blocks += plan::ceil_div(row.kv_len, config.block_tokens) - ranges.blocks;
+        for (std::int32_t n = 0; n < ranges.blocks; ++n) {
+          const std::int64_t begin = static_cast<std::int64_t>(ranges.nth(n)) * config.block_tokens;
+          const std::int64_t end = std::min<std::int64_t>(begin + config.block_tokens, row.kv_len);
+          stats.full_blocks += ranges.is_full(begin, end) ? 1 : 0;
+          stats.kv_bytes += (end - begin) * key_bytes;
+        }
+      }
+    }
+  }
+  stats.split_tiles = header.num_splits;
+  std::int64_t largest = 0;
+  for (std::int32_t worker = 0; worker < header.workers; ++worker) {
+    largest = std::max(largest, plan::share_cost(schedule, worker, blocks));
+  }
+  if (largest > 0) {
+    stats.balance =
+        static_cast<double>(header.b_cost) / header.workers / static_cast<double>(largest);
+  }
+  return stats;
+}
+
+}  // namespace tilewright

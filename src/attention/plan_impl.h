@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// A Plan's state: its workspace, and a schedule for each of its attentions.
+#pragma once
+
+#include <tilewright/plan.h>
+
+#include <memory>
+#include <vector>
+
+#include "cpu/attention.h"
+
+namespace tilewright {
+
+// One attention of a plan.
+struct PlanPart {
+  explicit PlanPart(const Attention& a) : attention(a) {}
+
+  Attention attention;
+  cpu::AttentionPlan plan;
+};
+
+class PlanImpl {
+ public:
+  PlanImpl(std::vector<Attention> attentions, const Limits& limits, const TensorView& workspace);
+
+  static std::size_t workspace_bytes(const std::vector<Attention>& attentions, const Limits& limits,
+                                     int threads);
+
+  void update(const Batch& batch, const std::vector<PlanInput>& inputs);
+  // The part of an attention; Error when the plan was not made for it or not updated since.
+  PlanPart& part_for_run(const Attention& attention);
+
+  Limits limits;
+  std::vector<Attention> attentions;
+  std::vector<PlanPart> parts;
+  cpu::RunMemory memory;
+  int num_requests = 0;
+  bool updated = false;
+
+ private:
+  // Only for counting bytes: it has no workspace.
+  PlanImpl(const std::vector<Attention>& attentions, const Limits& limits, int threads);
+  // Lays out the workspace: with a null base it only counts, and returns the bytes.
+  std::size_t lay_out(std::byte* base);
+  PlanPart* find(const Attention& attention);
+
+  struct AlignedDelete {
+    void operator()(std::byte* memory) const;
+  };
+  std::unique_ptr<std::byte[], AlignedDelete> owned_;
+};
+
+}  // namespace tilewright
