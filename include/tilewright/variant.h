@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention variants: small programs over one logit and where it stands, written as expressions.
 //
-//   Param slope = Param::real("slope", 1);                     // a tensor [num_qo_heads], given at
-//   run Variant alibi; alibi.logits = expr::logit() + slope(expr::q_head()) *
-//   to_real(expr::kv_pos() - expr::q_pos()); alibi.mask = expr::kv_pos() <= expr::q_pos();
+// clang-format off
+//   Param slope = Param::real("slope", 1);  // a tensor [num_qo_heads], given at run
+//   Variant alibi;
+//   alibi.logits = expr::logit() + slope(expr::q_head()) * to_real(expr::kv_pos() - expr::q_pos());
+//   alibi.mask = expr::kv_pos() <= expr::q_pos();
+// clang-format on
 //
-// The same graph becomes CPU code paths, CUDA text and mask classes (which tiles are empty, full or
+// The same graph becomes CPU code, CUDA text and mask classes (which tiles are empty, full or
 // mixed).
 #pragma once
 
@@ -127,6 +130,7 @@ struct ExprNode {
   double real = 0;           // constant (real)
   std::optional<Param> param;
   std::vector<Expr> args;
+  int depth = 1;  // nodes on the longest path down from here; set by the operators, which bound it
 };
 
 namespace expr {
