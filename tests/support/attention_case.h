@@ -31,7 +31,8 @@ enum class LengthKind : std::uint8_t {
   empty,
   one_long,
   mixed,
-  count
+  tiny,  // fits kTinyLimits
+  count,
 };
 enum class PositionKind : std::uint8_t { last, offset, explicit_any, count };
 enum class StrideKind : std::uint8_t { contiguous, fused, head_major, count };
@@ -39,7 +40,7 @@ enum class ScaleKind : std::uint8_t { none, numbers, one, by_request, by_head, b
 
 inline const char* length_name(LengthKind kind) {
   static constexpr const char* kNames[] = {"decode", "prefill",  "append", "cross",
-                                           "empty",  "one_long", "mixed"};
+                                           "empty",  "one_long", "mixed",  "tiny"};
   static_assert(std::size(kNames) == static_cast<std::size_t>(LengthKind::count));
   return kNames[static_cast<std::size_t>(kind)];
 }
@@ -87,6 +88,8 @@ struct Case {
         static_cast<int>(scales), sinks ? "_sinks" : "", workers, seed);
   }
 };
+
+inline constexpr Limits kTinyLimits{6, 24, 9, 70};
 
 using Lengths = std::vector<std::pair<std::int64_t, std::int64_t>>;  // q_len, kv_len
 
@@ -206,6 +209,16 @@ class CaseRun {
 
   const AttentionSpec& spec() const { return spec_; }
 
+  // In a plan that has seen other batches; its first attention has this case's spec.
+  void run_in(Plan& plan) {
+    make_batch();
+    make_arguments();
+    update(plan);
+    execute(plan);
+    check();
+  }
+
+  // In a plan of its own, twice.
   void run() {
     make_batch();
     make_arguments();

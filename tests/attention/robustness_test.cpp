@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+// Bytes outside the mask may be anything: NaN and infinities in unused pages, behind a row's last
+// key, and in masked keys inside a tile never reach an output; and what is not finite in one
+// request stays there.
+#include <gtest/gtest.h>
+#include <tilewright/tilewright.h>
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "support/simple_batch.h"
+
+namespace tilewright::test {
+namespace {
+
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+void fill_all(Tensor& tensor, double value) {
+  const std::vector<double> row(static_cast<std::size_t>(tensor.shape()[3]), value);
+  for (std::int64_t page = 0; page < tensor.shape()[0]; ++page) {
+    for (std::int64_t i = 0; i < tensor.shape()[1]; ++i) {
+      for (std::int64_t head = 0; head < tensor.shape()[2]; ++head) {
+        tensor.set_row({page, i, head, 0}, row.data(), tensor.shape()[3]);
+      }
+    }
+  }
+}
+
+void poison_key(Request& request, const Dims& dims, std::int64_t key, double k, double v) {
+  const std::int64_t k_row = dims.kv_heads * dims.head_dim;
+  const std::int64_t v_row = dims.kv_heads * dims.value_dim;
+  std::fill_n(request.k.begin() + key * k_row, k_row, k);
+  std::fill_n(request.v.begin() + key * v_row, v_row, v);
+}
+
+class Poison : public testing::TestWithParam<double> {};
+
+// Everything in the cache that is nobody's.
+TEST_P(Poison, UnusedBytesOfTheCache) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    const Dims dims{6, 2, 72, 72};
+    SimpleBatch b(dims, dtype, {{1, 1}, {1, 15}, {7, 7}, {1, 129}, {33, 70}, {1, 0}}, 16, 51);
+    fill_all(b.cache.k(), GetParam());
+    fill_all(b.cache.v(), GetParam());
+    fill_cache(b.cache, b.table, b.requests);
+    const Attention attention(make_spec(dims, dtype, variants::causal()));
+    Plan plan({attention}, b.limits());
+    b.bits(plan, attention);
+    b.tensors.expect(b.requests, causal_semantics());
+  }
+}
+
+// Keys that a mask takes from every query of their request, next to keys that it does not.
+TEST_P(Poison, MaskedKeys) {
+  const Dims dims{6, 3, 40, 40};
+  for (const VariantKind kind :
+       {VariantKind::causal, VariantKind::causal_window, VariantKind::causal_self,
+        VariantKind::window_both, VariantKind::sink_window, VariantKind::chunked,
+        VariantKind::modulo, VariantKind::not_one_key, VariantKind::window_by_request,
+        VariantKind::run_bound_window, VariantKind::documents, VariantKind::head_mask,
+        VariantKind::sigmoid, VariantKind::nothing}) {
+    SCOPED_TRACE(variant_name(kind));
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const Lengths lengths = {{1, 100}, {5, 131}, {1, 64}, {20, 300}};
+      Random random(52);
+      const VariantCase c =
+          make_variant(kind, dims, static_cast<std::int64_t>(lengths.size()), random);
+      const AttentionSpec spec = make_spec(dims, dtype, c.variant);
+      if (!supports(Device{}, spec)) continue;
+      std::vector<Request> requests = SimpleBatch::draw(dims, dtype, lengths, 53);
+      // Positions before the last keys, so that a causal mask has something to take away.
+      Extents positions;
+      int poisoned = 0;
+      for (std::size_t r = 0; r < requests.size(); ++r) {
+        Request& request = requests[r];
+        request.batch = static_cast<std::int64_t>(r);
+        for (std::int64_t& position : request.q_pos) {
+          position -= 11;
+          positions.push_back(position);
+        }
+        for (std::int64_t key = 0; key < request.kv_len(); ++key) {
+          bool seen = false;
+          for (std::int64_t i = 0; i < request.q_len() * dims.qo_heads; ++i) {
+            const std::int64_t head = i % dims.qo_heads;
+            seen = seen || c.semantics.mask({request.q_pos[i / dims.qo_heads], key, head,
+                                             head / dims.group(), request.batch, request.q_len(),
+                                             request.kv_len(), i / dims.qo_heads});
+          }
+          if (seen) continue;
+          poison_key(request, dims, key, GetParam(), -GetParam());
+          ++poisoned;
+        }
+      }
+      ASSERT_GT(poisoned, 3);
+      SimpleBatch b(dims, dtype, requests, 16, 54);
+      const Tensor q_pos = int_tensor(positions);
+      const Attention attention(spec);
+      Plan plan({attention}, b.limits());
+      Batch batch = b.batch();
+      batch.q_pos = q_pos.view();
+      plan.update(batch, b.inputs(attention, c.plan_params));
+      RunArgs args = b.tensors.args();
+      args.params = c.run_params;
+      if (!c.semantics.softmax) {
+        args.lse = {};
+        b.tensors.lse = {};
+      }
+      b.run(plan, attention, args);
+      b.tensors.expect(b.requests, c.semantics);
+    }
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Values, Poison, testing::Values(kNan, kInfinity, -kInfinity),
+                         [](const testing::TestParamInfo<double>& value) {
+                           return std::isnan(value.param) ? std::string("NaN")
+                                  : value.param > 0       ? std::string("Infinity")
+                                                          : std::string("MinusInfinity");
+                         });
+
+// A key that some queries of a tile see and others do not.
+TEST(NotFinite, ReachesOnlyTheRowsThatSeeIt) {
+  const Dims dims{4, 2, 64, 64};
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    std::vector<Request> requests = SimpleBatch::draw(dims, dtype, {{80, 80}, {9, 200}}, 55);
+    poison_key(requests[0], dims, 30, kNan, kNan);
+    poison_key(requests[1], dims, 196, kNan, kNan);
+    SimpleBatch b(dims, dtype, requests, 16, 56);
+    const Attention attention(make_spec(dims, dtype, variants::causal()));
+    Plan plan({attention}, b.limits());
+    b.bits(plan, attention);
+    EXPECT_TRUE(std::isnan(b.tensors.out.get({30, 0, 0})));
+    EXPECT_FALSE(std::isnan(b.tensors.out.get({29, 0, 0})));
+    b.tensors.expect(requests, causal_semantics());
+  }
+}
+
+// One request's NaN, in queries, keys or values, changes no bit of the others.
+TEST(NotFinite, StaysInItsRequest) {
+  const Dims dims{6, 2, 64, 64};
+  constexpr DType kDType = DType::bf16;
+  const Lengths lengths = {{1, 700}, {1, 50}, {17, 90}, {1, 700}, {40, 40}};
+  SimpleBatch clean(dims, kDType, lengths, 16, 57);
+  const Attention attention(make_spec(dims, kDType, variants::causal()));
+  Plan plan({attention}, clean.limits());
+  clean.bits(plan, attention);
+  for (int what = 0; what < 3; ++what) {
+    for (const std::size_t sick : {std::size_t{0}, std::size_t{2}, std::size_t{4}}) {
+      SCOPED_TRACE(testing::Message() << "what " << what << " request " << sick);
+      std::vector<Request> requests = SimpleBatch::draw(dims, kDType, lengths, 57);
+      if (what == 0) std::fill(requests[sick].q.begin(), requests[sick].q.end(), kNan);
+      if (what == 1) std::fill(requests[sick].k.begin(), requests[sick].k.end(), kNan);
+      if (what == 2) std::fill(requests[sick].v.begin(), requests[sick].v.end(), kNan);
+      SimpleBatch b(dims, kDType, requests, 16, 57);
+      b.bits(plan, attention);
+      std::int64_t token = 0;
+      for (std::size_t r = 0; r < requests.size(); ++r) {
+        for (std::int64_t i = 0; i < requests[r].q_len(); ++i, ++token) {
+          for (std::int64_t head = 0; head < dims.qo_heads; ++head) {
+            for (std::int64_t d = 0; d < dims.value_dim; ++d) {
+              const double value = b.tensors.out.get({token, head, d});
+              if (r == sick) {
+                ASSERT_TRUE(std::isnan(value)) << "request " << r << " query " << i;
+              } else {
+                ASSERT_EQ(value, clean.tensors.out.get({token, head, d}))
+                    << "request " << r << " query " << i;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Logits far beyond what exp can take: the softmax is shifted. Small integers and sm_scale = 1 / 8
+// keep them exact in f32.
+TEST(LargeLogits, DoNotOverflow) {
+  const Dims dims{2, 1, 64, 64};
+  std::vector<Request> requests = SimpleBatch::draw(dims, DType::f32, {{1, 300}, {20, 40}}, 58);
+  for (Request& request : requests) {
+    for (double& x : request.q) x = std::round(x * 64);
+    for (double& x : request.k) x = x < 0 ? -4 : 4;
+  }
+  SimpleBatch b(dims, DType::f32, requests, 16, 59);
+  const Attention attention(make_spec(dims, DType::f32, variants::causal()));
+  Plan plan({attention}, b.limits());
+  b.bits(plan, attention);
+  EXPECT_GT(std::fabs(b.tensors.lse.get({0, 0})), 200);
+  b.tensors.expect(requests, causal_semantics());
+}
+
+// A bias of -1e30 on every key, as some engines mask: the row still sees its keys.
+TEST(LargeLogits, VeryNegativeLogitsAreNotMasks) {
+  const Dims dims{2, 1, 16, 16};
+  Variant variant;
+  variant.logits = expr::logit() - 1e30;
+  SimpleBatch b(dims, DType::f32, {{3, 20}}, 16, 60);
+  const Attention attention(make_spec(dims, DType::f32, variant));
+  Plan plan({attention}, b.limits());
+  b.bits(plan, attention);
+  // f32 cannot tell the logits apart at this distance: the mean of the values.
+  Semantics semantics;
+  semantics.logit = [](double, const Element&) { return -1e30; };
+  b.tensors.expect(b.requests, semantics);
+}
+
+}  // namespace
+}  // namespace tilewright::test
