@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/linear.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <oneapi/dnnl/dnnl.hpp>
+#include <tuple>
+#include <vector>
+
+#include "engine/checks.h"
+#include "engine/numeric.h"
+
+namespace tilewright::engine {
+namespace {
+
+constexpr std::int64_t kExactRows = 64;  // every row count up to here has a product of its own
+constexpr std::int64_t kBlockRows = 256;
+
+std::int64_t element_bytes(DType dtype) {
+  return dtype == DType::f32 ? 4 : 2;
+}
+
+dnnl::memory::data_type to_dnnl(DType dtype) {
+  return dtype == DType::f32 ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
+}
+
+// Rows of the next call when `rows` are left.
+std::int64_t next_block(std::int64_t rows) {
+  if (rows >= kBlockRows) return kBlockRows;
+  return std::min(rows, kExactRows);
+}
+
+// The products of one shape and its packed layout of the weights, which is chosen for 64 rows and
+// serves every row count. W is seen as the column-major [in, out].
+class ShapeProducts {
+ public:
+  ShapeProducts(const dnnl::engine& engine, std::int64_t in, std::int64_t out, DType weight_dtype,
+                DType out_dtype)
+      : engine_(engine),
+        in_(in),
+        out_(out),
+        x_type_(to_dnnl(weight_dtype)),
+        y_type_(to_dnnl(out_dtype)) {
+    const dnnl::memory::desc any({in, out}, x_type_, dnnl::memory::format_tag::any);
+    weight_ = description(kExactRows, any).weights_desc();
+  }
+
+  const dnnl::memory::desc& weight() const { return weight_; }
+
+  void run(dnnl::stream& stream, std::int64_t rows, const void* x, const dnnl::memory& weight,
+           void* y) {
+    // A product is compiled for a number of threads.
+    if (omp_get_max_threads() != threads_) {
+      products_.fill({});
+      threads_ = omp_get_max_threads();
+    }
+    dnnl::matmul& product = products_[rows <= kExactRows ? rows - 1 : kExactRows];
+    if (!product) product = dnnl::matmul(description(rows, weight_));
+    const dnnl::memory x_memory(rows_of(rows, in_, x_type_), engine_, const_cast<void*>(x));
+    const dnnl::memory y_memory(rows_of(rows, out_, y_type_), engine_, y);
+    product.execute(
+        stream, {{DNNL_ARG_SRC, x_memory}, {DNNL_ARG_WEIGHTS, weight}, {DNNL_ARG_DST, y_memory}});
+    stream.wait();
+  }
+
+ private:
+  static dnnl::memory::desc rows_of(std::int64_t rows, std::int64_t columns,
+                                    dnnl::memory::data_type type) {
+    return {{rows, columns}, type, dnnl::memory::dims{columns, 1}};
+  }
+
+  dnnl::matmul::primitive_desc description(std::int64_t rows,
+                                           const dnnl::memory::desc& weight) const {
+    return {{rows_of(rows, in_, x_type_), weight, rows_of(rows, out_, y_type_)}, engine_};
+  }
+
+  dnnl::engine engine_;
+  std::int64_t in_, out_;
+  dnnl::memory::data_type x_type_, y_type_;
+  dnnl::memory::desc weight_;
+  int threads_ = 0;
+  std::array<dnnl::matmul, kExactRows + 1> products_;  // by rows - 1; the last is kBlockRows
+};
+
+// oneDNN's errors say only which call failed.
+template <typename Call>
+auto with_dnnl_errors(const char* what, const Call& call) {
+  try {
+    return call();
+  } catch (const dnnl::error& error) {
+    raise(error.status == dnnl_out_of_memory ? ErrorCode::out_of_memory : ErrorCode::internal,
+          "oneDNN failed to {}: {}", what, error.what());
+  }
+}
+
+}  // namespace
+
+struct MatmulCache::Impl {
+  using Key = std::tuple<std::int64_t, std::int64_t, DType, DType>;
+
+  dnnl::engine engine{dnnl::engine::kind::cpu, 0};
+  dnnl::stream stream{engine};
+  std::map<Key, ShapeProducts> shapes;
+};
+
+MatmulCache::MatmulCache()
+    : impl_(with_dnnl_errors("start", [] { return std::make_unique<Impl>(); })) {}
+MatmulCache::~MatmulCache() = default;
+
+struct Linear::Impl {
+  MatmulCache::Impl& cache;
+  std::int64_t in, out;
+  DType x_dtype, y_dtype;  // what the caller sees; both f32 inside when `emulated`
+  bool emulated;
+  ShapeProducts* products = nullptr;
+  dnnl::memory weight;
+  std::vector<float> x_f32, y_f32;  // one block of rows, when emulated
+
+  void run_emulated(std::int64_t rows, const void* x, void* y) {
+    const auto* x_bits = static_cast<const std::uint16_t*>(x);
+    x_f32.resize(static_cast<std::size_t>(rows * in));
+    std::transform(x_bits, x_bits + rows * in, x_f32.begin(), bf16_to_f32);
+    if (y_dtype == DType::f32) {
+      products->run(cache.stream, rows, x_f32.data(), weight, y);
+      return;
+    }
+    y_f32.resize(static_cast<std::size_t>(rows * out));
+    products->run(cache.stream, rows, x_f32.data(), weight, y_f32.data());
+    std::ranges::transform(y_f32, static_cast<std::uint16_t*>(y), f32_to_bf16);
+  }
+};
+
+Linear::Linear(MatmulCache& cache, std::span<const float> weight, std::int64_t out_features,
+               std::int64_t in_features, DType weight_dtype, DType out_dtype) {
+  require(out_features >= 1 && in_features >= 1 &&
+              static_cast<std::int64_t>(weight.size()) / out_features == in_features &&
+              static_cast<std::int64_t>(weight.size()) % out_features == 0,
+          "weight has {} elements: it must be [out_features {}, in_features {}]", weight.size(),
+          out_features, in_features);
+  const auto known = [](DType dtype) { return dtype == DType::f32 || dtype == DType::bf16; };
+  require(known(weight_dtype) && known(out_dtype),
+          "weight_dtype and out_dtype must be f32 or bf16");
+  require(weight_dtype == DType::bf16 || out_dtype == DType::f32,
+          "out_dtype is bf16: it must be f32 when weight_dtype is f32");
+  const bool emulated = weight_dtype == DType::bf16 && !has_bf16_matmul();
+  impl_ = std::make_unique<Impl>(Impl{cache.impl(),
+                                      in_features,
+                                      out_features,
+                                      weight_dtype,
+                                      out_dtype,
+                                      emulated,
+                                      nullptr,
+                                      {},
+                                      {},
+                                      {}});
+  std::vector<float> rounded;
+  if (emulated) {
+    rounded.resize(weight.size());
+    std::ranges::transform(weight, rounded.begin(),
+                           [](float value) { return bf16_to_f32(f32_to_bf16(value)); });
+    weight = rounded;
+  }
+  const DType inner_weight = emulated ? DType::f32 : weight_dtype;
+  const DType inner_out = emulated ? DType::f32 : out_dtype;
+  with_dnnl_errors("pack the weights of a linear layer", [&] {
+    MatmulCache::Impl& shared = impl_->cache;
+    impl_->products =
+        &shared.shapes
+             .try_emplace({in_features, out_features, inner_weight, inner_out}, shared.engine,
+                          in_features, out_features, inner_weight, inner_out)
+             .first->second;
+    dnnl::memory plain({{in_features, out_features},
+                        dnnl::memory::data_type::f32,
+                        dnnl::memory::dims{1, in_features}},
+                       shared.engine, const_cast<float*>(weight.data()));
+    impl_->weight = dnnl::memory(impl_->products->weight(), shared.engine);
+    dnnl::reorder(plain, impl_->weight).execute(shared.stream, plain, impl_->weight);
+    shared.stream.wait();
+  });
+}
+
+Linear::~Linear() = default;
+Linear::Linear(Linear&&) noexcept = default;
+Linear& Linear::operator=(Linear&&) noexcept = default;
+
+std::int64_t Linear::in_features() const {
+  return impl_->in;
+}
+std::int64_t Linear::out_features() const {
+  return impl_->out;
+}
+
+void Linear::run(std::int64_t rows, const void* x, void* y) const {
+  require(rows >= 0, "rows is {}: it must not be negative", rows);
+  require(rows == 0 || (x != nullptr && y != nullptr), "x or y is null: {} rows need both", rows);
+  const auto* from = static_cast<const std::byte*>(x);
+  auto* to = static_cast<std::byte*>(y);
+  with_dnnl_errors("run a linear layer", [&] {
+    for (std::int64_t count = 0; rows > 0; rows -= count) {
+      count = next_block(rows);
+      if (impl_->emulated) {
+        impl_->run_emulated(count, from, to);
+      } else {
+        impl_->products->run(impl_->cache.stream, count, from, impl_->weight, to);
+      }
+      from += count * impl_->in * element_bytes(impl_->x_dtype);
+      to += count * impl_->out * element_bytes(impl_->y_dtype);
+    }
+  });
+}
+
+bool has_bf16_matmul() {
+  // The values of cpu_isa are sets of bits: each instruction set includes those before it.
+  const auto bits = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+  const auto needed = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);
+  return (bits & needed) == needed;
+}
+
+}  // namespace tilewright::engine
