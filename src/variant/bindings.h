@@ -6,7 +6,9 @@
 #include <tilewright/variant.h>
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace tilewright {
@@ -47,6 +49,10 @@ struct ParamExtents {
   std::int64_t requests = 0;
 };
 
+// Error unless `value` can be the value of a rank 0 parameter: not NaN; for integers, one of 32
+// bits.
+void check_param_number(const Param& param, double value);
+
 // A variant's parameters, analysed once when an Attention is made.
 class ParamBinder {
  public:
@@ -64,6 +70,9 @@ class ParamBinder {
 
  private:
   enum class Extent : std::uint8_t { any, q_heads, kv_heads, requests };
+  void check_extents(std::size_t index, const TensorView& tensor,
+                     const ParamExtents& extents) const;
+
   std::vector<Param> params_;
   std::vector<std::array<Extent, 3>>
       extents_;  // by parameter and dimension: what its index expressions are

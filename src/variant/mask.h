@@ -59,7 +59,8 @@ enum class MaskClass : std::uint8_t {
   none,         // no mask: everything is full
   closed_form,  // and/or/not of half-planes in kv_pos, q_pos, kv_pos - q_pos, floor(pos / C), with
                 // bounds known in the plan
-  elementwise,  // anything else: needed is everything, full is nothing
+  elementwise,  // anything else: its parts that are not of closed form count as unknown, so that
+                // `needed` is everything and `full` nothing as far as they decide
 };
 
 class MaskAnalysis {
@@ -70,11 +71,11 @@ class MaskAnalysis {
   // Bindings need only the parameters that bind at plan. Allocates nothing.
   MaskRanges ranges(const QueryRange& queries, const Bindings& bindings) const;
 
-  struct Node;  // the mask as a tree of half-planes
+  struct Code;  // the mask as a tree of half-planes
 
  private:
   MaskClass class_ = MaskClass::none;
-  std::shared_ptr<const Node> root_;
+  std::shared_ptr<const Code> code_;
 };
 
 }  // namespace tilewright

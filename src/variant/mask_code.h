@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// A mask compiled to and/or of linear relations in the positions, in negation normal form: a flat
+// tree in pre-order.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "variant/integer.h"
+#include "variant/mask.h"
+#include "variant/scalar_code.h"
+
+namespace tilewright {
+
+// floor((position + shift) / size); size 1 and shift 0 are the position itself.
+struct PositionTerm {
+  std::int64_t coefficient = 0;
+  std::int64_t shift = 0;
+  std::int64_t size = 1;
+};
+
+struct UniformTerm {
+  std::int64_t coefficient = 0;
+  int slot = 0;
+};
+
+// Largest coefficient, shift and chunk size of a closed form: products with positions then fit
+// Int128 by far.
+inline constexpr std::int64_t kMaxCoefficient = std::int64_t{1} << 40;
+
+// kv + sum of query terms + sum of uniform terms + constant, compared with 0.
+struct MaskRelation {
+  enum class Kind : std::uint8_t { le, eq, ne };
+  Kind kind = Kind::le;
+  PositionTerm kv;  // coefficient 0: it does not depend on the key
+  std::vector<PositionTerm> queries;
+  std::vector<UniformTerm> uniforms;
+  Int128 constant = 0;
+};
+
+struct MaskNode {
+  enum class Kind : std::uint8_t { all_of, any_of, relation, uniform, unknown };
+  Kind kind = Kind::unknown;
+  bool negated = false;  // uniform
+  int index = 0;         // relation: into relations; uniform: slot
+  int end = 0;           // one past the last node of this subtree
+};
+
+struct MaskAnalysis::Code {
+  std::vector<MaskNode> nodes;
+  std::vector<MaskRelation> relations;
+  ScalarCode uniforms;
+  bool uses_head = false;  // some uniform value depends on q_head
+};
+
+// Fills `code`; true when all of the mask is of closed form (there is no unknown node).
+bool compile_mask(const Variant& variant, MaskAnalysis::Code& code);
+
+}  // namespace tilewright

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// A direct evaluator of expressions (int64, float64 with an error bound), and random expressions.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <tilewright/error.h>
+#include <tilewright/variant.h>
+
+#include <cmath>
+#include <cstdint>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "variant/bindings.h"
+
+namespace tilewright::test {
+
+inline Variant with_logits(const Expr& e) {
+  Variant variant;
+  variant.logits = e;
+  return variant;
+}
+inline Variant with_mask(const Expr& e) {
+  Variant variant;
+  variant.mask = e;
+  return variant;
+}
+inline Variant with_output(const Expr& e) {
+  Variant variant;
+  variant.output = e;
+  return variant;
+}
+inline Variant with_rope(const RopeSpec& rope) {
+  Variant variant;
+  variant.rope = rope;
+  return variant;
+}
+inline Variant with_softmax(bool softmax) {
+  Variant variant;
+  variant.softmax = softmax;
+  return variant;
+}
+
+// The error of calling `call`, which must raise one of code invalid_argument.
+template <typename Call>
+std::string error_of(const Call& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::invalid_argument) << error.what();
+    return error.what();
+  }
+  ADD_FAILURE() << "no error was raised";
+  return {};
+}
+
+// Reals carry a bound of what f32 arithmetic may differ by; `unsure` when a comparison or a pole is
+// within it, so that the f32 result may be anything.
+struct RefValue {
+  std::int64_t integer = 0;
+  double real = 0;
+  double error = 0;
+  bool unsure = false;
+};
+
+struct RefInputs {
+  RowContext row;
+  std::int64_t kv_pos = 0;
+  double logit = 0;  // or value
+  const std::map<std::string, BoundParam>* params = nullptr;
+};
+
+class Reference {
+ public:
+  explicit Reference(const RefInputs& inputs) : in_(inputs) {}
+  RefValue eval(const Expr& e);
+
+ private:
+  RefValue integer_operator(ExprOp op, const RefValue& a, const RefValue& b) const;
+  RefValue real_operator(ExprOp op, const RefValue& a, const RefValue& b) const;
+  RefValue leaf(const ExprNode& node) const;
+
+  const RefInputs& in_;
+  std::map<const ExprNode*, RefValue> known_;
+};
+
+using Rng = std::mt19937_64;
+inline std::int64_t uniform(Rng& rng, std::int64_t low, std::int64_t high) {
+  return std::uniform_int_distribution<std::int64_t>(low, high)(rng);
+}
+
+// Random expressions that read what `variables` and `params` offer.
+class RandomExpressions {
+ public:
+  RandomExpressions(std::uint64_t seed, bool with_logit, bool huge)
+      : rng_(seed), with_logit_(with_logit), huge_(huge) {}
+
+  Expr integer(int depth);
+  Expr real(int depth);
+  Expr boolean(int depth);
+  Rng& rng() { return rng_; }
+
+  static std::vector<Param> params();
+
+ private:
+  Expr integer_leaf();
+  Rng rng_;
+  bool with_logit_;
+  bool huge_;
+};
+
+}  // namespace tilewright::test
