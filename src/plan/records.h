@@ -21,7 +21,7 @@ namespace tilewright::plan {
 
 // Costs in an arbitrary unit, for one tile: fixed + blocks * (block + rows * block_row).
 struct CostModel {
-  std::int32_t fixed = 0;
+  std::int32_t fixed = 1;  // at least 1: items without blocks are work too
   std::int32_t block = 0;
   std::int32_t block_row = 0;
 };

@@ -133,9 +133,8 @@ TILEWRIGHT_HD inline Item b_item(const Schedule& s, std::int64_t index) {
 // item.
 TILEWRIGHT_HD inline Cut round_cut(std::int64_t item, std::int64_t cost, std::int64_t fixed,
                                    std::int64_t per_block, std::int64_t blocks) {
-  if (blocks == 0) return {item + (2 * cost > fixed), 0};
   const std::int64_t block = cost <= fixed ? 0 : (cost - fixed + per_block / 2) / per_block;
-  if (block >= blocks) return {item + 1, 0};
+  if (block >= blocks && blocks > 0) return {item + 1, 0};
   return {item, static_cast<std::int32_t>(block)};
 }
 
@@ -226,6 +225,25 @@ TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, const Bl
       max64(s.config.least_share,
             c.fixed + c.block + static_cast<std::int64_t>(c.block_row) * s.config.tile_rows + 1);
   h.workers = static_cast<std::int32_t>(max64(1, min64(s.config.workers, h.b_cost / least)));
+}
+
+// The cost of a worker's share of section B, each part of an item counted with the fixed cost at
+// its start only.
+template <typename Blocks>
+std::int64_t share_cost(const Schedule& s, std::int32_t worker, const Blocks& blocks) {
+  const Cut& from = s.cuts[worker];
+  const Cut& to = s.cuts[worker + 1];
+  std::int64_t cost = 0;
+  for (std::int64_t index = from.item; index < to.item || (index == to.item && to.block > 0);
+       ++index) {
+    const Item at = b_item(s, index);
+    const Row& row = s.rows[at.row];
+    const std::int64_t begin = index == from.item ? from.block : 0;
+    const std::int64_t end = index == to.item ? to.block : blocks(row, at.head, at.tile);
+    cost +=
+        (begin == 0 ? s.config.cost.fixed : 0) + (end - begin) * block_cost(s.config, row, at.tile);
+  }
+  return cost;
 }
 
 // The items that are cut, from the cuts of all workers.

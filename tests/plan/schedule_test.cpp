@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+// Properties of the scheduler on thousands of random batches: every unit of work exactly once,
+// shares as even as promised, partial results within the slots that the workspace has.
+#include "plan/schedule.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <random>
+#include <set>
+#include <tuple>
+#include <vector>
+
+namespace tilewright::plan {
+namespace {
+
+// A schedule that owns its memory.
+class OwnedSchedule {
+ public:
+  OwnedSchedule(const Config& config, const std::vector<Row>& rows)
+      : rows_(rows),
+        cuts_(static_cast<std::size_t>(config.workers) + 1),
+        splits_(static_cast<std::size_t>(config.workers)) {
+    schedule_.config = config;
+    header_.num_rows = static_cast<std::int32_t>(rows.size());
+    schedule_.header = &header_;
+    schedule_.rows = rows_.data();
+    schedule_.cuts = cuts_.data();
+    schedule_.splits = splits_.data();
+  }
+
+  Schedule& get() { return schedule_; }
+
+ private:
+  Header header_;
+  std::vector<Row> rows_;
+  std::vector<Cut> cuts_;
+  std::vector<Split> splits_;
+  Schedule schedule_;
+};
+
+// Blocks that a tile needs, as masks would say: a causal triangle, a window, everything, or
+// anything.
+struct Blocks {
+  Config config;
+  int kind = 0;
+
+  std::int32_t operator()(const Row& row, std::int32_t head, std::int32_t tile) const {
+    const auto all = static_cast<std::int32_t>(ceil_div(row.kv_len, config.block_tokens));
+    const std::int64_t last =
+        (static_cast<std::int64_t>(tile) + 1) * config.tile_rows / config.group_size;
+    switch (kind) {
+      case 0:
+        return all;
+      case 1:
+        return static_cast<std::int32_t>(std::clamp<std::int64_t>(
+            ceil_div(row.kv_len - row.q_len + last, config.block_tokens), 0, all));
+      case 2:
+        return std::min(all, 3);
+      default: {
+        const std::int32_t differs = config.heads_differ != 0 ? head : 0;
+        return static_cast<std::int32_t>((row.index * 7919 + differs * 31 + tile * 17) % (all + 1));
+      }
+    }
+  }
+};
+
+struct Scenario {
+  Config config;
+  Blocks blocks;
+  std::vector<Row> rows;
+};
+
+Scenario random_scenario(std::mt19937& random) {
+  const auto pick = [&](int least, int most) {
+    return std::uniform_int_distribution<int>(least, most)(random);
+  };
+  Scenario s;
+  s.config.num_kv_heads = pick(1, 9);
+  s.config.group_size = pick(1, 8);
+  s.config.tile_rows = std::vector{1, 16, 64, 128}[static_cast<std::size_t>(pick(0, 3))];
+  s.config.block_tokens = std::vector{16, 64, 128}[static_cast<std::size_t>(pick(0, 2))];
+  s.config.workers = pick(1, 40);
+  s.config.heads_per_group = pick(1, s.config.num_kv_heads);
+  s.config.heads_differ = pick(0, 1);
+  s.config.cost = {pick(1, 20), pick(1, 10), pick(0, 2)};
+  s.config.least_share = pick(1, 500);
+  s.blocks = {s.config, pick(0, 3)};
+  const int rows = pick(0, 20);
+  for (int i = 0; i < rows; ++i) {
+    Row row;
+    row.index = i;
+    row.q_len = pick(0, 3) != 0 ? pick(1, 4) : pick(1, 300);
+    row.kv_len = pick(0, 4) == 0 ? pick(0, 20000) : pick(0, 700);
+    s.rows.push_back(row);
+  }
+  return s;
+}
+
+void make(OwnedSchedule& owned, const Blocks& blocks) {
+  make_schedule(owned.get(), blocks,
+                [](Row* begin, Row* end, const RowOrder& order) { std::sort(begin, end, order); });
+}
+
+using Unit =
+    std::tuple<std::int32_t, std::int32_t, std::int32_t, std::int32_t>;  // row, head, tile, block
+
+// Calls visit(worker, item index, item, block_begin, block_end, blocks of the item) for every part
+// of a share.
+template <typename Visit>
+void walk_shares(const Schedule& s, const Blocks& blocks, const Visit& visit) {
+  if (s.header->b_items == 0) return;
+  for (std::int32_t worker = 0; worker < s.header->workers; ++worker) {
+    const Cut& from = s.cuts[worker];
+    const Cut& to = s.cuts[worker + 1];
+    for (std::int64_t i = from.item; i < to.item || (i == to.item && to.block > 0); ++i) {
+      const Item item = b_item(s, i);
+      const std::int32_t all = blocks(s.rows[item.row], item.head, item.tile);
+      visit(worker, i, item, i == from.item ? from.block : 0, i == to.item ? to.block : all, all);
+    }
+  }
+}
+
+TEST(Schedule, EveryUnitExactlyOnce) {
+  std::mt19937 random(1);
+  for (int round = 0; round < 3000; ++round) {
+    SCOPED_TRACE(round);
+    const Scenario scenario = random_scenario(random);
+    OwnedSchedule owned(scenario.config, scenario.rows);
+    make(owned, scenario.blocks);
+    const Schedule& s = owned.get();
+    std::set<Unit> items;  // block -1: the item itself, which must be finished even without blocks
+    std::set<Unit> units;
+    const auto add = [&](const Item& item, std::int32_t begin, std::int32_t end) {
+      for (std::int32_t block = begin; block < end; ++block) {
+        ASSERT_TRUE(units.insert({s.rows[item.row].index, item.head, item.tile, block}).second);
+      }
+    };
+    for (std::int64_t i = 0; i < s.header->a_items; ++i) {
+      const Item item = a_item(s, i);
+      ASSERT_TRUE(items.insert({s.rows[item.row].index, item.head, item.tile, -1}).second);
+      add(item, 0, scenario.blocks(s.rows[item.row], item.head, item.tile));
+    }
+    walk_shares(
+        s, scenario.blocks,
+        [&](std::int32_t, std::int64_t, const Item& item, std::int32_t begin, std::int32_t end,
+            std::int32_t) {
+          if (begin == 0) {
+            ASSERT_TRUE(items.insert({s.rows[item.row].index, item.head, item.tile, -1}).second);
+          }
+          add(item, begin, end);
+        });
+    std::size_t expected_items = 0;
+    std::size_t expected_units = 0;
+    for (const Row& row : scenario.rows) {
+      const std::int32_t tiles = tiles_of(scenario.config, row.q_len);
+      for (std::int32_t head = 0; head < scenario.config.num_kv_heads; ++head) {
+        for (std::int32_t tile = 0; tile < tiles; ++tile) {
+          ++expected_items;
+          expected_units += static_cast<std::size_t>(scenario.blocks(row, head, tile));
+        }
+      }
+    }
+    ASSERT_EQ(items.size(), expected_items);
+    ASSERT_EQ(units.size(), expected_units);
+  }
+}
+
+TEST(Schedule, SharesAreWithinOneFixedCostAndOneBlock) {
+  std::mt19937 random(2);
+  for (int round = 0; round < 3000; ++round) {
+    SCOPED_TRACE(round);
+    const Scenario scenario = random_scenario(random);
+    OwnedSchedule owned(scenario.config, scenario.rows);
+    make(owned, scenario.blocks);
+    const Schedule& s = owned.get();
+    const Header& h = *s.header;
+    if (h.b_items == 0) continue;
+    const CostModel& cost = s.config.cost;
+    const std::int64_t slack = cost.fixed + cost.block +
+                               static_cast<std::int64_t>(cost.block_row) * s.config.tile_rows + 1;
+    std::int64_t total = 0;
+    for (std::int32_t worker = 0; worker < h.workers; ++worker) {
+      const std::int64_t share = share_cost(s, worker, scenario.blocks);
+      total += share;
+      ASSERT_LE(std::abs(share - h.b_cost / h.workers), slack) << "worker " << worker;
+      ASSERT_TRUE(h.workers == 1 || share > 0) << "worker " << worker;
+    }
+    ASSERT_EQ(total, h.b_cost);
+    ASSERT_LE(h.workers, s.config.workers);
+    if (h.workers > 1) {
+      ASSERT_GE(h.b_cost / h.workers, s.config.least_share);
+    }
+  }
+}
+
+TEST(Schedule, SplitsNameTheSlotsThatWorkersWrite) {
+  std::mt19937 random(3);
+  int splits_seen = 0;
+  for (int round = 0; round < 3000; ++round) {
+    SCOPED_TRACE(round);
+    const Scenario scenario = random_scenario(random);
+    OwnedSchedule owned(scenario.config, scenario.rows);
+    make(owned, scenario.blocks);
+    const Schedule& s = owned.get();
+    // The slots that workers write, by item, in the order of blocks.
+    std::map<std::int64_t, std::vector<std::int32_t>> written;
+    std::set<std::int32_t> slots;
+    walk_shares(s, scenario.blocks,
+                [&](std::int32_t worker, std::int64_t index, const Item&, std::int32_t begin,
+                    std::int32_t end, std::int32_t all) {
+                  if (begin == 0 && end == all) return;
+                  const std::int32_t slot = begin == 0 ? second_slot(worker) : first_slot(worker);
+                  ASSERT_TRUE(slots.insert(slot).second);
+                  ASSERT_LT(slot, 2 * s.config.workers);
+                  written[index].push_back(slot);
+                });
+    ASSERT_LT(s.header->num_splits, std::max(s.header->workers, 1));
+    ASSERT_EQ(written.size(), static_cast<std::size_t>(s.header->num_splits));
+    for (std::int32_t i = 0; i < s.header->num_splits; ++i) {
+      const Split& split = s.splits[i];
+      std::vector<std::int32_t> expected{second_slot(split.first)};
+      for (std::int32_t worker = split.first + 1; worker <= split.last; ++worker) {
+        expected.push_back(first_slot(worker));
+      }
+      ASSERT_EQ(written[split.item], expected);
+      ++splits_seen;
+    }
+  }
+  EXPECT_GT(splits_seen, 1000);
+}
+
+TEST(Schedule, SectionAIsWholeWavesLongestFirst) {
+  std::mt19937 random(4);
+  int items_seen = 0;
+  for (int round = 0; round < 2000; ++round) {
+    SCOPED_TRACE(round);
+    Scenario scenario = random_scenario(random);
+    for (Row& row : scenario.rows) row.q_len *= 8;
+    OwnedSchedule owned(scenario.config, scenario.rows);
+    make(owned, scenario.blocks);
+    const Schedule& s = owned.get();
+    ASSERT_EQ(s.header->a_items % s.config.workers, 0);
+    std::int64_t total = 0;
+    for (const Row& row : scenario.rows) {
+      Row measured = row;
+      measure_row(s.config, measured, scenario.blocks);
+      total += row_cost(s.config, measured);
+    }
+    Item last;
+    std::int64_t last_longest = 0;
+    for (std::int64_t i = 0; i < s.header->a_items; ++i) {
+      const Item item = a_item(s, i);
+      const Row& row = s.rows[item.row];
+      ASSERT_LE(item_cost(s.config, row, item.head, item.tile, scenario.blocks),
+                ceil_div(total, s.config.workers));
+      const bool same_group =
+          i > 0 && item.head / s.config.heads_per_group == last.head / s.config.heads_per_group;
+      if (same_group) {
+        ASSERT_LE(longest_item(s.config, row), last_longest);
+      }
+      if (same_group && item.row == last.row) {
+        ASSERT_LE(item.tile, last.tile);
+      }
+      last = item;
+      last_longest = longest_item(s.config, row);
+      ++items_seen;
+    }
+  }
+  EXPECT_GT(items_seen, 10000);
+}
+
+TEST(Schedule, DecodeIsCutIntoEqualShares) {
+  Config config;
+  config.num_kv_heads = 8;
+  config.group_size = 4;
+  config.tile_rows = 64;
+  config.block_tokens = 64;
+  config.workers = 16;
+  config.heads_per_group = 8;
+  config.cost = {10, 8, 1};
+  config.least_share = 100;
+  std::vector<Row> rows(32);
+  for (std::int32_t i = 0; i < 32; ++i) {
+    rows[static_cast<std::size_t>(i)].index = i;
+    rows[static_cast<std::size_t>(i)].q_len = 1;
+    rows[static_cast<std::size_t>(i)].kv_len = i == 0 ? 32768 : 256;
+  }
+  OwnedSchedule owned(config, rows);
+  const Blocks blocks{config, 0};
+  make(owned, blocks);
+  const Schedule& s = owned.get();
+  EXPECT_EQ(s.header->a_items, 0);
+  EXPECT_EQ(s.header->b_items, 32 * 8);
+  EXPECT_EQ(s.header->workers, 16);
+  // Half of the blocks belong to one request of 32: it is cut, and nobody waits for it.
+  EXPECT_GE(s.header->num_splits, 4);
+}
+
+TEST(Schedule, EmptyBatch) {
+  Config config;
+  OwnedSchedule owned(config, {});
+  make(owned, Blocks{config, 0});
+  EXPECT_EQ(owned.get().header->a_items, 0);
+  EXPECT_EQ(owned.get().header->b_items, 0);
+  EXPECT_EQ(owned.get().header->num_splits, 0);
+}
+
+TEST(Schedule, HugeCostsDoNotOverflow) {
+  Config config;
+  config.num_kv_heads = 128;
+  config.group_size = 16;
+  config.tile_rows = 16;
+  config.block_tokens = 64;
+  config.workers = 4096;
+  config.heads_per_group = 128;
+  config.cost = {10, 8, 1};
+  config.least_share = 512;
+  std::vector<Row> rows(64);
+  for (std::int32_t i = 0; i < 64; ++i) {
+    rows[static_cast<std::size_t>(i)].index = i;
+    rows[static_cast<std::size_t>(i)].q_len = 1;
+    rows[static_cast<std::size_t>(i)].kv_len = 1 << 30;
+  }
+  OwnedSchedule owned(config, rows);
+  const Blocks blocks{config, 0};
+  make(owned, blocks);
+  const Schedule& s = owned.get();
+  EXPECT_EQ(s.header->workers, 4096);
+  EXPECT_EQ(s.cuts[4096].item, s.header->b_items);
+  for (std::int32_t worker = 0; worker < 4096; ++worker) {
+    ASSERT_NEAR(static_cast<double>(share_cost(s, worker, blocks)),
+                static_cast<double>(s.header->b_cost) / 4096, 40);
+  }
+}
+
+}  // namespace
+}  // namespace tilewright::plan
