@@ -205,6 +205,38 @@ HWY_INLINE void store_first(D d, hwy::HWY_NAMESPACE::Vec<D> value, T* to, std::s
   std::memcpy(to, lanes, count * sizeof(T));
 }
 
+// A whole vector, or the first lanes of one: so that one loop body serves both (for_lanes).
+struct Whole {};
+struct First {
+  std::size_t count;
+};
+
+template <class D, typename T>
+HWY_INLINE hwy::HWY_NAMESPACE::Vec<D> load(D d, const T* from, Whole /*part*/) {
+  return load(d, from);
+}
+template <class D, typename T>
+HWY_INLINE hwy::HWY_NAMESPACE::Vec<D> load(D d, const T* from, First part) {
+  return load_first(d, from, part.count);
+}
+template <class D, typename T>
+HWY_INLINE void store(D d, hwy::HWY_NAMESPACE::Vec<D> value, T* to, Whole /*part*/) {
+  store(d, value, to);
+}
+template <class D, typename T>
+HWY_INLINE void store(D d, hwy::HWY_NAMESPACE::Vec<D> value, T* to, First part) {
+  store_first(d, value, to, part.count);
+}
+
+// body(i, part) for the vectors that cover elements [0, count); `part` goes to load and store.
+template <class D, typename Body>
+HWY_INLINE void for_lanes(D d, std::size_t count, const Body& body) {
+  const std::size_t lanes = hwy::HWY_NAMESPACE::Lanes(d);
+  std::size_t i = 0;
+  for (; i + lanes <= count; i += lanes) body(i, Whole{});
+  if (i < count) body(i, First{count - i});
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace tilewright
 HWY_AFTER_NAMESPACE();

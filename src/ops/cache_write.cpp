@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+// Keys and values of new tokens into their slots of a cache.
+#include <tilewright/ops.h>
+
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+#include "base/element.h"
+#include "base/numeric.h"
+#include "ops/op_common.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/cache_write.cpp"  // NOLINT(bugprone-suspicious-include)
+#include <hwy/foreach_target.h>
+// After foreach_target.h.
+#include <hwy/highway.h>
+
+#include "base/simd_io-inl.h"
+
+#ifndef TILEWRIGHT_OPS_CACHE_WRITE_CALL
+#define TILEWRIGHT_OPS_CACHE_WRITE_CALL
+namespace tilewright {
+namespace {
+
+// All tokens of one KV head of keys or of values. Strides are in elements.
+struct HeadWrite {
+  const void* from;
+  void* to;
+  DType from_dtype;
+  DType to_dtype;
+  std::int64_t tokens;
+  std::size_t dim;
+  std::int64_t token_stride;
+  std::int64_t element_stride;
+  std::int64_t page_stride;
+  std::int64_t row_stride;
+  std::int64_t page_size;
+  TensorView slots;
+  float scale;
+
+  std::int64_t slot(std::int64_t token) const {
+    return load_integer(slots.data, slots.dtype, token * slots.strides[0]);
+  }
+};
+
+template <typename T>
+inline constexpr bool kIsFp8 = std::is_same_v<T, F8E4M3> || std::is_same_v<T, F8E5M2>;
+
+}  // namespace
+}  // namespace tilewright
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace tilewright {
+namespace HWY_NAMESPACE {
+namespace {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+template <typename From, typename To>
+void convert_row(const From* from, To* to, const HeadWrite& write) {
+  if constexpr (std::is_same_v<From, To>) {
+    std::memcpy(to, from, write.dim * sizeof(To));
+  } else {
+    const hn::ScalableTag<float> d;
+    const auto scale = hn::Set(d, write.scale);
+    for_lanes(d, write.dim, [&](std::size_t i, auto part) HWY_ATTR {
+      auto value = load(d, from + i, part);
+      if constexpr (kIsFp8<To>) value = hn::Div(value, scale);
+      store(d, value, to + i, part);
+    });
+  }
+}
+
+template <typename From, typename To>
+void write_rows(const HeadWrite& write) {
+  std::vector<From> gathered(write.element_stride == 1 ? 0 : write.dim);
+  for (std::int64_t token = 0; token < write.tokens; ++token) {
+    const std::int64_t slot = write.slot(token);
+    if (slot < 0) continue;
+    const From* from = static_cast<const From*>(write.from) + token * write.token_stride;
+    for (std::size_t i = 0; i < gathered.size(); ++i) {
+      gathered[i] = from[static_cast<std::int64_t>(i) * write.element_stride];
+    }
+    if (!gathered.empty()) from = gathered.data();
+    To* to = static_cast<To*>(write.to) + (slot / write.page_size) * write.page_stride +
+             (slot % write.page_size) * write.row_stride;
+    convert_row(from, to, write);
+  }
+}
+
+void write_head(const HeadWrite& write) {
+  visit_float(write.to_dtype, [&](auto to) {
+    using To = decltype(to);
+    if (write.from_dtype == write.to_dtype) {
+      write_rows<To, To>(write);
+    } else {
+      visit_wide_float(write.from_dtype, [&](auto from) { write_rows<decltype(from), To>(write); });
+    }
+  });
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace tilewright
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace tilewright {
+namespace {
+
+HWY_EXPORT(write_head);
+
+bool is_fp8(DType dtype) {
+  return dtype == DType::f8e4m3 || dtype == DType::f8e5m2;
+}
+
+// One half of a call: keys or values.
+struct Side {
+  const char* name;
+  const char* cache_name;
+  const char* scale_name;
+  const TensorView& from;
+  const TensorView& to;
+  const Scale& scale;
+};
+
+void check_scale(const Side& side) {
+  const TensorView& tensor = side.scale.tensor;
+  require(side.scale.value > 0 && std::isfinite(side.scale.value),
+          "{} is {}: it must be positive and finite", side.scale_name, side.scale.value);
+  require(is_fp8(side.to.dtype) || (!tensor.defined() && side.scale.value == 1.0F),
+          "{} is given, but {} is {}: only fp8 caches have scales", side.scale_name,
+          side.cache_name, side.to.describe());
+  require(side.from.dtype != side.to.dtype || (!tensor.defined() && side.scale.value == 1.0F),
+          "{} is given, but {} is {} already: it cannot be scaled", side.scale_name, side.name,
+          side.from.describe());
+  if (!tensor.defined()) return;
+  require_rank(side.scale_name, tensor, {1, 2});
+  require_dtype(side.scale_name, tensor, {DType::f32});
+  require_device(side.scale_name, tensor, {});
+  const std::int64_t heads = side.to.shape[2];
+  const std::int64_t extent = tensor.shape[tensor.rank - 1];
+  require((tensor.rank == 1 || tensor.shape[0] == 1) && (extent == 1 || extent == heads),
+          "{} is {}: its shape must be [1] or [{}], one a KV head", side.scale_name,
+          tensor.describe(), heads);
+  for (std::int64_t i = 0; i < extent; ++i) {
+    const float value = static_cast<const float*>(tensor.data)[i * tensor.strides[tensor.rank - 1]];
+    require(value > 0 && std::isfinite(value), "{}[{}] is {}: it must be positive and finite",
+            side.scale_name, i, value);
+  }
+}
+
+void check_side(const Side& side, std::int64_t tokens) {
+  require_rank(side.cache_name, side.to, {4});
+  require_dtype(side.cache_name, side.to,
+                {DType::f32, DType::f16, DType::bf16, DType::f8e4m3, DType::f8e5m2});
+  require_device(side.cache_name, side.to, {});
+  require_last_dim_contiguous(side.cache_name, side.to);
+  require_writable(side.cache_name, side.to);
+  require_shape(side.name, side.from, {tokens, side.to.shape[2], side.to.shape[3]});
+  if (side.from.dtype != side.to.dtype) {
+    require_dtype(side.name, side.from, {DType::f32, DType::f16, DType::bf16});
+  }
+  require_device(side.name, side.from, {});
+  check_scale(side);
+}
+
+void check_slots(const TensorView& slots, const KvCache& cache) {
+  require_rank("slot_mapping", slots, {1});
+  require_dtype("slot_mapping", slots, {DType::i32, DType::i64});
+  require_device("slot_mapping", slots, {});
+  const std::int64_t limit = cache.k.shape[0] * cache.k.shape[1];
+  for (std::int64_t token = 0; token < slots.shape[0]; ++token) {
+    const std::int64_t slot = load_integer(slots.data, slots.dtype, token * slots.strides[0]);
+    require(slot >= -1 && slot < limit,
+            "slot_mapping[{}] is {}: it must be -1 or below {}, {} pages of {} tokens", token, slot,
+            limit, cache.k.shape[0], cache.k.shape[1]);
+  }
+}
+
+// Heads are dealt out to threads, not tokens: of two tokens with one slot the later one stays,
+// whatever the threads.
+void write_side(const Side& side, const TensorView& slots) {
+  const TensorView& from = side.from;
+  const TensorView& to = side.to;
+  const std::int64_t elements = from.shape[0] * from.shape[2];
+  parallel_items(to.shape[2], elements, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t head = begin; head < end; ++head) {
+      const TensorView source = from.select(1, head);
+      const TensorView target = to.select(2, head);
+      float scale = side.scale.value;
+      if (const TensorView& scales = side.scale.tensor; scales.defined()) {
+        const int last = scales.rank - 1;
+        const std::int64_t at = scales.shape[last] == 1 ? 0 : head * scales.strides[last];
+        scale = static_cast<const float*>(scales.data)[at];
+      }
+      const HeadWrite write{source.data,
+                            target.data,
+                            from.dtype,
+                            to.dtype,
+                            from.shape[0],
+                            static_cast<std::size_t>(from.shape[2]),
+                            source.strides[0],
+                            source.shape[1] > 1 ? source.strides[1] : 1,
+                            target.strides[0],
+                            target.strides[1],
+                            to.shape[1],
+                            slots,
+                            scale};
+      HWY_DYNAMIC_DISPATCH(write_head)(write);
+    }
+  });
+}
+
+}  // namespace
+
+void write_kv_cache(const TensorView& k, const TensorView& v, const KvCache& cache,
+                    const TensorView& slot_mapping, const Scale& k_scale, const Scale& v_scale,
+                    Stream /*stream*/) {
+  const Side keys{"k", "cache.k", "k_scale", k, cache.k, k_scale};
+  const Side values{"v", "cache.v", "v_scale", v, cache.v, v_scale};
+  require_rank("k", k, {3});
+  check_side(keys, k.shape[0]);
+  check_side(values, k.shape[0]);
+  for (int dim = 0; dim < 3; ++dim) {
+    require(cache.k.shape[dim] == cache.v.shape[dim],
+            "cache.v is {}: pages, page size and heads must be those of cache.k, {}",
+            cache.v.describe(), cache.k.describe());
+  }
+  require_shape("slot_mapping", slot_mapping, {k.shape[0]});
+  check_slots(slot_mapping, cache);
+  if (k.shape[0] == 0) return;
+  write_side(keys, slot_mapping);
+  write_side(values, slot_mapping);
+}
+
+}  // namespace tilewright
+#endif  // HWY_ONCE

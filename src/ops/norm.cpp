@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// RMSNorm, alone and fused with the residual's addition.
+#include <tilewright/ops.h>
+
+#include <cmath>
+#include <vector>
+
+#include "base/element.h"
+#include "base/numeric.h"
+#include "ops/op_common.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/norm.cpp"  // NOLINT(bugprone-suspicious-include)
+#include <hwy/foreach_target.h>
+// After foreach_target.h.
+#include <hwy/highway.h>
+
+#include "base/simd_io-inl.h"
+
+#ifndef TILEWRIGHT_OPS_NORM_CALL
+#define TILEWRIGHT_OPS_NORM_CALL
+namespace tilewright {
+namespace {
+
+struct NormCall {
+  Rows x;
+  Rows residual;  // the fused form; else unused
+  Rows out;
+  const float* weight;  // [dim], with its offset
+  float eps;
+};
+
+}  // namespace
+}  // namespace tilewright
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace tilewright {
+namespace HWY_NAMESPACE {
+namespace {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using F32 = hn::ScalableTag<float>;
+
+float inverse_rms(hn::Vec<F32> squares, const NormCall& call) {
+  const float sum = hn::GetLane(hn::SumOfLanes(F32(), squares));
+  return 1.0F / std::sqrt(sum / static_cast<float>(call.out.dim) + call.eps);
+}
+
+template <typename X, typename Out>
+void scale_row(const X* x, const NormCall& call, float factor, Out* out) {
+  const F32 d;
+  const auto factors = hn::Set(d, factor);
+  for_lanes(d, call.out.dim, [&](std::size_t i, auto part) HWY_ATTR {
+    const auto scaled = hn::Mul(load(d, x + i, part), factors);
+    store(d, hn::Mul(scaled, load(d, call.weight + i, part)), out + i, part);
+  });
+}
+
+template <typename X, typename Out>
+void norm_rows(const NormCall& call, std::int64_t begin, std::int64_t end) {
+  const F32 d;
+  for (std::int64_t r = begin; r < end; ++r) {
+    const X* x = call.x.row<X>(r);
+    auto squares = hn::Zero(d);
+    for_lanes(d, call.out.dim, [&](std::size_t i, auto part) HWY_ATTR {
+      const auto value = load(d, x + i, part);
+      squares = hn::MulAdd(value, value, squares);
+    });
+    scale_row(x, call, inverse_rms(squares, call), call.out.row<Out>(r));
+  }
+}
+
+// The norm is of the residual as it is stored, so that the result is that of the two steps.
+template <typename X, typename Residual>
+void add_norm_rows(const NormCall& call, std::int64_t begin, std::int64_t end) {
+  const F32 d;
+  for (std::int64_t r = begin; r < end; ++r) {
+    const X* x = call.x.row<X>(r);
+    Residual* residual = call.residual.row<Residual>(r);
+    auto squares = hn::Zero(d);
+    for_lanes(d, call.out.dim, [&](std::size_t i, auto part) HWY_ATTR {
+      const auto sum = hn::Add(load(d, residual + i, part), load(d, x + i, part));
+      store(d, sum, residual + i, part);
+      const auto value = load(d, residual + i, part);
+      squares = hn::MulAdd(value, value, squares);
+    });
+    scale_row(residual, call, inverse_rms(squares, call), call.out.row<X>(r));
+  }
+}
+
+void norm_chunk(const NormCall& call, std::int64_t begin, std::int64_t end) {
+  visit_wide_float(call.x.dtype, [&](auto x) {
+    visit_wide_float(call.out.dtype,
+                     [&](auto out) { norm_rows<decltype(x), decltype(out)>(call, begin, end); });
+  });
+}
+
+void add_norm_chunk(const NormCall& call, std::int64_t begin, std::int64_t end) {
+  visit_wide_float(call.x.dtype, [&](auto x) {
+    visit_wide_float(call.residual.dtype, [&](auto residual) {
+      add_norm_rows<decltype(x), decltype(residual)>(call, begin, end);
+    });
+  });
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace tilewright
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace tilewright {
+namespace {
+
+HWY_EXPORT(norm_chunk);
+HWY_EXPORT(add_norm_chunk);
+
+void check_norm(const TensorView& x, const TensorView& weight, const TensorView& out, float eps) {
+  require_operand("x", x, {1, 2, 3});
+  const std::int64_t dim = x.shape[x.rank - 1];
+  require(dim >= 1, "x is {}: its last dimension must not be empty", x.describe());
+  require_operand("weight", weight, {1});
+  require_shape("weight", weight, {dim});
+  require_operand("out", out, {x.rank});
+  require_same_shape("out", out, "x", x);
+  require_writable("out", out);
+  require_in_place_or_apart("out", out, "x", x);
+  require(eps >= 0, "eps is {}: it must not be negative", eps);
+}
+
+std::vector<float> offset_weight(const TensorView& weight, float offset) {
+  std::vector<float> values(static_cast<std::size_t>(weight.shape[0]));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = load_element(weight.data, weight.dtype, static_cast<std::int64_t>(i)) + offset;
+  }
+  return values;
+}
+
+}  // namespace
+
+void rms_norm(const TensorView& x, const TensorView& weight, const TensorView& out, float eps,
+              float weight_offset, Stream /*stream*/) {
+  check_norm(x, weight, out, eps);
+  const std::vector<float> weights = offset_weight(weight, weight_offset);
+  const NormCall call{Rows(x), Rows(x), Rows(out), weights.data(), eps};
+  parallel_items(call.x.count, weight.shape[0], [&](std::int64_t begin, std::int64_t end) {
+    HWY_DYNAMIC_DISPATCH(norm_chunk)(call, begin, end);
+  });
+}
+
+void fused_add_rms_norm(const TensorView& x, const TensorView& residual, const TensorView& weight,
+                        const TensorView& out, float eps, float weight_offset, Stream /*stream*/) {
+  check_norm(x, weight, out, eps);
+  require_operand("residual", residual, {x.rank});
+  require_same_shape("residual", residual, "x", x);
+  require_writable("residual", residual);
+  require_apart("residual", residual, "x", x);
+  require_apart("out", out, "residual", residual);
+  require_dtype("out", out, {x.dtype});
+  const std::vector<float> weights = offset_weight(weight, weight_offset);
+  const NormCall call{Rows(x), Rows(residual), Rows(out), weights.data(), eps};
+  parallel_items(call.x.count, weight.shape[0], [&](std::int64_t begin, std::int64_t end) {
+    HWY_DYNAMIC_DISPATCH(add_norm_chunk)(call, begin, end);
+  });
+}
+
+}  // namespace tilewright
+#endif  // HWY_ONCE
