@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+// The small operators around attention, and the number of threads.
+#include <tilewright/ops.h>
+#include <tilewright/threads.h>
+
+#include <array>
+
+#include "bindings.h"
+
+namespace tilewright::python {
+namespace {
+
+using namespace nb::literals;
+
+// `out` as given, or a new array of the kind, dtype and shape of x but `last` elements in the last
+// dimension.
+nb::object given_or_like(nb::object out, nb::handle x, const TensorView& view, std::int64_t last) {
+  if (!out.is_none()) return out;
+  std::array<std::int64_t, TensorView::kMaxRank> shape = view.shape;
+  shape[view.rank - 1] = last;
+  return empty_like(x, view.dtype, std::span(shape).first(view.rank));
+}
+
+TensorView required(nb::handle object, const char* name, Keep& keep, Access access = Access::read) {
+  if (object.is_none()) raise_type_error(fmt::format("{} is None: it must be an array", name));
+  return view_of(object, name, keep, access);
+}
+
+void write_cache(nb::handle k, nb::handle v, nb::handle kv, nb::handle slot_mapping,
+                 nb::handle layout, nb::handle k_scale, nb::handle v_scale) {
+  Keep keep;
+  const TensorView k_view = required(k, "k", keep);
+  const TensorView v_view = required(v, "v", keep);
+  const KvCache cache = to_kv_cache(kv, "kv", layout, keep, Access::write);
+  const TensorView slots = list_or_view_of(slot_mapping, "slot_mapping", DType::i64, keep);
+  const Scale k_factor = to_scale(k_scale, "k_scale", keep);
+  const Scale v_factor = to_scale(v_scale, "v_scale", keep);
+  const nb::gil_scoped_release release;
+  write_kv_cache(k_view, v_view, cache, slots, k_factor, v_factor);
+}
+
+void bind_norms(nb::module_& m) {
+  m.def(
+      "rms_norm",
+      [](nb::handle x, nb::handle weight, float eps, float weight_offset, nb::object out) {
+        Keep keep;
+        const TensorView view = required(x, "x", keep);
+        const TensorView weights = required(weight, "weight", keep);
+        out = given_or_like(std::move(out), x, view, view.shape[view.rank - 1]);
+        const TensorView out_view = view_of(out, "out", keep, Access::write);
+        {
+          const nb::gil_scoped_release release;
+          rms_norm(view, weights, out_view, eps, weight_offset);
+        }
+        return out;
+      },
+      "x"_a, "weight"_a, "eps"_a = 1e-6F, nb::kw_only(), "weight_offset"_a = 0.0F,
+      "out"_a = nb::none(),
+      nb::sig(
+          "def rms_norm(x: tilewright._typing.ArrayT, weight: tilewright._typing.Array, eps: float "
+          "= 1e-6, *, weight_offset: float = 0.0, out: tilewright._typing.ArrayT | None = None) -> "
+          "tilewright._typing.ArrayT"),
+      "x / sqrt(mean(x^2) + eps) * (weight + weight_offset) over the last dimension (arXiv "
+      "1910.07467)."
+      "\n\nx: [..., dim] of rank 1 to 3; weight: [dim]. out may be x. weight_offset=1 is Gemma's "
+      "form. "
+      "Returns out.");
+  m.def(
+      "fused_add_rms_norm",
+      [](nb::handle x, nb::handle residual, nb::handle weight, float eps, float weight_offset,
+         nb::object out) {
+        Keep keep;
+        const TensorView view = required(x, "x", keep);
+        const TensorView sum = required(residual, "residual", keep, Access::write);
+        const TensorView weights = required(weight, "weight", keep);
+        out = given_or_like(std::move(out), x, view, view.shape[view.rank - 1]);
+        const TensorView out_view = view_of(out, "out", keep, Access::write);
+        {
+          const nb::gil_scoped_release release;
+          fused_add_rms_norm(view, sum, weights, out_view, eps, weight_offset);
+        }
+        return out;
+      },
+      "x"_a, "residual"_a, "weight"_a, "eps"_a = 1e-6F, nb::kw_only(), "weight_offset"_a = 0.0F,
+      "out"_a = nb::none(),
+      nb::sig("def fused_add_rms_norm(x: tilewright._typing.ArrayT, residual: "
+              "tilewright._typing.Array, weight: tilewright._typing.Array, eps: float = 1e-6, *, "
+              "weight_offset: float = 0.0, out: tilewright._typing.ArrayT | None = None) -> "
+              "tilewright._typing.ArrayT"),
+      "residual += x, then rms_norm(residual). residual is updated in place; out may be x. Returns "
+      "out.");
+}
+
+void bind_rope(nb::module_& m) {
+  m.def(
+      "apply_rope",
+      [](nb::handle x, nb::handle positions, int dim, double theta, double position_scale,
+         bool interleaved, nb::object out) {
+        Keep keep;
+        const TensorView view = required(x, "x", keep);
+        const TensorView where = list_or_view_of(positions, "positions", DType::i64, keep);
+        out = given_or_like(std::move(out), x, view, view.shape[view.rank - 1]);
+        const TensorView out_view = view_of(out, "out", keep, Access::write);
+        const RopeSpec rope{dim, theta, position_scale, interleaved};
+        {
+          const nb::gil_scoped_release release;
+          apply_rope(view, where, out_view, rope);
+        }
+        return out;
+      },
+      "x"_a, "positions"_a, nb::kw_only(), "dim"_a = 0, "theta"_a = 10000.0,
+      "position_scale"_a = 1.0, "interleaved"_a = false, "out"_a = nb::none(),
+      nb::sig(
+          "def apply_rope(x: tilewright._typing.ArrayT, positions: tilewright._typing.Indices, *, "
+          "dim: int = 0, theta: float = 10000.0, position_scale: float = 1.0, interleaved: bool = "
+          "False, out: tilewright._typing.ArrayT | None = None) -> tilewright._typing.ArrayT"),
+      "Rotates x [tokens, heads, head_dim] by positions, int32 or int64 [tokens] (arXiv "
+      "2104.09864).\n\n"
+      "dim: the first `dim` elements of a head (0: all). interleaved: pairs are (2i, 2i + 1), else "
+      "(i, i + "
+      "dim / 2).\nout may be x. Returns out.");
+}
+
+void def_activation(nb::module_& m, const char* name, Activation activation, const char* doc) {
+  m.def(
+      name,
+      [activation](nb::handle x, nb::object out) {
+        Keep keep;
+        const TensorView view = required(x, "x", keep);
+        out = given_or_like(std::move(out), x, view, view.shape[view.rank - 1] / 2);
+        const TensorView out_view = view_of(out, "out", keep, Access::write);
+        {
+          const nb::gil_scoped_release release;
+          act_and_mul(view, out_view, activation);
+        }
+        return out;
+      },
+      "x"_a, nb::kw_only(), "out"_a = nb::none(),
+      nb::sig(
+          fmt::format("def {}(x: tilewright._typing.ArrayT, *, out: tilewright._typing.ArrayT | "
+                      "None = None) -> tilewright._typing.ArrayT",
+                      name)
+              .c_str()),
+      doc);
+}
+
+void bind_merge(nb::module_& m) {
+  m.def(
+      "merge_states",
+      [](nb::handle values, nb::handle lse, nb::object out, nb::object lse_out) {
+        Keep keep;
+        const TensorView view = required(values, "values", keep);
+        const TensorView lse_view = required(lse, "lse", keep);
+        if (view.rank != 4) {
+          raise_invalid(fmt::format("values is {}: it must be [tokens, states, heads, dim]",
+                                    view.describe()));
+        }
+        const std::array<std::int64_t, 3> shape{view.shape[0], view.shape[2], view.shape[3]};
+        if (out.is_none()) out = empty_like(values, view.dtype, shape);
+        if (lse_out.is_none()) lse_out = empty_like(lse, DType::f32, std::span(shape).first(2));
+        const TensorView out_view = view_of(out, "out", keep, Access::write);
+        const TensorView lse_out_view = view_of(lse_out, "lse_out", keep, Access::write);
+        {
+          const nb::gil_scoped_release release;
+          merge_states(view, lse_view, out_view, lse_out_view);
+        }
+        return nb::make_tuple(out, lse_out);
+      },
+      "values"_a, "lse"_a, nb::kw_only(), "out"_a = nb::none(), "lse_out"_a = nb::none(),
+      nb::sig(
+          "def merge_states(values: tilewright._typing.ArrayT, lse: tilewright._typing.ArrayT, *, "
+          "out: tilewright._typing.ArrayT | None = None, lse_out: tilewright._typing.ArrayT | None "
+          "= None) -> tuple[tilewright._typing.ArrayT, tilewright._typing.ArrayT]"),
+      "Joins partial attentions of the same queries over disjoint keys (arXiv 2501.01005, section "
+      "2.2)."
+      "\n\nvalues: [tokens, states, heads, dim]; lse: float32 [tokens, states, heads], natural "
+      "log. A "
+      "state with lse -inf\ndoes not count, whatever its values. Returns (out [tokens, heads, "
+      "dim], lse_out "
+      "float32 [tokens, heads]).");
+}
+
+}  // namespace
+
+void bind_ops(nb::module_& m) {
+  m.def("write_kv_cache", &write_cache, "k"_a, "v"_a, "kv"_a, "slot_mapping"_a, nb::kw_only(),
+        "layout"_a = nb::none(), "k_scale"_a = 1.0, "v_scale"_a = 1.0,
+        nb::sig(
+            "def write_kv_cache(k: tilewright._typing.Array, v: tilewright._typing.Array, kv: "
+            "tilewright._typing.KvLike, slot_mapping: tilewright._typing.Indices, *, layout: str | "
+            "None = None, k_scale: tilewright._typing.Scalar = 1.0, v_scale: "
+            "tilewright._typing.Scalar = 1.0) -> None"),
+        "Writes k and v [tokens, kv_heads, dim] into the cache `kv` (as for Attention.run).\n\n"
+        "slot_mapping: int32 or int64 [tokens]; token t goes to page slot // page_size, row slot % "
+        "page_size; -1 skips it.\nConverts to the cache's dtype; for fp8 caches values are divided "
+        "by "
+        "k_scale and v_scale (a number, or float32 [1]\nor [kv_heads]) and saturated. A slot "
+        "outside the "
+        "cache raises InvalidArgument, and nothing is written.");
+  bind_norms(m);
+  bind_rope(m);
+  def_activation(
+      m, "silu_and_mul", Activation::silu,
+      "silu(x[:, :dim]) * x[:, dim:] for x [tokens, 2 * dim]; returns out [tokens, dim].");
+  def_activation(
+      m, "gelu_and_mul", Activation::gelu,
+      "gelu(x[:, :dim]) * x[:, dim:] for x [tokens, 2 * dim], by erf; returns out [tokens, dim].");
+  def_activation(
+      m, "gelu_tanh_and_mul", Activation::gelu_tanh,
+      "gelu(x[:, :dim]) * x[:, dim:] for x [tokens, 2 * dim], by the tanh approximation; "
+      "returns out\n[tokens, dim].");
+  bind_merge(m);
+  m.def("set_num_threads", &set_num_threads, "threads"_a,
+        "Threads of the CPU backend, at least 1; shared with everything that uses the same OpenMP "
+        "run "
+        "time. Results do\nnot depend on it.");
+  m.def("num_threads", &num_threads,
+        "Threads of the CPU backend; by default the cores of this process.");
+}
+
+}  // namespace tilewright::python

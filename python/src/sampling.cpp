@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sampling tokens from logits.
+#include <tilewright/sampling.h>
+
+#include <cmath>
+
+#include "bindings.h"
+
+namespace tilewright::python {
+namespace {
+
+using namespace nb::literals;
+
+constexpr const char* kSignature =
+    "def sample(logits: tilewright._typing.ArrayT, *, temperature: tilewright._typing.PerRow = "
+    "1.0, "
+    "top_k: tilewright._typing.PerRow = 0, top_p: tilewright._typing.PerRow = 1.0, min_p: "
+    "tilewright._typing.PerRow = 0.0, seeds: tilewright._typing.PerRow = 0, steps: "
+    "tilewright._typing.PerRow = 0, out: tilewright._typing.ArrayT | None = None) -> "
+    "tilewright._typing.ArrayT";
+
+constexpr const char* kDoc =
+    R"(Draws a token from each row of logits [rows, vocabulary] (float32, float16 or bfloat16).
+
+Every argument is a number for all rows, a list, or an array [rows] of the dtype said here. Filters
+apply jointly to the softmax of logits / temperature: top-k first, then top-p on what it kept, then
+min-p; ties at a threshold go to the lowest token id.
+
+temperature: float32, >= 0; 0 is greedy: the arg max, lowest id among equals.
+top_k: int32; <= 0: off. top_p: float32; >= 1: off. min_p: float32 in [0, 1]; 0: off; tokens below min_p
+  times the largest probability are dropped.
+seeds, steps: int64; the random number of a row is Philox4x32-10 of its seed and its step (how many
+  tokens the request has drawn before) and nothing else: the same seed, step and logits give the same
+  token in any batch.
+out: int32 or int64 [rows], written.
+
+Returns the tokens, int32 [rows] of logits' kind, or out. Errors: InvalidArgument, also for a
+temperature below 0. Releases the GIL.)";
+
+std::int64_t to_integer(nb::handle object, const char* name) {
+  const nb::object integer = nb::steal(PyNumber_Index(object.ptr()));
+  if (!integer.is_valid()) {
+    PyErr_Clear();
+    raise_type_error(fmt::format("{} is {}: it must be an integer, or an array of them", name,
+                                 describe_type(object)));
+  }
+  const std::int64_t value = PyLong_AsLongLong(integer.ptr());
+  if (value == -1 && PyErr_Occurred()) throw nb::python_error();
+  return value;
+}
+
+template <typename T>
+PerRow<T> to_per_row(nb::handle object, const char* name, DType dtype, Keep& keep) {
+  const std::optional<double> number = number_of(object);
+  if (!number) {
+    const TensorView view = list_or_view_of(object, name, dtype, keep);
+    if (!view.defined())
+      raise_type_error(fmt::format("{} is None: it must be a number or an array", name));
+    return view;
+  }
+  if constexpr (std::is_integral_v<T>) {
+    const std::int64_t value = to_integer(object, name);
+    if (value != static_cast<T>(value)) {
+      raise_invalid(fmt::format("{} is {}: it must fit {}", name, value, dtype_name(dtype)));
+    }
+    return static_cast<T>(value);
+  } else {
+    return static_cast<T>(*number);
+  }
+}
+
+nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle top_k,
+                         nb::handle top_p, nb::handle min_p, nb::handle seeds, nb::handle steps,
+                         nb::object out) {
+  Keep keep;
+  const TensorView view = view_of(logits, "logits", keep);
+  if (view.rank != 2) {
+    raise_invalid(fmt::format("logits is {}: it must be [rows, vocabulary]",
+                              view.defined() ? view.describe() : "None"));
+  }
+  SamplingArgs args;
+  args.temperature = to_per_row<float>(temperature, "temperature", DType::f32, keep);
+  args.top_k = to_per_row<std::int32_t>(top_k, "top_k", DType::i32, keep);
+  args.top_p = to_per_row<float>(top_p, "top_p", DType::f32, keep);
+  args.min_p = to_per_row<float>(min_p, "min_p", DType::f32, keep);
+  args.seeds = to_per_row<std::int64_t>(seeds, "seeds", DType::i64, keep);
+  args.steps = to_per_row<std::int64_t>(steps, "steps", DType::i64, keep);
+  if (out.is_none()) out = empty_like(logits, DType::i32, std::span(view.shape).first(1));
+  const TensorView tokens = view_of(out, "out", keep, Access::write);
+  {
+    const nb::gil_scoped_release release;
+    sample(view, args, tokens);
+  }
+  return out;
+}
+
+}  // namespace
+
+void bind_sampling(nb::module_& m) {
+  m.def("sample", &sample_tokens, "logits"_a, nb::kw_only(), "temperature"_a = 1.0, "top_k"_a = 0,
+        "top_p"_a = 1.0, "min_p"_a = 0.0, "seeds"_a = 0, "steps"_a = 0, "out"_a = nb::none(),
+        nb::sig(kSignature), kDoc);
+}
+
+}  // namespace tilewright::python
