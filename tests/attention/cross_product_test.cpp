@@ -166,6 +166,51 @@ INSTANTIATE_TEST_SUITE_P(All, EachTableForm, testing::Range(0, kCounts[1]),
                            return std::string(table_form_name(static_cast<TableForm>(value.param)));
                          });
 
+// Each dtype in each place: queries, keys, values, outputs.
+TEST(DTypes, EveryCombination) {
+  const std::vector<DType> all = {DType::f32, DType::f16, DType::bf16, DType::f8e4m3,
+                                  DType::f8e5m2};
+  std::uint64_t seed = 0;
+  for (const DType q : all) {
+    for (const DType k : all) {
+      for (const DType v : all) {
+        for (const DType out : all) {
+          Case c;
+          c.seed = ++seed;
+          c.q_dtype = q;
+          c.kv_dtype = k;
+          c.v_dtype = v;
+          c.out_dtype = out;
+          c.head_dim = 40;
+          c.value_dim = 24;
+          c.lengths = LengthKind::tiny;
+          c.scales = ScaleKind::by_both;
+          SCOPED_TRACE(dtype_name(v));
+          SCOPED_TRACE(dtype_name(out));
+          run_case(c);
+        }
+      }
+    }
+  }
+}
+
+// DeepSeek's latent cache: 128 query heads share keys of 576, whose first 512 are the values.
+TEST(Mla, LatentCacheWithAliasedValues) {
+  for (const LengthKind lengths : {LengthKind::one_long, LengthKind::decode}) {
+    Case c;
+    c.seed = 5;
+    c.cache = CacheForm::aliased;
+    c.q_dtype = c.kv_dtype = DType::bf16;
+    c.kv_heads = 1;
+    c.group = lengths == LengthKind::decode ? 128 : 16;
+    c.head_dim = 576;
+    c.value_dim = 512;
+    c.page_size = 64;
+    c.lengths = lengths;
+    run_case(c);
+  }
+}
+
 // Every head_dim that the API allows, with values of the same width.
 TEST(HeadDims, EveryMultipleOfEight) {
   for (int dim = 8; dim <= 576; dim += 8) {

@@ -9,6 +9,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -51,6 +53,8 @@ struct Case {
   TableForm table = TableForm::padded;
   DType q_dtype = DType::f32;
   DType kv_dtype = DType::f32;
+  std::optional<DType> v_dtype;  // needs a cache form with two tensors
+  std::optional<DType> out_dtype;
   std::int64_t page_size = 16;
   int kv_heads = 2;
   int group = 2;
@@ -122,6 +126,16 @@ inline Lengths draw_lengths(const Case& c, Random& random) {
     case LengthKind::one_long:
       lengths = {{random.pick<std::int64_t>({1, 3}), random.range(690, 1500)}};
       break;
+    case LengthKind::tiny: {
+      std::int64_t tokens = kTinyLimits.q_tokens;
+      for (std::int64_t r = random.range(1, kTinyLimits.requests); r > 0; --r) {
+        const std::int64_t q = random.chance(0.5) ? 1 : random.range(0, kTinyLimits.q_len);
+        if (q > tokens) break;
+        tokens -= q;
+        lengths.emplace_back(q, random.range(0, random.chance(0.2) ? 2 : kTinyLimits.kv_len));
+      }
+      break;
+    }
     default:
       lengths = {
           {1, random.range(600, 750)}, {33, 33 + edge()}, {1, edge()}, {0, edge()}, {17, 17}};
@@ -192,7 +206,8 @@ class CaseRun {
  public:
   explicit CaseRun(const Case& c) : case_(c), random_(c.seed), dims_(c.dims()) {
     for (const auto& [q, kv] : draw_lengths(c, random_)) {
-      Request request = random_request(random_, dims_, q, kv, c.q_dtype, c.kv_dtype, c.kv_dtype);
+      Request request = random_request(random_, dims_, q, kv, c.q_dtype, c.kv_dtype,
+                                       c.v_dtype.value_or(c.kv_dtype));
       if (c.cache == CacheForm::aliased) alias_values(request, dims_);
       request.batch = requests();
       requests_.push_back(std::move(request));
@@ -204,6 +219,8 @@ class CaseRun {
     spec_.head_dim_vo = dims_.value_dim == dims_.head_dim ? 0 : dims_.value_dim;
     spec_.q_dtype = c.q_dtype;
     spec_.kv_dtype = c.kv_dtype;
+    spec_.v_dtype = c.v_dtype;
+    spec_.out_dtype = c.out_dtype;
     spec_.variant = variant_.variant;
   }
 
@@ -287,7 +304,7 @@ class CaseRun {
       batch_.q_pos = positions_.view();
     }
     cache_ = std::make_unique<Cache>(case_.cache, table_.num_pages, table_.page_size, dims_,
-                                     case_.kv_dtype, case_.kv_dtype);
+                                     case_.kv_dtype, spec_.value_dtype());
     fill_cache(*cache_, table_, requests_);
   }
 

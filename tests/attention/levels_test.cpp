@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+// KV in several levels: a prefix of all requests, prefixes of groups of them, and what is their
+// own, in random shapes and forms, against one attention over everything.
+#include <gtest/gtest.h>
+#include <tilewright/tilewright.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "support/batch.h"
+#include "support/kv_forms.h"
+#include "support/variant_cases.h"
+
+namespace tilewright::test {
+namespace {
+
+// Keys and values [begin, begin + count) of `from` become those of `to` from `at` on.
+void copy_keys(const Dims& dims, const Request& from, std::int64_t begin, std::int64_t count,
+               Request& to, std::int64_t at) {
+  const std::int64_t k = dims.kv_heads * dims.head_dim;
+  const std::int64_t v = dims.kv_heads * dims.value_dim;
+  std::copy_n(from.k.begin() + begin * k, count * k, to.k.begin() + at * k);
+  std::copy_n(from.v.begin() + begin * v, count * v, to.v.begin() + at * v);
+}
+
+// One level: its rows as requests without queries, stored in a cache of its own.
+struct Level {
+  std::vector<Request> rows;
+  Table table;
+  std::optional<Cache> cache;
+  Tensor kv_lens, qo_indptr, kv_pos;
+  KvLevel level;
+
+  void store(const Dims& dims, DType dtype, Random& random) {
+    const auto form =
+        static_cast<TableForm>(random.range(0, static_cast<int>(TableForm::count) - 1));
+    table = make_table(form, kv_lengths(rows), random.range(1, 9), random);
+    CacheForm cache_form = random.pick({CacheForm::combined_nhd, CacheForm::separate_hnd,
+                                        CacheForm::separate_strided, CacheForm::combined_hnd_kv0});
+    cache.emplace(cache_form, table.num_pages, table.page_size, dims, dtype, dtype);
+    fill_cache(*cache, table, rows);
+    kv_lens = int_tensor(kv_lengths(rows));
+    level.table = table.table;
+    level.kv_lens = kv_lens.view();
+  }
+};
+
+struct Tree {
+  std::vector<Level> levels;
+  std::vector<Request> requests;  // with all their keys
+};
+
+// A level 0 for all, a level 1 for consecutive groups, a level 2 for each request.
+Tree random_tree(const Dims& dims, DType dtype, Random& random) {
+  const std::int64_t shared = random.range(0, 150);
+  Tree tree;
+  tree.levels.resize(3);
+  Level& all = tree.levels[0];
+  Level& groups = tree.levels[1];
+  Level& owns = tree.levels[2];
+  const auto draw = [&](std::int64_t q, std::int64_t kv) {
+    return random_request(random, dims, q, kv, dtype, dtype, dtype);
+  };
+  all.rows.push_back(draw(0, shared));
+  Extents group_indptr = {0};
+  std::int64_t tokens = 0;
+  for (std::int64_t g = random.range(1, 3); g > 0; --g) {
+    const std::int64_t group_len = random.range(0, 70);
+    groups.rows.push_back(draw(0, group_len));
+    for (std::int64_t members = random.range(1, 3); members > 0; --members) {
+      const std::int64_t q = random.range(0, 5);
+      const std::int64_t own_len = random.range(0, 40);
+      Request whole = draw(q, shared + group_len + own_len);
+      copy_keys(dims, all.rows[0], 0, shared, whole, 0);
+      copy_keys(dims, groups.rows.back(), 0, group_len, whole, shared);
+      Request own = draw(0, own_len);
+      copy_keys(dims, whole, shared + group_len, own_len, own, 0);
+      whole.batch = static_cast<std::int64_t>(tree.requests.size());
+      owns.rows.push_back(own);
+      tree.requests.push_back(whole);
+      tokens += q;
+    }
+    group_indptr.push_back(tokens);
+  }
+  for (Level& level : tree.levels) level.store(dims, dtype, random);
+  all.qo_indptr = int_tensor({0, tokens});
+  groups.qo_indptr = int_tensor(group_indptr);
+  all.level.qo_indptr = all.qo_indptr.view();
+  groups.level.qo_indptr = groups.qo_indptr.view();
+  if (random.chance(0.5)) {  // the default, said aloud
+    groups.kv_pos = int_tensor(Extents(groups.rows.size(), shared));
+    groups.level.kv_pos = groups.kv_pos.view();
+  }
+  return tree;
+}
+
+class Levels : public testing::TestWithParam<VariantKind> {};
+
+TEST_P(Levels, TreesOfPrefixes) {
+  const Dims dims{6, 2, 32, 32};
+  const auto kind = static_cast<std::uint64_t>(GetParam());
+  const std::vector<DType> dtypes = {DType::f32, DType::bf16};
+  for (const DType dtype : dtypes) {
+    for (const int workers : {0, 5}) {
+      Random random(700 + kind * 10 + static_cast<std::uint64_t>(workers));
+      for (int i = 0; i < 15; ++i) {
+        SCOPED_TRACE(testing::Message()
+                     << "tree " << i << " workers " << workers << " " << dtype_name(dtype));
+        const Tree tree = random_tree(dims, dtype, random);
+        const VariantCase c =
+            make_variant(GetParam(), dims, static_cast<std::int64_t>(tree.requests.size()), random);
+        const Attention attention(make_spec(dims, dtype, c.variant));
+        Limits limits{9, 45, 5, 260, 3};
+        limits.workers = workers;
+        Plan plan({attention}, limits);
+        const Tensor qo_indptr = int_tensor(query_indptr(tree.requests));
+        Batch batch;
+        batch.qo_indptr = qo_indptr.view();
+        std::vector<KvLevel> levels;
+        std::vector<KvCache> caches;
+        for (const Level& level : tree.levels) {
+          levels.push_back(level.level);
+          caches.push_back(level.cache->view());
+        }
+        plan.update(batch, {PlanInput(attention, levels, c.plan_params)});
+        BatchTensors tensors(tree.requests, dims, dtype, 2);
+        RunArgs args = tensors.args();
+        args.params = c.run_params;
+        std::vector<double> sinks;
+        Tensor sink_tensor;
+        if (i % 3 == 0) {
+          for (int head = 0; head < dims.qo_heads; ++head) {
+            sinks.push_back(rounded(random.normal(), DType::f32));
+          }
+          sink_tensor = float_tensor(sinks);
+          args.sinks = sink_tensor.view();
+        }
+        attention.run(plan, tensors.q.view(), caches, args);
+        tensors.expect(tree.requests, c.semantics, sinks);
+        tensors.expect_padding_kept();
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Variants, Levels,
+                         testing::Values(VariantKind::full, VariantKind::causal,
+                                         VariantKind::causal_window, VariantKind::alibi,
+                                         VariantKind::sink_window, VariantKind::modulo,
+                                         VariantKind::window_by_request, VariantKind::bias_table,
+                                         VariantKind::output_gate),
+                         [](const testing::TestParamInfo<VariantKind>& value) {
+                           return std::string(variant_name(value.param));
+                         });
+
+// Where a row's requests have unlike lengths before it, its default position would be wrong for
+// some of them.
+TEST(LevelErrors, RowsNeedOnePosition) {
+  const Dims dims{2, 1, 16, 16};
+  const Attention attention(make_spec(dims, DType::f32, variants::causal()));
+  Plan plan({attention}, Limits{2, 2, 1, 64, 2});
+  const Tensor qo_indptr = int_tensor({0, 1, 2});
+  const Tensor all_queries = int_tensor({0, 2});
+  const Tensor first_lens = int_tensor({3, 7});
+  const Tensor second_len = int_tensor({5});
+  const Tensor two_pages(DType::i32, {2, 1}, {1, 1}, 0);
+  Batch batch;
+  batch.qo_indptr = qo_indptr.view();
+  const KvLevel first{PageTable::padded(two_pages.view(), 16), first_lens.view(), {}, {}, {}};
+  KvLevel second{
+      PageTable::padded(two_pages.view(), 16), second_len.view(), all_queries.view(), {}, {}};
+  try {
+    plan.update(batch, {PlanInput(attention, {first, second})});
+    ADD_FAILURE() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::invalid_argument);
+    EXPECT_NE(std::string(error.what()).find("kv_pos"), std::string::npos) << error.what();
+  }
+  const Tensor position = int_tensor({7});
+  second.kv_pos = position.view();
+  EXPECT_NO_THROW(plan.update(batch, {PlanInput(attention, {first, second})}));
+}
+
+TEST(LevelErrors, RowsCoverWholeRequests) {
+  const Dims dims{2, 1, 16, 16};
+  const Attention attention(make_spec(dims, DType::f32, variants::causal()));
+  Plan plan({attention}, Limits{2, 8, 4, 64, 2});
+  const Tensor qo_indptr = int_tensor({0, 4, 8});
+  const Tensor half = int_tensor({0, 6});
+  const Tensor beyond = int_tensor({0, 9});
+  const Tensor one_len = int_tensor({5});
+  const Tensor lens = int_tensor({5, 5});
+  const Tensor pages(DType::i32, {2, 1}, {1, 1}, 0);
+  Batch batch;
+  batch.qo_indptr = qo_indptr.view();
+  const KvLevel own{PageTable::padded(pages.view(), 16), lens.view(), {}, {}, {}};
+  for (const Tensor* indptr : {&half, &beyond}) {
+    const KvLevel shared{
+        PageTable::padded(pages.view(), 16), one_len.view(), indptr->view(), {}, {}};
+    try {
+      plan.update(batch, {PlanInput(attention, {shared, own})});
+      ADD_FAILURE() << "accepted";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::invalid_argument);
+      EXPECT_NE(std::string(error.what()).find("qo_indptr"), std::string::npos) << error.what();
+    }
+  }
+}
+
+// Rows in any order are a later matter: refused by name, or right.
+TEST(LevelErrors, QueryRows) {
+  const Dims dims{2, 1, 16, 16};
+  const Attention attention(make_spec(dims, DType::f32, variants::causal()));
+  Plan plan({attention}, Limits{2, 2, 1, 64, 1});
+  const Tensor qo_indptr = int_tensor({0, 1, 2});
+  const Tensor order = int_tensor({1, 0});
+  const Tensor lens = int_tensor({5, 5});
+  const Tensor pages(DType::i32, {2, 1}, {1, 1}, 0);
+  Batch batch;
+  batch.qo_indptr = qo_indptr.view();
+  const KvLevel level{
+      PageTable::padded(pages.view(), 16), lens.view(), qo_indptr.view(), order.view(), {}};
+  try {
+    plan.update(batch, {PlanInput(attention, {level})});
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::not_supported);
+    EXPECT_NE(std::string(error.what()).find("q_rows"), std::string::npos) << error.what();
+    GTEST_SKIP() << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace tilewright::test
