@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators, against NumPy in float64."""
+
+import math
+
+import ml_dtypes
+import numpy as np
+import pytest
+import tilewright as tw
+from reference import DTYPES, TOLERANCE, attention
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(5)
+
+
+def close(actual, expected, dtype="float32"):
+    assert actual.dtype == DTYPES[dtype]
+    np.testing.assert_allclose(actual.astype(np.float64), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+def normed(x, weight, eps=1e-6):
+    x = x.astype(np.float64)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight.astype(np.float64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norms(random, dtype):
+    x, residual = random.standard_normal((2, 5, 32)).astype(DTYPES[dtype])
+    weight = random.standard_normal(32).astype(DTYPES[dtype])
+    close(tw.rms_norm(x, weight), normed(x, weight), dtype)
+    close(tw.rms_norm(x, weight, 0.5, weight_offset=1.0), normed(x, weight.astype(np.float64) + 1, 0.5), dtype)
+    total = x.astype(np.float64) + residual.astype(np.float64)
+    result = tw.fused_add_rms_norm(x, residual, weight, out=x)
+    assert result is x
+    close(residual, total, dtype)
+    close(x, normed(total, weight), dtype)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rope(random, interleaved):
+    x = random.standard_normal((6, 3, 16)).astype(np.float32)
+    positions = np.array([0, 1, 5, 1000, 2, 3])
+    angle = positions[:, None, None] * 2.0 / 500.0 ** (np.arange(4) / 4)
+    first, second = (x[..., 0:8:2], x[..., 1:8:2]) if interleaved else (x[..., :4], x[..., 4:8])
+    rotated = (first * np.cos(angle) - second * np.sin(angle), first * np.sin(angle) + second * np.cos(angle))
+    expected = x.astype(np.float64)
+    if interleaved:
+        expected[..., 0:8:2], expected[..., 1:8:2] = rotated
+    else:
+        expected[..., :4], expected[..., 4:8] = rotated
+    arguments = dict(dim=8, theta=500.0, position_scale=2.0, interleaved=interleaved)
+    np.testing.assert_allclose(tw.apply_rope(x, positions, **arguments), expected, atol=2e-4)
+    tw.apply_rope(x, positions.astype(np.int32), **arguments, out=x)
+    np.testing.assert_allclose(x, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_activations(random, dtype):
+    x = (3 * random.standard_normal((4, 24))).astype(DTYPES[dtype])
+    a, b = x.astype(np.float64)[:, :12], x.astype(np.float64)[:, 12:]
+    close(tw.silu_and_mul(x), a / (1 + np.exp(-a)) * b, dtype)
+    close(tw.gelu_and_mul(x), a / 2 * (1 + np.vectorize(math.erf)(a / 2**0.5)) * b, dtype)
+    tanh = np.tanh((2 / np.pi) ** 0.5 * (a + 0.044715 * a**3))
+    close(tw.gelu_tanh_and_mul(x), a / 2 * (1 + tanh) * b, dtype)
+
+
+def test_merge(random):
+    q = random.standard_normal((4, 2, 8))
+    k, v = random.standard_normal((2, 9, 2, 8))
+    parts = [attention(q, k[a:b], v[a:b]) for a, b in ((0, 2), (2, 9))]
+    expected, expected_lse = attention(q, k, v)
+    values = np.stack([part[0] for part in parts], 1).astype(np.float32)
+    lse = np.stack([part[1] for part in parts], 1).astype(np.float32)
+    out, out_lse = tw.merge_states(values, lse)
+    close(out, expected)
+    close(out_lse, expected_lse)
+    pair, pair_lse = tw.merge_state(values[:, 0], lse[:, 0], values[:, 1], lse[:, 1])
+    assert np.array_equal(pair, out)
+    assert np.array_equal(pair_lse, out_lse)
+    lse[:, 0], values[:, 0] = -np.inf, np.nan
+    assert np.array_equal(tw.merge_states(values, lse)[0], values[:, 1])
+
+
+@pytest.mark.parametrize("index", [np.int32, np.int64, list])
+@pytest.mark.parametrize("layout", ["NHD", "HND"])
+def test_write_kv_cache(random, index, layout):
+    k, v = random.standard_normal((2, 4, 2, 8)).astype(ml_dtypes.bfloat16)
+    shape = (3, 2, 4, 2, 8) if layout == "NHD" else (3, 2, 2, 4, 8)
+    cache = np.zeros(shape, ml_dtypes.bfloat16)
+    slots = [5, -1, 0, 11]
+    tw.write_kv_cache(k, v, cache, slots if index is list else np.array(slots, index), layout=layout)
+    by_token = (cache if layout == "NHD" else cache.swapaxes(2, 3)).swapaxes(1, 2).reshape(12, 2, 2, 8)
+    expected = np.zeros_like(by_token)
+    for token, slot in enumerate(slots):
+        if slot >= 0:
+            expected[slot] = np.stack([k[token], v[token]])
+    assert np.array_equal(by_token, expected)
+
+
+def test_write_narrow_cache():
+    k = np.full((1, 1, 8), 3.0, np.float32)
+    cache = [np.zeros((2, 1, 8), ml_dtypes.float8_e4m3fn) for _ in range(2)]
+    tw.write_kv_cache(k, -k, tuple(cache), [1], k_scale=2.0, v_scale=np.array([0.5], np.float32))
+    assert (cache[0][1].astype(np.float32) == 1.5).all()
+    assert (cache[1][1].astype(np.float32) == -6).all()
+
+
+class TestErrors:
+    def test_read_only_cache(self):
+        k = np.zeros((1, 1, 8), np.float32)
+        cache = np.zeros((2, 2, 4, 1, 8), np.float32)
+        cache.flags.writeable = False
+        with pytest.raises(ValueError, match="kv is read-only"):
+            tw.write_kv_cache(k, k, cache, [0])
+        with pytest.raises(ValueError, match="kv is read-only"):
+            tw.write_kv_cache(k, k, tw.KvCache.combined(cache), [0])
+
+    def test_slot_out_of_range(self):
+        k = np.ones((2, 1, 8), np.float32)
+        cache = np.zeros((2, 2, 4, 1, 8), np.float32)
+        with pytest.raises(ValueError, match="8"):
+            tw.write_kv_cache(k, k, cache, [0, 8])
+        assert (cache == 0).all()
+
+    def test_layout_of_a_kv_cache(self):
+        k = np.zeros((1, 1, 8), np.float32)
+        with pytest.raises(ValueError, match="layout is given"):
+            tw.write_kv_cache(k, k, tw.KvCache.separate(k, k), [0], layout="HND")
+
+    def test_shapes(self):
+        with pytest.raises(ValueError, match="weight"):
+            tw.rms_norm(np.zeros((2, 8), np.float32), np.zeros(7, np.float32))
+        with pytest.raises(ValueError, match="x"):
+            tw.silu_and_mul(np.zeros((2, 7), np.float32))
+        with pytest.raises(ValueError, match=r"values is float32\[2, 3, 8\]"):
+            tw.merge_states(np.zeros((2, 3, 8), np.float32), np.zeros((2, 3), np.float32))
+        with pytest.raises(ValueError, match="threads"):
+            tw.set_num_threads(0)
+
+
+def test_about():
+    assert tw.__version__.count(".") == 2
+    assert tw.cpu_features()
+    assert tw.num_threads() >= 1

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sampling from Python: the forms of its arguments, and that a draw depends on nothing else."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+import tilewright as tw
+from tilewright.sampling import sample
+
+
+@pytest.fixture
+def logits():
+    return np.random.default_rng(1).standard_normal((8, 500)).astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_greedy(logits, dtype):
+    tokens = sample(logits.astype(dtype), temperature=0)
+    assert tokens.dtype == np.int32
+    assert np.array_equal(tokens, logits.astype(dtype).astype(np.float32).argmax(1))
+
+
+def test_the_same_draw_in_any_batch(logits):
+    seeds, steps = np.arange(8) + 100, np.arange(8) % 3
+    arguments = dict(temperature=0.8, top_k=50, top_p=0.95, min_p=0.01)
+    tokens = sample(logits, **arguments, seeds=seeds, steps=steps)
+    assert np.array_equal(tokens, sample(logits, **arguments, seeds=seeds, steps=steps))
+    order = np.array([3, 0, 7])
+    assert np.array_equal(tokens[order], sample(logits[order], **arguments, seeds=seeds[order], steps=steps[order]))
+    same_row = np.repeat(logits[:1], 64, 0)
+    assert len(set(sample(same_row, seeds=np.arange(64)).tolist())) > 10
+    assert len(set(sample(same_row, steps=np.arange(64)).tolist())) > 10
+    assert len(set(sample(same_row, seeds=5, steps=9).tolist())) == 1
+
+
+def test_frequencies():
+    """4000 draws of one distribution: every token within 5 standard deviations."""
+    probabilities = np.array([0.5, 0.3, 0.15, 0.05])
+    logits = np.log(np.repeat(probabilities[None], 4000, 0)).astype(np.float32)
+    counts = np.bincount(sample(logits, seeds=np.arange(4000)), minlength=4)
+    assert (abs(counts - 4000 * probabilities) < 5 * np.sqrt(4000 * probabilities * (1 - probabilities))).all()
+    assert set(sample(logits, seeds=np.arange(4000), top_k=2)) == {0, 1}
+    assert set(sample(logits, seeds=np.arange(4000), top_p=0.9)) == {0, 1, 2}
+    assert set(sample(logits, seeds=np.arange(4000), min_p=0.2)) == {0, 1, 2}
+
+
+def test_rows_with_arguments_of_their_own(logits):
+    tokens = sample(
+        logits[:3],
+        temperature=[0, 1.0, 2.0],
+        top_k=np.array([0, 1, 1], np.int32),
+        top_p=(1.0, 1.0, 0.5),
+        min_p=np.zeros(3, np.float32),
+        seeds=[1, 2, 3],
+        steps=0,
+    )
+    assert np.array_equal(tokens, logits[:3].argmax(1))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_given_output(logits, dtype):
+    out = np.zeros(16, dtype)[::2]
+    assert sample(logits, temperature=0.0, out=out) is out
+    assert np.array_equal(out, logits.argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"temperature": -1.0}, ValueError, "temperature"),
+        ({"temperature": None}, TypeError, "temperature is None"),
+        ({"temperature": [1.0, -1.0]}, ValueError, "temperature"),
+        ({"temperature": ["hot", "cold"]}, TypeError, "temperature is of type list: its items must be numbers"),
+        ({"temperature": np.ones(3, np.float32)}, ValueError, "temperature"),
+        ({"temperature": np.ones(2)}, TypeError, "temperature has dtype float64"),
+        ({"top_k": np.ones(2, np.int64)}, ValueError, "top_k is int64"),
+        ({"top_k": 1.5}, TypeError, "top_k is of type float: it must be an integer"),
+        ({"top_k": 2**40}, ValueError, "top_k is 1099511627776: it must fit int32"),
+        ({"min_p": 1.5}, ValueError, "min_p"),
+        ({"seeds": np.ones(2, np.int32)}, ValueError, "seeds is int32"),
+        ({"out": np.ones(2, np.float32)}, ValueError, "(out|tokens) is float32"),
+        ({"top_k": 1, "nonsense": 2}, TypeError, "incompatible function arguments"),
+    ],
+)
+def test_bad_arguments(logits, arguments, error, match):
+    with pytest.raises(error, match=match):
+        sample(logits[:2], **arguments)
+
+
+def test_bad_logits(logits):
+    with pytest.raises(ValueError, match="logits is float32"):
+        sample(logits[0])
+    with pytest.raises(ValueError, match="logits is None"):
+        sample(None)
+    assert tw.sampling.sample is sample
