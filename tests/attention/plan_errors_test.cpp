@@ -233,7 +233,7 @@ TEST_F(AttentionErrors, AFailedUpdateLeavesNothingToRun) {
 TEST_F(AttentionErrors, Inputs) {
   expect_error(kInvalid, {"inputs"}, [&] { plan.update(batch, {}); });
   const Attention other(make_spec(dims, DType::bf16, variants::full()));
-  expect_error(kInvalid, {"inputs", "attention"},
+  expect_error(ErrorCode::invalid_state, {"inputs", "attention"},
                [&] { plan.update(batch, {PlanInput(other, table)}); });
   expect_error(kInvalid, {"inputs"}, [&] {
     plan.update(batch, {PlanInput(attention, table), PlanInput(attention, table)});
