@@ -41,8 +41,8 @@ void require_spec(const AttentionSpec& spec) {
 
 // What must hold of q, out and lse beyond their own checks: rows for every query token.
 void require_tokens(std::string_view name, const TensorView& tensor, std::int64_t tokens) {
-  require(tensor.shape[0] >= tokens, "{} is {}: the plan's batch has {} query tokens", name,
-          tensor.describe(), tokens);
+  require(tensor.shape[0] >= tokens, "{} is {}: the plan's batch has {} query tokens", name, tensor,
+          tokens);
 }
 
 void require_scale(const char* name, const Scale& scale, std::int64_t requests, int heads,
@@ -56,8 +56,7 @@ void require_scale(const char* name, const Scale& scale, std::int64_t requests, 
   };
   require((t.rank == 1 && t.shape[0] == 1) ||
               (t.rank == 2 && broadcasts(t.shape[0], requests) && broadcasts(t.shape[1], heads)),
-          "{} is {}: its shape must be [1] or broadcast to [{}, {}]", name, t.describe(), requests,
-          heads);
+          "{} is {}: its shape must be [1] or broadcast to [{}, {}]", name, t, requests, heads);
 }
 
 void require_cache(int level, const KvCache& cache, const cpu::LevelPages& pages,
@@ -67,8 +66,8 @@ void require_cache(int level, const KvCache& cache, const cpu::LevelPages& pages
     // Names are formatted only when a check fails: this is every layer's path.
     if (t.rank != 4 || t.shape[2] != spec.num_kv_heads || t.shape[3] != dim ||
         t.shape[1] < pages.page_size) {
-      require(false, "{} is {}: it must be [pages, {}, {}, {}]", name(), t.describe(),
-              pages.page_size, spec.num_kv_heads, dim);
+      require(false, "{} is {}: it must be [pages, {}, {}, {}]", name(), t, pages.page_size,
+              spec.num_kv_heads, dim);
     }
     if (t.dtype != dtype) require_dtype(name(), t, {dtype});
     if (t.device != device) require_device(name(), t, device);
@@ -82,7 +81,7 @@ void require_cache(int level, const KvCache& cache, const cpu::LevelPages& pages
   check("k", cache.k, spec.kv_dtype, spec.head_dim);
   check("v", cache.v, spec.value_dtype(), spec.value_dim());
   require(cache.k.shape[1] == pages.page_size && cache.v.shape[1] == pages.page_size,
-          "kv[{}].k is {}: the plan's page size is {}", level, cache.k.describe(), pages.page_size);
+          "kv[{}].k is {}: the plan's page size is {}", level, cache.k, pages.page_size);
 }
 
 void bind_run_params(const AttentionImpl& attention, const RunArgs& args, std::int64_t requests,

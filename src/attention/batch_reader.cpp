@@ -2,9 +2,45 @@
 #include "attention/batch_reader.h"
 
 #include <algorithm>
+#include <array>
 #include <string>
 
 #include "base/checks.h"
+
+namespace tilewright {
+
+// "levels[0].indices": a name that becomes text only when a message needs it, and never allocates.
+struct FieldName {
+  struct Text {
+    std::array<char, 40> characters{};
+    std::size_t size = 0;
+    operator std::string_view() const {  // NOLINT(google-explicit-constructor)
+      return {characters.data(), size};
+    }
+  };
+
+  int level;
+  const char* field;
+
+  Text text() const {
+    Text text;
+    const auto size = text.characters.size();
+    const auto end =
+        level < 0 ? fmt::format_to_n(text.characters.data(), size, "batch.{}", field)
+                  : fmt::format_to_n(text.characters.data(), size, "levels[{}].{}", level, field);
+    text.size = std::min(end.size, text.characters.size());
+    return text;
+  }
+};
+
+}  // namespace tilewright
+
+template <>
+struct fmt::formatter<tilewright::FieldName> : fmt::formatter<std::string_view> {
+  auto format(const tilewright::FieldName& name, fmt::format_context& context) const {
+    return fmt::formatter<std::string_view>::format(name.text(), context);
+  }
+};
 
 namespace tilewright {
 namespace {
@@ -16,7 +52,7 @@ std::int64_t element(const TensorView& tensor, std::int64_t i) {
 }
 
 // A rank-1 i32 tensor of `count` elements (-1: any).
-void require_integers(const std::string& name, const TensorView& tensor, std::int64_t count,
+void require_integers(std::string_view name, const TensorView& tensor, std::int64_t count,
                       Device device) {
   require_rank(name, tensor, {1});
   require_dtype(name, tensor, {DType::i32});
@@ -24,16 +60,17 @@ void require_integers(const std::string& name, const TensorView& tensor, std::in
   require_shape(name, tensor, {count});
 }
 
-void require_limit(std::string_view name, std::int64_t value, std::string_view limit,
-                   std::int64_t most) {
-  if (value > most) {
-    raise(ErrorCode::limit_exceeded, "{} is {}: the plan's limit ({}) is {}", name, value, limit,
-          most);
-  }
+// `what` and its arguments name the value.
+template <typename... Args>
+void require_limit(std::int64_t value, std::string_view limit, std::int64_t most,
+                   fmt::format_string<Args...> what, Args&&... args) {
+  if (value <= most) return;
+  raise(ErrorCode::limit_exceeded, "{} is {}: the plan's limit ({}) is {}",
+        fmt::format(what, std::forward<Args>(args)...), value, limit, most);
 }
 
 // [indptr[i], indptr[i + 1]) for all i < count.
-void require_indptr(const std::string& name, const TensorView& indptr, std::int64_t count,
+void require_indptr(std::string_view name, const TensorView& indptr, std::int64_t count,
                     bool from_zero) {
   const std::int64_t first = element(indptr, 0);
   require(from_zero ? first == 0 : first >= 0, "{}[0] is {}: it must be {}", name, first,
@@ -52,7 +89,7 @@ BatchReader::BatchReader(const Batch& batch, const Limits& limits, Device device
   require_integers("batch.qo_indptr", batch.qo_indptr, -1, device);
   require(batch.qo_indptr.shape[0] >= 1,
           "batch.qo_indptr is {}: it must have one entry more than there are requests",
-          batch.qo_indptr.describe());
+          batch.qo_indptr);
   std::int64_t requests = batch.qo_indptr.shape[0] - 1;
   if (batch.num_requests.defined()) {
     require_integers("batch.num_requests", batch.num_requests, 1, device);
@@ -62,18 +99,18 @@ BatchReader::BatchReader(const Batch& batch, const Limits& limits, Device device
             requests);
     requests = live;
   }
-  require_limit("the number of requests", requests, "requests", limits.requests);
+  require_limit(requests, "requests", limits.requests, "the number of requests");
   num_requests_ = static_cast<int>(requests);
   require_indptr("batch.qo_indptr", batch.qo_indptr, requests, true);
-  require_limit("the number of query tokens", q_begin(requests), "q_tokens", limits.q_tokens);
+  require_limit(q_begin(requests), "q_tokens", limits.q_tokens, "the number of query tokens");
   for (std::int64_t r = 0; r < requests; ++r) {
-    require_limit(fmt::format("the query length of request {}", r), q_begin(r + 1) - q_begin(r),
-                  "q_len", limits.q_len);
+    require_limit(q_begin(r + 1) - q_begin(r), "q_len", limits.q_len,
+                  "the query length of request {}", r);
   }
   if (batch.kv_lens.defined()) {
     require_rank("batch.kv_lens", batch.kv_lens, {1});
     require(batch.kv_lens.shape[0] >= requests, "batch.kv_lens is {}: it must have {} entries",
-            batch.kv_lens.describe(), requests);
+            batch.kv_lens, requests);
     require_integers("batch.kv_lens", batch.kv_lens, -1, device);
   }
   const KvInterleave& shard = batch.interleave;
@@ -89,14 +126,13 @@ BatchReader::BatchReader(const Batch& batch, const Limits& limits, Device device
   if (batch.q_pos.defined()) {
     require_integers("batch.q_pos", batch.q_pos, -1, device);
     require(batch.q_pos.shape[0] >= q_begin(requests),
-            "batch.q_pos is {}: it must have {} entries, one a query token", batch.q_pos.describe(),
+            "batch.q_pos is {}: it must have {} entries, one a query token", batch.q_pos,
             q_begin(requests));
   }
   if (batch.q_pos_offset.defined()) {
     require_integers("batch.q_pos_offset", batch.q_pos_offset, -1, device);
     require(batch.q_pos_offset.shape[0] >= requests,
-            "batch.q_pos_offset is {}: it must have {} entries", batch.q_pos_offset.describe(),
-            requests);
+            "batch.q_pos_offset is {}: it must have {} entries", batch.q_pos_offset, requests);
   }
 }
 
@@ -109,12 +145,12 @@ struct BatchReader::LevelReader {
   const BatchReader& batch;
   const KvLevel& level;
   const PageTable& table;
-  std::string name;  // "levels[0]"
+  int index;
   bool only_level;
   std::int64_t rows = 0;
   cpu::LevelPages& pages;
 
-  std::string member(std::string_view what) const { return fmt::format("{}.{}", name, what); }
+  FieldName member(const char* field) const { return {index, field}; }
 
   void read_table();
   std::int64_t kv_len(std::int64_t row) const;
@@ -132,47 +168,47 @@ void BatchReader::LevelReader::read_table() {
   }
   switch (table.form) {
     case PageTable::Form::padded:
-      require_rank(member("indices"), table.indices, {2});
-      require_dtype(member("indices"), table.indices, {DType::i32});
-      require_device(member("indices"), table.indices, device);
-      require_last_dim_contiguous(member("indices"), table.indices);
+      require_rank(member("indices").text(), table.indices, {2});
+      require_dtype(member("indices").text(), table.indices, {DType::i32});
+      require_device(member("indices").text(), table.indices, device);
+      require_last_dim_contiguous(member("indices").text(), table.indices);
       pages.indices = static_cast<const std::int32_t*>(table.indices.data);
       pages.row_stride = table.indices.strides[0];
       if (table.row_ids.defined()) {
-        require_integers(member("row_ids"), table.row_ids, -1, device);
-        require_last_dim_contiguous(member("row_ids"), table.row_ids);
+        require_integers(member("row_ids").text(), table.row_ids, -1, device);
+        require_last_dim_contiguous(member("row_ids").text(), table.row_ids);
         require(table.row_ids.shape[0] >= rows, "{} is {}: it must have {} entries",
-                member("row_ids"), table.row_ids.describe(), rows);
+                member("row_ids"), table.row_ids, rows);
         pages.row_ids = static_cast<const std::int32_t*>(table.row_ids.data);
       } else {
         require(table.indices.shape[0] >= rows, "{} is {}: it must have {} rows", member("indices"),
-                table.indices.describe(), rows);
+                table.indices, rows);
       }
       break;
     case PageTable::Form::csr:
     case PageTable::Form::ragged: {
       const bool csr = table.form == PageTable::Form::csr;
-      require_integers(member("indptr"), table.indptr, -1, device);
-      require_last_dim_contiguous(member("indptr"), table.indptr);
+      require_integers(member("indptr").text(), table.indptr, -1, device);
+      require_last_dim_contiguous(member("indptr").text(), table.indptr);
       require(table.indptr.shape[0] >= rows + 1, "{} is {}: it must have {} entries",
-              member("indptr"), table.indptr.describe(), rows + 1);
-      require_indptr(member("indptr"), table.indptr, rows, false);
+              member("indptr"), table.indptr, rows + 1);
+      require_indptr(member("indptr").text(), table.indptr, rows, false);
       pages.indptr = static_cast<const std::int32_t*>(table.indptr.data);
       if (!csr) {
         require(table.page_size == 1, "{} is {}: a ragged table has 1", member("page_size"),
                 table.page_size);
         break;
       }
-      require_integers(member("indices"), table.indices, -1, device);
-      require_last_dim_contiguous(member("indices"), table.indices);
+      require_integers(member("indices").text(), table.indices, -1, device);
+      require_last_dim_contiguous(member("indices").text(), table.indices);
       require(element(table.indptr, rows) <= table.indices.shape[0],
               "{}[{}] is {}: it must be at most {}, the entries of {}", member("indptr"), rows,
               element(table.indptr, rows), table.indices.shape[0], member("indices"));
       pages.indices = static_cast<const std::int32_t*>(table.indices.data);
       if (table.last_page_len.defined()) {
-        require_integers(member("last_page_len"), table.last_page_len, -1, device);
+        require_integers(member("last_page_len").text(), table.last_page_len, -1, device);
         require(table.last_page_len.shape[0] >= rows, "{} is {}: it must have {} entries",
-                member("last_page_len"), table.last_page_len.describe(), rows);
+                member("last_page_len"), table.last_page_len, rows);
       }
       break;
     }
@@ -199,11 +235,12 @@ std::int64_t BatchReader::LevelReader::capacity(std::int64_t row) const {
 }
 
 std::int64_t BatchReader::LevelReader::kv_len(std::int64_t row) const {
-  const auto given = [&](const std::string& what, const TensorView& lens) {
+  const auto given = [&](const auto& what, const TensorView& lens) {
     const std::int64_t length = element(lens, row);
     require(length >= 0, "{}[{}] is {}: it must not be negative", what, row, length);
-    require(length <= capacity(row), "{}[{}] is {}: {} has pages for {} tokens in this row", what,
-            row, length, name, capacity(row));
+    require_limit(length, "kv_len", batch.limits_.kv_len, "{}[{}]", what, row);
+    require(length <= capacity(row), "{}[{}] is {}: levels[{}] has pages for {} tokens in this row",
+            what, row, length, index, capacity(row));
     return length;
   };
   if (level.kv_lens.defined()) return given(member("kv_lens"), level.kv_lens);
@@ -220,7 +257,7 @@ std::int64_t BatchReader::LevelReader::kv_len(std::int64_t row) const {
   }
   require(table.form == PageTable::Form::ragged || table.form == PageTable::Form::contiguous,
           "{} is missing: this page table does not tell lengths",
-          only_level ? "batch.kv_lens" : member("kv_lens"));
+          only_level ? FieldName{-1, "kv_lens"} : member("kv_lens"));
   return capacity(row);
 }
 
@@ -256,7 +293,7 @@ void BatchReader::read_level(const PlanInput& input, int index, cpu::AttentionPl
   LevelReader reader{*this,
                      level,
                      level.table,
-                     fmt::format("levels[{}]", index),
+                     index,
                      input.levels.size() == 1,
                      num_requests_,
                      plan.levels[static_cast<std::size_t>(index)]};
@@ -265,26 +302,27 @@ void BatchReader::read_level(const PlanInput& input, int index, cpu::AttentionPl
           reader.member("q_rows"));
   }
   if (level.qo_indptr.defined()) {
-    require_integers(reader.member("qo_indptr"), level.qo_indptr, -1, device_);
+    require_integers(reader.member("qo_indptr").text(), level.qo_indptr, -1, device_);
     require(level.qo_indptr.shape[0] >= 1, "{} is {}: it must have one entry more than rows",
-            reader.member("qo_indptr"), level.qo_indptr.describe());
+            reader.member("qo_indptr"), level.qo_indptr);
     reader.rows = level.qo_indptr.shape[0] - 1;
-    require_limit(reader.member("rows"), reader.rows, "requests", limits_.requests);
-    require_indptr(reader.member("qo_indptr"), level.qo_indptr, reader.rows, false);
+    require_limit(reader.rows, "requests", limits_.requests, "the number of rows of levels[{}]",
+                  index);
+    require_indptr(reader.member("qo_indptr").text(), level.qo_indptr, reader.rows, false);
     require(element(level.qo_indptr, reader.rows) <= q_begin(num_requests_),
             "{}[{}] is {}: the batch has {} query tokens", reader.member("qo_indptr"), reader.rows,
             element(level.qo_indptr, reader.rows), q_begin(num_requests_));
   }
   reader.read_table();
   if (level.kv_lens.defined()) {
-    require_integers(reader.member("kv_lens"), level.kv_lens, -1, device_);
+    require_integers(reader.member("kv_lens").text(), level.kv_lens, -1, device_);
     require(level.kv_lens.shape[0] >= reader.rows, "{} is {}: it must have {} entries",
-            reader.member("kv_lens"), level.kv_lens.describe(), reader.rows);
+            reader.member("kv_lens"), level.kv_lens, reader.rows);
   }
   if (level.kv_pos.defined()) {
-    require_integers(reader.member("kv_pos"), level.kv_pos, -1, device_);
+    require_integers(reader.member("kv_pos").text(), level.kv_pos, -1, device_);
     require(level.kv_pos.shape[0] >= reader.rows, "{} is {}: it must have {} entries",
-            reader.member("kv_pos"), level.kv_pos.describe(), reader.rows);
+            reader.member("kv_pos"), level.kv_pos, reader.rows);
   }
   plan::Header& header = *plan.schedule.header;
   std::int32_t request = 0;
@@ -319,9 +357,8 @@ void BatchReader::read_level(const PlanInput& input, int index, cpu::AttentionPl
     for (std::int32_t i = row.first_request; i < row.first_request + row.num_requests; ++i) {
       plan::Request& shared = plan.requests[i];
       if (!level.kv_pos.defined() && shared.q_len > 0) row.kv_pos = shared.kv_len;
-      require_limit(fmt::format("the KV length of request {}", i),
-                    static_cast<std::int64_t>(shared.kv_len) + row.kv_len, "kv_len",
-                    limits_.kv_len);
+      require_limit(static_cast<std::int64_t>(shared.kv_len) + row.kv_len, "kv_len", limits_.kv_len,
+                    "the KV length of request {}", i);
       shared.kv_len += row.kv_len;
     }
     if (row.q_len > 0) plan.schedule.rows[header.num_rows++] = row;
@@ -351,7 +388,7 @@ void BatchReader::read_positions(cpu::AttentionPlan& plan) const {
 void BatchReader::read(const PlanInput& input, cpu::AttentionPlan& plan) const {
   const auto levels = static_cast<int>(input.levels.size());
   require(levels >= 1, "levels is empty: an attention's KV has at least one");
-  require_limit("the number of levels", levels, "levels", limits_.levels);
+  require_limit(levels, "levels", limits_.levels, "the number of levels");
   require(levels == 1 || batch_.interleave.world == 1,
           "batch.interleave has world {}: with {} levels it must be 1", batch_.interleave.world,
           levels);

@@ -43,7 +43,7 @@ void require_attentions(const std::vector<Attention>& attentions) {
   for (std::size_t i = 0; i < attentions.size(); ++i) {
     require(attentions[i].device() == attentions[0].device(),
             "attentions[{}] is on {}: all must be on the device of attentions[0], {}", i,
-            device_name(attentions[i].device()), device_name(attentions[0].device()));
+            attentions[i].device(), attentions[0].device());
     for (std::size_t j = 0; j < i; ++j) {
       require(!(attentions[i] == attentions[j]), "attentions[{}] is attentions[{}]: each once", i,
               j);
@@ -158,7 +158,10 @@ void PlanImpl::update(const Batch& batch, const std::vector<PlanInput>& inputs) 
               "inputs[{}] has the attention of inputs[{}]: each once", i, j);
     }
     PlanPart* part = find(inputs[i].attention);
-    require(part != nullptr, "inputs[{}] has an attention that the plan was not made for", i);
+    if (part == nullptr) {
+      raise(ErrorCode::invalid_state, "inputs[{}] has an attention that the plan was not made for",
+            i);
+    }
     const AttentionImpl& attention = part->attention.impl();
     cpu::AttentionPlan& plan = part->plan;
     reader.read(inputs[i], plan);

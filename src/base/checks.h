@@ -11,6 +11,22 @@
 #include <string>
 #include <string_view>
 
+// Views are passed to messages as they are: text is made, and memory allocated, only when a check
+// fails.
+template <>
+struct fmt::formatter<tilewright::TensorView> : fmt::formatter<std::string> {
+  auto format(const tilewright::TensorView& view, fmt::format_context& context) const {
+    return fmt::formatter<std::string>::format(view.describe(), context);
+  }
+};
+
+template <>
+struct fmt::formatter<tilewright::Device> : fmt::formatter<std::string> {
+  auto format(tilewright::Device device, fmt::format_context& context) const {
+    return fmt::formatter<std::string>::format(tilewright::device_name(device), context);
+  }
+};
+
 namespace tilewright {
 
 template <typename... Args>

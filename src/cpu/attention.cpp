@@ -158,7 +158,8 @@ class Runner {
 
   void store_row(std::int64_t token, const RowContext& context, float* o, float m, float l) {
     const int value_dim = call_.spec->value_dim();
-    const bool sees_keys = m != kNegInf;
+    // A row of NaN logits may keep the maximum it began with; its sum tells.
+    const bool sees_keys = m != kNegInf || l != 0.0F;
     float* const lse = call_.lse.defined()
                            ? static_cast<float*>(call_.lse.data) + token * call_.lse.strides[0] +
                                  context.q_head * call_.lse.strides[1]

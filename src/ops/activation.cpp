@@ -127,7 +127,7 @@ HWY_EXPORT(activation_chunk);
 void act_and_mul(const TensorView& x, const TensorView& out, Activation activation,
                  Stream /*stream*/) {
   require_operand("x", x, {2});
-  require(x.shape[1] % 2 == 0, "x is {}: its last dimension must be even", x.describe());
+  require(x.shape[1] % 2 == 0, "x is {}: its last dimension must be even", x);
   require_operand("out", out, {2});
   require_shape("out", out, {x.shape[0], x.shape[1] / 2});
   require_writable("out", out);

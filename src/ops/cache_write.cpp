@@ -134,10 +134,10 @@ void check_scale(const Side& side) {
           "{} is {}: it must be positive and finite", side.scale_name, side.scale.value);
   require(is_fp8(side.to.dtype) || (!tensor.defined() && side.scale.value == 1.0F),
           "{} is given, but {} is {}: only fp8 caches have scales", side.scale_name,
-          side.cache_name, side.to.describe());
+          side.cache_name, side.to);
   require(side.from.dtype != side.to.dtype || (!tensor.defined() && side.scale.value == 1.0F),
           "{} is given, but {} is {} already: it cannot be scaled", side.scale_name, side.name,
-          side.from.describe());
+          side.from);
   if (!tensor.defined()) return;
   require_rank(side.scale_name, tensor, {1, 2});
   require_dtype(side.scale_name, tensor, {DType::f32});
@@ -146,7 +146,7 @@ void check_scale(const Side& side) {
   const std::int64_t extent = tensor.shape[tensor.rank - 1];
   require((tensor.rank == 1 || tensor.shape[0] == 1) && (extent == 1 || extent == heads),
           "{} is {}: its shape must be [1] or [{}], one a KV head", side.scale_name,
-          tensor.describe(), heads);
+          tensor, heads);
   for (std::int64_t i = 0; i < extent; ++i) {
     const float value = static_cast<const float*>(tensor.data)[i * tensor.strides[tensor.rank - 1]];
     require(value > 0 && std::isfinite(value), "{}[{}] is {}: it must be positive and finite",
@@ -229,7 +229,7 @@ void write_kv_cache(const TensorView& k, const TensorView& v, const KvCache& cac
   for (int dim = 0; dim < 3; ++dim) {
     require(cache.k.shape[dim] == cache.v.shape[dim],
             "cache.v is {}: pages, page size and heads must be those of cache.k, {}",
-            cache.v.describe(), cache.k.describe());
+            cache.v, cache.k);
   }
   require_shape("slot_mapping", slot_mapping, {k.shape[0]});
   check_slots(slot_mapping, cache);

@@ -38,7 +38,7 @@ void require_page_size(std::int64_t page_size) {
 void require_indptr(std::string_view name, const TensorView& indptr) {
   require_indices(name, indptr, 1);
   require(indptr.shape[0] >= 1, "{} is {}: it must have one entry more than there are rows", name,
-          indptr.describe());
+          indptr);
 }
 
 }  // namespace
@@ -47,7 +47,7 @@ KvCache KvCache::combined(const TensorView& kv, KvLayout layout, int kv_dim) {
   require_cache_tensor("kv", kv, {5});
   require(kv_dim == 0 || kv_dim == 1, "kv_dim is {}: it must be 0 or 1", kv_dim);
   require(kv.shape[kv_dim] == 2, "kv is {}: its dimension {} (kv_dim) must be 2: keys and values",
-          kv.describe(), kv_dim);
+          kv, kv_dim);
   return {normal_form(kv.select(kv_dim, 0), layout), normal_form(kv.select(kv_dim, 1), layout)};
 }
 
@@ -57,8 +57,8 @@ KvCache KvCache::separate(const TensorView& k, const TensorView& v, KvLayout lay
   require_device("v", v, k.device);
   for (int dim = 0; dim + 1 < k.rank; ++dim) {
     require(k.shape[dim] == v.shape[dim],
-            "v is {}: all but its last dimension must be those of k, {}", v.describe(),
-            k.describe());
+            "v is {}: all but its last dimension must be those of k, {}", v,
+            k);
   }
   return {normal_form(k, layout), normal_form(v, layout)};
 }
@@ -68,7 +68,7 @@ KvCache KvCache::interleaved(const TensorView& kv, int head_dim, KvLayout layout
   const int last = kv.rank - 1;
   require(head_dim >= 1 && head_dim < kv.shape[last],
           "head_dim is {}: it must be in [1, {}), to leave values in kv, {}", head_dim,
-          kv.shape[last], kv.describe());
+          kv.shape[last], kv);
   return {normal_form(kv.slice(last, 0, head_dim), layout),
           normal_form(kv.slice(last, head_dim, kv.shape[last]), layout)};
 }

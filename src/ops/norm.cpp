@@ -119,7 +119,7 @@ HWY_EXPORT(add_norm_chunk);
 void check_norm(const TensorView& x, const TensorView& weight, const TensorView& out, float eps) {
   require_operand("x", x, {1, 2, 3});
   const std::int64_t dim = x.shape[x.rank - 1];
-  require(dim >= 1, "x is {}: its last dimension must not be empty", x.describe());
+  require(dim >= 1, "x is {}: its last dimension must not be empty", x);
   require_operand("weight", weight, {1});
   require_shape("weight", weight, {dim});
   require_operand("out", out, {x.rank});

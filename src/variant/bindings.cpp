@@ -127,17 +127,17 @@ void ParamBinder::check_extents(std::size_t index, const TensorView& tensor,
       case Extent::q_heads:
         require(extent == extents.num_qo_heads,
                 "parameter \"{}\" is {}: dimension {} must be the number of query heads, {}",
-                param.name(), tensor.describe(), dim, extents.num_qo_heads);
+                param.name(), tensor, dim, extents.num_qo_heads);
         break;
       case Extent::kv_heads:
         require(extent == extents.num_kv_heads,
                 "parameter \"{}\" is {}: dimension {} must be the number of KV heads, {}",
-                param.name(), tensor.describe(), dim, extents.num_kv_heads);
+                param.name(), tensor, dim, extents.num_kv_heads);
         break;
       case Extent::requests:
         require(extent >= extents.requests,
                 "parameter \"{}\" is {}: dimension {} must be at least the number of requests, {}",
-                param.name(), tensor.describe(), dim, extents.requests);
+                param.name(), tensor, dim, extents.requests);
         break;
       case Extent::any:
         break;

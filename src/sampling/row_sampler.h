@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// Draws one token from one row of logits.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "sampling/row_passes.h"
+
+namespace tilewright {
+
+struct RowParams {
+  float temperature = 1;
+  std::int64_t top_k = 0;  // <= 0: off
+  float top_p = 1;
+  float min_p = 0;
+  std::uint64_t random = 0;  // 64 uniform bits
+};
+
+// Holds the buffers that a row needs; one a thread.
+class RowSampler {
+ public:
+  // With `parallel`, passes over long lists are dealt out to threads; the result is the same.
+  explicit RowSampler(bool parallel = false) : parallel_(parallel) {}
+
+  std::int32_t sample(const Logits& row, const RowParams& params);
+
+  // The tokens that the filters keep, in ascending order: for tests. Temperature above 0.
+  std::vector<std::int32_t> kept_tokens(const Logits& row, const RowParams& params);
+
+ private:
+  struct List {
+    std::vector<float> values;
+    std::vector<std::int32_t> ids;
+  };
+  // What is left of a row after its filters: entries of `list` that are `kept` and not below
+  // `least_weight`.
+  struct Distribution {
+    Logits list;
+    Kept kept;
+    std::uint64_t least_weight = 0;
+    WeightScale scale;
+  };
+  enum class Measure { count, mass };
+
+  float find_maxima(const Logits& row);
+  std::int32_t arg_max(const Logits& row, float largest) const;
+  Distribution filter(const Logits& row, float largest, const RowParams& params);
+  void filter_top_k(std::int64_t k, Distribution& distribution);
+  void filter_top_p(float p, Distribution& distribution);
+  std::int32_t draw(const Distribution& distribution, std::uint64_t random);
+
+  // The entries of `list` that are kept, as a list in one of the two buffers.
+  Logits compact_list(const Logits& list, const Kept& kept);
+  // A lower bound of the threshold behind `rank` blocks' largest entries.
+  float block_threshold(std::int64_t rank);
+  std::uint64_t total_mass(const Distribution& distribution);
+
+  // The smallest set of largest entries whose measure reaches `target`, which must be at most
+  // `total`, the measure of the list.
+  Kept find_kept(const Logits& list, Measure measure, std::uint64_t target, std::uint64_t total,
+                 const WeightScale& scale);
+  struct Threshold {
+    float value;
+    std::int64_t ties;    // how many entries at the threshold are needed
+    std::int64_t equals;  // how many there are
+  };
+  Threshold find_threshold(const Logits& list, Measure measure, std::uint64_t target,
+                           std::uint64_t total, const WeightScale& scale);
+  Threshold walk(const Logits& list, Measure measure, std::uint64_t target,
+                 const WeightScale& scale);
+  struct Pivots {
+    float low;
+    float high;
+  };
+  Pivots sample_pivots(const Logits& list, Measure measure, double fraction,
+                       const WeightScale& scale, Pivots bounds);
+  Split split(const Logits& list, Measure measure, Pivots pivots, const WeightScale& scale,
+              std::vector<float>& middle);
+
+  template <typename Body>
+  void for_chunks(std::int64_t count, const Body& body) const;
+
+  bool parallel_;
+  std::vector<float> maxima_;          // of the row's blocks
+  std::vector<float> sorted_;          // scratch of small sorts
+  std::vector<std::uint64_t> masses_;  // of the list's blocks
+  std::vector<std::int64_t> written_;  // by chunk
+  List lists_[2];
+  int next_list_ = 0;
+  std::vector<float> middles_[2];
+};
+
+}  // namespace tilewright

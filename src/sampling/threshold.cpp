@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// RowSampler's search for the threshold of top-k and top-p: an exact selection that narrows an
+// interval of logits. Pivots come from a sample of the list; when samples mislead, from halving the
+// interval's bit patterns, which bounds the number of passes for every input.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "base/checks.h"
+#include "sampling/row_sampler.h"
+
+namespace tilewright {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+constexpr std::int64_t kSmallList = 256;  // sorted instead of searched
+constexpr std::int64_t kSample = 256;
+// Pivots stand this many sample entries on both sides of the estimate: two standard deviations.
+constexpr std::int64_t kMargin = 16;
+constexpr int kSampledRounds = 6;
+
+// Unsigned integers in the order of the floats (no NaN; -0 does not occur).
+std::uint32_t key_of(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  return bits & 0x80000000U ? ~bits : bits | 0x80000000U;
+}
+
+float of_key(std::uint32_t key) {
+  return std::bit_cast<float>(key & 0x80000000U ? key & 0x7FFFFFFFU : ~key) + 0.0F;
+}
+
+float midpoint(float low, float high) {
+  const std::uint32_t a = key_of(low);
+  return of_key(a + (key_of(high) - a) / 2);
+}
+
+std::uint64_t divide_up(std::uint64_t a, std::uint64_t b) {
+  return (a + b - 1) / b;
+}
+
+}  // namespace
+
+Kept RowSampler::find_kept(const Logits& list, Measure measure, std::uint64_t target,
+                           std::uint64_t total, const WeightScale& scale) {
+  const Threshold threshold = find_threshold(list, measure, target, total, scale);
+  Kept kept;
+  kept.threshold = threshold.value;
+  if (threshold.ties < threshold.equals) {
+    kept.last_tie = find_tie(list, threshold.value, threshold.ties);
+  }
+  return kept;
+}
+
+RowSampler::Threshold RowSampler::find_threshold(const Logits& list, Measure measure,
+                                                 std::uint64_t target, std::uint64_t total,
+                                                 const WeightScale& scale) {
+  // The threshold is in [bounds.low, bounds.high], and is that of `target` in `current`.
+  Logits current = list;
+  Pivots bounds{-kInfinity, kInfinity};
+  bool missed = false;
+  for (int round = 0; current.count > kSmallList; ++round) {
+    Pivots pivots = bounds;
+    if (!missed && round < kSampledRounds) {
+      const double fraction = static_cast<double>(target) / static_cast<double>(total);
+      pivots = sample_pivots(current, measure, fraction, scale, bounds);
+    } else if (!missed) {
+      pivots.low = midpoint(bounds.low, bounds.high);
+    }
+    std::vector<float>& buffer = middles_[round % 2];
+    const Split result = split(current, measure, pivots, scale, buffer);
+    if (result.above >= target) {
+      bounds.low = std::nextafter(pivots.high, kInfinity);
+      missed = true;
+      continue;
+    }
+    Distribution middle;
+    middle.list = {buffer.data(), DType::f32, nullptr, result.middle};
+    middle.scale = scale;
+    const std::uint64_t measured =
+        measure == Measure::mass ? total_mass(middle) : static_cast<std::uint64_t>(result.middle);
+    if (result.above + measured < target) {
+      bounds.high = std::nextafter(pivots.low, -kInfinity);
+      missed = true;
+      continue;
+    }
+    target -= result.above;
+    total = measured;
+    current = middle.list;
+    bounds = pivots;
+    missed = false;
+    if (bounds.low == bounds.high) {
+      const std::uint64_t weight =
+          measure == Measure::mass ? token_weight(bounds.low, scale) : std::uint64_t{1};
+      return {bounds.low, static_cast<std::int64_t>(divide_up(target, weight)), result.middle};
+    }
+  }
+  return walk(current, measure, target, scale);
+}
+
+RowSampler::Threshold RowSampler::walk(const Logits& list, Measure measure, std::uint64_t target,
+                                       const WeightScale& scale) {
+  sorted_.resize(static_cast<std::size_t>(list.count));
+  for (std::int64_t i = 0; i < list.count; ++i) {
+    sorted_[static_cast<std::size_t>(i)] = logit_at(list, i);
+  }
+  std::sort(sorted_.begin(), sorted_.end(), std::greater<>());
+  for (std::size_t i = 0; i < sorted_.size();) {
+    const float value = sorted_[i];
+    std::size_t end = i;
+    while (end < sorted_.size() && sorted_[end] == value) ++end;
+    const std::uint64_t weight =
+        measure == Measure::mass ? token_weight(value, scale) : std::uint64_t{1};
+    const std::uint64_t group = weight * (end - i);
+    if (group >= target) {
+      return {value, static_cast<std::int64_t>(divide_up(target, weight)),
+              static_cast<std::int64_t>(end - i)};
+    }
+    target -= group;
+    i = end;
+  }
+  raise(ErrorCode::internal, "sampling: a row holds less than its total");
+}
+
+RowSampler::Pivots RowSampler::sample_pivots(const Logits& list, Measure measure, double fraction,
+                                             const WeightScale& scale, Pivots bounds) {
+  sorted_.resize(static_cast<std::size_t>(kSample));
+  for (std::int64_t i = 0; i < kSample; ++i) {
+    sorted_[static_cast<std::size_t>(i)] = logit_at(list, i * list.count / kSample);
+  }
+  std::sort(sorted_.begin(), sorted_.end(), std::greater<>());
+  const auto measure_of = [&](float value) {
+    return measure == Measure::mass ? static_cast<double>(token_weight(value, scale)) : 1.0;
+  };
+  double total = 0;
+  for (const float value : sorted_) total += measure_of(value);
+  double sum = 0;
+  std::int64_t estimate = 0;
+  for (; estimate + 1 < kSample; ++estimate) {
+    sum += measure_of(sorted_[static_cast<std::size_t>(estimate)]);
+    if (sum >= fraction * total) break;
+  }
+  Pivots pivots = bounds;
+  if (estimate >= kMargin) {
+    pivots.high = std::min(pivots.high, sorted_[static_cast<std::size_t>(estimate - kMargin)]);
+  }
+  if (estimate + kMargin < kSample) {
+    pivots.low = std::max(pivots.low, sorted_[static_cast<std::size_t>(estimate + kMargin)]);
+  }
+  return pivots;
+}
+
+}  // namespace tilewright

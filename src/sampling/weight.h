@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// The weight of a token: its probability relative to the most likely token's, as a fixed-point
+// number. Integer sums are exact and do not depend on their order, so neither do the tokens drawn.
+// Every backend computes this function bit for bit: each operation below is one IEEE f32 operation
+// rounded to nearest even, and std::fma is fused.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace tilewright {
+
+// A weight of 1; smaller ones are rounded down. With 2^23 tokens a row's sum is at most 2^63.
+inline constexpr int kWeightBits = 40;
+inline constexpr std::uint64_t kWeightOne = std::uint64_t{1} << kWeightBits;
+inline constexpr std::int64_t kMaxVocabulary = std::int64_t{1} << 23;
+
+// Below 2^-42 a weight is 0 in any case; ending there keeps shift counts below 64.
+inline constexpr float kLeastExponent = -42.0F;
+
+// 2^f = 1 + f * (c1 + f * (c2 + ...)) for |f| <= 1/2, relative error 2e-8.
+inline constexpr float kExp2Coefficients[6] = {0x1.62e430p-1F, 0x1.ebfbdcp-3F,  0x1.c6aee8p-5F,
+                                               0x1.3b2d4cp-7F, 0x1.5f3e54p-10F, 0x1.41fbbep-13F};
+
+// What turns a row's logits into weights.
+struct WeightScale {
+  float largest = 0;  // logit of the most likely token, finite
+  float scale = 1;    // log2(e) / temperature, finite and normal
+
+  static float of_temperature(float temperature) {
+    const float scale = 0x1.715476p+0F / temperature;
+    return std::fmin(std::fmax(scale, std::numeric_limits<float>::min()),
+                     std::numeric_limits<float>::max());
+  }
+};
+
+// 0 for a logit of -inf; `logit` is not NaN and not above `largest`.
+inline std::uint64_t token_weight(float logit, const WeightScale& scale) {
+  const float exponent = std::fmax((logit - scale.largest) * scale.scale, kLeastExponent);
+  const float whole = std::nearbyint(exponent);
+  const float f = exponent - whole;
+  float power = kExp2Coefficients[5];
+  for (int i = 4; i >= 0; --i) power = std::fma(f, power, kExp2Coefficients[i]);
+  power = std::fma(f, power, 1.0F);  // in [0.7, 1.5): a multiple of 2^-24
+  const auto fraction = static_cast<std::uint64_t>(power * 0x1.0p24F);
+  return (fraction << (kWeightBits - 24)) >> static_cast<int>(-whole);
+}
+
+// Logits as everything here sees them: NaN counts as -inf, and the two zeros are equal.
+inline float clean_logit(float logit) {
+  return std::isnan(logit) ? -std::numeric_limits<float>::infinity() : logit + 0.0F;
+}
+
+}  // namespace tilewright
