@@ -16,6 +16,10 @@ namespace tilewright {
 // Most keys (or output elements) of one call.
 inline constexpr int kProgramWidth = 128;
 
+// Masks are the same on every CPU; reals differ by the usual rounding of exp, log, tanh and
+// sigmoid. Integers are int64 and wrap around. Reals are f32, operator by operator: NaN compares as
+// IEEE says (only != holds), min(a, b) is a < b ? a : b and max(a, b) is b < a ? a : b, so that NaN
+// on either side gives b. Parameters must be bound; row positions and lengths are below 2^31.
 class ExprProgram {
  public:
   ExprProgram() = default;  // no expression: defined() is false, nothing may be run

@@ -69,7 +69,7 @@ Truth brute_force(const PlanParams& plan, const QueryRange& queries, std::int64_
 QueryRange random_range(Rng& rng, std::int64_t first) {
   QueryRange queries;
   queries.q_pos_min = first + uniform(rng, 0, 70);
-  queries.q_pos_max = queries.q_pos_min + (uniform(rng, 0, 1) == 0 ? 0 : uniform(rng, 0, 20));
+  queries.q_pos_max = queries.q_pos_min + (uniform(rng, 0, 1) == 0 ? 0 : uniform(rng, 0, 9));
   queries.q_head_begin = uniform(rng, 0, 3);
   queries.q_head_end = queries.q_head_begin + uniform(rng, 1, 4 - queries.q_head_begin);
   queries.kv_head = uniform(rng, 0, 1);

@@ -254,6 +254,26 @@ TEST_P(OnEveryTarget, SpecialReals) {
   EXPECT_TRUE(std::signbit(eval_at(-logit(), 0.0F)));
 }
 
+TEST_P(OnEveryTarget, IntegerDivisionAtTheEdgeOf32Bits) {
+  const Expr lowest = expr::kv_pos() - (std::int64_t{1} << 31);
+  const std::vector<std::int32_t> kv_pos = {0, 1, 5};
+  const auto holds = [&](const Expr& mask) {
+    const ExprProgram program(mask, ParamBinder(with_mask(mask)));
+    const Scratch scratch = make_scratch(program);
+    std::vector<std::uint8_t> out(kv_pos.size());
+    program.eval_mask({}, {}, kv_pos.data(), out.data(), 3, scratch.get());
+    return out;
+  };
+  EXPECT_THAT(holds(mod(lowest, -1) == 0), testing::Each(1));
+  EXPECT_THAT(holds(floor_div(lowest, -1) == -lowest), testing::Each(1));
+  EXPECT_THAT(holds(floor_div(lowest, 0) == 0), testing::Each(1));
+  EXPECT_THAT(holds(mod(lowest, 0) == 0), testing::Each(1));
+  EXPECT_THAT(holds(floor_div(lowest, 2147483647) == where(expr::kv_pos() == 0, -2, -1)),
+              testing::Each(1));
+  EXPECT_THAT(holds(mod(lowest, 2147483647) == mod(expr::kv_pos() - 1, 2147483647)),
+              testing::Each(1));
+}
+
 TEST_P(OnEveryTarget, OutputTransform) {
   const Expr e = expr::value() * 2.0 + to_real(expr::q_head());
   const ParamBinder binder(with_output(e));

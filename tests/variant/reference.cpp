@@ -263,7 +263,22 @@ Expr RandomExpressions::integer_leaf() {
   }
 }
 
-Expr RandomExpressions::integer(int depth) {
+// Every fourth expression is one that was made before, if one of this type and depth is at hand.
+Expr RandomExpressions::shared(ValueType type, int depth) {
+  if (!made_.empty() && uniform(rng_, 0, 3) == 0) {
+    const auto count = static_cast<std::int64_t>(made_.size());
+    const Expr& earlier = made_[static_cast<std::size_t>(uniform(rng_, 0, count - 1))];
+    if (earlier.type() == type && earlier.node().depth <= depth + 2) return earlier;
+  }
+  Expr made = type == ValueType::integer ? new_integer(depth)
+              : type == ValueType::real  ? new_real(depth)
+                                         : new_boolean(depth);
+  if (depth > 0) made_.push_back(made);
+  if (made_.size() > 12) made_.erase(made_.begin());
+  return made;
+}
+
+Expr RandomExpressions::new_integer(int depth) {
   if (depth == 0) return integer_leaf();
   const auto arg = [&] {
     return integer(depth - 1 - static_cast<int>(uniform(rng_, 0, depth - 1)));
@@ -295,7 +310,7 @@ Expr RandomExpressions::integer(int depth) {
   }
 }
 
-Expr RandomExpressions::real(int depth) {
+Expr RandomExpressions::new_real(int depth) {
   const auto arg = [&] { return real(depth - 1 - static_cast<int>(uniform(rng_, 0, depth - 1))); };
   if (depth == 0) {
     switch (uniform(rng_, 0, 3)) {
@@ -344,7 +359,7 @@ Expr RandomExpressions::real(int depth) {
   }
 }
 
-Expr RandomExpressions::boolean(int depth) {
+Expr RandomExpressions::new_boolean(int depth) {
   if (depth <= 1) {
     const Expr a = integer(std::max(depth, 0));
     const Expr b = integer(0);

@@ -91,24 +91,29 @@ inline std::int64_t uniform(Rng& rng, std::int64_t low, std::int64_t high) {
   return std::uniform_int_distribution<std::int64_t>(low, high)(rng);
 }
 
-// Random expressions that read what `variables` and `params` offer.
+// Random expressions over all inputs and params(), with shared subtrees.
 class RandomExpressions {
  public:
   RandomExpressions(std::uint64_t seed, bool with_logit, bool huge)
       : rng_(seed), with_logit_(with_logit), huge_(huge) {}
 
-  Expr integer(int depth);
-  Expr real(int depth);
-  Expr boolean(int depth);
+  Expr integer(int depth) { return shared(ValueType::integer, depth); }
+  Expr real(int depth) { return shared(ValueType::real, depth); }
+  Expr boolean(int depth) { return shared(ValueType::boolean, depth); }
   Rng& rng() { return rng_; }
 
   static std::vector<Param> params();
 
  private:
+  Expr shared(ValueType type, int depth);
+  Expr new_integer(int depth);
+  Expr new_real(int depth);
+  Expr new_boolean(int depth);
   Expr integer_leaf();
   Rng rng_;
   bool with_logit_;
   bool huge_;
+  std::vector<Expr> made_;  // the latest ones
 };
 
 }  // namespace tilewright::test
