@@ -11,15 +11,15 @@ namespace tilewright::engine {
 namespace {
 
 // The blocks as they lie in the file (ggml-common.h). `d` and `m` are f16 scale and offset.
-struct BlockQ4_0 {
+struct BlockQ40 {
   std::uint16_t d;
   std::uint8_t quants[16];  // element i in the low half of byte i, i + 16 in the high half
 };
-struct BlockQ4_1 {
+struct BlockQ41 {
   std::uint16_t d, m;
   std::uint8_t quants[16];
 };
-struct BlockQ8_0 {
+struct BlockQ80 {
   std::uint16_t d;
   std::int8_t quants[32];
 };
@@ -40,10 +40,10 @@ struct BlockQ6K {
   std::int8_t scales[16];
   std::uint16_t d;
 };
-static_assert(sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20 && sizeof(BlockQ8_0) == 34);
+static_assert(sizeof(BlockQ40) == 18 && sizeof(BlockQ41) == 20 && sizeof(BlockQ80) == 34);
 static_assert(sizeof(BlockQ4K) == 144 && sizeof(BlockQ5K) == 176 && sizeof(BlockQ6K) == 210);
 
-void decode(const BlockQ4_0& block, float* out) {
+void decode(const BlockQ40& block, float* out) {
   const float d = f16_to_f32(block.d);
   for (int i = 0; i < 16; ++i) {
     out[i] = static_cast<float>((block.quants[i] & 0xF) - 8) * d;
@@ -51,7 +51,7 @@ void decode(const BlockQ4_0& block, float* out) {
   }
 }
 
-void decode(const BlockQ4_1& block, float* out) {
+void decode(const BlockQ41& block, float* out) {
   const float d = f16_to_f32(block.d);
   const float m = f16_to_f32(block.m);
   for (int i = 0; i < 16; ++i) {
@@ -60,7 +60,7 @@ void decode(const BlockQ4_1& block, float* out) {
   }
 }
 
-void decode(const BlockQ8_0& block, float* out) {
+void decode(const BlockQ80& block, float* out) {
   const float d = f16_to_f32(block.d);
   for (int i = 0; i < 32; ++i) out[i] = static_cast<float>(block.quants[i]) * d;
 }
@@ -114,7 +114,8 @@ void decode(const BlockQ6K& block, float* out) {
     for (int i = 0; i < 32; ++i) {
       const int low = (block.low[half * 64 + quarter % 2 * 32 + i] >> (quarter / 2 * 4)) & 0xF;
       const int high = (block.high[half * 32 + i] >> (quarter * 2)) & 3;
-      const float scale = d * static_cast<float>(block.scales[group * 2 + i / 16]);
+      const int sub_block = group * 2 + i / 16;
+      const float scale = d * static_cast<float>(block.scales[sub_block]);
       out[group * 32 + i] = scale * static_cast<float>((low | high << 4) - 32);
     }
   }
@@ -161,11 +162,11 @@ void dequantize(const GgmlTypeInfo& type, std::span<const std::byte> data, std::
     case GgmlType::bf16:
       return decode_all<BF16>(data, out.data(), 1);
     case GgmlType::q4_0:
-      return decode_all<BlockQ4_0>(data, out.data(), 32);
+      return decode_all<BlockQ40>(data, out.data(), 32);
     case GgmlType::q4_1:
-      return decode_all<BlockQ4_1>(data, out.data(), 32);
+      return decode_all<BlockQ41>(data, out.data(), 32);
     case GgmlType::q8_0:
-      return decode_all<BlockQ8_0>(data, out.data(), 32);
+      return decode_all<BlockQ80>(data, out.data(), 32);
     case GgmlType::q4_k:
       return decode_all<BlockQ4K>(data, out.data(), 256);
     case GgmlType::q5_k:

@@ -218,6 +218,7 @@ void place(std::vector<DirectoryEntry>& entries, std::span<const std::byte> data
     entry.tensor.data = data.subspan(entry.offset, entry.bytes);
   }
   std::vector<const DirectoryEntry*> order;
+  order.reserve(entries.size());
   for (const DirectoryEntry& entry : entries) order.push_back(&entry);
   std::ranges::sort(order, {}, [](const DirectoryEntry* entry) { return entry->offset; });
   for (std::size_t i = 1; i < order.size(); ++i) {
