@@ -59,6 +59,7 @@ RowSampler::Threshold RowSampler::find_threshold(const Logits& list, Measure mea
   Logits current = list;
   Pivots bounds{-kInfinity, kInfinity};
   bool missed = false;
+  int free_buffer = 0;  // the other one may hold `current`
   for (int round = 0; current.count > kSmallList; ++round) {
     Pivots pivots = bounds;
     if (!missed && round < kSampledRounds) {
@@ -67,7 +68,7 @@ RowSampler::Threshold RowSampler::find_threshold(const Logits& list, Measure mea
     } else if (!missed) {
       pivots.low = midpoint(bounds.low, bounds.high);
     }
-    std::vector<float>& buffer = middles_[round % 2];
+    std::vector<float>& buffer = middles_[free_buffer];
     const Split result = split(current, measure, pivots, scale, buffer);
     if (result.above >= target) {
       bounds.low = std::nextafter(pivots.high, kInfinity);
@@ -89,6 +90,7 @@ RowSampler::Threshold RowSampler::find_threshold(const Logits& list, Measure mea
     current = middle.list;
     bounds = pivots;
     missed = false;
+    free_buffer ^= 1;
     if (bounds.low == bounds.high) {
       const std::uint64_t weight =
           measure == Measure::mass ? token_weight(bounds.low, scale) : std::uint64_t{1};
