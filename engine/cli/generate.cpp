@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+// `tilewright generate`: answers requests in continuous batching.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <memory>
+
+#include "engine/checks.h"
+#include "engine/cli/options.h"
+
+namespace tilewright::engine::cli {
+namespace {
+
+struct GenerateOptions {
+  CommonOptions common;
+  EngineOptions engine;
+  Request defaults;  // sampling parameters of requests that do not say their own
+  std::string question;
+  std::string input;
+  std::string share = "on";
+  std::string stats_file;
+  bool json = false;
+  bool progress = false;
+};
+
+// Sets `value` from a request's field; Error when it has another type.
+template <typename T>
+void read_field(const Json& request, const char* name, T& value) {
+  if (!request.contains(name)) return;
+  const Json& field = request[name];
+  bool fits = false;
+  if constexpr (std::is_same_v<T, bool>) {
+    fits = field.is_boolean();
+  } else if constexpr (std::is_integral_v<T>) {
+    fits =
+        field.is_number_integer() &&
+        (!field.is_number_unsigned() ||
+         field.get<std::uint64_t>() <= static_cast<std::uint64_t>(std::numeric_limits<T>::max())) &&
+        field.get<std::int64_t>() >= std::numeric_limits<T>::min() &&
+        field.get<std::int64_t>() <= std::numeric_limits<T>::max();
+  } else {
+    fits = field.is_number();
+  }
+  require(fits, "{} is {}: it must be {}", name, field.dump(),
+          std::is_same_v<T, bool> ? "true or false"
+          : std::is_integral_v<T> ? "an integer"
+                                  : "a number");
+  value = field.get<T>();
+}
+
+Request read_request(const Json& id, const Json& json, const Request& defaults,
+                     const LoadedModel& loaded) {
+  Request request = defaults;
+  request.id = id.dump();
+  request.prompt = loaded.tokens_of(json);
+  read_field(json, "max_new_tokens", request.max_new_tokens);
+  read_field(json, "temperature", request.temperature);
+  read_field(json, "top_k", request.top_k);
+  read_field(json, "top_p", request.top_p);
+  read_field(json, "min_p", request.min_p);
+  read_field(json, "seed", request.seed);
+  read_field(json, "ignore_eos", request.ignore_eos);
+  if (json.contains("stop")) {
+    const Json& stop = json["stop"];
+    request.stop.clear();
+    for (const Json& text : stop.is_array() ? stop : Json::array({stop})) {
+      require(text.is_string(), "stop is {}: it must be a string or a list of strings",
+              stop.dump());
+      request.stop.push_back(text);
+    }
+  }
+  return request;
+}
+
+double percentile(std::vector<double> values, double share) {
+  if (values.empty()) return 0;
+  const auto at = values.begin() +
+                  static_cast<std::ptrdiff_t>(share * static_cast<double>(values.size() - 1) + 0.5);
+  std::nth_element(values.begin(), at, values.end());
+  return *at;
+}
+
+void print_line(std::FILE* to, const Json& line) {
+  // Text may hold bytes that are not UTF-8 only by mistake: they are replaced, never an exception.
+  fmt::print(to, "{}\n", line.dump(-1, ' ', false, Json::error_handler_t::replace));
+  std::fflush(to);
+}
+
+// What was measured over all requests.
+struct Totals {
+  std::int64_t requests = 0, prompt_tokens = 0, shared_tokens = 0, generated_tokens = 0;
+  std::vector<double> ttft_ms, itl_ms;
+
+  void add(const Result& result) {
+    ++requests;
+    prompt_tokens += result.prompt_tokens;
+    shared_tokens += result.shared_tokens;
+    generated_tokens += static_cast<std::int64_t>(result.tokens.size());
+    ttft_ms.push_back(result.ttft_ms);
+    itl_ms.insert(itl_ms.end(), result.itl_ms.begin(), result.itl_ms.end());
+  }
+};
+
+Json stats_json(const GenerateOptions& options, const EngineStats& stats, const Totals& totals) {
+  const StepTimes& t = stats.times;
+  const auto quantiles = [](const std::vector<double>& values) {
+    return Json{{"p50", percentile(values, 0.5)}, {"p99", percentile(values, 0.99)}};
+  };
+  return {{"seconds", stats.seconds},
+          {"requests", totals.requests},
+          {"prompt_tokens", totals.prompt_tokens},
+          {"shared_tokens", totals.shared_tokens},
+          {"generated_tokens", totals.generated_tokens},
+          {"tokens_per_s",
+           stats.seconds > 0 ? static_cast<double>(totals.generated_tokens) / stats.seconds : 0},
+          {"ttft_ms", quantiles(totals.ttft_ms)},
+          {"itl_ms", quantiles(totals.itl_ms)},
+          {"kv_pages_peak", stats.kv_pages_peak},
+          {"kv_bytes_read", stats.kv_bytes_read},
+          {"steps", stats.steps},
+          {"preemptions", stats.preemptions},
+          {"time_s",
+           {{"attention", t.attention},
+            {"matmul", t.matmul},
+            {"sampling", t.sampling},
+            {"plan", t.plan},
+            {"other", t.other}}},
+          {"threads", num_threads()},
+          {"dtype", options.common.dtype},
+          {"max_batch", options.engine.max_batch},
+          {"page_size", options.engine.page_size}};
+}
+
+Json result_json(const Result& result) {
+  return {{"id", Json::parse(result.id)},
+          {"tokens", result.tokens},
+          {"text", result.text},
+          {"finish_reason", result.finish_reason == FinishReason::stop ? "stop" : "length"},
+          {"ttft_ms", result.ttft_ms},
+          {"itl_ms_p50", percentile(result.itl_ms, 0.5)},
+          {"prompt_tokens", result.prompt_tokens},
+          {"shared_tokens", result.shared_tokens}};
+}
+
+int generate(GenerateOptions options) {
+  options.engine.share_prefixes = options.share == "on";
+  options.engine.token_budget =
+      std::max<std::int64_t>(options.engine.token_budget, options.engine.max_batch);
+  const bool streams = !options.question.empty();
+  LoadedModel loaded(options.common);
+  Totals totals;
+  Engine::Events events;
+  events.admitted = [&](const std::string& id) {
+    if (options.progress)
+      print_line(stderr, {{"event", "admitted"}, {"id", Json::parse(id)}, {"generated", 0}});
+  };
+  events.token = [&](const std::string& id, std::int64_t generated, const std::string& text) {
+    if (options.progress) {
+      print_line(
+          stderr,
+          {{"event", "token"}, {"id", Json::parse(id)}, {"generated", generated}, {"text", text}});
+    }
+    if (streams && !options.json) {
+      fmt::print("{}", text);
+      std::fflush(stdout);
+    }
+  };
+  events.finished = [&](const Result& result) {
+    totals.add(result);
+    if (options.progress) {
+      print_line(stderr, {{"event", "finished"},
+                          {"id", Json::parse(result.id)},
+                          {"generated", result.tokens.size()}});
+    }
+    if (options.json) {
+      print_line(stdout, result_json(result));
+    } else if (streams) {
+      fmt::print("\n");
+    } else {
+      fmt::print("== {}\n{}\n\n", Json::parse(result.id).dump(), result.text);
+    }
+  };
+  Engine engine(*loaded.model, loaded.tokenizer, options.engine, events);
+
+  int failed = 0;
+  const auto fail = [&](const Json& id, const std::string& message, int line) {
+    if (options.json) {
+      print_line(stdout, {{"id", id}, {"error", message}, {"line", line}});
+    } else {
+      fmt::print(stderr, "tilewright: line {}: {}\n", line, message);
+    }
+  };
+  if (streams) {
+    const Json json{{"messages", Json::array({{{"role", "user"}, {"content", options.question}}})}};
+    try {
+      engine.submit(read_request("question", json, options.defaults, loaded));
+    } catch (const Error& error) {
+      fail("question", error.what(), 1);
+      return kSomeFailed;
+    }
+  } else {
+    failed = read_requests(
+        options.input,
+        [&](const Json& id, const Json& json) {
+          engine.submit(read_request(id, json, options.defaults, loaded));
+        },
+        fail);
+  }
+  while (engine.step()) {
+  }
+  if (!options.stats_file.empty()) {
+    std::ofstream file(options.stats_file);
+    file << stats_json(options, engine.stats(), totals).dump() << "\n";
+    file.close();
+    require(file.good(), "--stats is {}: it cannot be written", options.stats_file);
+  }
+  return failed == 0 ? kAnswered : kSomeFailed;
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app, int& status) {
+  auto options = std::make_shared<GenerateOptions>();
+  CLI::App* command =
+      app.add_subcommand("generate", "Answer one question, or the requests of a JSON lines file");
+  options->common.add_to(*command);
+  Request& defaults = options->defaults;
+  auto* question = command->add_option("question", options->question, "Streams one answer");
+  auto* input =
+      command->add_option("--input", options->input,
+                          "JSON lines: {id, prompt | messages | tokens, ...}; - is standard input");
+  question->excludes(input);
+  command->add_option("--max-new-tokens", defaults.max_new_tokens)
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 30));
+  command->add_option("--temperature", defaults.temperature, "0 is greedy")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1e4));
+  command->add_option("--top-k", defaults.top_k, "0: off")->capture_default_str();
+  command->add_option("--top-p", defaults.top_p, "1: off")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0));
+  command->add_option("--min-p", defaults.min_p, "0: off")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0));
+  command->add_option("--seed", defaults.seed)->capture_default_str();
+  command->add_option("--stop", defaults.stop, "End before this text; may be given several times")
+      ->take_all();
+  command->add_flag("--ignore-eos", defaults.ignore_eos, "Go on behind the model's end of answer");
+  command->add_option("--max-batch", options->engine.max_batch, "Sequences a step")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
+  command->add_option("--token-budget", options->engine.token_budget, "New tokens a step")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 16));
+  command->add_option("--kv-pages", options->engine.kv_pages, "Pages of the KV cache")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 24));
+  command->add_option("--page-size", options->engine.page_size, "Tokens a page")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
+  command->add_option("--share", options->share, "Share the pages of common beginnings")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"on", "off"}));
+  command->add_option("--stats", options->stats_file,
+                      "Write totals and times to this file, as JSON");
+  command->add_flag("--json", options->json, "One JSON object a line for each answer");
+  command->add_flag("--progress", options->progress, "JSON lines of events on standard error");
+  command->callback([options, &status] {
+    if (options->question.empty() == options->input.empty()) {
+      throw CLI::ValidationError("generate", "give a question or --input");
+    }
+    status = generate(*options);
+  });
+}
+
+}  // namespace tilewright::engine::cli

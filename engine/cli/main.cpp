@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// The command line. Exit status 0: every request was answered; 1: some were not; 2: bad usage.
+#include <exception>
+#include <iostream>
+
+#include "engine/cli/options.h"
+
+int main(int argc, char** argv) {
+  namespace cli = tilewright::engine::cli;
+  CLI::App app{"Tilewright: an attention engine for LLM serving"};
+  app.set_version_flag("--version", tilewright::version());
+  app.require_subcommand(1);
+  int status = cli::kAnswered;
+  cli::add_generate(app, status);
+  cli::add_score(app, status);
+  cli::add_tokenize(app, status);
+  cli::add_doctor(app, status);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? cli::kAnswered : cli::kBadUsage;
+  } catch (const std::exception& error) {
+    std::cerr << "tilewright: " << error.what() << "\n";
+    return cli::kBadUsage;
+  }
+  return status;
+}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/model.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "engine/checks.h"
+#include "engine/dequantize.h"
+#include "engine/stopwatch.h"
+
+namespace tilewright::engine {
+namespace {
+
+ModelConfig read_config(const GgufFile& file) {
+  const std::string_view architecture = file.string("general.architecture");
+  if (architecture != "llama") {
+    raise(ErrorCode::not_supported, "{}: general.architecture is {}: only 'llama' is supported",
+          file.path(), quoted(architecture));
+  }
+  const auto integer = [&](std::string_view key, std::int64_t most) {
+    return file.integer(key, 1, most);
+  };
+  ModelConfig config;
+  config.layers = integer("llama.block_count", 1024);
+  config.hidden = integer("llama.embedding_length", 1 << 20);
+  config.ffn = integer("llama.feed_forward_length", 1 << 22);
+  config.heads = static_cast<int>(integer("llama.attention.head_count", 1024));
+  config.kv_heads = file.has("llama.attention.head_count_kv")
+                        ? static_cast<int>(integer("llama.attention.head_count_kv", 1024))
+                        : config.heads;
+  config.head_dim = file.has("llama.attention.key_length")
+                        ? static_cast<int>(integer("llama.attention.key_length", 576))
+                        : static_cast<int>(config.hidden / config.heads);
+  config.context = integer("llama.context_length", 1 << 28);
+  config.vocabulary = static_cast<std::int64_t>(file.strings("tokenizer.ggml.tokens").size());
+  config.norm_eps = static_cast<float>(file.number("llama.attention.layer_norm_rms_epsilon"));
+  if (file.has("llama.rope.freq_base")) config.rope.theta = file.number("llama.rope.freq_base");
+  if (file.has("llama.rope.dimension_count")) {
+    config.rope.dim = static_cast<int>(integer("llama.rope.dimension_count", 576));
+  }
+  if ((file.has("llama.rope.scaling.type") && file.string("llama.rope.scaling.type") != "none") ||
+      file.find_tensor("rope_freqs.weight") != nullptr) {
+    raise(ErrorCode::not_supported, "{}: RoPE scaling is not supported", file.path());
+  }
+  config.rope.interleaved = true;  // GGUF's llama keeps rotary pairs side by side
+  return config;
+}
+
+AttentionSpec attention_spec(const ModelConfig& config, DType dtype) {
+  AttentionSpec spec;
+  spec.num_qo_heads = config.heads;
+  spec.num_kv_heads = config.kv_heads;
+  spec.head_dim = config.head_dim;
+  spec.q_dtype = dtype;
+  spec.kv_dtype = dtype;
+  return spec;
+}
+
+void* grown(std::vector<std::byte>& buffer, std::int64_t elements, DType dtype) {
+  const auto bytes = static_cast<std::size_t>(elements * dtype_bytes(dtype));
+  if (buffer.size() < bytes) buffer.resize(bytes);
+  return buffer.data();
+}
+
+TensorView vector_view(const std::vector<float>& values) {
+  return {values.data(), DType::f32, {static_cast<std::int64_t>(values.size())}};
+}
+
+}  // namespace
+
+KvStorage::KvStorage(const ModelConfig& config, DType dtype, std::int64_t pages,
+                     std::int64_t page_size)
+    : dtype_(dtype),
+      layer_bytes_(pages * 2 * page_size * config.kv_heads * config.head_dim * dtype_bytes(dtype)),
+      shape_{pages, 2, page_size, config.kv_heads, config.head_dim},
+      // Zeroed memory is only backed by pages of the machine once it is written.
+      memory_(std::calloc(static_cast<std::size_t>(config.layers),
+                          static_cast<std::size_t>(layer_bytes_))) {
+  if (memory_ == nullptr) {
+    raise(ErrorCode::out_of_memory, "{} KV pages of {} tokens need {} bytes", pages, page_size,
+          config.layers * layer_bytes_);
+  }
+}
+
+void KvStorage::Free::operator()(void* memory) const {
+  std::free(memory);
+}
+
+KvCache KvStorage::layer(std::int64_t index) const {
+  auto* const base = static_cast<std::byte*>(memory_.get()) + index * layer_bytes_;
+  return KvCache::combined(
+      TensorView(base, dtype_, {shape_[0], shape_[1], shape_[2], shape_[3], shape_[4]}));
+}
+
+Model::Model(const GgufFile& file, DType dtype)
+    : file_(file),
+      dtype_(dtype),
+      config_(read_config(file)),
+      attention_(attention_spec(config_, dtype)) {
+  const std::int64_t q_size = static_cast<std::int64_t>(config_.heads) * config_.head_dim;
+  const std::int64_t kv_size = static_cast<std::int64_t>(config_.kv_heads) * config_.head_dim;
+  for (std::int64_t i = 0; i < config_.layers; ++i) {
+    const auto name = [&](std::string_view part) {
+      return fmt::format("blk.{}.{}.weight", i, part);
+    };
+    const std::array qkv{name("attn_q"), name("attn_k"), name("attn_v")};
+    const std::array output{name("attn_output")};
+    const std::array gate_up{name("ffn_gate"), name("ffn_up")};
+    const std::array down{name("ffn_down")};
+    layers_.push_back({load_norm(file, name("attn_norm")), load_norm(file, name("ffn_norm")),
+                       load_linear(file, qkv, q_size + 2 * kv_size, config_.hidden, dtype),
+                       load_linear(file, output, config_.hidden, q_size, DType::f32),
+                       load_linear(file, gate_up, 2 * config_.ffn, config_.hidden, dtype),
+                       load_linear(file, down, config_.hidden, config_.ffn, DType::f32)});
+  }
+  output_norm_ = load_norm(file, "output_norm.weight");
+  const bool tied = file.find_tensor("output.weight") == nullptr;
+  const std::array head{std::string(tied ? "token_embd.weight" : "output.weight")};
+  head_ = std::make_unique<Linear>(
+      load_linear(file, head, config_.vocabulary, config_.hidden, DType::f32));
+  file.tensor("token_embd.weight", std::array{config_.vocabulary, config_.hidden});
+}
+
+Linear Model::load_linear(const GgufFile& file, std::span<const std::string> names,
+                          std::int64_t out_features, std::int64_t in_features, DType out_dtype) {
+  std::vector<float> weight;
+  for (const std::string& name : names) {
+    const GgufTensor* tensor = file.find_tensor(name);
+    require(tensor != nullptr && tensor->shape.size() == 2 && tensor->shape[1] == in_features,
+            "{}: tensor {} is missing or not [any, {}]", file.path(), quoted(name), in_features);
+    const std::vector<float> part = dequantize(*tensor);
+    weight.insert(weight.end(), part.begin(), part.end());
+  }
+  require(static_cast<std::int64_t>(weight.size()) == out_features * in_features,
+          "{}: tensor {} and those beside it have {} elements: they must have {}", file.path(),
+          quoted(names[0]), weight.size(), out_features * in_features);
+  return {matmuls_, weight, out_features, in_features, dtype_, out_dtype};
+}
+
+std::vector<float> Model::load_norm(const GgufFile& file, const std::string& name) const {
+  return dequantize(file.tensor(name, std::array{config_.hidden}));
+}
+
+void Model::embed(std::span<const std::int32_t> tokens) {
+  const auto hidden = static_cast<std::size_t>(config_.hidden);
+  const GgufTensor& table = *file_.find_tensor("token_embd.weight");
+  buffers_.residual.resize(tokens.size() * hidden);
+  buffers_.delta.resize(tokens.size() * hidden);
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    dequantize_row(table, tokens[i], std::span(buffers_.residual).subspan(i * hidden, hidden));
+  }
+}
+
+void Model::run_layer(const Layer& layer, const std::vector<float>& next_norm,
+                      const StepBatch& batch, Plan& plan, const KvCache& cache, StepTimes& times) {
+  Stopwatch watch;
+  const auto n = static_cast<std::int64_t>(batch.tokens.size());
+  const std::int64_t heads = config_.heads;
+  const std::int64_t kv_heads = config_.kv_heads;
+  const std::int64_t dim = config_.head_dim;
+  const TensorView residual(buffers_.residual.data(), DType::f32, {n, config_.hidden});
+  const TensorView delta(buffers_.delta.data(), DType::f32, {n, config_.hidden});
+  const TensorView normed(buffers_.normed.data(), dtype_, {n, config_.hidden});
+
+  const TensorView qkv(grown(buffers_.qkv, n * (heads + 2 * kv_heads) * dim, dtype_), dtype_,
+                       {n, heads + 2 * kv_heads, dim});
+  layer.qkv.run(n, normed.data, qkv.data);
+  watch.lap(times.matmul);
+
+  const TensorView q = qkv.slice(1, 0, heads);
+  const TensorView k = qkv.slice(1, heads, heads + kv_heads);
+  const TensorView v = qkv.slice(1, heads + kv_heads, heads + 2 * kv_heads);
+  const TensorView positions(batch.positions.data(), DType::i32, {n});
+  apply_rope(q, positions, q, config_.rope);
+  apply_rope(k, positions, k, config_.rope);
+  write_kv_cache(k, v, cache, TensorView(batch.slots.data(), DType::i32, {n}));
+  watch.lap(times.other);
+
+  RunArgs args;
+  args.out = TensorView(grown(buffers_.attended, n * heads * dim, dtype_), dtype_, {n, heads, dim});
+  attention_.run(plan, q, cache, args);
+  watch.lap(times.attention);
+
+  layer.output.run(n, args.out.data, delta.data);
+  watch.lap(times.matmul);
+  fused_add_rms_norm(delta, residual, vector_view(layer.ffn_norm), normed, config_.norm_eps);
+  watch.lap(times.other);
+
+  const TensorView gate_up(grown(buffers_.gate_up, n * 2 * config_.ffn, dtype_), dtype_,
+                           {n, 2 * config_.ffn});
+  layer.gate_up.run(n, normed.data, gate_up.data);
+  watch.lap(times.matmul);
+  const TensorView activated(grown(buffers_.activated, n * config_.ffn, dtype_), dtype_,
+                             {n, config_.ffn});
+  act_and_mul(gate_up, activated, Activation::silu);
+  watch.lap(times.other);
+  layer.down.run(n, activated.data, delta.data);
+  watch.lap(times.matmul);
+  fused_add_rms_norm(delta, residual, vector_view(next_norm), normed, config_.norm_eps);
+  watch.lap(times.other);
+}
+
+void Model::forward(const StepBatch& batch, Plan& plan, const KvStorage& kv,
+                    std::span<float> logits, StepTimes& times) {
+  Stopwatch watch;
+  const auto n = static_cast<std::int64_t>(batch.tokens.size());
+  const auto rows = static_cast<std::int64_t>(batch.logit_rows.size());
+  embed(batch.tokens);
+  const TensorView normed(grown(buffers_.normed, n * config_.hidden, dtype_), dtype_,
+                          {n, config_.hidden});
+  rms_norm(TensorView(buffers_.residual.data(), DType::f32, {n, config_.hidden}),
+           vector_view(layers_[0].attention_norm), normed, config_.norm_eps);
+  watch.lap(times.other);
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    const bool last = i + 1 == layers_.size();
+    run_layer(layers_[i], last ? output_norm_ : layers_[i + 1].attention_norm, batch, plan,
+              kv.layer(static_cast<std::int64_t>(i)), times);
+  }
+  watch = {};
+  const auto row_bytes = static_cast<std::size_t>(config_.hidden * dtype_bytes(dtype_));
+  auto* const selected =
+      static_cast<std::byte*>(grown(buffers_.selected, rows * config_.hidden, dtype_));
+  for (std::size_t i = 0; i < batch.logit_rows.size(); ++i) {
+    std::copy_n(buffers_.normed.data() + static_cast<std::size_t>(batch.logit_rows[i]) * row_bytes,
+                row_bytes, selected + i * row_bytes);
+  }
+  watch.lap(times.other);
+  head_->run(rows, selected, logits.data());
+  watch.lap(times.matmul);
+}
+
+}  // namespace tilewright::engine

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+// A Llama model from a GGUF file, run through Tilewright's attention and operators.
+#pragma once
+
+#include <tilewright/tilewright.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/gguf.h"
+#include "engine/linear.h"
+
+namespace tilewright::engine {
+
+struct ModelConfig {
+  std::int64_t layers = 0;
+  std::int64_t hidden = 0;
+  std::int64_t ffn = 0;
+  int heads = 0;
+  int kv_heads = 0;
+  int head_dim = 0;
+  std::int64_t context = 0;
+  std::int64_t vocabulary = 0;
+  float norm_eps = 0;
+  RopeSpec rope;
+};
+
+// K and V of all layers: [layers][pages, 2, page_size, kv_heads, head_dim].
+class KvStorage {
+ public:
+  KvStorage(const ModelConfig& config, DType dtype, std::int64_t pages, std::int64_t page_size);
+
+  KvCache layer(std::int64_t index) const;
+  std::int64_t page_size() const { return shape_[2]; }
+
+ private:
+  struct Free {
+    void operator()(void* memory) const;
+  };
+  DType dtype_;
+  std::int64_t layer_bytes_;
+  std::array<std::int64_t, 5> shape_;
+  std::unique_ptr<void, Free> memory_;
+};
+
+// New tokens of several sequences, one after the other.
+struct StepBatch {
+  std::vector<std::int32_t> tokens;
+  std::vector<std::int32_t> positions;     // a token
+  std::vector<std::int32_t> slots;         // a token: where its K and V go
+  std::vector<std::int32_t> qo_indptr{0};  // sequences + 1
+  std::vector<std::int32_t> kv_lens;       // a sequence, its new tokens included
+  std::vector<std::int32_t> block_table;   // [sequences, columns]
+  std::int64_t columns = 0;
+  std::vector<std::int64_t> logit_rows;  // the tokens whose logits are wanted
+};
+
+// Seconds, added up over steps.
+struct StepTimes {
+  double attention = 0;
+  double matmul = 0;
+  double sampling = 0;
+  double plan = 0;
+  double other = 0;
+};
+
+class Model {
+ public:
+  // dtype f32 or bf16: of weights, activations and the KV cache; the residual stream and logits are
+  // f32. Weights are dequantised: see docs/engine.md for what that costs. Error for architectures
+  // other than llama.
+  Model(const GgufFile& file, DType dtype);
+
+  const ModelConfig& config() const { return config_; }
+  const Attention& attention() const { return attention_; }
+  DType dtype() const { return dtype_; }
+
+  // logits: [batch.logit_rows, vocabulary]. `plan` was updated for the batch.
+  void forward(const StepBatch& batch, Plan& plan, const KvStorage& kv, std::span<float> logits,
+               StepTimes& times);
+
+ private:
+  struct Layer {
+    std::vector<float> attention_norm;
+    std::vector<float> ffn_norm;
+    Linear qkv;
+    Linear output;
+    Linear gate_up;
+    Linear down;
+  };
+  // Activations; grown to the largest batch seen.
+  struct Buffers {
+    std::vector<float> residual, delta;
+    std::vector<std::byte> normed, qkv, attended, gate_up, activated, selected;
+  };
+
+  Linear load_linear(const GgufFile& file, std::span<const std::string> names,
+                     std::int64_t out_features, std::int64_t in_features, DType out_dtype);
+  std::vector<float> load_norm(const GgufFile& file, const std::string& name) const;
+  void embed(std::span<const std::int32_t> tokens);
+  void run_layer(const Layer& layer, const std::vector<float>& next_norm, const StepBatch& batch,
+                 Plan& plan, const KvCache& cache, StepTimes& times);
+
+  const GgufFile& file_;
+  DType dtype_;
+  ModelConfig config_;
+  Attention attention_;
+  MatmulCache matmuls_;
+  std::vector<Layer> layers_;
+  std::vector<float> output_norm_;
+  std::unique_ptr<Linear> head_;
+  Buffers buffers_;
+};
+
+}  // namespace tilewright::engine

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reference-counted pages of the KV cache.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace tilewright::engine {
+
+class PagePool {
+ public:
+  explicit PagePool(std::int32_t pages) : references_(static_cast<std::size_t>(pages), 0) {
+    for (std::int32_t page = pages; page > 0; --page) free_.push_back(page - 1);
+  }
+
+  // A page with one reference; nothing when all are in use.
+  std::optional<std::int32_t> allocate() {
+    if (free_.empty()) return std::nullopt;
+    const std::int32_t page = free_.back();
+    free_.pop_back();
+    references_[static_cast<std::size_t>(page)] = 1;
+    peak_ = std::max(peak_, used());
+    return page;
+  }
+  void add_reference(std::int32_t page) { ++references_[static_cast<std::size_t>(page)]; }
+  void release(std::int32_t page) {
+    if (--references_[static_cast<std::size_t>(page)] == 0) free_.push_back(page);
+  }
+
+  int references(std::int32_t page) const { return references_[static_cast<std::size_t>(page)]; }
+  std::int64_t size() const { return static_cast<std::int64_t>(references_.size()); }
+  std::int64_t used() const { return size() - static_cast<std::int64_t>(free_.size()); }
+  std::int64_t peak() const { return peak_; }
+
+ private:
+  std::vector<int> references_;
+  std::vector<std::int32_t> free_;
+  std::int64_t peak_ = 0;
+};
+
+}  // namespace tilewright::engine
