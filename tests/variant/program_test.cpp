@@ -255,7 +255,7 @@ TEST_P(OnEveryTarget, SpecialReals) {
 }
 
 TEST_P(OnEveryTarget, IntegerDivisionAtTheEdgeOf32Bits) {
-  const Expr lowest = expr::kv_pos() - (std::int64_t{1} << 31);
+  const Expr lowest = expr::kv_pos() + -(std::int64_t{1} << 31);
   const std::vector<std::int32_t> kv_pos = {0, 1, 5};
   const auto holds = [&](const Expr& mask) {
     const ExprProgram program(mask, ParamBinder(with_mask(mask)));
