@@ -56,6 +56,17 @@ DType numpy_dtype(PyArrayObject* array, const char* name) {
   return *dtype;
 }
 
+// Exporters tell any strides for a tensor without elements.
+TensorView with_strides_if_empty(TensorView view) {
+  if (view.numel() > 0) return view;
+  std::int64_t stride = 1;
+  for (int dim = view.rank - 1; dim >= 0; --dim) {
+    view.strides[dim] = stride;
+    stride *= view.shape[dim];
+  }
+  return view;
+}
+
 void require_writable(bool writable, const char* name) {
   if (!writable)
     raise_invalid(fmt::format("{} is read-only: it is written, so it must not be", name));
@@ -93,7 +104,7 @@ TensorView view_of_numpy(PyArrayObject* array, const char* name, Access access) 
     }
     view.strides[dim] = stride / bytes;
   }
-  return view;
+  return with_strides_if_empty(view);
 }
 
 // The beginning of DLPack's DLManagedTensorVersioned, whose layout is fixed for all versions 1.x.
@@ -134,7 +145,7 @@ TensorView view_of_dlpack(nb::handle object, const char* name, Keep& keep, Acces
   }
   require_rank(view.rank, name);
   keep.push_back(std::move(capsule));
-  return view;
+  return with_strides_if_empty(view);
 }
 
 bool is_sequence(nb::handle object) {
@@ -228,7 +239,7 @@ TensorView view_of(nb::handle object, const char* name, Keep& keep, Access acces
   if (is_torch_tensor(object)) {
     const TensorView view = view_of_torch(object, name);
     require_rank(view.rank, name);
-    return view;
+    return with_strides_if_empty(view);
   }
   if (nb::hasattr(object, "__dlpack__")) return view_of_dlpack(object, name, keep, access);
   if (nb::hasattr(object, "__array_interface__") ||

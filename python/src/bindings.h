@@ -15,7 +15,7 @@
 
 namespace tilewright::python {
 
-void bind_errors(nb::module_& m);
+void register_errors();
 void bind_variant(nb::module_& m);
 void bind_kv_cache(nb::module_& m);
 void bind_attention(nb::module_& m);

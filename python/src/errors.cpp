@@ -1,20 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// tilewright.Error and tilewright.InvalidArgument, and the C++ exceptions they stand for.
+// The C++ Error as tilewright.Error or tilewright.InvalidArgument (tilewright/_errors.py).
 #include <tilewright/error.h>
 
 #include "bindings.h"
 
 namespace tilewright::python {
 namespace {
-
-constexpr const char* kErrorDoc =
-    "An error of the library. The message names the argument, what it is and what it must be.\n\n"
-    "`code` says what kind it is: \"invalid_argument\", \"limit_exceeded\" (a batch over the "
-    "limits "
-    "of its plan),\n\"not_supported\" (a valid request that no kernel of this device answers), "
-    "\"invalid_state\" (called in the\nwrong order), \"out_of_memory\" or \"internal\".";
-constexpr const char* kInvalidArgumentDoc =
-    "An argument is malformed: its rank, shape, dtype, stride, device or value.";
 
 const char* code_name(ErrorCode code) {
   switch (code) {
@@ -34,7 +25,7 @@ const char* code_name(ErrorCode code) {
   return "internal";
 }
 
-// Borrowed from the module, which is never unloaded.
+// Never released: the interpreter may be gone by then.
 nb::handle error_class;
 nb::handle invalid_argument_class;
 
@@ -46,24 +37,12 @@ void set_python_error(const Error& error) {
   PyErr_SetObject(type.ptr(), instance.ptr());
 }
 
-nb::object new_class(const char* name, const char* doc, nb::handle bases) {
-  nb::dict members;
-  members["code"] = "";
-  nb::object type = nb::steal(PyErr_NewExceptionWithDoc(name, doc, bases.ptr(), members.ptr()));
-  if (!type.is_valid()) throw nb::python_error();
-  return type;
-}
-
 }  // namespace
 
-void bind_errors(nb::module_& m) {
-  const nb::object error = new_class("tilewright.Error", kErrorDoc, PyExc_RuntimeError);
-  const nb::object bases = nb::make_tuple(error, nb::handle(PyExc_ValueError));
-  const nb::object invalid = new_class("tilewright.InvalidArgument", kInvalidArgumentDoc, bases);
-  m.attr("Error") = error;
-  m.attr("InvalidArgument") = invalid;
-  error_class = error.inc_ref();
-  invalid_argument_class = invalid.inc_ref();
+void register_errors() {
+  const nb::module_ errors = nb::module_::import_("tilewright._errors");
+  error_class = nb::object(errors.attr("Error")).release();
+  invalid_argument_class = nb::object(errors.attr("InvalidArgument")).release();
   nb::register_exception_translator([](const std::exception_ptr& pointer, void*) {
     try {
       std::rethrow_exception(pointer);

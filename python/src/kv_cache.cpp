@@ -36,7 +36,7 @@ void bind_cache(nb::module_& m) {
                 KvCache::combined(kept_array(kv, "kv", held.keep), to_layout(layout), kv_dim);
             return held;
           },
-          "kv"_a, "layout"_a = "NHD", "kv_dim"_a = 1,
+          "kv"_a.none(), "layout"_a = "NHD", "kv_dim"_a = 1,
           nb::sig(
               "def combined(kv: tilewright._typing.Array, layout: str = \"NHD\", kv_dim: int = 1) "
               "-> KvCache"),
@@ -52,7 +52,7 @@ void bind_cache(nb::module_& m) {
             held.cache = KvCache::separate(k_view, v_view, to_layout(layout));
             return held;
           },
-          "k"_a, "v"_a, "layout"_a = "NHD",
+          "k"_a.none(), "v"_a.none(), "layout"_a = "NHD",
           nb::sig("def separate(k: tilewright._typing.Array, v: tilewright._typing.Array, layout: "
                   "str = "
                   "\"NHD\") -> KvCache"),
@@ -67,7 +67,7 @@ void bind_cache(nb::module_& m) {
                 KvCache::interleaved(kept_array(kv, "kv", held.keep), head_dim, to_layout(layout));
             return held;
           },
-          "kv"_a, "head_dim"_a, "layout"_a = "NHD",
+          "kv"_a.none(), "head_dim"_a, "layout"_a = "NHD",
           nb::sig(
               "def interleaved(kv: tilewright._typing.Array, head_dim: int, layout: str = \"NHD\") "
               "-> KvCache"),
@@ -93,7 +93,7 @@ void bind_page_table(nb::module_& m) {
             held.table = PageTable::padded(pages, page_size, ids);
             return held;
           },
-          "block_table"_a, "page_size"_a, "row_ids"_a = nb::none(),
+          "block_table"_a.none(), "page_size"_a, "row_ids"_a = nb::none(),
           nb::sig("def padded(block_table: tilewright._typing.Array, page_size: int, row_ids: "
                   "tilewright._typing.Indices | None = None) -> PageTable"),
           "Block tables of vLLM and SGLang, int32 [rows, columns]: column c holds the page of "
@@ -112,7 +112,7 @@ void bind_page_table(nb::module_& m) {
             held.table = PageTable::csr(pointers, pages, page_size, last);
             return held;
           },
-          "indptr"_a, "indices"_a, "page_size"_a, "last_page_len"_a = nb::none(),
+          "indptr"_a.none(), "indices"_a.none(), "page_size"_a, "last_page_len"_a = nb::none(),
           nb::sig(
               "def csr(indptr: tilewright._typing.Indices, indices: tilewright._typing.Indices, "
               "page_size: int, last_page_len: tilewright._typing.Indices | None = None) -> "
@@ -128,7 +128,7 @@ void bind_page_table(nb::module_& m) {
             held.table = PageTable::token_slots(view, ids);
             return held;
           },
-          "slots"_a, "row_ids"_a = nb::none(),
+          "slots"_a.none(), "row_ids"_a = nb::none(),
           nb::sig("def token_slots(slots: tilewright._typing.Array, row_ids: "
                   "tilewright._typing.Indices | None = None) -> PageTable"),
           "A slot for each token, int32 [rows, columns]: page size 1.")
@@ -140,7 +140,8 @@ void bind_page_table(nb::module_& m) {
                 PageTable::ragged(kept_view_of(kv_indptr, "kv_indptr", DType::i32, held.keep));
             return held;
           },
-          "kv_indptr"_a, nb::sig("def ragged(kv_indptr: tilewright._typing.Indices) -> PageTable"),
+          "kv_indptr"_a.none(),
+          nb::sig("def ragged(kv_indptr: tilewright._typing.Indices) -> PageTable"),
           "Tokens [kv_indptr[r], kv_indptr[r + 1]) of k and v [tokens, heads, dim]; gives the "
           "lengths.")
       .def_static(

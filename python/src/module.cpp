@@ -12,7 +12,7 @@ NB_MODULE(_tilewright, m) {
   // An object that outlives the interpreter is no reason to print.
   nanobind::set_leak_warnings(false);
   m.doc() = "The compiled part of tilewright.";
-  python::bind_errors(m);
+  python::register_errors();
   python::bind_variant(m);
   python::bind_kv_cache(m);
   python::bind_attention(m);

@@ -54,7 +54,7 @@ void bind_norms(nb::module_& m) {
         }
         return out;
       },
-      "x"_a, "weight"_a, "eps"_a = 1e-6F, nb::kw_only(), "weight_offset"_a = 0.0F,
+      "x"_a.none(), "weight"_a.none(), "eps"_a = 1e-6F, nb::kw_only(), "weight_offset"_a = 0.0F,
       "out"_a = nb::none(),
       nb::sig(
           "def rms_norm(x: tilewright._typing.ArrayT, weight: tilewright._typing.Array, eps: float "
@@ -81,8 +81,8 @@ void bind_norms(nb::module_& m) {
         }
         return out;
       },
-      "x"_a, "residual"_a, "weight"_a, "eps"_a = 1e-6F, nb::kw_only(), "weight_offset"_a = 0.0F,
-      "out"_a = nb::none(),
+      "x"_a.none(), "residual"_a.none(), "weight"_a.none(), "eps"_a = 1e-6F, nb::kw_only(),
+      "weight_offset"_a = 0.0F, "out"_a = nb::none(),
       nb::sig("def fused_add_rms_norm(x: tilewright._typing.ArrayT, residual: "
               "tilewright._typing.Array, weight: tilewright._typing.Array, eps: float = 1e-6, *, "
               "weight_offset: float = 0.0, out: tilewright._typing.ArrayT | None = None) -> "
@@ -108,7 +108,7 @@ void bind_rope(nb::module_& m) {
         }
         return out;
       },
-      "x"_a, "positions"_a, nb::kw_only(), "dim"_a = 0, "theta"_a = 10000.0,
+      "x"_a.none(), "positions"_a.none(), nb::kw_only(), "dim"_a = 0, "theta"_a = 10000.0,
       "position_scale"_a = 1.0, "interleaved"_a = false, "out"_a = nb::none(),
       nb::sig(
           "def apply_rope(x: tilewright._typing.ArrayT, positions: tilewright._typing.Indices, *, "
@@ -135,7 +135,7 @@ void def_activation(nb::module_& m, const char* name, Activation activation, con
         }
         return out;
       },
-      "x"_a, nb::kw_only(), "out"_a = nb::none(),
+      "x"_a.none(), nb::kw_only(), "out"_a = nb::none(),
       nb::sig(
           fmt::format("def {}(x: tilewright._typing.ArrayT, *, out: tilewright._typing.ArrayT | "
                       "None = None) -> tilewright._typing.ArrayT",
@@ -166,7 +166,8 @@ void bind_merge(nb::module_& m) {
         }
         return nb::make_tuple(out, lse_out);
       },
-      "values"_a, "lse"_a, nb::kw_only(), "out"_a = nb::none(), "lse_out"_a = nb::none(),
+      "values"_a.none(), "lse"_a.none(), nb::kw_only(), "out"_a = nb::none(),
+      "lse_out"_a = nb::none(),
       nb::sig(
           "def merge_states(values: tilewright._typing.ArrayT, lse: tilewright._typing.ArrayT, *, "
           "out: tilewright._typing.ArrayT | None = None, lse_out: tilewright._typing.ArrayT | None "
@@ -183,8 +184,9 @@ void bind_merge(nb::module_& m) {
 }  // namespace
 
 void bind_ops(nb::module_& m) {
-  m.def("write_kv_cache", &write_cache, "k"_a, "v"_a, "kv"_a, "slot_mapping"_a, nb::kw_only(),
-        "layout"_a = nb::none(), "k_scale"_a = 1.0, "v_scale"_a = 1.0,
+  m.def("write_kv_cache", &write_cache, "k"_a.none(), "v"_a.none(), "kv"_a.none(),
+        "slot_mapping"_a.none(), nb::kw_only(), "layout"_a = nb::none(), "k_scale"_a = 1.0,
+        "v_scale"_a = 1.0,
         nb::sig(
             "def write_kv_cache(k: tilewright._typing.Array, v: tilewright._typing.Array, kv: "
             "tilewright._typing.KvLike, slot_mapping: tilewright._typing.Indices, *, layout: str | "

@@ -200,8 +200,9 @@ void bind_batch(nb::module_& m) {
             new (self) HeldBatch(
                 make_batch(qo_indptr, kv_lens, num_requests, q_pos, q_pos_offset, interleave));
           },
-          nb::kw_only(), "qo_indptr"_a, "kv_lens"_a = nb::none(), "num_requests"_a = nb::none(),
-          "q_pos"_a = nb::none(), "q_pos_offset"_a = nb::none(), "interleave"_a = nb::none(),
+          nb::kw_only(), "qo_indptr"_a.none(), "kv_lens"_a = nb::none(),
+          "num_requests"_a = nb::none(), "q_pos"_a = nb::none(), "q_pos_offset"_a = nb::none(),
+          "interleave"_a = nb::none(),
           nb::sig(
               "def __init__(self, *, qo_indptr: tilewright._typing.Indices, kv_lens: "
               "tilewright._typing.Indices | None = None, num_requests: int | "
@@ -239,7 +240,7 @@ void bind_plan_class(nb::module_& m) {
             new (self) HeldPlan(nb::steal<nb::tuple>(PySequence_Tuple(attentions.ptr())), limits,
                                 workspace);
           },
-          "attentions"_a, "limits"_a, "workspace"_a = nb::none(),
+          "attentions"_a.none(), "limits"_a, "workspace"_a = nb::none(),
           nb::sig(
               "def __init__(self, attentions: collections.abc.Sequence[Attention], limits: Limits, "
               "workspace: tilewright._typing.Array | None = None) -> None"))
@@ -248,7 +249,7 @@ void bind_plan_class(nb::module_& m) {
           [](nb::handle attentions, const Limits& limits) {
             return Plan::workspace_bytes(to_attentions(attentions), limits);
           },
-          "attentions"_a, "limits"_a,
+          "attentions"_a.none(), "limits"_a,
           nb::sig("def workspace_bytes(attentions: collections.abc.Sequence[Attention], limits: "
                   "Limits) "
                   "-> int"),
@@ -263,7 +264,7 @@ void bind_plan_class(nb::module_& m) {
           "Compiles and loads all that update and run can reach: after it they never compile, load "
           "or "
           "allocate. Returns\nthe plan.")
-      .def("update", &HeldPlan::update, "batch"_a, nb::kw_only(), "tables"_a,
+      .def("update", &HeldPlan::update, "batch"_a, nb::kw_only(), "tables"_a.none(),
            "params"_a = nb::none(),
            nb::sig("def update(self, batch: Batch, *, tables: collections.abc.Mapping[Attention, "
                    "PageTable | collections.abc.Sequence[Level | PageTable]], params: "
@@ -293,7 +294,8 @@ void bind_plan_class(nb::module_& m) {
           "values "
           "raise, always 0.")
       .def_prop_ro("limits", [](HeldPlan& self) { return self.plan().limits(); })
-      .def_prop_ro("attentions", &HeldPlan::attentions);
+      .def_prop_ro("attentions", &HeldPlan::attentions,
+                   nb::sig("def attentions(self) -> tuple[Attention, ...]"));
 }
 
 }  // namespace

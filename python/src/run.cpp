@@ -139,10 +139,10 @@ void bind_run(nb::class_<Attention>& attention) {
         if (!return_lse) return options.out;
         return nb::make_tuple(options.out, options.lse);
       },
-      "plan"_a, "q"_a, "kv"_a, nb::kw_only(), "out"_a = nb::none(), "lse"_a = nb::none(),
-      "return_lse"_a = false, "sm_scale"_a = nb::none(), "logits_soft_cap"_a = nb::none(),
-      "q_scale"_a = 1.0, "k_scale"_a = 1.0, "v_scale"_a = 1.0, "out_scale"_a = 1.0,
-      "sinks"_a = nb::none(), "params"_a = nb::none(), "padding"_a = "keep",
+      "plan"_a, "q"_a.none(), "kv"_a.none(), nb::kw_only(), "out"_a = nb::none(),
+      "lse"_a = nb::none(), "return_lse"_a = false, "sm_scale"_a = nb::none(),
+      "logits_soft_cap"_a = nb::none(), "q_scale"_a = 1.0, "k_scale"_a = 1.0, "v_scale"_a = 1.0,
+      "out_scale"_a = 1.0, "sinks"_a = nb::none(), "params"_a = nb::none(), "padding"_a = "keep",
       "layout"_a = nb::none(), nb::sig(kSignature), kDoc);
 }
 

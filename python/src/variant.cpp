@@ -53,11 +53,8 @@ void def_operator(nb::class_<Expr>& expr, Binary function, const char* name,
         const Expr operand = to_operand(b);
         return operand.defined() ? nb::cast(function(a, operand)) : not_implemented();
       },
-      nb::sig(fmt::format("def {}(self, other: Expr | float, /) -> Expr{}", name,
-                          name == std::string("__eq__") || name == std::string("__ne__")
-                              ? ":  # type: ignore[override]"
-                              : "")
-                  .c_str()));
+      nb::sig(fmt::format("def {}(self, other: Expr | float, /) -> Expr", name).c_str()),
+      nb::is_operator());
   if (reflected == nullptr) return;
   expr.def(
       reflected,
@@ -65,7 +62,8 @@ void def_operator(nb::class_<Expr>& expr, Binary function, const char* name,
         const Expr operand = to_operand(b);
         return operand.defined() ? nb::cast(function(operand, a)) : not_implemented();
       },
-      nb::sig(fmt::format("def {}(self, other: float, /) -> Expr", reflected).c_str()));
+      nb::sig(fmt::format("def {}(self, other: float, /) -> Expr", reflected).c_str()),
+      nb::is_operator());
 }
 
 // The C++ operators as functions; their names alone are overloaded.
@@ -103,7 +101,7 @@ void bind_operators(nb::class_<Expr>& expr) {
 
 void def_unary(nb::module_& m, const char* name, Unary function, const char* doc) {
   m.def(
-      name, [function](nb::handle a) { return function(to_expr(a, "a")); }, "a"_a,
+      name, [function](nb::handle a) { return function(to_expr(a, "a")); }, "a"_a.none(),
       nb::sig(fmt::format("def {}(a: Expr | float) -> Expr", name).c_str()), doc);
 }
 
@@ -111,7 +109,7 @@ void def_binary(nb::module_& m, const char* name, Binary function, const char* d
   m.def(
       name,
       [function](nb::handle a, nb::handle b) { return function(to_expr(a, "a"), to_expr(b, "b")); },
-      "a"_a, "b"_a,
+      "a"_a.none(), "b"_a.none(),
       nb::sig(fmt::format("def {}(a: Expr | float, b: Expr | float) -> Expr", name).c_str()), doc);
 }
 
@@ -164,7 +162,7 @@ void bind_expr(nb::module_& m) {
       [](nb::handle condition, nb::handle yes, nb::handle no) {
         return where(to_expr(condition, "condition"), to_expr(yes, "yes"), to_expr(no, "no"));
       },
-      "condition"_a, "yes"_a, "no"_a,
+      "condition"_a.none(), "yes"_a.none(), "no"_a.none(),
       nb::sig("def where(condition: Expr | bool, yes: Expr | float, no: Expr | float) -> Expr"),
       "`yes` where `condition` holds, else `no`.");
 }

@@ -11,11 +11,10 @@ are torch tensors where q (x, logits) is one, else NumPy arrays.
 
 from . import expr, sampling, variants
 from ._attention import Attention, merge_state, single_attention
+from ._errors import Error, InvalidArgument
 from ._tilewright import (
     Batch,
-    Error,
     Expr,
-    InvalidArgument,
     KvCache,
     Level,
     Limits,

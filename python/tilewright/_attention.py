@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 
 from . import _tilewright, variants
-from ._tilewright import Batch, InvalidArgument, Level, Limits, PageTable, Plan, Variant
+from ._errors import InvalidArgument
+from ._tilewright import Batch, Level, Limits, PageTable, Plan, Variant
 from ._typing import Array, ArrayT, Indices, Scalar
 
 _INT32 = np.iinfo(np.int32)
 
 
-def _int32(name: str, array: Indices | None) -> np.ndarray | None:
+def _int32(name: str, array: Indices) -> np.ndarray:
     """The array as int32 in host memory: in place where it is that, else a copy."""
-    if array is None:
-        return None
     if not isinstance(array, (np.ndarray, list, tuple)) and hasattr(array, "__dlpack__"):
         host = np.from_dlpack(array)  # type: ignore[arg-type]
     else:
@@ -33,6 +32,10 @@ def _int32(name: str, array: Indices | None) -> np.ndarray | None:
     if host.min() < _INT32.min or host.max() > _INT32.max:
         raise InvalidArgument(f"{name} has values from {host.min()} to {host.max()}: they must fit int32")
     return host.astype(np.int32)
+
+
+def _optional_int32(name: str, array: Indices | None) -> np.ndarray | None:
+    return None if array is None else _int32(name, array)
 
 
 def _needs(form: str, given: Mapping[str, Any], *, without: Mapping[str, Any]) -> None:
@@ -88,7 +91,7 @@ class Attention(_tilewright.Attention):
 
         All index arrays are in host memory: int32, or other integers, which are copied. The plan keeps what it reads.
         """
-        lens = _int32("kv_lens", kv_lens)
+        lens = _optional_int32("kv_lens", kv_lens)
         kv = _kv_levels(
             kv_indptr, kv_indices, kv_last_page_len, block_table, row_ids, levels, page_size, has_lens=lens is not None
         )
@@ -96,8 +99,8 @@ class Attention(_tilewright.Attention):
         batch = Batch(
             qo_indptr=indptr,
             kv_lens=lens,
-            q_pos=_int32("q_pos", q_pos),
-            q_pos_offset=_int32("q_pos_offset", q_pos_offset),
+            q_pos=_optional_int32("q_pos", q_pos),
+            q_pos_offset=_optional_int32("q_pos_offset", q_pos_offset),
         )
         plan = Plan([self], _limits(indptr, lens, kv, determinism)).prepare()
         plan.update(batch, tables={self: kv}, params=None if params is None else {self: params})
@@ -125,19 +128,18 @@ def _kv_levels(
         lens = {"kv_lens": has_lens or None}
         _needs("a padded table", {"page_size": page_size, **lens}, without={**csr, **last})
         assert page_size is not None
-        table = _int32("block_table", block_table)
-        return [PageTable.padded(table, page_size, _int32("row_ids", row_ids))]
+        return [PageTable.padded(_int32("block_table", block_table), page_size, _optional_int32("row_ids", row_ids))]
     if kv_indices is not None:
         _needs("a CSR table", {"kv_indptr": kv_indptr, "page_size": page_size}, without=padded_only)
         if kv_last_page_len is None and not has_lens:
             raise InvalidArgument("kv_last_page_len is missing: a CSR table needs it, or kv_lens")
-        assert page_size is not None
+        assert kv_indptr is not None and page_size is not None
         return [
             PageTable.csr(
                 _int32("kv_indptr", kv_indptr),
                 _int32("kv_indices", kv_indices),
                 page_size,
-                _int32("kv_last_page_len", kv_last_page_len),
+                _optional_int32("kv_last_page_len", kv_last_page_len),
             )
         ]
     if kv_indptr is None:
@@ -166,17 +168,17 @@ def _limits(
     )
 
 
-@lru_cache(maxsize=64)
-def _attention_of(spec: tuple[tuple[str, Any], ...]) -> Attention:
-    return Attention(**dict(spec))
-
-
-def _variant(causal: bool, window_left: int, logits_soft_cap: float) -> Variant:
+def _ready_made(causal: bool, window_left: int, logits_soft_cap: float) -> Variant:
     if causal:
         return variants.causal(window_left, logits_soft_cap)
     if window_left >= 0:
         return variants.sliding_window(window_left, -1, logits_soft_cap)
     return variants.full(logits_soft_cap)
+
+
+@lru_cache(maxsize=64)
+def _attention_of(variant: Variant | tuple[bool, int, float], spec: tuple[tuple[str, Any], ...]) -> Attention:
+    return Attention(**dict(spec), variant=_ready_made(*variant) if isinstance(variant, tuple) else variant)
 
 
 def single_attention(
@@ -220,9 +222,10 @@ def single_attention(
         "q_dtype": q_dtype,
         "kv_dtype": k_dtype,
         "v_dtype": v_dtype,
-        "variant": _variant(causal, window_left, logits_soft_cap) if variant is None else variant,
     }
-    attention = _attention_of(tuple(spec.items()))
+    # A tuple hashes faster than the graph that it stands for.
+    chosen = (causal, window_left, logits_soft_cap) if variant is None else variant
+    attention = _attention_of(chosen, tuple(spec.items()))
     plan = attention.plan(qo_indptr=[0, q_shape[0]], kv_indptr=[0, k_shape[0]])
     return attention.run(plan, q, (k, v), return_lse=return_lse, sm_scale=sm_scale, params=params)
 
@@ -230,7 +233,7 @@ def single_attention(
 def merge_state(out_a: ArrayT, lse_a: ArrayT, out_b: ArrayT, lse_b: ArrayT) -> tuple[ArrayT, ArrayT]:
     """merge_states of two: outputs [tokens, heads, dim] and lse float32 [tokens, heads] over disjoint keys."""
     if type(out_a).__module__.partition(".")[0] == "torch":
-        import torch
+        import torch  # type: ignore[import-not-found, unused-ignore]
 
         stack: Any = torch.stack
     else:

@@ -40,8 +40,7 @@ class Tensor:
 
 
 def empty(shape, *, dtype, device):
-    assert device.type == "cpu"
-    return Tensor(np.empty(shape, {name: array for array, name in DTYPES.items()}[dtype]))
+    return Tensor(np.empty(shape, {name: array for array, name in DTYPES.items()}[dtype]), device.type, device.index)
 
 
 DTYPES = {np.dtype(t): f"torch.{t.__name__}" for t in (np.float32, np.float16, np.int32, np.int64, ml_dtypes.bfloat16)}
