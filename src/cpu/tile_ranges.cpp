@@ -113,11 +113,11 @@ TileRanges tile_ranges(const AttentionPlan& plan, const MaskAnalysis& mask, cons
   const plan::Config& config = plan.schedule.config;
   TileRanges ranges;
   if (row.kv_len == 0) return ranges;
-  if (mask.mask_class() != MaskClass::closed_form) {
+  if (mask.mask_class() == MaskClass::none) {
     ranges.blocks = static_cast<std::int32_t>(plan::ceil_div(row.kv_len, config.block_tokens));
     ranges.num_spans = 1;
     ranges.spans[0] = {0, ranges.blocks};
-    if (mask.mask_class() == MaskClass::none) ranges.full = IntervalSet::of(0, row.kv_len);
+    ranges.full = IntervalSet::of(0, row.kv_len);
     return ranges;
   }
   const std::int64_t packed = static_cast<std::int64_t>(tile) * config.tile_rows;

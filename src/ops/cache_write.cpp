@@ -145,8 +145,7 @@ void check_scale(const Side& side) {
   const std::int64_t heads = side.to.shape[2];
   const std::int64_t extent = tensor.shape[tensor.rank - 1];
   require((tensor.rank == 1 || tensor.shape[0] == 1) && (extent == 1 || extent == heads),
-          "{} is {}: its shape must be [1] or [{}], one a KV head", side.scale_name,
-          tensor, heads);
+          "{} is {}: its shape must be [1] or [{}], one a KV head", side.scale_name, tensor, heads);
   for (std::int64_t i = 0; i < extent; ++i) {
     const float value = static_cast<const float*>(tensor.data)[i * tensor.strides[tensor.rank - 1]];
     require(value > 0 && std::isfinite(value), "{}[{}] is {}: it must be positive and finite",
@@ -228,8 +227,8 @@ void write_kv_cache(const TensorView& k, const TensorView& v, const KvCache& cac
   check_side(values, k.shape[0]);
   for (int dim = 0; dim < 3; ++dim) {
     require(cache.k.shape[dim] == cache.v.shape[dim],
-            "cache.v is {}: pages, page size and heads must be those of cache.k, {}",
-            cache.v, cache.k);
+            "cache.v is {}: pages, page size and heads must be those of cache.k, {}", cache.v,
+            cache.k);
   }
   require_shape("slot_mapping", slot_mapping, {k.shape[0]});
   check_slots(slot_mapping, cache);

@@ -57,8 +57,7 @@ KvCache KvCache::separate(const TensorView& k, const TensorView& v, KvLayout lay
   require_device("v", v, k.device);
   for (int dim = 0; dim + 1 < k.rank; ++dim) {
     require(k.shape[dim] == v.shape[dim],
-            "v is {}: all but its last dimension must be those of k, {}", v,
-            k);
+            "v is {}: all but its last dimension must be those of k, {}", v, k);
   }
   return {normal_form(k, layout), normal_form(v, layout)};
 }

@@ -85,7 +85,10 @@ void add_norm_rows(const NormCall& call, std::int64_t begin, std::int64_t end) {
       const auto value = load(d, residual + i, part);
       squares = hn::MulAdd(value, value, squares);
     });
-    scale_row(residual, call, inverse_rms(squares, call), call.out.row<X>(r));
+    const float inverse = inverse_rms(squares, call);
+    visit_wide_float(call.out.dtype, [&](auto out) {
+      scale_row(residual, call, inverse, call.out.row<decltype(out)>(r));
+    });
   }
 }
 
@@ -157,7 +160,6 @@ void fused_add_rms_norm(const TensorView& x, const TensorView& residual, const T
   require_writable("residual", residual);
   require_apart("residual", residual, "x", x);
   require_apart("out", out, "residual", residual);
-  require_dtype("out", out, {x.dtype});
   const std::vector<float> weights = offset_weight(weight, weight_offset);
   const NormCall call{Rows(x), Rows(residual), Rows(out), weights.data(), eps};
   parallel_items(call.x.count, weight.shape[0], [&](std::int64_t begin, std::int64_t end) {
