@@ -51,7 +51,8 @@ TEST_P(Fuzz, RandomBatchesBackToBack) {
       if (c.value_dim != base.value_dim) c.cache = CacheForm::separate_nhd;
       c.value_dim = base.value_dim;
       SCOPED_TRACE(c.name());
-      CaseRun(c).run_in(plan);
+      CaseRun run(c);
+      run.run_in(plan);
       if (HasFailure()) return;
       const PlanStats stats = plan.stats(plan.attentions()[0]);
       ASSERT_GE(stats.blocks, stats.full_blocks);

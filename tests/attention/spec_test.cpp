@@ -85,6 +85,28 @@ TEST(PlanValue, StatusIsWellForEachRequest) {
   EXPECT_EQ(plan.status(), std::vector<std::int32_t>(3, 0));
 }
 
+// Positions must stay as they are until the last run, not longer: counts of the update do not
+// change with them.
+TEST(PlanValue, StatsAreOfTheUpdate) {
+  const Dims dims{4, 2, 32, 32};
+  SimpleBatch b(dims, DType::bf16, {{64, 2000}, {1, 700}}, 16, 62);
+  const Attention attention(small_spec());
+  Plan plan({attention}, b.limits());
+  Tensor q_pos = int_tensor(Extents(65, 100));
+  Batch batch = b.batch();
+  batch.q_pos = q_pos.view();
+  plan.update(batch, b.inputs(attention));
+  b.run(plan, attention, b.tensors.args());
+  const PlanStats before = plan.stats(attention);
+  for (std::int64_t i = 0; i < 65; ++i) q_pos.set({i}, 1900);
+  const PlanStats after = plan.stats(attention);
+  EXPECT_GT(before.skipped_blocks, 0);
+  EXPECT_EQ(before.blocks, after.blocks);
+  EXPECT_EQ(before.full_blocks, after.full_blocks);
+  EXPECT_EQ(before.skipped_blocks, after.skipped_blocks);
+  EXPECT_EQ(before.kv_bytes, after.kv_bytes);
+}
+
 // No requests at all is a batch, too.
 TEST(PlanValue, EmptyBatch) {
   const Attention attention(small_spec());
