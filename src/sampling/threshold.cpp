@@ -30,9 +30,10 @@ float of_key(std::uint32_t key) {
   return std::bit_cast<float>(key & 0x80000000U ? key & 0x7FFFFFFFU : ~key) + 0.0F;
 }
 
+// Above `low`, so that an interval that ends or begins there is smaller.
 float midpoint(float low, float high) {
-  const std::uint32_t a = key_of(low);
-  return of_key(a + (key_of(high) - a) / 2);
+  const std::uint32_t b = key_of(high);
+  return of_key(b - (b - key_of(low)) / 2);
 }
 
 std::uint64_t divide_up(std::uint64_t a, std::uint64_t b) {
