@@ -60,8 +60,8 @@ struct PlanInput {
   std::vector<KvLevel> levels;  // outermost (shared by most) first; the plain case is one level
   std::vector<ParamValue> params;
 
-  PlanInput(Attention a, const PageTable& table)
-      : attention(std::move(a)), levels{KvLevel{table, {}, {}, {}, {}}} {}
+  PlanInput(Attention a, const PageTable& table, std::vector<ParamValue> p = {})
+      : attention(std::move(a)), levels{KvLevel{table, {}, {}, {}, {}}}, params(std::move(p)) {}
   PlanInput(Attention a, std::vector<KvLevel> l, std::vector<ParamValue> p = {})
       : attention(std::move(a)), levels(std::move(l)), params(std::move(p)) {}
 };
