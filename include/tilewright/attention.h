@@ -75,17 +75,18 @@ enum class Padding : std::uint8_t { keep, zero };
 // What may differ from layer to layer under one plan. All tensors are on the attention's device.
 struct RunArgs {
   TensorView out;  // [q tokens, num_qo_heads, value_dim], written
-  TensorView
-      lse;  // optional f32 [q tokens, num_qo_heads], any strides, written: natural log of the
-            // sum of exponentials of a row (with its sink), -inf for a row that sees no key
+  // Optional f32 [q tokens, num_qo_heads], any strides, written: natural log of the sum of
+  // exponentials of a row (with its sink), -inf for a row that sees no key.
+  TensorView lse;
   std::optional<float> sm_scale;         // default: 1 / sqrt(head_dim)
-  std::optional<float> logits_soft_cap;  // for a variant with the parameter "logits_soft_cap"
+  std::optional<float> logits_soft_cap;  // > 0, for a variant with the parameter of this name
   Scale q_scale, k_scale, v_scale;       // dequantisation: the tensor's values are multiplied by it
   Scale out_scale;   // quantisation: the output is multiplied by it before it is stored
   TensorView sinks;  // optional f32 [num_qo_heads]: a learned logit in each row's denominator
-  std::vector<ParamValue> params;   // of the variant, bound at run
-  Padding padding = Padding::keep;  // rows of out and lse behind the last query token of the batch:
-                                    // left as they are, or output 0 and lse -inf
+  std::vector<ParamValue> params;  // of the variant, bound at run
+  // Rows of out and lse behind the batch's last query token: left as they are, or output 0, lse
+  // -inf.
+  Padding padding = Padding::keep;
   Stream stream;
 };
 

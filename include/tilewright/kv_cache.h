@@ -40,14 +40,13 @@ struct TILEWRIGHT_API PageTable {
 
   Form form = Form::contiguous;
   std::int64_t page_size = 1;
-  TensorView indices;        // page ids, i32: [rows, columns] (padded), [entries] (csr)
-  TensorView indptr;         // i32 [rows + 1]: into indices (csr) or into the tokens (ragged)
-  TensorView row_ids;        // optional i32 [rows]: row r is indices[row_ids[r]] (padded)
-  TensorView last_page_len;  // optional i32 [rows] (csr): 1 .. page_size; gives the lengths if no
-                             // kv_lens are given
+  TensorView indices;  // page ids, i32: [rows, columns] (padded), [entries] (csr)
+  TensorView indptr;   // i32 [rows + 1]: into indices (csr) or into the tokens (ragged)
+  TensorView row_ids;  // optional i32 [rows]: row r is indices[row_ids[r]] (padded)
+  // Optional i32 [rows] (csr), 1 .. page_size: gives the lengths if no kv_lens are given.
+  TensorView last_page_len;
 
-  // Block tables of vLLM and SGLang: column c holds the page of tokens [c * page_size, (c + 1) *
-  // page_size).
+  // Block tables of vLLM and SGLang: token t of a row is in the page of column t / page_size.
   static PageTable padded(const TensorView& block_table, std::int64_t page_size,
                           const TensorView& row_ids = {});
   // indices[indptr[r] .. indptr[r + 1]) are row r's pages.
@@ -65,12 +64,15 @@ struct TILEWRIGHT_API PageTable {
 // one request a row, leaves everything but the table out.
 struct KvLevel {
   PageTable table;
-  TensorView kv_lens;  // optional i32 [rows]: tokens; default: the batch's, or what the table tells
-  TensorView qo_indptr;  // optional i32 [rows + 1]: query tokens of a row; default: the batch's
-  TensorView q_rows;  // optional i32: the query tokens behind qo_indptr, in any order; default: 0,
-                      // 1, 2, ...
-  TensorView kv_pos;  // optional i32 [rows]: position of a row's first key; default: after the
-                      // levels before
+  // Optional i32 [rows]: tokens; default: what the table tells, or, of an only level, the batch's.
+  TensorView kv_lens;
+  // Optional i32 [rows + 1]: query tokens of a row, whole requests; default: a row for each
+  // request.
+  TensorView qo_indptr;
+  // Optional i32: the query tokens behind qo_indptr, in any order; default: 0, 1, 2, ...
+  TensorView q_rows;
+  // Optional i32 [rows]: position of a row's first key; default: after the levels before.
+  TensorView kv_pos;
 };
 
 }  // namespace tilewright

@@ -27,8 +27,8 @@ struct Limits {
   std::int64_t kv_len = 0;    // of one request, all levels together
   int levels = 1;
   Determinism determinism = Determinism::repeatable;
-  int workers =
-      0;  // virtual workers; 0: what suits the device. Results of `repeatable` depend on it
+  // Virtual workers; 0: what suits the device. Results of `repeatable` depend on it.
+  int workers = 0;
 };
 
 // For context-parallel shards: this process holds keys whose position p has (p / size) % world ==
@@ -43,15 +43,17 @@ struct KvInterleave {
 // Tensors are i32 on the plan's device and are read by update(); only q_pos must stay as it is
 // until the last run.
 struct Batch {
-  TensorView qo_indptr;  // [requests + 1], from 0: request r has the query tokens [qo_indptr[r],
-                         // qo_indptr[r + 1])
-  TensorView
-      kv_lens;  // optional [requests]: KV tokens; else ragged tables and last_page_len tell them
-  TensorView num_requests;  // optional [1]: live requests, the rest of qo_indptr is padding
+  // [requests + 1], from 0: request r has the query tokens [qo_indptr[r], qo_indptr[r + 1]).
+  TensorView qo_indptr;
+  // Optional [requests]: KV tokens; else ragged tables and last_page_len tell them.
+  TensorView kv_lens;
+  // Optional [1]: live requests, the rest of qo_indptr is padding.
+  TensorView num_requests;
+  // At most one of the two; neither: the queries are the last tokens, kv_len - q_len + i.
   TensorView q_pos;         // optional [q tokens]: positions, in any order within a request
   TensorView q_pos_offset;  // optional [requests]: position of a request's first query token
-                            // neither: the queries are the last ones, kv_len - q_len + i
-  KvInterleave interleave;  // with world > 1 q_pos or q_pos_offset is needed
+  // With world > 1 q_pos or q_pos_offset is needed.
+  KvInterleave interleave;
 };
 
 // One attention's KV in a plan, and the variant parameters that bind when the plan is made.

@@ -24,10 +24,10 @@ struct PerRow {
 struct SamplingArgs {
   PerRow<float> temperature{1.0F};  // f32, >= 0; 0 is greedy: the arg max, lowest id among equals
   PerRow<std::int32_t> top_k{0};    // i32; <= 0 or >= vocabulary: off
-  PerRow<float> top_p{
-      1.0F};  // f32; >= 1: off; the smallest set of the most likely tokens whose mass reaches top_p
-  PerRow<float> min_p{
-      0.0F};  // f32 in [0, 1]; 0: off; tokens below min_p times the largest probability are dropped
+  // f32; >= 1: off; keeps the smallest set of the most likely tokens whose mass reaches top_p.
+  PerRow<float> top_p{1.0F};
+  // f32 in [0, 1]; 0: off; drops tokens below min_p times the largest probability.
+  PerRow<float> min_p{0.0F};
   PerRow<std::int64_t> seeds{0};  // i64: one seed a request
   PerRow<std::int64_t> steps{0};  // i64: how many tokens the request has drawn before
   Stream stream;

@@ -82,8 +82,8 @@ class TILEWRIGHT_API Expr {
   Expr(bool value);          // NOLINT(google-explicit-constructor)
   explicit Expr(std::shared_ptr<const ExprNode> node) : node_(std::move(node)) {}
 
-  explicit operator bool() const =
-      delete;  // `if (expr)`, `expr && expr` evaluate nothing: a graph is being built
+  // `if (expr)` would evaluate nothing: a graph is being built.
+  explicit operator bool() const = delete;
   bool defined() const { return node_ != nullptr; }
   ValueType type() const;
   const ExprNode& node() const { return *node_; }
@@ -190,15 +190,15 @@ struct TILEWRIGHT_API Variant {
   Expr logits;  // real, over logit(): replaces each scaled logit
   Expr mask;    // boolean: which (query, key) pairs attend
   Expr output;  // real, over value(), q_pos, q_head, kv_head, batch: replaces output elements
-  std::optional<RopeSpec>
-      rope;             // applied to queries and keys on the fly; the cache holds unrotated keys
-  bool softmax = true;  // false: the transformed logits are the weights, as in sigmoid attention
+  // Applied to queries and keys on the fly; the cache holds unrotated keys.
+  std::optional<RopeSpec> rope;
+  // False: the transformed logits are the weights, as in sigmoid attention.
+  bool softmax = true;
 
   // The parameters of all expressions, in order of first use. Error when one name has two
   // declarations.
   std::vector<Param> params() const;
-  // Canonical text: equal for variants with the same graph, and what a variant is stored and hashed
-  // by.
+  // Canonical text, equal for equal graphs: what a variant is compared, stored and hashed by.
   std::string serialize() const;
   // Errors: logits not real, mask not boolean, value() outside of output, logit() in mask, ...
   void validate() const;
@@ -208,13 +208,11 @@ struct TILEWRIGHT_API Variant {
 
 namespace variants {
 
-// Every query attends to all keys. A soft cap c > 0 replaces logits by c * tanh(logit / c); it is a
-// run parameter
-// ("logits_soft_cap") whose default is the value given here, so that layers with other caps share a
-// plan.
+// Every query attends to all keys. A soft cap c > 0 replaces logits by c * tanh(logit / c). It is a
+// run parameter, "logits_soft_cap", whose default is the value given here: layers with other caps
+// share a plan. 0 leaves logits alone and makes no parameter.
 TILEWRIGHT_API Variant full(double logits_soft_cap = 0);
-// kv_pos <= q_pos and, if window_left >= 0, kv_pos >= q_pos - window_left (window_left + 1 keys are
-// seen).
+// kv_pos <= q_pos and, if window_left >= 0, kv_pos >= q_pos - window_left: window_left + 1 keys.
 TILEWRIGHT_API Variant causal(std::int64_t window_left = -1, double logits_soft_cap = 0);
 // q_pos - left <= kv_pos <= q_pos + right; a negative bound means no bound on that side.
 TILEWRIGHT_API Variant sliding_window(std::int64_t left, std::int64_t right,
