@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "base/element.h"
-#include "base/numeric.h"
 #include "ops/op_common.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -107,6 +106,21 @@ void add_norm_chunk(const NormCall& call, std::int64_t begin, std::int64_t end) 
   });
 }
 
+template <typename T>
+void convert_weight(const T* from, std::size_t count, float offset, float* to) {
+  const F32 d;
+  for_lanes(d, count, [&](std::size_t i, auto part) HWY_ATTR {
+    store(d, hn::Add(load(d, from + i, part), hn::Set(d, offset)), to + i, part);
+  });
+}
+
+void load_weight(const TensorView& weight, float offset, float* to) {
+  visit_wide_float(weight.dtype, [&](auto t) {
+    convert_weight(static_cast<const decltype(t)*>(weight.data),
+                   static_cast<std::size_t>(weight.shape[0]), offset, to);
+  });
+}
+
 }  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace tilewright
@@ -118,6 +132,7 @@ namespace {
 
 HWY_EXPORT(norm_chunk);
 HWY_EXPORT(add_norm_chunk);
+HWY_EXPORT(load_weight);
 
 void check_norm(const TensorView& x, const TensorView& weight, const TensorView& out, float eps) {
   require_operand("x", x, {1, 2, 3});
@@ -134,9 +149,7 @@ void check_norm(const TensorView& x, const TensorView& weight, const TensorView&
 
 std::vector<float> offset_weight(const TensorView& weight, float offset) {
   std::vector<float> values(static_cast<std::size_t>(weight.shape[0]));
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    values[i] = load_element(weight.data, weight.dtype, static_cast<std::int64_t>(i)) + offset;
-  }
+  HWY_DYNAMIC_DISPATCH(load_weight)(weight, offset, values.data());
   return values;
 }
 

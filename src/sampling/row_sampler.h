@@ -73,7 +73,8 @@ class RowSampler {
     float low;
     float high;
   };
-  Pivots sample_pivots(const Logits& list, Measure measure, double fraction,
+  // Around the threshold below which the list's measure is `rest`, by a sample.
+  Pivots sample_pivots(const Logits& list, Measure measure, std::uint64_t rest,
                        const WeightScale& scale, Pivots bounds);
   Split split(const Logits& list, Measure measure, Pivots pivots, const WeightScale& scale,
               std::vector<float>& middle);

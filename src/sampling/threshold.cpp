@@ -64,8 +64,7 @@ RowSampler::Threshold RowSampler::find_threshold(const Logits& list, Measure mea
   for (int round = 0; current.count > kSmallList; ++round) {
     Pivots pivots = bounds;
     if (!missed && round < kSampledRounds) {
-      const double fraction = static_cast<double>(target) / static_cast<double>(total);
-      pivots = sample_pivots(current, measure, fraction, scale, bounds);
+      pivots = sample_pivots(current, measure, total - target, scale, bounds);
     } else if (!missed) {
       pivots.low = midpoint(bounds.low, bounds.high);
     }
@@ -125,23 +124,22 @@ RowSampler::Threshold RowSampler::walk(const Logits& list, Measure measure, std:
   raise(ErrorCode::internal, "sampling: a row holds less than its total");
 }
 
-RowSampler::Pivots RowSampler::sample_pivots(const Logits& list, Measure measure, double fraction,
-                                             const WeightScale& scale, Pivots bounds) {
+RowSampler::Pivots RowSampler::sample_pivots(const Logits& list, Measure measure,
+                                             std::uint64_t rest, const WeightScale& scale,
+                                             Pivots bounds) {
   sorted_.resize(static_cast<std::size_t>(kSample));
   for (std::int64_t i = 0; i < kSample; ++i) {
     sorted_[static_cast<std::size_t>(i)] = logit_at(list, i * list.count / kSample);
   }
   std::sort(sorted_.begin(), sorted_.end(), std::greater<>());
-  const auto measure_of = [&](float value) {
-    return measure == Measure::mass ? static_cast<double>(token_weight(value, scale)) : 1.0;
-  };
-  double total = 0;
-  for (const float value : sorted_) total += measure_of(value);
-  double sum = 0;
-  std::int64_t estimate = 0;
-  for (; estimate + 1 < kSample; ++estimate) {
-    sum += measure_of(sorted_[static_cast<std::size_t>(estimate)]);
-    if (sum >= fraction * total) break;
+  // From the smallest entry up: there the sample's sum varies little, while the largest entries,
+  // which may hold most of the mass, are likely not in the sample.
+  const double each = static_cast<double>(list.count) / static_cast<double>(kSample);
+  std::int64_t estimate = kSample - 1;
+  for (double sum = 0; estimate > 0; --estimate) {
+    const float value = sorted_[static_cast<std::size_t>(estimate)];
+    sum += each * (measure == Measure::mass ? static_cast<double>(token_weight(value, scale)) : 1);
+    if (sum > static_cast<double>(rest)) break;
   }
   Pivots pivots = bounds;
   if (estimate >= kMargin) {
