@@ -92,6 +92,7 @@ class TILEWRIGHT_API Plan {
   Plan& operator=(Plan&&) noexcept;
   ~Plan();
 
+  // On the CPU it holds scratch for num_threads() threads, as of now: plans never use more.
   static std::size_t workspace_bytes(const std::vector<Attention>& attentions,
                                      const Limits& limits);
 

@@ -155,6 +155,9 @@ struct BatchReader::LevelReader {
   void read_table();
   std::int64_t kv_len(std::int64_t row) const;
   std::int64_t capacity(std::int64_t row) const;  // tokens that the row's table entries can hold
+  // The position of a row's first key.
+  std::int32_t kv_pos(std::int64_t index_of_row, const plan::Row& row,
+                      const cpu::AttentionPlan& plan) const;
   void note_pages(std::int64_t row, std::int64_t kv_len);
 };
 
@@ -261,6 +264,22 @@ std::int64_t BatchReader::LevelReader::kv_len(std::int64_t row) const {
   return capacity(row);
 }
 
+std::int32_t BatchReader::LevelReader::kv_pos(std::int64_t index_of_row, const plan::Row& row,
+                                              const cpu::AttentionPlan& plan) const {
+  if (level.kv_pos.defined()) return static_cast<std::int32_t>(element(level.kv_pos, index_of_row));
+  // Behind what the levels before gave the row's requests, those without queries left out.
+  std::int32_t position = -1;
+  for (std::int32_t i = row.first_request; i < row.first_request + row.num_requests; ++i) {
+    if (plan.requests[i].q_len == 0) continue;
+    const std::int32_t behind = plan.requests[i].kv_len;
+    require(position < 0 || position == behind,
+            "{} is missing: row {} covers requests with {} and {} tokens in the levels before",
+            member("kv_pos"), index_of_row, position, behind);
+    position = behind;
+  }
+  return std::max(position, 0);
+}
+
 // Checks the page ids in use and remembers the largest.
 void BatchReader::LevelReader::note_pages(std::int64_t row, std::int64_t kv_len) {
   if (kv_len == 0) return;
@@ -353,10 +372,9 @@ void BatchReader::read_level(const PlanInput& input, int index, cpu::AttentionPl
     }
     row.kv_len = static_cast<std::int32_t>(reader.kv_len(r));
     if (row.q_len > 0) reader.note_pages(r, row.kv_len);
-    row.kv_pos = level.kv_pos.defined() ? static_cast<std::int32_t>(element(level.kv_pos, r)) : 0;
+    row.kv_pos = reader.kv_pos(r, row, plan);
     for (std::int32_t i = row.first_request; i < row.first_request + row.num_requests; ++i) {
       plan::Request& shared = plan.requests[i];
-      if (!level.kv_pos.defined() && shared.q_len > 0) row.kv_pos = shared.kv_len;
       require_limit(static_cast<std::int64_t>(shared.kv_len) + row.kv_len, "kv_len", limits_.kv_len,
                     "the KV length of request {}", i);
       shared.kv_len += row.kv_len;

@@ -147,6 +147,49 @@ PlanPart* PlanImpl::find(const Attention& attention) {
   return found == parts.end() ? nullptr : &*found;
 }
 
+void PlanPart::make_schedule() {
+  const AttentionImpl& impl = attention.impl();
+  plan::Schedule& schedule = plan.schedule;
+  const plan::Config& config = schedule.config;
+  const auto ranges = [&](const plan::Row& row, std::int32_t head, std::int32_t tile) {
+    return cpu::tile_ranges(plan, impl.variant.mask, row, head, tile);
+  };
+  stats = {};
+  // Tiles are measured for one head where heads do not differ.
+  const int times = config.heads_differ != 0 ? 1 : config.num_kv_heads;
+  std::int64_t keys = 0;
+  const auto measure = [&](const plan::Row& row, std::int32_t head, std::int32_t tile) {
+    const cpu::TileRanges needed = ranges(row, head, tile);
+    const cpu::TileCounts counts = cpu::count_tile(needed, config, row);
+    stats.tiles += times;
+    stats.blocks += times * counts.blocks;
+    stats.full_blocks += times * counts.full_blocks;
+    stats.skipped_blocks += times * counts.skipped_blocks;
+    keys += times * counts.keys;
+    return needed.blocks;
+  };
+  plan::make_schedule(
+      schedule, measure,
+      [&](const plan::Row& row, std::int32_t head, std::int32_t tile) {
+        return ranges(row, head, tile).blocks;
+      },
+      [](plan::Row* begin, plan::Row* end, const plan::RowOrder& order) {
+        if (!std::is_sorted(begin, end, order)) std::sort(begin, end, order);
+      });
+  const AttentionSpec& spec = impl.spec;
+  stats.kv_bytes = keys * (spec.head_dim * dtype_bytes(spec.kv_dtype) +
+                           spec.value_dim() * dtype_bytes(spec.value_dtype()));
+  stats.split_tiles = schedule.header->num_splits;
+  std::int64_t largest = 0;
+  for (std::int32_t worker = 0; worker < schedule.header->workers; ++worker) {
+    largest = std::max(largest, plan::share_cost(schedule, worker));
+  }
+  if (largest > 0) {
+    stats.balance = static_cast<double>(schedule.header->b_cost) / schedule.header->workers /
+                    static_cast<double>(largest);
+  }
+}
+
 void PlanImpl::update(const Batch& batch, const std::vector<PlanInput>& inputs) {
   updated = false;
   const BatchReader reader(batch, limits, attentions[0].device());
@@ -169,14 +212,7 @@ void PlanImpl::update(const Batch& batch, const std::vector<PlanInput>& inputs) 
         inputs[i].params, Bind::plan,
         {attention.spec.num_qo_heads, attention.spec.num_kv_heads, reader.num_requests()},
         attention.device, plan.bindings);
-    plan::make_schedule(
-        plan.schedule,
-        [&](const plan::Row& row, std::int32_t head, std::int32_t tile) {
-          return cpu::tile_ranges(plan, attention.variant.mask, row, head, tile).blocks;
-        },
-        [](plan::Row* begin, plan::Row* end, const plan::RowOrder& order) {
-          if (!std::is_sorted(begin, end, order)) std::sort(begin, end, order);
-        });
+    part->make_schedule();
   }
   num_requests = reader.num_requests();
   updated = true;
@@ -226,44 +262,7 @@ std::vector<std::int32_t> Plan::status() const {
 }
 
 PlanStats Plan::stats(const Attention& attention) const {
-  const PlanPart& part = impl_->part_for_run(attention);
-  const AttentionImpl& a = part.attention.impl();
-  const plan::Schedule& schedule = part.plan.schedule;
-  const plan::Config& config = schedule.config;
-  const plan::Header& header = *schedule.header;
-  PlanStats stats;
-  const auto blocks = [&](const plan::Row& row, std::int32_t head, std::int32_t tile) {
-    return cpu::tile_ranges(part.plan, a.variant.mask, row, head, tile).blocks;
-  };
-  const std::int64_t key_bytes = a.spec.head_dim * dtype_bytes(a.spec.kv_dtype) +
-                                 a.spec.value_dim() * dtype_bytes(a.spec.value_dtype());
-  for (std::int32_t r = 0; r < header.num_rows; ++r) {
-    const plan::Row& row = schedule.rows[r];
-    for (std::int32_t head = 0; head < config.num_kv_heads; ++head) {
-      for (std::int32_t tile = 0; tile < row.tiles; ++tile) {
-        const cpu::TileRanges ranges = cpu::tile_ranges(part.plan, a.variant.mask, row, head, tile);
-        ++stats.tiles;
-        stats.blocks += ranges.blocks;
-        stats.skipped_blocks += plan::ceil_div(row.kv_len, config.block_tokens) - ranges.blocks;
-        for (std::int32_t n = 0; n < ranges.blocks; ++n) {
-          const std::int64_t begin = static_cast<std::int64_t>(ranges.nth(n)) * config.block_tokens;
-          const std::int64_t end = std::min<std::int64_t>(begin + config.block_tokens, row.kv_len);
-          stats.full_blocks += ranges.is_full(begin, end) ? 1 : 0;
-          stats.kv_bytes += (end - begin) * key_bytes;
-        }
-      }
-    }
-  }
-  stats.split_tiles = header.num_splits;
-  std::int64_t largest = 0;
-  for (std::int32_t worker = 0; worker < header.workers; ++worker) {
-    largest = std::max(largest, plan::share_cost(schedule, worker, blocks));
-  }
-  if (largest > 0) {
-    stats.balance =
-        static_cast<double>(header.b_cost) / header.workers / static_cast<double>(largest);
-  }
-  return stats;
+  return impl_->part_for_run(attention).stats;
 }
 
 }  // namespace tilewright

@@ -15,8 +15,12 @@ namespace tilewright {
 struct PlanPart {
   explicit PlanPart(const Attention& a) : attention(a) {}
 
+  // Makes the schedule of the batch that `plan` was read from, and counts it.
+  void make_schedule();
+
   Attention attention;
   cpu::AttentionPlan plan;
+  PlanStats stats;
 };
 
 class PlanImpl {

@@ -25,6 +25,16 @@ struct TileRanges {
   bool is_full(std::int64_t key_begin, std::int64_t key_end) const;
 };
 
+// What one tile adds to PlanStats.
+struct TileCounts {
+  std::int64_t blocks = 0;
+  std::int64_t full_blocks = 0;
+  std::int64_t skipped_blocks = 0;
+  std::int64_t keys = 0;  // read
+};
+
+TileCounts count_tile(const TileRanges& ranges, const plan::Config& config, const plan::Row& row);
+
 TileRanges tile_ranges(const AttentionPlan& plan, const MaskAnalysis& mask, const plan::Row& row,
                        std::int32_t head, std::int32_t tile);
 

@@ -83,6 +83,7 @@ struct Header {
 struct Cut {
   std::int64_t item = 0;
   std::int32_t block = 0;
+  std::int64_t cost = 0;  // of all that lies before it on the line
 };
 
 // An item of section B that several workers compute. Worker `first` writes its part to its second

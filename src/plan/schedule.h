@@ -129,20 +129,22 @@ TILEWRIGHT_HD inline Item b_item(const Schedule& s, std::int64_t index) {
           static_cast<std::int32_t>(index % r.tiles)};
 }
 
-// The block bound of `item` nearest to `cost` behind its start; its end is the start of the next
-// item.
-TILEWRIGHT_HD inline Cut round_cut(std::int64_t item, std::int64_t cost, std::int64_t fixed,
+// The block bound nearest to `cost` behind the start of `item`; its end is the start of the next
+// item. The cut's cost counts from the item's start.
+TILEWRIGHT_HD inline Cut round_cut(const Config& config, std::int64_t item, std::int64_t cost,
                                    std::int64_t per_block, std::int64_t blocks) {
+  const std::int64_t fixed = config.cost.fixed;
   const std::int64_t block = cost <= fixed ? 0 : (cost - fixed + per_block / 2) / per_block;
-  if (block >= blocks && blocks > 0) return {item + 1, 0};
-  return {item, static_cast<std::int32_t>(block)};
+  if (block >= blocks && blocks > 0) return {item + 1, 0, fixed + blocks * per_block};
+  return {item, static_cast<std::int32_t>(block), block > 0 ? fixed + block * per_block : 0};
 }
 
 // The cut at `cost` on section B's line.
 template <typename Blocks>
 TILEWRIGHT_HD Cut find_cut(const Schedule& s, std::int64_t cost, const Blocks& blocks) {
   const Header& h = *s.header;
-  if (cost >= h.b_cost) return {h.b_items, 0};
+  if (cost >= h.b_cost) return {h.b_items, 0, h.b_cost};
+  const std::int64_t target = cost;
   std::int64_t item = 0;
   std::int64_t items_end = h.tail_items;
   if (cost >= h.tail_cost) {
@@ -164,10 +166,14 @@ TILEWRIGHT_HD Cut find_cut(const Schedule& s, std::int64_t cost, const Blocks& b
     const std::int64_t needed = blocks(row, at.head, at.tile);
     const std::int64_t per_block = block_cost(s.config, row, at.tile);
     const std::int64_t all = s.config.cost.fixed + needed * per_block;
-    if (cost < all) return round_cut(item, cost, s.config.cost.fixed, per_block, needed);
+    if (cost < all) {
+      Cut cut = round_cut(s.config, item, cost, per_block, needed);
+      cut.cost += target - cost;
+      return cut;
+    }
     cost -= all;
   }
-  return {item, 0};
+  return {item, 0, target - cost};
 }
 
 // Orders two rows for section A and within it: A before B, longest items first, then as given.
@@ -227,23 +233,10 @@ TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, const Bl
   h.workers = static_cast<std::int32_t>(max64(1, min64(s.config.workers, h.b_cost / least)));
 }
 
-// The cost of a worker's share of section B, each part of an item counted with the fixed cost at
-// its start only.
-template <typename Blocks>
-std::int64_t share_cost(const Schedule& s, std::int32_t worker, const Blocks& blocks) {
-  const Cut& from = s.cuts[worker];
-  const Cut& to = s.cuts[worker + 1];
-  std::int64_t cost = 0;
-  for (std::int64_t index = from.item; index < to.item || (index == to.item && to.block > 0);
-       ++index) {
-    const Item at = b_item(s, index);
-    const Row& row = s.rows[at.row];
-    const std::int64_t begin = index == from.item ? from.block : 0;
-    const std::int64_t end = index == to.item ? to.block : blocks(row, at.head, at.tile);
-    cost +=
-        (begin == 0 ? s.config.cost.fixed : 0) + (end - begin) * block_cost(s.config, row, at.tile);
-  }
-  return cost;
+// The cost of a worker's share of section B; a part of an item counts the fixed cost where it
+// begins.
+TILEWRIGHT_HD inline std::int64_t share_cost(const Schedule& s, std::int32_t worker) {
+  return s.cuts[worker + 1].cost - s.cuts[worker].cost;
 }
 
 // The items that are cut, from the cuts of all workers.
@@ -261,14 +254,15 @@ TILEWRIGHT_HD inline void list_splits(Schedule& s) {
   }
 }
 
-// All of it, for one thread. Rows hold level, index, tokens and lengths, those without query tokens
-// left out. `sort` is sort(begin, end, order).
-template <typename Blocks, typename Sort>
-void make_schedule(Schedule& s, const Blocks& blocks, const Sort& sort) {
+// All of it, for one thread. `measure` is called as `blocks` is, once for each tile of a row (and
+// head, where heads differ), and before `blocks` is. Rows hold level, index, tokens and lengths,
+// those without query tokens left out. `sort` is sort(begin, end, order).
+template <typename Measure, typename Blocks, typename Sort>
+void make_schedule(Schedule& s, const Measure& measure, const Blocks& blocks, const Sort& sort) {
   Header& h = *s.header;
   std::int64_t total = 0;
   for (std::int32_t row = 0; row < h.num_rows; ++row) {
-    measure_row(s.config, s.rows[row], blocks);
+    measure_row(s.config, s.rows[row], measure);
     total += row_cost(s.config, s.rows[row]);
   }
   const RowOrder order{s.config, ceil_div(total, s.config.workers)};

@@ -99,7 +99,7 @@ Scenario random_scenario(std::mt19937& random) {
 }
 
 void make(OwnedSchedule& owned, const Blocks& blocks) {
-  make_schedule(owned.get(), blocks,
+  make_schedule(owned.get(), blocks, blocks,
                 [](Row* begin, Row* end, const RowOrder& order) { std::sort(begin, end, order); });
 }
 
@@ -120,6 +120,24 @@ void walk_shares(const Schedule& s, const Blocks& blocks, const Visit& visit) {
       visit(worker, i, item, i == from.item ? from.block : 0, i == to.item ? to.block : all, all);
     }
   }
+}
+
+// The cost of a share, counted item by item.
+template <typename Blocks>
+std::int64_t walked_cost(const Schedule& s, std::int32_t worker, const Blocks& blocks) {
+  const Cut& from = s.cuts[worker];
+  const Cut& to = s.cuts[worker + 1];
+  std::int64_t cost = 0;
+  for (std::int64_t index = from.item; index < to.item || (index == to.item && to.block > 0);
+       ++index) {
+    const Item at = b_item(s, index);
+    const Row& row = s.rows[at.row];
+    const std::int64_t begin = index == from.item ? from.block : 0;
+    const std::int64_t end = index == to.item ? to.block : blocks(row, at.head, at.tile);
+    cost +=
+        (begin == 0 ? s.config.cost.fixed : 0) + (end - begin) * block_cost(s.config, row, at.tile);
+  }
+  return cost;
 }
 
 TEST(Schedule, EveryUnitExactlyOnce) {
@@ -182,7 +200,8 @@ TEST(Schedule, SharesAreWithinOneFixedCostAndOneBlock) {
                                static_cast<std::int64_t>(cost.block_row) * s.config.tile_rows + 1;
     std::int64_t total = 0;
     for (std::int32_t worker = 0; worker < h.workers; ++worker) {
-      const std::int64_t share = share_cost(s, worker, scenario.blocks);
+      const std::int64_t share = share_cost(s, worker);
+      ASSERT_EQ(share, walked_cost(s, worker, scenario.blocks)) << "worker " << worker;
       total += share;
       ASSERT_LE(std::abs(share - h.b_cost / h.workers), slack) << "worker " << worker;
       ASSERT_TRUE(h.workers == 1 || share > 0) << "worker " << worker;
@@ -330,7 +349,7 @@ TEST(Schedule, HugeCostsDoNotOverflow) {
   EXPECT_EQ(s.header->workers, 4096);
   EXPECT_EQ(s.cuts[4096].item, s.header->b_items);
   for (std::int32_t worker = 0; worker < 4096; ++worker) {
-    ASSERT_NEAR(static_cast<double>(share_cost(s, worker, blocks)),
+    ASSERT_NEAR(static_cast<double>(share_cost(s, worker)),
                 static_cast<double>(s.header->b_cost) / 4096, 40);
   }
 }
