@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "engine/checks.h"
 
@@ -45,7 +46,7 @@ std::int64_t pages_for(std::int64_t tokens, std::int64_t page_size) {
   return (tokens + page_size - 1) / page_size;
 }
 
-void require_options(const EngineOptions& options) {
+const EngineOptions& checked(const EngineOptions& options) {
   require(options.max_batch >= 1 && options.max_batch <= 1024,
           "max_batch is {}: it must be in [1, 1024]", options.max_batch);
   require(options.token_budget >= options.max_batch,
@@ -53,12 +54,10 @@ void require_options(const EngineOptions& options) {
           options.max_batch);
   require(options.page_size >= 1 && options.page_size <= 1024,
           "page_size is {}: it must be in [1, 1024]", options.page_size);
-  require(options.kv_pages >= 1 && options.kv_pages <= (1 << 24),
-          "kv_pages is {}: it must be in [1, {}]", options.kv_pages, 1 << 24);
-}
-
-const EngineOptions& checked(const EngineOptions& options) {
-  require_options(options);
+  const std::int64_t most = std::numeric_limits<std::int32_t>::max() / options.page_size;
+  require(options.kv_pages >= 1 && options.kv_pages <= most,
+          "kv_pages is {}: it must be in [1, {}], so that an i32 can number all tokens",
+          options.kv_pages, most);
   return options;
 }
 
@@ -102,7 +101,7 @@ void Engine::submit(Request request) {
     require(!stop.empty(), "stop is empty: it must have at least one character");
   }
   request.max_new_tokens = std::min(request.max_new_tokens, config.context - prompt);
-  const std::int64_t pages = pages_for(prompt + request.max_new_tokens, options_.page_size);
+  const std::int64_t pages = pages_for(prompt + request.max_new_tokens - 1, options_.page_size);
   require(pages <= pool_.size(), "prompt and answer may need {} KV pages: there are {}", pages,
           pool_.size());
   auto sequence = std::make_unique<Sequence>(std::move(request), tokenizer_);
@@ -181,7 +180,7 @@ void Engine::admit(std::vector<Chunk>& chunks, std::int64_t& budget) {
     }
     const std::int64_t tokens = std::min(sequence.length() - sequence.computed, budget);
     if ((prefixes_ && waits_for_prefix(sequence, sequence.computed)) ||
-        !reserve_pages(sequence, sequence.computed + tokens)) {
+        !reserve_pages(sequence, sequence.length())) {
       for (const std::int32_t page : sequence.pages) pool_.release(page);
       sequence.pages.clear();
       sequence.computed = 0;
@@ -205,8 +204,9 @@ std::vector<Engine::Chunk> Engine::schedule() {
   const std::int64_t preemptions_before = stats_.preemptions;
   extend_running(true, chunks, budget);
   extend_running(false, chunks, budget);
-  // What was just given up would come back at once, to be given up again.
-  if (stats_.preemptions == preemptions_before) admit(chunks, budget);
+  // What was just given up would come back at once, to be given up again; unless it was the only
+  // one, which has all pages to itself now.
+  if (stats_.preemptions == preemptions_before || running_.empty()) admit(chunks, budget);
   return chunks;
 }
 
@@ -263,11 +263,13 @@ std::vector<std::int32_t> Engine::sample_tokens(const std::vector<Sequence*>& se
   return tokens;
 }
 
-// Offers the whole pages computed so far to later requests.
-void Engine::remember_prefix(const Sequence& sequence) {
-  if (!prefixes_) return;
-  prefixes_->insert(std::span(sequence.tokens).first(static_cast<std::size_t>(sequence.computed)),
-                    sequence.pages);
+std::int64_t Engine::pages_in_use() const {
+  std::vector<std::int32_t> pages;
+  for (const auto& sequence : running_) {
+    pages.insert(pages.end(), sequence->pages.begin(), sequence->pages.end());
+  }
+  std::ranges::sort(pages);
+  return std::unique(pages.begin(), pages.end()) - pages.begin();
 }
 
 void Engine::append_token(Sequence& sequence, std::int32_t token) {
@@ -284,24 +286,24 @@ void Engine::append_token(Sequence& sequence, std::int32_t token) {
   result.tokens.push_back(token);
   const bool ended = !request.ignore_eos && tokenizer_.ends_generation(token);
   const bool full = sequence.generated() >= request.max_new_tokens;
-  std::string& text = sequence.held_back;
-  text += sequence.decoder.push(token);
-  if (ended || full) text += sequence.decoder.finish();
+  sequence.held_back += sequence.decoder.push(token);
+  if (ended || full) sequence.held_back += sequence.decoder.finish();
   sequence.finished = ended || full;
   if (ended) result.finish_reason = FinishReason::stop;
+  emit_text(sequence);
+}
 
+// Hands out the text that became certain: up to a stop text, or to what may be the start of one.
+void Engine::emit_text(Sequence& sequence) {
+  Result& result = sequence.result;
+  const Request& request = sequence.request;
+  std::string& text = sequence.held_back;
   std::size_t certain = text.size();
-  for (const std::string& stop : request.stop) {
-    const std::size_t found = text.find(stop);
-    if (found != std::string::npos) {
-      text.resize(std::min(text.size(), found));
-      certain = text.size();
-      sequence.finished = true;
-      result.finish_reason = FinishReason::stop;
-    }
-  }
-  if (!sequence.finished) {
-    // The longest end of the text that a stop text begins with stays here.
+  for (const std::string& stop : request.stop) certain = std::min(certain, text.find(stop));
+  if (certain < text.size()) {
+    sequence.finished = true;
+    result.finish_reason = FinishReason::stop;
+  } else if (!sequence.finished) {
     for (const std::string& stop : request.stop) {
       for (std::size_t n = std::min(stop.size() - 1, text.size()); n > 0; --n) {
         if (text.ends_with(std::string_view(stop).substr(0, n))) {
@@ -317,17 +319,12 @@ void Engine::append_token(Sequence& sequence, std::int32_t token) {
   if (events_.token) events_.token(request.id, sequence.generated(), emitted);
 }
 
-void Engine::finish(Sequence& sequence) {
-  remember_prefix(sequence);
-  for (const std::int32_t page : sequence.pages) pool_.release(page);
-  if (events_.finished) events_.finished(sequence.result);
-}
-
 bool Engine::step() {
   const Stopwatch whole;
   Stopwatch watch;
   const std::vector<Chunk> chunks = schedule();
   if (chunks.empty()) return false;
+  stats_.kv_pages_peak = std::max(stats_.kv_pages_peak, pages_in_use());
   const StepBatch batch = build_batch(chunks);
   watch.lap(stats_.times.other);
 
@@ -348,17 +345,26 @@ bool Engine::step() {
   watch = {};
   std::vector<Sequence*> sampled;
   for (const Chunk& chunk : chunks) {
-    const bool prefill = chunk.tokens > 1;
-    chunk.sequence->computed += chunk.tokens;
-    if (chunk.sequence->computed == chunk.sequence->length()) sampled.push_back(chunk.sequence);
-    if (prefill) remember_prefix(*chunk.sequence);
+    Sequence& sequence = *chunk.sequence;
+    const std::int64_t whole_pages = sequence.computed / options_.page_size;
+    sequence.computed += chunk.tokens;
+    if (sequence.computed == sequence.length()) sampled.push_back(&sequence);
+    // Pages that became whole are offered to later requests.
+    if (prefixes_ && sequence.computed / options_.page_size > whole_pages) {
+      prefixes_->insert(
+          std::span(sequence.tokens).first(static_cast<std::size_t>(sequence.computed)),
+          sequence.pages);
+    }
   }
   watch.lap(stats_.times.other);
-  const std::vector<std::int32_t> tokens = sample_tokens(sampled);
+  std::vector<std::int32_t> tokens;
+  if (!sampled.empty()) tokens = sample_tokens(sampled);
   watch.lap(stats_.times.sampling);
   for (std::size_t i = 0; i < sampled.size(); ++i) append_token(*sampled[i], tokens[i]);
   for (const auto& sequence : running_) {
-    if (sequence->finished) finish(*sequence);
+    if (!sequence->finished) continue;
+    for (const std::int32_t page : sequence->pages) pool_.release(page);
+    if (events_.finished) events_.finished(sequence->result);
   }
   std::erase_if(running_, [](const auto& sequence) { return sequence->finished; });
   watch.lap(stats_.times.other);
@@ -369,7 +375,8 @@ bool Engine::step() {
 
 EngineStats Engine::stats() const {
   EngineStats stats = stats_;
-  stats.kv_pages_peak = pool_.peak();
+  stats.kv_pages_used = pool_.used();
+  stats.kv_pages_cached = prefixes_ ? prefixes_->pages() : 0;
   return stats;
 }
 

@@ -57,8 +57,10 @@ struct EngineStats {
   double seconds = 0;  // in step()
   std::int64_t steps = 0;
   std::int64_t preemptions = 0;
-  std::int64_t kv_pages_peak = 0;
-  std::int64_t kv_bytes_read = 0;  // by attention, all layers
+  std::int64_t kv_pages_peak = 0;    // of running sequences at once, shared ones counted once
+  std::int64_t kv_pages_used = 0;    // now, those kept for later requests included
+  std::int64_t kv_pages_cached = 0;  // now, known to the prefix cache
+  std::int64_t kv_bytes_read = 0;    // by attention, all layers
   StepTimes times;
 };
 
@@ -98,9 +100,9 @@ class Engine {
   void preempt(std::vector<Chunk>& chunks, std::int64_t& budget);
   StepBatch build_batch(const std::vector<Chunk>& chunks) const;
   std::vector<std::int32_t> sample_tokens(const std::vector<Sequence*>& sequences);
-  void remember_prefix(const Sequence& sequence);
+  std::int64_t pages_in_use() const;
   void append_token(Sequence& sequence, std::int32_t token);
-  void finish(Sequence& sequence);
+  void emit_text(Sequence& sequence);
 
   Model& model_;
   const Tokenizer& tokenizer_;

@@ -36,7 +36,13 @@ ModelConfig read_config(const GgufFile& file) {
   config.norm_eps = static_cast<float>(file.number("llama.attention.layer_norm_rms_epsilon"));
   if (file.has("llama.rope.freq_base")) config.rope.theta = file.number("llama.rope.freq_base");
   if (file.has("llama.rope.dimension_count")) {
-    config.rope.dim = static_cast<int>(integer("llama.rope.dimension_count", 576));
+    config.rope.dim = static_cast<int>(integer("llama.rope.dimension_count", config.head_dim));
+  }
+  for (const GgufTensor& tensor : file.tensors()) {
+    if (tensor.name.ends_with(".bias")) {
+      raise(ErrorCode::not_supported, "{}: tensor {}: layers with biases are not supported",
+            file.path(), quoted(tensor.name));
+    }
   }
   if ((file.has("llama.rope.scaling.type") && file.string("llama.rope.scaling.type") != "none") ||
       file.find_tensor("rope_freqs.weight") != nullptr) {
@@ -103,37 +109,33 @@ Model::Model(const GgufFile& file, DType dtype)
     const auto name = [&](std::string_view part) {
       return fmt::format("blk.{}.{}.weight", i, part);
     };
-    const std::array qkv{name("attn_q"), name("attn_k"), name("attn_v")};
-    const std::array output{name("attn_output")};
-    const std::array gate_up{name("ffn_gate"), name("ffn_up")};
-    const std::array down{name("ffn_down")};
-    layers_.push_back({load_norm(file, name("attn_norm")), load_norm(file, name("ffn_norm")),
-                       load_linear(file, qkv, q_size + 2 * kv_size, config_.hidden, dtype),
-                       load_linear(file, output, config_.hidden, q_size, DType::f32),
-                       load_linear(file, gate_up, 2 * config_.ffn, config_.hidden, dtype),
-                       load_linear(file, down, config_.hidden, config_.ffn, DType::f32)});
+    layers_.push_back(
+        {load_norm(file, name("attn_norm")), load_norm(file, name("ffn_norm")),
+         load_linear(
+             file, {{name("attn_q"), q_size}, {name("attn_k"), kv_size}, {name("attn_v"), kv_size}},
+             config_.hidden, dtype),
+         load_linear(file, {{name("attn_output"), config_.hidden}}, q_size, DType::f32),
+         load_linear(file, {{name("ffn_gate"), config_.ffn}, {name("ffn_up"), config_.ffn}},
+                     config_.hidden, dtype),
+         load_linear(file, {{name("ffn_down"), config_.hidden}}, config_.ffn, DType::f32)});
   }
   output_norm_ = load_norm(file, "output_norm.weight");
   const bool tied = file.find_tensor("output.weight") == nullptr;
-  const std::array head{std::string(tied ? "token_embd.weight" : "output.weight")};
   head_ = std::make_unique<Linear>(
-      load_linear(file, head, config_.vocabulary, config_.hidden, DType::f32));
+      load_linear(file, {{tied ? "token_embd.weight" : "output.weight", config_.vocabulary}},
+                  config_.hidden, DType::f32));
   file.tensor("token_embd.weight", std::array{config_.vocabulary, config_.hidden});
 }
 
-Linear Model::load_linear(const GgufFile& file, std::span<const std::string> names,
-                          std::int64_t out_features, std::int64_t in_features, DType out_dtype) {
+Linear Model::load_linear(const GgufFile& file, const std::vector<NamedRows>& parts,
+                          std::int64_t in_features, DType out_dtype) {
   std::vector<float> weight;
-  for (const std::string& name : names) {
-    const GgufTensor* tensor = file.find_tensor(name);
-    require(tensor != nullptr && tensor->shape.size() == 2 && tensor->shape[1] == in_features,
-            "{}: tensor {} is missing or not [any, {}]", file.path(), quoted(name), in_features);
-    const std::vector<float> part = dequantize(*tensor);
+  std::int64_t out_features = 0;
+  for (const auto& [name, rows] : parts) {
+    const std::vector<float> part = dequantize(file.tensor(name, std::array{rows, in_features}));
     weight.insert(weight.end(), part.begin(), part.end());
+    out_features += rows;
   }
-  require(static_cast<std::int64_t>(weight.size()) == out_features * in_features,
-          "{}: tensor {} and those beside it have {} elements: they must have {}", file.path(),
-          quoted(names[0]), weight.size(), out_features * in_features);
   return {matmuls_, weight, out_features, in_features, dtype_, out_dtype};
 }
 

@@ -9,6 +9,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/gguf.h"
@@ -98,8 +99,11 @@ class Model {
     std::vector<std::byte> normed, qkv, attended, gate_up, activated, selected;
   };
 
-  Linear load_linear(const GgufFile& file, std::span<const std::string> names,
-                     std::int64_t out_features, std::int64_t in_features, DType out_dtype);
+  using NamedRows = std::pair<std::string, std::int64_t>;
+
+  // One layer of the named tensors, stacked.
+  Linear load_linear(const GgufFile& file, const std::vector<NamedRows>& parts,
+                     std::int64_t in_features, DType out_dtype);
   std::vector<float> load_norm(const GgufFile& file, const std::string& name) const;
   void embed(std::span<const std::int32_t> tokens);
   void run_layer(const Layer& layer, const std::vector<float>& next_norm, const StepBatch& batch,

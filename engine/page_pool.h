@@ -2,7 +2,6 @@
 // Reference-counted pages of the KV cache.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -21,7 +20,6 @@ class PagePool {
     const std::int32_t page = free_.back();
     free_.pop_back();
     references_[static_cast<std::size_t>(page)] = 1;
-    peak_ = std::max(peak_, used());
     return page;
   }
   void add_reference(std::int32_t page) { ++references_[static_cast<std::size_t>(page)]; }
@@ -32,12 +30,10 @@ class PagePool {
   int references(std::int32_t page) const { return references_[static_cast<std::size_t>(page)]; }
   std::int64_t size() const { return static_cast<std::int64_t>(references_.size()); }
   std::int64_t used() const { return size() - static_cast<std::int64_t>(free_.size()); }
-  std::int64_t peak() const { return peak_; }
 
  private:
   std::vector<int> references_;
   std::vector<std::int32_t> free_;
-  std::int64_t peak_ = 0;
 };
 
 }  // namespace tilewright::engine

@@ -35,6 +35,7 @@ void PrefixCache::insert(std::span<const std::int32_t> tokens,
       child = std::make_unique<Node>();
       child->page = pages[i];
       pool_.add_reference(pages[i]);
+      ++count_;
     }
     node = child.get();
     node->last_use = clock_;
@@ -59,6 +60,7 @@ bool PrefixCache::evict() {
   if (oldest.parent == nullptr) return false;
   pool_.release(oldest.child->second->page);
   oldest.parent->children.erase(oldest.child);
+  --count_;
   return true;
 }
 

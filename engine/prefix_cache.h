@@ -27,6 +27,8 @@ class PrefixCache {
   // Forgets the page used longest ago that nobody else refers to; false when there is none.
   bool evict();
 
+  std::int64_t pages() const { return count_; }
+
  private:
   struct Node {
     std::map<std::vector<std::int32_t>, std::unique_ptr<Node>> children;  // by the tokens of a page
@@ -45,6 +47,7 @@ class PrefixCache {
   std::int64_t page_size_;
   Node root_;
   std::uint64_t clock_ = 0;
+  std::int64_t count_ = 0;
 };
 
 }  // namespace tilewright::engine

@@ -4,25 +4,24 @@
 #include <omp.h>
 #include <unistd.h>
 
+#include <array>
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
 #include <iterator>
 #include <memory>
 #include <oneapi/dnnl/dnnl.hpp>
-#include <sstream>
+#include <system_error>
 
-#include "engine/checks.h"
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
 #include "engine/cli/options.h"
 #include "engine/scorer.h"
 
 namespace tilewright::engine::cli {
 namespace {
-
-void print_json(const Json& line) {
-  fmt::print("{}\n", line.dump(-1, ' ', false, Json::error_handler_t::replace));
-  std::fflush(stdout);
-}
 
 struct ScoreOptions {
   CommonOptions common;
@@ -33,33 +32,21 @@ struct ScoreOptions {
 
 int score_requests(const ScoreOptions& options) {
   LoadedModel loaded(options.common);
-  const int failed = read_requests(
-      options.input,
-      [&](const Json& id, const Json& request) {
+  const bool all_well =
+      read_requests(options.input, options.json, [&](const Json& id, const Json& request) {
         const Score scored = score(*loaded.model, loaded.tokens_of(request), options.top);
-        if (!options.json) {
+        if (options.json) {
+          // Pairs become lists of two.
+          print_line(stdout, {{"id", id},
+                              {"nll", scored.nll},
+                              {"perplexity", scored.perplexity},
+                              {"top", scored.top}});
+        } else {
           fmt::print("{}  perplexity {:.4f} over {} tokens\n", id.dump(), scored.perplexity,
                      scored.nll.size());
-          return;
-        }
-        Json line{{"id", id},
-                  {"nll", scored.nll},
-                  {"perplexity", scored.perplexity},
-                  {"top", Json::array()}};
-        for (const auto& position : scored.top) {
-          Json& tokens = line["top"].emplace_back(Json::array());
-          for (const auto& [token, logit] : position) tokens.push_back(Json::array({token, logit}));
-        }
-        print_json(line);
-      },
-      [&](const Json& id, const std::string& message, int line) {
-        if (options.json) {
-          print_json({{"id", id}, {"error", message}, {"line", line}});
-        } else {
-          fmt::print(stderr, "tilewright: line {}: {}\n", line, message);
         }
       });
-  return failed == 0 ? kAnswered : kSomeFailed;
+  return all_well ? kAnswered : kSomeFailed;
 }
 
 struct TokenizeOptions {
@@ -75,44 +62,73 @@ int tokenize(const TokenizeOptions& options) {
   const Tokenizer tokenizer(file);
   if (!options.ids.empty()) {
     const std::string text = tokenizer.decode(options.ids);
-    options.json ? print_json({{"text", text}}) : fmt::print("{}\n", text);
+    options.json ? print_line(stdout, {{"text", text}}) : fmt::print("{}\n", text);
     return kAnswered;
   }
   std::string text = options.text;
   if (text == "-") text.assign(std::istreambuf_iterator<char>(std::cin), {});
   const std::vector<std::int32_t> ids =
       tokenizer.encode(text, options.no_control ? ControlTokens::as_text : ControlTokens::parse);
-  options.json ? print_json({{"tokens", ids}}) : fmt::print("{}\n", fmt::join(ids, " "));
+  options.json ? print_line(stdout, {{"tokens", ids}}) : fmt::print("{}\n", fmt::join(ids, " "));
   return kAnswered;
 }
 
-int doctor(bool json) {
+double gib(std::uintmax_t bytes) {
+  return std::round(static_cast<double>(bytes) / (1 << 30) * 100) / 100;
+}
+
+// Of the files in a folder and below it; 0 when there is none.
+std::uintmax_t folder_bytes(const std::filesystem::path& folder) {
+  std::uintmax_t bytes = 0;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder, error)) {
+    const std::uintmax_t size = entry.is_regular_file(error) ? entry.file_size(error) : 0;
+    bytes += error ? 0 : size;
+  }
+  return bytes;
+}
+
+// The name and version of every library that the program was made with.
+Json libraries() {
   const dnnl_version_t* onednn = dnnl_version();
-  const double gib = static_cast<double>(sysconf(_SC_PHYS_PAGES)) *
-                     static_cast<double>(sysconf(_SC_PAGE_SIZE)) / (1 << 30);
-  const std::filesystem::path model =
-      std::filesystem::path(cache_folder()) / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf";
+  std::array<char, 64> pcre2{};
+  pcre2_config(PCRE2_CONFIG_VERSION, pcre2.data());
+  return {{"onednn", fmt::format("{}.{}.{}", onednn->major, onednn->minor, onednn->patch)},
+          {"pcre2", pcre2.data()},
+          {"highway", TILEWRIGHT_HIGHWAY_VERSION},
+          {"openmp", fmt::format("{}", _OPENMP)},
+          {"fmt", fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100,
+                              FMT_VERSION % 100)},
+          {"cli11", CLI11_VERSION},
+          {"nlohmann_json", fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR,
+                                        NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH)}};
+}
+
+int doctor(bool json) {
+  const auto page = static_cast<std::uintmax_t>(sysconf(_SC_PAGE_SIZE));
+  const std::filesystem::path model = smollm2_path();
   const Json report{
       {"tilewright", version()},
       {"simd", cpu_features()},
       {"bf16_matmul", has_bf16_matmul()},
       {"cores", omp_get_num_procs()},
-      {"memory_gib", gib},
-      {"onednn", fmt::format("{}.{}.{}", onednn->major, onednn->minor, onednn->patch)},
+      {"memory_gib", gib(static_cast<std::uintmax_t>(sysconf(_SC_PHYS_PAGES)) * page)},
+      {"free_gib", gib(static_cast<std::uintmax_t>(sysconf(_SC_AVPHYS_PAGES)) * page)},
+      {"libraries", libraries()},
       {"cuda", "not in this build"},
       {"cache", cache_folder()},
+      {"cache_gib", gib(folder_bytes(cache_folder()))},
       {"smollm2", std::filesystem::exists(model)
                       ? model.string()
                       : "not fetched: run `make demo` or scripts/get_model.py"}};
   if (json) {
-    print_json(report);
-  } else {
-    for (const auto& [key, value] : report.items()) {
-      fmt::print("{:<12} {}\n", key,
-                 value.is_string()         ? value.get<std::string>()
-                 : value.is_number_float() ? fmt::format("{:.1f}", value.get<double>())
-                                           : value.dump());
-    }
+    print_line(stdout, report);
+    return kAnswered;
+  }
+  const Json flat = report.flatten();
+  for (const auto& [key, value] : flat.items()) {
+    fmt::print("{:<24} {}\n", key.substr(1),
+               value.is_string() ? value.get<std::string>() : value.dump());
   }
   return kAnswered;
 }

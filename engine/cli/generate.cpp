@@ -43,7 +43,7 @@ void read_field(const Json& request, const char* name, T& value) {
   } else {
     fits = field.is_number();
   }
-  require(fits, "{} is {}: it must be {}", name, field.dump(),
+  require(fits, "{} is {}: it must be {}", name, shown(field),
           std::is_same_v<T, bool> ? "true or false"
           : std::is_integral_v<T> ? "an integer"
                                   : "a number");
@@ -67,7 +67,7 @@ Request read_request(const Json& id, const Json& json, const Request& defaults,
     request.stop.clear();
     for (const Json& text : stop.is_array() ? stop : Json::array({stop})) {
       require(text.is_string(), "stop is {}: it must be a string or a list of strings",
-              stop.dump());
+              shown(stop));
       request.stop.push_back(text);
     }
   }
@@ -80,12 +80,6 @@ double percentile(std::vector<double> values, double share) {
                   static_cast<std::ptrdiff_t>(share * static_cast<double>(values.size() - 1) + 0.5);
   std::nth_element(values.begin(), at, values.end());
   return *at;
-}
-
-void print_line(std::FILE* to, const Json& line) {
-  // Text may hold bytes that are not UTF-8 only by mistake: they are replaced, never an exception.
-  fmt::print(to, "{}\n", line.dump(-1, ' ', false, Json::error_handler_t::replace));
-  std::fflush(to);
 }
 
 // What was measured over all requests.
@@ -149,6 +143,11 @@ int generate(GenerateOptions options) {
   options.engine.token_budget =
       std::max<std::int64_t>(options.engine.token_budget, options.engine.max_batch);
   const bool streams = !options.question.empty();
+  std::ofstream stats_file;
+  if (!options.stats_file.empty()) {
+    stats_file.open(options.stats_file);
+    require(stats_file.is_open(), "--stats is {}: it cannot be written", options.stats_file);
+  }
   LoadedModel loaded(options.common);
   Totals totals;
   Engine::Events events;
@@ -184,39 +183,24 @@ int generate(GenerateOptions options) {
   };
   Engine engine(*loaded.model, loaded.tokenizer, options.engine, events);
 
-  int failed = 0;
-  const auto fail = [&](const Json& id, const std::string& message, int line) {
-    if (options.json) {
-      print_line(stdout, {{"id", id}, {"error", message}, {"line", line}});
-    } else {
-      fmt::print(stderr, "tilewright: line {}: {}\n", line, message);
-    }
+  bool all_well = true;
+  const auto submit = [&](const Json& id, const Json& json) {
+    engine.submit(read_request(id, json, options.defaults, loaded));
   };
   if (streams) {
-    const Json json{{"messages", Json::array({{{"role", "user"}, {"content", options.question}}})}};
-    try {
-      engine.submit(read_request("question", json, options.defaults, loaded));
-    } catch (const Error& error) {
-      fail("question", error.what(), 1);
-      return kSomeFailed;
-    }
+    const Json message{{"role", "user"}, {"content", options.question}};
+    submit("question", {{"messages", Json::array({message})}});
   } else {
-    failed = read_requests(
-        options.input,
-        [&](const Json& id, const Json& json) {
-          engine.submit(read_request(id, json, options.defaults, loaded));
-        },
-        fail);
+    all_well = read_requests(options.input, options.json, submit);
   }
   while (engine.step()) {
   }
-  if (!options.stats_file.empty()) {
-    std::ofstream file(options.stats_file);
-    file << stats_json(options, engine.stats(), totals).dump() << "\n";
-    file.close();
-    require(file.good(), "--stats is {}: it cannot be written", options.stats_file);
+  if (stats_file.is_open()) {
+    stats_file << stats_json(options, engine.stats(), totals).dump() << "\n";
+    stats_file.close();
+    require(stats_file.good(), "--stats is {}: it cannot be written", options.stats_file);
   }
-  return failed == 0 ? kAnswered : kSomeFailed;
+  return all_well ? kAnswered : kSomeFailed;
 }
 
 }  // namespace
@@ -247,7 +231,8 @@ void add_generate(CLI::App& app, int& status) {
       ->check(CLI::Range(0.0, 1.0));
   command->add_option("--seed", defaults.seed)->capture_default_str();
   command->add_option("--stop", defaults.stop, "End before this text; may be given several times")
-      ->take_all();
+      ->take_all()
+      ->check([](const std::string& text) { return text.empty() ? "it must not be empty" : ""; });
   command->add_flag("--ignore-eos", defaults.ignore_eos, "Go on behind the model's end of answer");
   command->add_option("--max-batch", options->engine.max_batch, "Sequences a step")
       ->capture_default_str()

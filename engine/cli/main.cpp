@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The command line. Exit status 0: every request was answered; 1: some were not; 2: bad usage.
+// The command line. Exit status 0: every request was answered; 1: some were not, or none because a
+// file or the device could not be used; 2: the command line itself is wrong.
 #include <exception>
 #include <iostream>
 
@@ -15,13 +16,16 @@ int main(int argc, char** argv) {
   cli::add_score(app, status);
   cli::add_tokenize(app, status);
   cli::add_doctor(app, status);
+  for (CLI::App* command : app.get_subcommands({})) {
+    command->set_version_flag("--version", tilewright::version());
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? cli::kAnswered : cli::kBadUsage;
   } catch (const std::exception& error) {
     std::cerr << "tilewright: " << error.what() << "\n";
-    return cli::kBadUsage;
+    return cli::kSomeFailed;
   }
   return status;
 }

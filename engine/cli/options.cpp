@@ -28,14 +28,37 @@ GgufFile open_model(const CommonOptions& options) {
   return GgufFile(model_path(options.model));
 }
 
+// Objects in objects beyond any request's need would overflow the stack of whoever walks them.
+constexpr int kMaxDepth = 16;
+
+Json parse_line(const std::string& line) {
+  try {
+    Json request = Json::parse(line, [](int depth, Json::parse_event_t, Json&) {
+      require(depth <= kMaxDepth, "the line nests deeper than {}", kMaxDepth);
+      return true;
+    });
+    require(request.is_object(), "the line is {}: it must be a JSON object", engine::quoted(line));
+    return request;
+  } catch (const Json::parse_error& error) {
+    raise(ErrorCode::invalid_argument, "the line is no JSON: byte {} is wrong", error.byte);
+  } catch (const Json::exception&) {  // a number beyond double
+    raise(ErrorCode::invalid_argument, "the line is no JSON that can be read: {}",
+          engine::quoted(line));
+  }
+}
+
 std::int32_t token_of(const Json& value) {
   require(
       value.is_number_integer() && value >= 0 && value <= std::numeric_limits<std::int32_t>::max(),
-      "tokens has {}: they must be token ids", value.dump());
+      "tokens has {}: they must be token ids", shown(value));
   return value.get<std::int32_t>();
 }
 
 }  // namespace
+
+std::string shown(const Json& value) {
+  return engine::quoted(value.dump(-1, ' ', true, Json::error_handler_t::replace));
+}
 
 void CommonOptions::add_to(CLI::App& app) {
   app.add_option("--model", model, "A GGUF file, or smollm2 as fetched by `make demo`")
@@ -67,10 +90,13 @@ std::string cache_folder() {
   return base / "tilewright";
 }
 
+std::filesystem::path smollm2_path() {
+  return std::filesystem::path(cache_folder()) / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf";
+}
+
 std::string model_path(const std::string& model) {
   if (model != "smollm2") return model;
-  const std::filesystem::path path =
-      std::filesystem::path(cache_folder()) / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf";
+  const std::filesystem::path path = smollm2_path();
   require(std::filesystem::exists(path),
           "--model is smollm2: {} does not exist; `make demo` or scripts/get_model.py fetches it",
           path.string());
@@ -90,22 +116,22 @@ std::vector<std::int32_t> LoadedModel::tokens_of(const Json& request) const {
   std::vector<std::int32_t> tokens;
   if (request.contains("tokens")) {
     require(request["tokens"].is_array(), "tokens is {}: it must be a list of token ids",
-            request["tokens"].dump());
+            shown(request["tokens"]));
     for (const Json& value : request["tokens"]) tokens.push_back(token_of(value));
   } else if (request.contains("prompt")) {
     require(request["prompt"].is_string(), "prompt is {}: it must be a string",
-            request["prompt"].dump());
+            shown(request["prompt"]));
     tokens = tokenizer.encode(request["prompt"].get<std::string>(), ControlTokens::parse);
     if (tokenizer.adds_bos() && tokenizer.bos()) tokens.insert(tokens.begin(), *tokenizer.bos());
   } else {
     const Json& messages = request["messages"];
     std::vector<ChatMessage> chat;
     require(messages.is_array() && !messages.empty(),
-            "messages is {}: it must be a list of messages", messages.dump());
+            "messages is {}: it must be a list of messages", shown(messages));
     for (const Json& message : messages) {
       require(message.is_object() && message.contains("role") && message["role"].is_string() &&
                   message.contains("content") && message["content"].is_string(),
-              "messages has {}: it must have a role and a content, both strings", message.dump());
+              "messages has {}: it must have a role and a content, both strings", shown(message));
       chat.push_back({message["role"], message["content"]});
     }
     tokens = ChatTemplate(file, tokenizer).encode(tokenizer, chat);
@@ -113,35 +139,49 @@ std::vector<std::int32_t> LoadedModel::tokens_of(const Json& request) const {
   return tokens;
 }
 
-int read_requests(const std::string& path,
-                  const std::function<void(const Json&, const Json&)>& handle,
-                  const std::function<void(const Json&, const std::string&, int)>& fail) {
+void print_line(std::FILE* to, const Json& line) {
+  fmt::print(to, "{}\n", line.dump(-1, ' ', false, Json::error_handler_t::replace));
+  std::fflush(to);
+}
+
+void print_failure(bool json, const Json& id, const std::string& message, int line) {
+  if (json) {
+    print_line(stdout, {{"id", id}, {"error", message}, {"line", line}});
+  } else {
+    fmt::print(stderr, "tilewright: line {}: {}\n", line, message);
+  }
+}
+
+bool read_requests(const std::string& path, bool json,
+                   const std::function<void(const Json&, const Json&)>& handle) {
   std::ifstream file;
   if (path != "-") {
     file.open(path);
-    require(file.is_open(), "--input is {}: it cannot be read", path);
+    // A folder opens, but cannot be read.
+    require(file.is_open() && (file.peek(), !file.bad()), "--input is {}: it cannot be read", path);
+    file.clear();
   }
   std::istream& input = path == "-" ? std::cin : file;
-  int failed = 0;
+  bool all_well = true;
   int number = 0;
   for (std::string line; std::getline(input, line);) {
     ++number;
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     Json id = number;
     try {
-      const Json request = Json::parse(line);
-      require(request.is_object(), "the line is {}: it must be a JSON object", engine::quoted(line));
-      if (request.contains("id")) id = request["id"];
+      const Json request = parse_line(line);
+      if (request.contains("id")) {
+        require(request["id"].is_string() || request["id"].is_number(),
+                "id is {}: it must be a string or a number", shown(request["id"]));
+        id = request["id"];
+      }
       handle(id, request);
-    } catch (const Json::exception& error) {
-      ++failed;
-      fail(id, error.what(), number);
     } catch (const Error& error) {
-      ++failed;
-      fail(id, error.what(), number);
+      all_well = false;
+      print_failure(json, id, error.what(), number);
     }
   }
-  return failed;
+  return all_well;
 }
 
 }  // namespace tilewright::engine::cli

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -33,6 +35,7 @@ struct CommonOptions {
 // The file of --model: a path, or smollm2 in the cache folder.
 std::string model_path(const std::string& model);
 std::string cache_folder();
+std::filesystem::path smollm2_path();  // whether it is there or not
 
 // A model ready to run, with what belongs to it.
 struct LoadedModel {
@@ -46,12 +49,19 @@ struct LoadedModel {
   std::vector<std::int32_t> tokens_of(const Json& request) const;
 };
 
+// A value for messages, cut when it is long.
+std::string shown(const Json& value);
+// One line, at once. Bytes that are not UTF-8 become U+FFFD.
+void print_line(std::FILE* to, const Json& line);
+// An answer that is an error: {"id", "error", "line"} on standard output, or text on standard
+// error.
+void print_failure(bool json, const Json& id, const std::string& message, int line);
+
 // Calls handle(id, request) for each line of a JSON lines file ("-": standard input). A line that
-// is no JSON object, or that `handle` raises an Error for, goes to fail(id, message, line), and the
-// others go on. Returns how many failed.
-int read_requests(const std::string& path,
-                  const std::function<void(const Json&, const Json&)>& handle,
-                  const std::function<void(const Json&, const std::string&, int)>& fail);
+// is no JSON object, or that `handle` raises an Error for, goes to print_failure, and the others go
+// on. `id` is the number of the line when it has none. Returns whether all went well.
+bool read_requests(const std::string& path, bool json,
+                   const std::function<void(const Json&, const Json&)>& handle);
 
 // Adds the subcommands; their callbacks set `status`.
 void add_generate(CLI::App& app, int& status);

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// The engine on SmolLM2-135M-Instruct against tests/data/model_golden.json; skipped without the
+// model.
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <cmath>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "engine/engine.h"
+#include "engine/scorer.h"
+#include "engine/test_model.h"
+
+namespace tilewright::engine {
+namespace {
+
+using Json = nlohmann::json;
+using Tokens = std::vector<std::int32_t>;
+
+Json golden_prompts() {
+  std::ifstream file(TILEWRIGHT_TEST_DATA "/model_golden.json");
+  return Json::parse(file)["prompts"];
+}
+
+std::map<std::string, Tokens> greedy_tokens(Model& model, const Tokenizer& tokenizer,
+                                            const Json& prompts, std::int64_t count,
+                                            const EngineOptions& options) {
+  std::map<std::string, Tokens> tokens;
+  Engine::Events events;
+  events.finished = [&](const Result& result) { tokens[result.id] = result.tokens; };
+  Engine engine(model, tokenizer, options, events);
+  for (const Json& prompt : prompts) {
+    Request request;
+    request.id = prompt["name"];
+    request.prompt = prompt["token_ids"].get<Tokens>();
+    request.max_new_tokens = count;
+    request.ignore_eos = true;  // the golden answers go on
+    engine.submit(request);
+  }
+  while (engine.step()) {
+  }
+  return tokens;
+}
+
+TEST(GoldenAnswers, GreedyTokensInF32AreTheGoldenOnes) {
+  const auto path = test::test_model();
+  if (!path) GTEST_SKIP() << "the model is not on this machine";
+  const GgufFile file(*path);
+  const Tokenizer tokenizer(file);
+  Model model(file, DType::f32);
+  const Json prompts = golden_prompts();
+  const auto together = greedy_tokens(model, tokenizer, prompts, 48, {8, 512, 64, 16, true});
+  // One thread, two at a time, prefilled in chunks, other pages.
+  set_num_threads(1);
+  omp_set_num_threads(1);
+  const auto apart = greedy_tokens(model, tokenizer, prompts, 12, {2, 100, 600, 1, false});
+  for (const Json& prompt : prompts) {
+    auto expected = prompt["output_ids"].get<Tokens>();
+    EXPECT_EQ(together.at(prompt["name"]), expected) << prompt["name"];
+    expected.resize(12);
+    EXPECT_EQ(apart.at(prompt["name"]), expected) << prompt["name"];
+  }
+}
+
+// shared/MODEL_NOTES.md: in bf16 logits move by 0.15 rms, 1.15 at most; gaps under 0.14 are ties.
+TEST(GoldenAnswers, LogitsInBf16AreTheGoldenOnesWithinItsRounding) {
+  const auto path = test::test_model();
+  if (!path) GTEST_SKIP() << "the model is not on this machine";
+  const GgufFile file(*path);
+  Model model(file, DType::bf16);
+  double squares = 0;
+  int compared = 0;
+  for (const Json& prompt : golden_prompts()) {
+    auto tokens = prompt["token_ids"].get<Tokens>();
+    const std::size_t first = tokens.size() - 1;  // its logits choose the first token
+    const auto answer = prompt["output_ids"].get<Tokens>();
+    tokens.insert(tokens.end(), answer.begin(), answer.end() - 1);
+    const Score scored = score(model, tokens, 1000);
+    for (std::size_t i = 0; i < answer.size(); ++i) {
+      if (prompt["gap_top1_top2"][i] > 0.14) {
+        EXPECT_EQ(scored.top[first + i][0].first, answer[i]) << prompt["name"] << ", token " << i;
+      }
+    }
+    for (const Json& position : prompt["top5"]) {
+      const auto& top = scored.top[first + position["output_index"].get<std::size_t>()];
+      const std::map<std::int32_t, float> logits(top.begin(), top.end());
+      for (std::size_t i = 0; i < position["ids"].size(); ++i) {
+        const auto found = logits.find(position["ids"][i].get<std::int32_t>());
+        ASSERT_NE(found, logits.end());
+        const double difference =
+            static_cast<double>(found->second) - position["logits"][i].get<double>();
+        EXPECT_LT(std::abs(difference), 1.15) << prompt["name"];
+        squares += difference * difference;
+        ++compared;
+      }
+    }
+  }
+  EXPECT_EQ(compared, 4 * 2 * 5);
+  EXPECT_LT(std::sqrt(squares / compared), 0.3);  // a small sample of what is 0.15 over all
+}
+
+}  // namespace
+}  // namespace tilewright::engine
