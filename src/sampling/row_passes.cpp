@@ -37,15 +37,16 @@ HWY_INLINE Mask present(F32 d, First part) {
 }
 
 // NaN becomes -inf, and -0 becomes 0. Lanes behind the end are -inf.
-template <typename T>
-HWY_INLINE Vec load_logits(F32 d, const T* from, Whole part) {
-  const auto value = load(d, from, part);
+HWY_INLINE Vec clean(F32 d, Vec value) {
   return hn::IfThenElse(hn::IsNaN(value), hn::Set(d, -kInfinity), hn::Add(value, hn::Zero(d)));
 }
 template <typename T>
+HWY_INLINE Vec load_logits(F32 d, const T* from, Whole part) {
+  return clean(d, load(d, from, part));
+}
+template <typename T>
 HWY_INLINE Vec load_logits(F32 d, const T* from, First part) {
-  const auto value = load_logits(d, from, Whole{});
-  return hn::IfThenElse(present(d, part), value, hn::Set(d, -kInfinity));
+  return hn::IfThenElse(present(d, part), clean(d, load(d, from, part)), hn::Set(d, -kInfinity));
 }
 
 HWY_INLINE hn::Vec<I32> load_ids(I32 d, const Logits& logits, std::int64_t i, Whole /*part*/) {

@@ -116,7 +116,7 @@ TEST(Checks, NameTheArgument) {
       },
       ThrowsMessage<Error>(HasSubstr("its shape must be [any, 6]")));
   EXPECT_THAT([&] { require_shape("x", view, {4}); },
-              ThrowsMessage<Error>(HasSubstr("its shape must be [4]")));
+              ThrowsMessage<Error>(HasSubstr("its rank must be 1, its shape [4]")));
   EXPECT_THAT(
       [&] {
         require_device("x", view, {DeviceType::cuda, 0});

@@ -92,6 +92,65 @@ TEST(Filters, MatchSortingOnLongRows) {
   for_each_simd_target([] { check_random_filters(2, 2, {20000, 50001}); });
 }
 
+TEST(Filters, EveryTopK) {
+  Random random(5);
+  RowSampler sampler;
+  for (const auto kind : {RowKind::normal, RowKind::quantised, RowKind::misleading}) {
+    const Row row = make_row(random, kind, 700);
+    for (std::int64_t k = 1; k < 700; ++k) {
+      RowParams params;
+      params.top_k = k;
+      ASSERT_EQ(sampler.kept_tokens(logits_of(row), params).size(), static_cast<std::size_t>(k));
+      expect_filters(row, params, sampler);
+    }
+  }
+}
+
+// Long rows whose mass is held by a few blocks, or nearly so, or not at all.
+TEST(Filters, EveryShareOfTopP) {
+  Random random(6);
+  RowSampler sampler;
+  for (const float temperature : {0.1F, 0.3F, 1.0F}) {
+    const Row row = normal_row(random, 20000);
+    for (int i = 1; i < 100; i += 3) {
+      RowParams params;
+      params.temperature = temperature;
+      params.top_p = static_cast<float>(i) / 100;
+      expect_filters(row, params, sampler);
+    }
+  }
+}
+
+// With equal weights the mass of m of n tokens is exactly m / n.
+TEST(Filters, TopPRoundsTheMassUpExactly) {
+  RowSampler sampler;
+  for (const std::int64_t size : {4, 1024, 32768}) {
+    const Row row(static_cast<std::size_t>(size), 0.5F);
+    for (const float p : {0.25F, 0.5F, 0.75F}) {
+      RowParams params;
+      const auto exact = static_cast<std::size_t>(p * static_cast<float>(size));
+      params.top_p = p;
+      EXPECT_EQ(sampler.kept_tokens(logits_of(row), params).size(), exact);
+      params.top_p = std::nextafter(p, 1.0F);
+      EXPECT_EQ(sampler.kept_tokens(logits_of(row), params).size(), exact + 1);
+      params.top_p = std::nextafter(p, 0.0F);
+      EXPECT_EQ(sampler.kept_tokens(logits_of(row), params).size(), exact);
+    }
+  }
+}
+
+TEST(Filters, DrawInvertsTheCumulativeMassExactly) {
+  RowSampler sampler;
+  const Row row(4, 0.0F);
+  for (std::uint64_t quarter = 0; quarter < 4; ++quarter) {
+    RowParams params;
+    params.random = quarter << 62;
+    EXPECT_EQ(sampler.sample(logits_of(row), params), static_cast<std::int32_t>(quarter));
+    params.random += (std::uint64_t{1} << 62) - 1;
+    EXPECT_EQ(sampler.sample(logits_of(row), params), static_cast<std::int32_t>(quarter));
+  }
+}
+
 TEST(Filters, TiesGoToTheLowestIds) {
   RowSampler sampler;
   const Row flat(5000, 1.5F);
