@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// One block of keys of a tile: loaded as f32, with what the mask says of it.
+// Compiled once for each SIMD target: included by tile_kernels.cpp after hwy/foreach_target.h.
+#if defined(TILEWRIGHT_CPU_TILE_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TILEWRIGHT_CPU_TILE_BLOCK_INL_H_
+#undef TILEWRIGHT_CPU_TILE_BLOCK_INL_H_
+#else
+#define TILEWRIGHT_CPU_TILE_BLOCK_INL_H_
+#endif
+
+#include <hwy/contrib/math/math-inl.h>
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "base/simd_io-inl.h"
+#include "cpu/tile.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace tilewright::cpu::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+namespace io = tilewright::HWY_NAMESPACE;
+using Tag = hn::CappedTag<float, 16>;
+using Vec = hn::Vec<Tag>;
+using IntTag = hn::RebindToSigned<Tag>;
+
+constexpr Tag kTag;
+constexpr float kNegInf = -std::numeric_limits<float>::infinity();
+// Accumulators of a register block; AVX-512 has 32 registers, the others 16.
+constexpr int kBlockVecs = HWY_TARGET <= HWY_AVX3 ? 4 : 2;
+constexpr int kBlockKeys = 4;
+
+// Elements [0, n) of a row as f32; those up to padded_dim(n) become 0.
+void load_row(const std::byte* source, DType dtype, int n, float* out) {
+  const int lanes = static_cast<int>(hn::Lanes(kTag));
+  visit_float(dtype, [&](auto element) {
+    const auto* from = reinterpret_cast<const decltype(element)*>(source);
+    int i = 0;
+    for (; i + lanes <= n; i += lanes) hn::Store(io::load(kTag, from + i), kTag, out + i);
+    if (i < n) {
+      hn::Store(io::load_first(kTag, from + i, static_cast<std::size_t>(n - i)), kTag, out + i);
+      i += lanes;
+    }
+    std::fill(out + i, out + std::max(i, padded_dim(n)), 0.0F);
+  });
+}
+
+// exp(x) for x <= 0; NaN stays NaN.
+HWY_INLINE Vec exp_of(Vec x) {
+  return hn::IfThenElse(hn::IsNaN(x), x, hn::Exp(kTag, x));
+}
+
+float exp_of(float x) {
+  return hn::GetLane(exp_of(hn::Set(kTag, x)));
+}
+
+// What is subtracted from logits before exp: the maximum, or 0 while no key was seen, so that exp
+// gives 0 there.
+HWY_INLINE Vec shift_of(Vec m) {
+  return hn::IfThenElse(hn::Eq(m, hn::Set(kTag, kNegInf)), hn::Zero(kTag), m);
+}
+
+// One block of keys, loaded and ready.
+struct Block {
+  std::int64_t key_begin = 0;
+  int keys = 0;
+  bool mixed = false;
+  std::uint64_t wild = 0;  // of a mixed block: keys whose values are not all finite
+  const float* const* k = nullptr;
+  const float* const* v = nullptr;
+};
+
+bool all_finite(const float* values, int padded) {
+  auto bad = hn::Zero(kTag);
+  for (int i = 0; i < padded; i += static_cast<int>(hn::Lanes(kTag))) {
+    const Vec x = hn::Load(kTag, values + i);
+    bad = hn::Or(bad, hn::Sub(x, x));  // NaN for NaN and infinities, else +0
+  }
+  return hn::AllTrue(kTag, hn::Eq(bad, hn::Zero(kTag)));
+}
+
+// Makes `rows` (pointers to raw elements) point to f32 rows: where they lie, or converted.
+void load_rows(const std::byte** rows, int count, DType dtype, int dim, bool in_place,
+               float* converted) {
+  if (in_place && dtype == DType::f32 && dim % 16 == 0) return;
+  for (int i = 0; i < count; ++i) {
+    float* row = converted + i * padded_dim(dim);
+    load_row(rows[i], dtype, dim, row);
+    rows[i] = reinterpret_cast<const std::byte*>(row);
+  }
+}
+
+Block load_block(const TilePart& part, std::int32_t index) {
+  const AttentionCall& call = *part.call;
+  const TileScratch& scratch = part.scratch;
+  Block block;
+  block.key_begin = static_cast<std::int64_t>(index) * kBlockTokens;
+  block.keys =
+      static_cast<int>(std::min<std::int64_t>(kBlockTokens, part.row->kv_len - block.key_begin));
+  block.mixed = !part.ranges->is_full(block.key_begin, block.key_begin + block.keys);
+  locate_keys(call, *part.row, part.head, block.key_begin, block.keys, scratch.k_rows,
+              scratch.v_rows);
+  const KvCache& kv = call.kv[part.row->level];
+  load_rows(scratch.k_rows, block.keys, kv.k.dtype, call.spec->head_dim, true, scratch.k);
+  load_rows(scratch.v_rows, block.keys, kv.v.dtype, call.spec->value_dim(), !block.mixed,
+            scratch.v);
+  if (block.mixed) {
+    // 0 * NaN is NaN: values that are not finite must not meet the weight 0 of a masked key. They
+    // are set aside.
+    for (int key = 0; key < block.keys; ++key) {
+      if (!all_finite(reinterpret_cast<const float*>(scratch.v_rows[key]),
+                      padded_dim(call.spec->value_dim()))) {
+        block.wild |= std::uint64_t{1} << key;
+      }
+    }
+  }
+  // Register blocks run over the end by less than kBlockKeys keys; their results are not used.
+  for (int key = block.keys; key % kBlockKeys != 0; ++key) scratch.k_rows[key] = scratch.k_rows[0];
+  block.k = reinterpret_cast<const float* const*>(scratch.k_rows);
+  block.v = reinterpret_cast<const float* const*>(scratch.v_rows);
+  if (call.variant->logits.defined() || call.variant->mask_program.defined()) {
+    for (int key = 0; key < block.keys; ++key) {
+      scratch.kv_pos[key] =
+          static_cast<std::int32_t>(call.plan->position_of_key(*part.row, block.key_begin + key));
+    }
+  }
+  return block;
+}
+
+// The keys of a block that a row attends to, in scratch.allowed. Only for mixed blocks.
+void find_allowed(const TilePart& part, const Block& block, const TileRow& row) {
+  const TileScratch& scratch = part.scratch;
+  if (!row.exact_keys) {
+    part.call->variant->mask_program.eval_mask(row.context, part.call->bindings, scratch.kv_pos,
+                                               scratch.allowed, block.keys, scratch.program);
+    return;
+  }
+  std::fill_n(scratch.allowed, block.keys, std::uint8_t{0});
+  for (int i = 0; i < row.keys.count; ++i) {
+    const std::int64_t begin =
+        std::max(row.keys.intervals[i].begin - block.key_begin, std::int64_t{0});
+    const std::int64_t end =
+        std::min<std::int64_t>(row.keys.intervals[i].end - block.key_begin, block.keys);
+    if (begin < end) std::fill(scratch.allowed + begin, scratch.allowed + end, std::uint8_t{1});
+  }
+}
+
+}  // namespace tilewright::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+// Wide tiles: query rows in the SIMD lanes. Keys and values are broadcast element by element, and
+// maximum, sum and mask are plain lane-wise operations. Compiled once for each SIMD target:
+// included by tile_kernels.cpp after hwy/foreach_target.h.
+#if defined(TILEWRIGHT_CPU_TILE_WIDE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TILEWRIGHT_CPU_TILE_WIDE_INL_H_
+#undef TILEWRIGHT_CPU_TILE_WIDE_INL_H_
+#else
+#define TILEWRIGHT_CPU_TILE_WIDE_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <type_traits>
+
+#include "cpu/tile_block-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace tilewright::cpu::HWY_NAMESPACE {
+
+constexpr int kLanesOfTile = kTileRows;
+
+template <int kVecs>
+void wide_scores_of(const TileScratch& scratch, const Block& block, int dim, int first_row) {
+  const int lanes = static_cast<int>(hn::Lanes(kTag));
+  for (int key = 0; key < block.keys; key += kBlockKeys) {
+    Vec sum[kBlockKeys][kVecs];
+    for (auto& of_key : sum) {
+      for (Vec& x : of_key) x = hn::Zero(kTag);
+    }
+    const float* q = scratch.q + first_row;
+    for (int d = 0; d < dim; ++d, q += kLanesOfTile) {
+      Vec q_d[kVecs];
+      for (int i = 0; i < kVecs; ++i) q_d[i] = hn::Load(kTag, q + i * lanes);
+      for (int j = 0; j < kBlockKeys; ++j) {
+        const Vec k_d = hn::Set(kTag, block.k[key + j][d]);
+        for (int i = 0; i < kVecs; ++i) sum[j][i] = hn::MulAdd(q_d[i], k_d, sum[j][i]);
+      }
+    }
+    for (int j = 0; j < kBlockKeys; ++j) {
+      for (int i = 0; i < kVecs; ++i) {
+        const Vec scale = hn::Load(kTag, scratch.logit_scale + first_row + i * lanes);
+        hn::Store(hn::Mul(sum[j][i], scale), kTag,
+                  scratch.s + (key + j) * kLanesOfTile + first_row + i * lanes);
+      }
+    }
+  }
+}
+
+void wide_variant(const TilePart& part, const Block& block) {
+  const TileScratch& scratch = part.scratch;
+  for (int r = 0; r < part.num_rows; ++r) {
+    for (int key = 0; key < block.keys; ++key)
+      scratch.line[key] = scratch.s[key * kLanesOfTile + r];
+    part.call->variant->logits.eval_logits(scratch.rows[r].context, part.call->bindings,
+                                           scratch.kv_pos, scratch.line, scratch.line, block.keys,
+                                           scratch.program);
+    for (int key = 0; key < block.keys; ++key)
+      scratch.s[key * kLanesOfTile + r] = scratch.line[key];
+  }
+}
+
+// Rows with one interval of keys are masked all together, the others each by itself.
+void wide_mask(const TilePart& part, const Block& block) {
+  const TileScratch& scratch = part.scratch;
+  for (int r = 0; r < kTileRows; ++r) {
+    scratch.key_begin[r] = 0;
+    scratch.key_end[r] = 0;
+    if (r >= part.num_rows) continue;
+    const TileRow& row = scratch.rows[r];
+    if (row.exact_keys && row.keys.count <= 1) {
+      if (row.keys.count == 0) continue;
+      const auto within = [&](std::int64_t key) {
+        return static_cast<std::int32_t>(
+            std::clamp<std::int64_t>(key - block.key_begin, 0, block.keys));
+      };
+      scratch.key_begin[r] = within(row.keys.intervals[0].begin);
+      scratch.key_end[r] = within(row.keys.intervals[0].end);
+      continue;
+    }
+    scratch.key_end[r] = block.keys;
+    find_allowed(part, block, row);
+    for (int key = 0; key < block.keys; ++key) {
+      if (scratch.allowed[key] == 0) scratch.s[key * kLanesOfTile + r] = kNegInf;
+    }
+  }
+  const IntTag ints;
+  const int lanes = static_cast<int>(hn::Lanes(kTag));
+  for (int r = 0; r < part.num_rows; r += lanes) {
+    const auto begin = hn::Load(ints, scratch.key_begin + r);
+    const auto end = hn::Load(ints, scratch.key_end + r);
+    for (int key = 0; key < block.keys; ++key) {
+      const auto at = hn::Set(ints, key);
+      const auto inside = hn::And(hn::Not(hn::Lt(at, begin)), hn::Lt(at, end));
+      float* s = scratch.s + key * kLanesOfTile + r;
+      hn::Store(
+          hn::IfThenElse(hn::RebindMask(kTag, inside), hn::Load(kTag, s), hn::Set(kTag, kNegInf)),
+          kTag, s);
+    }
+  }
+}
+
+// Scores become weights; m and l advance; `line` keeps the factor for what was summed before.
+void wide_softmax(const TilePart& part, const Block& block, float* factor) {
+  const TileScratch& scratch = part.scratch;
+  const int lanes = static_cast<int>(hn::Lanes(kTag));
+  for (int r = 0; r < part.num_rows; r += lanes) {
+    const Vec before = hn::Load(kTag, scratch.m + r);
+    Vec m = before;
+    for (int key = 0; key < block.keys; ++key) {
+      m = hn::Max(m, hn::Load(kTag, scratch.s + key * kLanesOfTile + r));
+    }
+    const Vec shift = shift_of(m);
+    Vec sum = hn::Zero(kTag);
+    for (int key = 0; key < block.keys; ++key) {
+      float* s = scratch.s + key * kLanesOfTile + r;
+      const Vec weight = exp_of(hn::Sub(hn::Load(kTag, s), shift));
+      hn::Store(weight, kTag, s);
+      sum = hn::Add(sum, weight);
+    }
+    const Vec rescale = exp_of(hn::Sub(before, shift));
+    hn::Store(m, kTag, scratch.m + r);
+    hn::Store(hn::MulAdd(hn::Load(kTag, scratch.l + r), rescale, sum), kTag, scratch.l + r);
+    hn::Store(rescale, kTag, factor + r);
+  }
+}
+
+template <int kVecs>
+void wide_values_of(const TileScratch& scratch, const Block& block, int dim, int first_row,
+                    const float* factor) {
+  constexpr int kDims = 4;  // divides every head_dim
+  const int lanes = static_cast<int>(hn::Lanes(kTag));
+  Vec rescale[kVecs];
+  for (int i = 0; i < kVecs; ++i) rescale[i] = hn::Load(kTag, factor + first_row + i * lanes);
+  for (int d = 0; d < dim; d += kDims) {
+    Vec sum[kDims][kVecs];
+    float* o = scratch.o + d * kLanesOfTile + first_row;
+    for (int j = 0; j < kDims; ++j) {
+      for (int i = 0; i < kVecs; ++i) {
+        sum[j][i] = hn::Mul(hn::Load(kTag, o + j * kLanesOfTile + i * lanes), rescale[i]);
+      }
+    }
+    for (int key = 0; key < block.keys; ++key) {
+      const float* v = block.v[key] + d;
+      for (int i = 0; i < kVecs; ++i) {
+        const Vec weight = hn::Load(kTag, scratch.s + key * kLanesOfTile + first_row + i * lanes);
+        for (int j = 0; j < kDims; ++j) {
+          sum[j][i] = hn::MulAdd(weight, hn::Set(kTag, v[j]), sum[j][i]);
+        }
+      }
+    }
+    for (int j = 0; j < kDims; ++j) {
+      for (int i = 0; i < kVecs; ++i) {
+        hn::Store(sum[j][i], kTag, o + j * kLanesOfTile + i * lanes);
+      }
+    }
+  }
+}
+
+// Runs kernel(first_row, vectors) over the rows in register blocks; `vectors` is a compile-time
+// constant.
+template <typename Kernel>
+void over_rows(int num_rows, const Kernel& kernel) {
+  const int lanes = static_cast<int>(hn::Lanes(kTag));
+  const int vectors = (num_rows + lanes - 1) / lanes;
+  int done = 0;
+  for (; done + kBlockVecs <= vectors; done += kBlockVecs) {
+    kernel(done * lanes, std::integral_constant<int, kBlockVecs>());
+  }
+  switch (vectors - done) {
+    case 3:
+      kernel(done * lanes, std::integral_constant<int, 3>());
+      break;
+    case 2:
+      kernel(done * lanes, std::integral_constant<int, 2>());
+      break;
+    case 1:
+      kernel(done * lanes, std::integral_constant<int, 1>());
+      break;
+    default:
+      break;
+  }
+}
+
+void wide_block(const TilePart& part, const Block& block) {
+  const TileScratch& scratch = part.scratch;
+  over_rows(part.num_rows, [&](int first_row, auto vectors) {
+    wide_scores_of<vectors>(scratch, block, part.call->spec->head_dim, first_row);
+  });
+  if (part.call->variant->logits.defined()) wide_variant(part, block);
+  if (block.mixed) wide_mask(part, block);
+  HWY_ALIGN float factor[kTileRows];
+  wide_softmax(part, block, factor);
+  over_rows(part.num_rows, [&](int first_row, auto vectors) {
+    wide_values_of<vectors>(scratch, block, part.call->spec->value_dim(), first_row, factor);
+  });
+}
+
+}  // namespace tilewright::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard
