@@ -87,11 +87,11 @@ PlanImpl::PlanImpl(std::vector<Attention> list, const Limits& most, const Tensor
   lay_out(static_cast<std::byte*>(workspace.data));
 }
 
-std::size_t PlanImpl::workspace_bytes(const std::vector<Attention>& attentions,
-                                      const Limits& limits, int threads) {
-  require_attentions(attentions);
-  require_limits(limits);
-  PlanImpl counted(attentions, limits, threads);
+std::size_t PlanImpl::workspace_bytes(const std::vector<Attention>& list, const Limits& most,
+                                      int threads) {
+  require_attentions(list);
+  require_limits(most);
+  PlanImpl counted(list, most, threads);
   return counted.lay_out(nullptr);
 }
 
