@@ -53,8 +53,8 @@ void require_attentions(const std::vector<Attention>& attentions) {
 
 }  // namespace
 
-void PlanImpl::AlignedDelete::operator()(std::byte* memory) const {
-  ::operator delete[](memory, std::align_val_t{kWorkspaceAlignment});
+void PlanImpl::AlignedDelete::operator()(std::byte* pointer) const {
+  ::operator delete[](pointer, std::align_val_t{kWorkspaceAlignment});
 }
 
 PlanImpl::PlanImpl(std::vector<Attention> list, const Limits& most, const TensorView& workspace)

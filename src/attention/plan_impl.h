@@ -49,7 +49,7 @@ class PlanImpl {
   PlanPart* find(const Attention& attention);
 
   struct AlignedDelete {
-    void operator()(std::byte* memory) const;
+    void operator()(std::byte* pointer) const;
   };
   std::unique_ptr<std::byte[], AlignedDelete> owned_;
 };
