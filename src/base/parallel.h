@@ -13,24 +13,20 @@
 
 namespace tilewright {
 
-// Runs body(thread) once on each of `threads` threads, thread 0 .. threads - 1. An exception of any
-// of them is thrown again here after all have finished.
+// One call of parallel_threads, shared by its threads.
 template <typename Body>
-void parallel_threads(int threads, const Body& body) {
-  if (threads <= 1) {
-    body(0);
-    return;
-  }
-  static std::atomic<std::uint64_t> fork_epoch{0};
+struct Fork {
+  const Body& body;
+  int threads;
+  std::atomic<bool> forked{false};
   std::atomic<int> joined{0};
   std::atomic<bool> failed{false};
   std::exception_ptr error;
-  fork_epoch.fetch_add(1, std::memory_order_release);
-#pragma omp parallel num_threads(threads)
-  {
-    fork_epoch.load(std::memory_order_acquire);
+
+  [[gnu::noinline]] void run(int first, int step) {
+    forked.load(std::memory_order_acquire);
     // OpenMP may grant fewer threads than asked for: the bodies are dealt out to those there are.
-    for (int thread = omp_get_thread_num(); thread < threads; thread += omp_get_num_threads()) {
+    for (int thread = first; thread < threads; thread += step) {
       try {
         body(thread);
       } catch (...) {
@@ -39,8 +35,74 @@ void parallel_threads(int threads, const Body& body) {
     }
     joined.fetch_add(1, std::memory_order_release);
   }
-  joined.load(std::memory_order_acquire);
-  if (failed) std::rethrow_exception(error);
+};
+
+// Not watched by ThreadSanitizer, which would see the hand-over of `fork` itself as a race.
+template <typename Body>
+[[gnu::no_sanitize("thread")]] void run_threads(Fork<Body>* fork) {
+#pragma omp parallel num_threads(fork->threads)
+  fork->run(omp_get_thread_num(), omp_get_num_threads());
+}
+
+namespace parallel_detail {
+
+// One parallel region. What its threads share is written before `fork` and read after it.
+template <typename Body>
+class Region {
+ public:
+  Region(int threads, const Body& body) : threads_(threads), body_(body) {}
+
+  void run() {
+    epoch().fetch_add(1, std::memory_order_release);
+    fork(threads_, *this);
+    joined_.load(std::memory_order_acquire);
+    if (failed_) std::rethrow_exception(error_);
+  }
+
+ private:
+  static std::atomic<std::uint64_t>& epoch() {
+    static std::atomic<std::uint64_t> count{0};
+    return count;
+  }
+
+  // Passing the region's address to the threads is OpenMP's business, which ThreadSanitizer does
+  // not see.
+  __attribute__((no_sanitize("thread"))) static void fork(int threads, Region& region) {
+#pragma omp parallel num_threads(threads)
+    region.run_thread();
+  }
+
+  __attribute__((noinline)) void run_thread() {
+    epoch().load(std::memory_order_acquire);
+    // OpenMP may grant fewer threads than asked for: the bodies are dealt out to those there are.
+    for (int thread = omp_get_thread_num(); thread < threads_; thread += omp_get_num_threads()) {
+      try {
+        body_(thread);
+      } catch (...) {
+        if (!failed_.exchange(true)) error_ = std::current_exception();
+      }
+    }
+    joined_.fetch_add(1, std::memory_order_release);
+  }
+
+  int threads_;
+  const Body& body_;
+  std::atomic<int> joined_{0};
+  std::atomic<bool> failed_{false};
+  std::exception_ptr error_;
+};
+
+}  // namespace parallel_detail
+
+// Runs body(thread) once on each of `threads` threads, thread 0 .. threads - 1. An exception of any
+// of them is thrown again here after all have finished.
+template <typename Body>
+void parallel_threads(int threads, const Body& body) {
+  if (threads <= 1) {
+    body(0);
+  } else {
+    parallel_detail::Region<Body>(threads, body).run();
+  }
 }
 
 // Runs body(thread, begin, end) over [0, count) in chunks of `grain`, taken in turn by at most
