@@ -11,14 +11,6 @@ namespace {
 constexpr std::string_view kStart = "<|im_start|>";
 constexpr std::string_view kEnd = "<|im_end|>";
 
-// What kind of template this is, for the error.
-std::string_view kind_of(std::string_view text) {
-  if (text.find("<|start_header_id|>") != text.npos) return "Llama 3";
-  if (text.find("[INST]") != text.npos) return "Llama 2 or Mistral";
-  if (text.find("<start_of_turn>") != text.npos) return "Gemma";
-  return "unknown";
-}
-
 // The text between <|im_start|>system and <|im_end|> where a template holds it as a literal, its
 // newline as the character or as the two characters of Jinja's escape.
 std::string default_system_of(std::string_view text) {
@@ -41,20 +33,6 @@ std::string default_system_of(std::string_view text) {
   return {};
 }
 
-// Calls visit(role, content) for every message, the default system message included.
-template <typename Visit>
-void for_each_message(const std::string& default_system, std::span<const ChatMessage> messages,
-                      const Visit& visit) {
-  require(!messages.empty(), "messages is empty: a chat needs at least one");
-  if (!default_system.empty() && messages.front().role != "system") {
-    visit("system", default_system);
-  }
-  for (const ChatMessage& message : messages) {
-    require(!message.role.empty(), "role is empty: it must be system, user, assistant or the like");
-    visit(message.role, message.content);
-  }
-}
-
 }  // namespace
 
 ChatTemplate::ChatTemplate(const GgufFile& file, const Tokenizer& tokenizer) {
@@ -64,8 +42,8 @@ ChatTemplate::ChatTemplate(const GgufFile& file, const Tokenizer& tokenizer) {
     const std::string_view text = file.string("tokenizer.chat_template");
     if (text.find(kStart) == text.npos || text.find(kEnd) == text.npos) {
       raise(ErrorCode::not_supported,
-            "{}: the chat template (tokenizer.chat_template) is of kind {}: it must be ChatML",
-            file.path(), kind_of(text));
+            "{}: the chat template (tokenizer.chat_template) is {}: it must be ChatML", file.path(),
+            quoted(text));
     }
     default_system_ = default_system_of(text);
   }
@@ -79,29 +57,25 @@ ChatTemplate::ChatTemplate(const GgufFile& file, const Tokenizer& tokenizer) {
   end_ = *end;
 }
 
-std::string ChatTemplate::render(std::span<const ChatMessage> messages) const {
-  std::string out;
-  const auto append = [&](std::string_view role, std::string_view content) {
-    out.append(kStart).append(role).append("\n").append(content).append(kEnd).append("\n");
-  };
-  for_each_message(default_system_, messages, append);
-  return out.append(kStart).append("assistant\n");
-}
-
 std::vector<std::int32_t> ChatTemplate::encode(const Tokenizer& tokenizer,
                                                std::span<const ChatMessage> messages) const {
+  require(!messages.empty(), "messages is empty: a chat needs at least one");
   std::vector<std::int32_t> out;
   const auto append_text = [&](std::string_view text) {
     const auto ids = tokenizer.encode(text, ControlTokens::as_text);
     out.insert(out.end(), ids.begin(), ids.end());
   };
-  const auto append = [&](std::string_view role, std::string_view content) {
+  const auto append = [&](const std::string& role, const std::string& content) {
+    require(!role.empty(), "role is empty: it must be system, user, assistant or the like");
     out.push_back(start_);
-    append_text(std::string(role).append("\n").append(content));
+    append_text(role + "\n" + content);
     out.push_back(end_);
     append_text("\n");
   };
-  for_each_message(default_system_, messages, append);
+  if (!default_system_.empty() && messages.front().role != "system") {
+    append("system", default_system_);
+  }
+  for (const ChatMessage& message : messages) append(message.role, message.content);
   out.push_back(start_);
   append_text("assistant\n");
   return out;

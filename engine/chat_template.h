@@ -24,11 +24,9 @@ class ChatTemplate {
   // has the tokens. Error (not_supported, naming the kind) for other templates.
   ChatTemplate(const GgufFile& file, const Tokenizer& tokenizer);
 
-  // Ends where the assistant's answer begins. Error when there are no messages or a role is empty.
-  std::string render(std::span<const ChatMessage> messages) const;
-
-  // As tokens. Texts of control tokens inside of roles and contents stay text, so that no user
-  // ends a message by writing <|im_end|>.
+  // Ends where the assistant's answer begins. Texts of control tokens inside of roles and contents
+  // stay text, so that no user ends a message by writing <|im_end|>. Error when there are no
+  // messages or a role is empty.
   std::vector<std::int32_t> encode(const Tokenizer& tokenizer,
                                    std::span<const ChatMessage> messages) const;
 

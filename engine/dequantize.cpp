@@ -85,25 +85,25 @@ int low_bits(const std::uint8_t* low, int group, int i) {
   return (low[group / 2 * 32 + i] >> (group % 2 * 4)) & 0xF;
 }
 
-void decode(const BlockQ4K& block, float* out) {
+// `high`: bit 4 of the elements, where the type has it.
+template <typename Block>
+void decode_groups(const Block& block, const std::uint8_t* high, float* out) {
   for (int group = 0; group < 8; ++group) {
     const auto [scale, min] =
         group_scale(block.scales, group, f16_to_f32(block.d), f16_to_f32(block.d_min));
     for (int i = 0; i < 32; ++i) {
-      out[group * 32 + i] = scale * static_cast<float>(low_bits(block.low, group, i)) - min;
+      const int bit = high == nullptr ? 0 : (high[i] >> group) & 1;
+      const int quant = low_bits(block.low, group, i) | bit << 4;
+      out[group * 32 + i] = scale * static_cast<float>(quant) - min;
     }
   }
 }
 
+void decode(const BlockQ4K& block, float* out) {
+  decode_groups(block, nullptr, out);
+}
 void decode(const BlockQ5K& block, float* out) {
-  for (int group = 0; group < 8; ++group) {
-    const auto [scale, min] =
-        group_scale(block.scales, group, f16_to_f32(block.d), f16_to_f32(block.d_min));
-    for (int i = 0; i < 32; ++i) {
-      const int quant = low_bits(block.low, group, i) | ((block.high[i] >> group) & 1) << 4;
-      out[group * 32 + i] = scale * static_cast<float>(quant) - min;
-    }
-  }
+  decode_groups(block, block.high, out);
 }
 
 void decode(const BlockQ6K& block, float* out) {
@@ -124,17 +124,13 @@ void decode(const BlockQ6K& block, float* out) {
 void decode(const std::uint32_t& bits, float* out) {
   *out = std::bit_cast<float>(bits);
 }
-struct F16 {
+template <float (*Convert)(std::uint16_t)>
+struct Float16 {
   std::uint16_t bits;
 };
-void decode(const F16& value, float* out) {
-  *out = f16_to_f32(value.bits);
-}
-struct BF16 {
-  std::uint16_t bits;
-};
-void decode(const BF16& value, float* out) {
-  *out = bf16_to_f32(value.bits);
+template <float (*Convert)(std::uint16_t)>
+void decode(const Float16<Convert>& value, float* out) {
+  *out = Convert(value.bits);
 }
 
 template <typename Block>
@@ -158,9 +154,9 @@ void dequantize(const GgmlTypeInfo& type, std::span<const std::byte> data, std::
     case GgmlType::f32:
       return decode_all<std::uint32_t>(data, out.data(), 1);
     case GgmlType::f16:
-      return decode_all<F16>(data, out.data(), 1);
+      return decode_all<Float16<f16_to_f32>>(data, out.data(), 1);
     case GgmlType::bf16:
-      return decode_all<BF16>(data, out.data(), 1);
+      return decode_all<Float16<bf16_to_f32>>(data, out.data(), 1);
     case GgmlType::q4_0:
       return decode_all<BlockQ40>(data, out.data(), 32);
     case GgmlType::q4_1:

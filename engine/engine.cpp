@@ -85,10 +85,7 @@ void Engine::submit(Request request) {
   require(prompt < config.context,
           "prompt has {} tokens: the context of the model is {}, answer included", prompt,
           config.context);
-  for (const std::int32_t token : request.prompt) {
-    require(token >= 0 && token < config.vocabulary, "token is {}: it must be in [0, {})", token,
-            config.vocabulary);
-  }
+  model_.require_tokens(request.prompt);
   require(request.max_new_tokens >= 1, "max_new_tokens is {}: it must be at least 1",
           request.max_new_tokens);
   require(request.temperature >= 0 && std::isfinite(request.temperature),
@@ -327,15 +324,7 @@ bool Engine::step() {
   stats_.kv_pages_peak = std::max(stats_.kv_pages_peak, pages_in_use());
   const StepBatch batch = build_batch(chunks);
   watch.lap(stats_.times.other);
-
-  const auto sequences = static_cast<std::int64_t>(batch.kv_lens.size());
-  Batch plan_batch;
-  plan_batch.qo_indptr = TensorView(batch.qo_indptr.data(), DType::i32, {sequences + 1});
-  plan_batch.kv_lens = TensorView(batch.kv_lens.data(), DType::i32, {sequences});
-  plan_.update(plan_batch, {{model_.attention(),
-                             PageTable::padded(TensorView(batch.block_table.data(), DType::i32,
-                                                          {sequences, batch.columns}),
-                                               options_.page_size)}});
+  model_.update_plan(plan_, batch, kv_);
   watch.lap(stats_.times.plan);
   stats_.kv_bytes_read += plan_.stats(model_.attention()).kv_bytes * model_.config().layers;
 

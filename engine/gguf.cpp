@@ -24,23 +24,6 @@ constexpr std::uint32_t kMaxDims = 4;
 constexpr std::uint64_t kMinKeyBytes = 8 + 1 + 4 + 1;
 constexpr std::uint64_t kMinTensorBytes = 8 + 1 + 4 + 8 + 4 + 8;
 
-// In the order of the file format's numbers, from 0 on.
-enum class ValueType : std::uint32_t {
-  u8,
-  i8,
-  u16,
-  i16,
-  u32,
-  i32,
-  f32,
-  boolean,
-  string,
-  array,
-  u64,
-  i64,
-  f64
-};
-
 constexpr std::array<std::uint64_t, 13> kMinValueBytes = {1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8};
 
 constexpr GgmlTypeInfo info(std::uint32_t number, std::string_view name, std::int64_t elements,
@@ -105,52 +88,52 @@ class Cursor {
   std::uint64_t position_ = 0;
 };
 
-ValueType read_value_type(Cursor& cursor, const std::string& path, std::string_view what) {
+// Value types by the file format's numbers; those without a reader are made of others.
+constexpr std::uint32_t kBoolean = 7;
+constexpr std::uint32_t kString = 8;
+
+template <typename T>
+GgufValue read_scalar(Cursor& cursor, std::string_view what) {
+  const T value = cursor.read<T>(what);
+  if constexpr (std::is_floating_point_v<T>) return {static_cast<double>(value)};
+  if constexpr (std::is_signed_v<T>) return {static_cast<std::int64_t>(value)};
+  return {static_cast<std::uint64_t>(value)};
+}
+
+constexpr std::array<GgufValue (*)(Cursor&, std::string_view), 13> kScalarReaders = {
+    read_scalar<std::uint8_t>,
+    read_scalar<std::int8_t>,
+    read_scalar<std::uint16_t>,
+    read_scalar<std::int16_t>,
+    read_scalar<std::uint32_t>,
+    read_scalar<std::int32_t>,
+    read_scalar<float>,
+    nullptr,
+    nullptr,
+    nullptr,
+    read_scalar<std::uint64_t>,
+    read_scalar<std::int64_t>,
+    read_scalar<double>};
+
+std::uint32_t read_value_type(Cursor& cursor, const std::string& path, std::string_view what) {
   const auto type = cursor.read<std::uint32_t>(what);
   require(type < kMinValueBytes.size(), "{}: {} has value type {}: it must be at most {}", path,
           what, type, kMinValueBytes.size() - 1);
-  return static_cast<ValueType>(type);
+  return type;
 }
 
-GgufValue read_value(Cursor& cursor, const std::string& path, ValueType type, std::string_view what,
-                     int depth = 0) {
-  const auto unsigned_value = [](auto v) { return GgufValue{static_cast<std::uint64_t>(v)}; };
-  const auto signed_value = [](auto v) { return GgufValue{static_cast<std::int64_t>(v)}; };
-  switch (type) {
-    case ValueType::u8:
-      return unsigned_value(cursor.read<std::uint8_t>(what));
-    case ValueType::u16:
-      return unsigned_value(cursor.read<std::uint16_t>(what));
-    case ValueType::u32:
-      return unsigned_value(cursor.read<std::uint32_t>(what));
-    case ValueType::u64:
-      return unsigned_value(cursor.read<std::uint64_t>(what));
-    case ValueType::i8:
-      return signed_value(cursor.read<std::int8_t>(what));
-    case ValueType::i16:
-      return signed_value(cursor.read<std::int16_t>(what));
-    case ValueType::i32:
-      return signed_value(cursor.read<std::int32_t>(what));
-    case ValueType::i64:
-      return signed_value(cursor.read<std::int64_t>(what));
-    case ValueType::f32:
-      return {static_cast<double>(cursor.read<float>(what))};
-    case ValueType::f64:
-      return {cursor.read<double>(what)};
-    case ValueType::string:
-      return {cursor.read_string(what)};
-    case ValueType::boolean: {
-      const auto byte = cursor.read<std::uint8_t>(what);
-      require(byte <= 1, "{}: {} is boolean {}: it must be 0 or 1", path, what, byte);
-      return {byte == 1};
-    }
-    case ValueType::array:
-      break;
+GgufValue read_value(Cursor& cursor, const std::string& path, std::uint32_t type,
+                     std::string_view what, int depth = 0) {
+  if (kScalarReaders[type] != nullptr) return kScalarReaders[type](cursor, what);
+  if (type == kString) return {cursor.read_string(what)};
+  if (type == kBoolean) {
+    const auto byte = cursor.read<std::uint8_t>(what);
+    require(byte <= 1, "{}: {} is boolean {}: it must be 0 or 1", path, what, byte);
+    return {byte == 1};
   }
   require(depth < kMaxArrayDepth, "{}: {} nests arrays deeper than {}", path, what, kMaxArrayDepth);
-  const ValueType element = read_value_type(cursor, path, what);
-  const auto count = cursor.check_count(cursor.read<std::uint64_t>(what),
-                                        kMinValueBytes[static_cast<std::size_t>(element)],
+  const std::uint32_t element = read_value_type(cursor, path, what);
+  const auto count = cursor.check_count(cursor.read<std::uint64_t>(what), kMinValueBytes[element],
                                         fmt::format("the length of {}", what));
   GgufArray array;
   array.reserve(count);
@@ -205,7 +188,7 @@ DirectoryEntry read_entry(Cursor& cursor, const std::string& path, std::uint64_t
   return entry;
 }
 
-// Places the entries in the data section and refuses those outside of it, unaligned or overlapping.
+// Places the entries in the data section and refuses those outside of it or unaligned.
 void place(std::vector<DirectoryEntry>& entries, std::span<const std::byte> data,
            std::uint64_t alignment, const std::string& path) {
   for (DirectoryEntry& entry : entries) {
@@ -216,15 +199,6 @@ void place(std::vector<DirectoryEntry>& entries, std::span<const std::byte> data
             "{}: truncated: tensor {} has {} bytes at data offset {}, but the data section has {}",
             path, quoted(entry.tensor.name), entry.bytes, entry.offset, data.size());
     entry.tensor.data = data.subspan(entry.offset, entry.bytes);
-  }
-  std::vector<const DirectoryEntry*> order;
-  order.reserve(entries.size());
-  for (const DirectoryEntry& entry : entries) order.push_back(&entry);
-  std::ranges::sort(order, {}, [](const DirectoryEntry* entry) { return entry->offset; });
-  for (std::size_t i = 1; i < order.size(); ++i) {
-    require(order[i - 1]->offset + order[i - 1]->bytes <= order[i]->offset,
-            "{}: the data of tensors {} and {} overlap at data offset {}", path,
-            quoted(order[i - 1]->tensor.name), quoted(order[i]->tensor.name), order[i]->offset);
   }
 }
 
@@ -278,9 +252,9 @@ GgufFile::GgufFile(const std::string& path) : path_(path), file_(path) {
   require(std::string_view(magic.data(), magic.size()) == kMagic,
           "{}: begins with {}: a GGUF file begins with 'GGUF'", path_,
           quoted({magic.data(), magic.size()}));
-  version_ = cursor.read<std::uint32_t>("the version");
-  require(version_ == 2 || version_ == 3, "{}: GGUF version is {}: it must be 2 or 3{}", path_,
-          version_, (version_ & 0xFFFFU) == 0 ? " (big-endian files are not read)" : "");
+  const auto version = cursor.read<std::uint32_t>("the version");
+  require(version == 2 || version == 3, "{}: GGUF version is {}: it must be 2 or 3{}", path_,
+          version, (version & 0xFFFFU) == 0 ? " (big-endian files are not read)" : "");
   const auto tensor_count = cursor.read<std::uint64_t>("the tensor count");
   const auto key_count = cursor.check_count(cursor.read<std::uint64_t>("the key count"),
                                             kMinKeyBytes, "the key count");

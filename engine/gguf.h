@@ -41,7 +41,6 @@ class GgufFile {
   explicit GgufFile(const std::string& path);
 
   const std::string& path() const { return path_; }
-  std::uint32_t version() const { return version_; }
 
   // Each is an Error when the key is missing, of another type or out of range.
   bool has(std::string_view key) const { return metadata_.contains(key); }
@@ -61,7 +60,6 @@ class GgufFile {
  private:
   std::string path_;
   MappedFile file_;
-  std::uint32_t version_ = 0;
   std::unordered_map<std::string_view, GgufValue> metadata_;
   std::vector<GgufTensor> tensors_;
   std::unordered_map<std::string_view, std::size_t> tensor_index_;

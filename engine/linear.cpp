@@ -19,18 +19,8 @@ namespace {
 constexpr std::int64_t kExactRows = 64;  // every row count up to here has a product of its own
 constexpr std::int64_t kBlockRows = 256;
 
-std::int64_t element_bytes(DType dtype) {
-  return dtype == DType::f32 ? 4 : 2;
-}
-
 dnnl::memory::data_type to_dnnl(DType dtype) {
   return dtype == DType::f32 ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
-}
-
-// Rows of the next call when `rows` are left.
-std::int64_t next_block(std::int64_t rows) {
-  if (rows >= kBlockRows) return kBlockRows;
-  return std::min(rows, kExactRows);
 }
 
 // The products of one shape and its packed layout of the weights, which is chosen for 64 rows and
@@ -116,8 +106,8 @@ struct Linear::Impl {
   DType x_dtype, y_dtype;  // what the caller sees; both f32 inside when `emulated`
   bool emulated;
   ShapeProducts* products = nullptr;
-  dnnl::memory weight;
-  std::vector<float> x_f32, y_f32;  // one block of rows, when emulated
+  dnnl::memory weight{};
+  std::vector<float> x_f32{}, y_f32{};  // one block of rows, when emulated
 
   void run_emulated(std::int64_t rows, const void* x, void* y) {
     const auto* x_bits = static_cast<const std::uint16_t*>(x);
@@ -146,16 +136,8 @@ Linear::Linear(MatmulCache& cache, std::span<const float> weight, std::int64_t o
   require(weight_dtype == DType::bf16 || out_dtype == DType::f32,
           "out_dtype is bf16: it must be f32 when weight_dtype is f32");
   const bool emulated = weight_dtype == DType::bf16 && !has_bf16_matmul();
-  impl_ = std::make_unique<Impl>(Impl{cache.impl(),
-                                      in_features,
-                                      out_features,
-                                      weight_dtype,
-                                      out_dtype,
-                                      emulated,
-                                      nullptr,
-                                      {},
-                                      {},
-                                      {}});
+  impl_ = std::make_unique<Impl>(
+      Impl{cache.impl(), in_features, out_features, weight_dtype, out_dtype, emulated});
   std::vector<float> rounded;
   if (emulated) {
     rounded.resize(weight.size());
@@ -186,13 +168,6 @@ Linear::~Linear() = default;
 Linear::Linear(Linear&&) noexcept = default;
 Linear& Linear::operator=(Linear&&) noexcept = default;
 
-std::int64_t Linear::in_features() const {
-  return impl_->in;
-}
-std::int64_t Linear::out_features() const {
-  return impl_->out;
-}
-
 void Linear::run(std::int64_t rows, const void* x, void* y) const {
   require(rows >= 0, "rows is {}: it must not be negative", rows);
   require(rows == 0 || (x != nullptr && y != nullptr), "x or y is null: {} rows need both", rows);
@@ -200,14 +175,14 @@ void Linear::run(std::int64_t rows, const void* x, void* y) const {
   auto* to = static_cast<std::byte*>(y);
   with_dnnl_errors("run a linear layer", [&] {
     for (std::int64_t count = 0; rows > 0; rows -= count) {
-      count = next_block(rows);
+      count = rows >= kBlockRows ? kBlockRows : std::min(rows, kExactRows);
       if (impl_->emulated) {
         impl_->run_emulated(count, from, to);
       } else {
         impl_->products->run(impl_->cache.stream, count, from, impl_->weight, to);
       }
-      from += count * impl_->in * element_bytes(impl_->x_dtype);
-      to += count * impl_->out * element_bytes(impl_->y_dtype);
+      from += count * impl_->in * dtype_bytes(impl_->x_dtype);
+      to += count * impl_->out * dtype_bytes(impl_->y_dtype);
     }
   });
 }

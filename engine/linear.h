@@ -16,8 +16,6 @@ class MatmulCache {
  public:
   MatmulCache();
   ~MatmulCache();
-  MatmulCache(const MatmulCache&) = delete;
-  MatmulCache& operator=(const MatmulCache&) = delete;
 
   struct Impl;
   Impl& impl() { return *impl_; }
@@ -43,9 +41,6 @@ class Linear {
   ~Linear();
   Linear(Linear&&) noexcept;
   Linear& operator=(Linear&&) noexcept;
-
-  std::int64_t in_features() const;
-  std::int64_t out_features() const;
 
   // x [rows, in_features], y [rows, out_features], both contiguous and not overlapping; rows may be
   // 0.

@@ -20,24 +20,21 @@ ModelConfig read_config(const GgufFile& file) {
   const auto integer = [&](std::string_view key, std::int64_t most) {
     return file.integer(key, 1, most);
   };
+  const auto integer_or = [&](std::string_view key, std::int64_t most, std::int64_t otherwise) {
+    return static_cast<int>(file.has(key) ? integer(key, most) : otherwise);
+  };
   ModelConfig config;
   config.layers = integer("llama.block_count", 1024);
   config.hidden = integer("llama.embedding_length", 1 << 20);
   config.ffn = integer("llama.feed_forward_length", 1 << 22);
   config.heads = static_cast<int>(integer("llama.attention.head_count", 1024));
-  config.kv_heads = file.has("llama.attention.head_count_kv")
-                        ? static_cast<int>(integer("llama.attention.head_count_kv", 1024))
-                        : config.heads;
-  config.head_dim = file.has("llama.attention.key_length")
-                        ? static_cast<int>(integer("llama.attention.key_length", 576))
-                        : static_cast<int>(config.hidden / config.heads);
+  config.kv_heads = integer_or("llama.attention.head_count_kv", 1024, config.heads);
+  config.head_dim = integer_or("llama.attention.key_length", 576, config.hidden / config.heads);
   config.context = integer("llama.context_length", 1 << 28);
   config.vocabulary = static_cast<std::int64_t>(file.strings("tokenizer.ggml.tokens").size());
   config.norm_eps = static_cast<float>(file.number("llama.attention.layer_norm_rms_epsilon"));
   if (file.has("llama.rope.freq_base")) config.rope.theta = file.number("llama.rope.freq_base");
-  if (file.has("llama.rope.dimension_count")) {
-    config.rope.dim = static_cast<int>(integer("llama.rope.dimension_count", config.head_dim));
-  }
+  config.rope.dim = integer_or("llama.rope.dimension_count", config.head_dim, config.head_dim);
   for (const GgufTensor& tensor : file.tensors()) {
     if (tensor.name.ends_with(".bias")) {
       raise(ErrorCode::not_supported, "{}: tensor {}: layers with biases are not supported",
@@ -81,15 +78,12 @@ KvStorage::KvStorage(const ModelConfig& config, DType dtype, std::int64_t pages,
       shape_{pages, 2, page_size, config.kv_heads, config.head_dim},
       // Zeroed memory is only backed by pages of the machine once it is written.
       memory_(std::calloc(static_cast<std::size_t>(config.layers),
-                          static_cast<std::size_t>(layer_bytes_))) {
+                          static_cast<std::size_t>(layer_bytes_)),
+              &std::free) {
   if (memory_ == nullptr) {
     raise(ErrorCode::out_of_memory, "{} KV pages of {} tokens need {} bytes", pages, page_size,
           config.layers * layer_bytes_);
   }
-}
-
-void KvStorage::Free::operator()(void* memory) const {
-  std::free(memory);
 }
 
 KvCache KvStorage::layer(std::int64_t index) const {
@@ -120,9 +114,10 @@ Model::Model(const GgufFile& file, DType dtype)
          load_linear(file, {{name("ffn_down"), config_.hidden}}, config_.ffn, DType::f32)});
   }
   output_norm_ = load_norm(file, "output_norm.weight");
-  const bool tied = file.find_tensor("output.weight") == nullptr;
   head_ = std::make_unique<Linear>(
-      load_linear(file, {{tied ? "token_embd.weight" : "output.weight", config_.vocabulary}},
+      load_linear(file,
+                  {{file.find_tensor("output.weight") ? "output.weight" : "token_embd.weight",
+                    config_.vocabulary}},
                   config_.hidden, DType::f32));
   file.tensor("token_embd.weight", std::array{config_.vocabulary, config_.hidden});
 }
@@ -141,6 +136,22 @@ Linear Model::load_linear(const GgufFile& file, const std::vector<NamedRows>& pa
 
 std::vector<float> Model::load_norm(const GgufFile& file, const std::string& name) const {
   return dequantize(file.tensor(name, std::array{config_.hidden}));
+}
+
+void Model::require_tokens(std::span<const std::int32_t> tokens) const {
+  for (const std::int32_t token : tokens) {
+    require(token >= 0 && token < config_.vocabulary, "token is {}: it must be in [0, {})", token,
+            config_.vocabulary);
+  }
+}
+
+void Model::update_plan(Plan& plan, const StepBatch& batch, const KvStorage& kv) const {
+  const auto sequences = static_cast<std::int64_t>(batch.kv_lens.size());
+  Batch planned;
+  planned.qo_indptr = TensorView(batch.qo_indptr.data(), DType::i32, {sequences + 1});
+  planned.kv_lens = TensorView(batch.kv_lens.data(), DType::i32, {sequences});
+  const TensorView table(batch.block_table.data(), DType::i32, {sequences, batch.columns});
+  plan.update(planned, {{attention_, PageTable::padded(table, kv.page_size())}});
 }
 
 void Model::embed(std::span<const std::int32_t> tokens) {

@@ -39,13 +39,10 @@ class KvStorage {
   std::int64_t page_size() const { return shape_[2]; }
 
  private:
-  struct Free {
-    void operator()(void* memory) const;
-  };
   DType dtype_;
   std::int64_t layer_bytes_;
   std::array<std::int64_t, 5> shape_;
-  std::unique_ptr<void, Free> memory_;
+  std::unique_ptr<void, void (*)(void*)> memory_;
 };
 
 // New tokens of several sequences, one after the other.
@@ -80,6 +77,10 @@ class Model {
   const Attention& attention() const { return attention_; }
   DType dtype() const { return dtype_; }
 
+  // Error for ids outside the vocabulary.
+  void require_tokens(std::span<const std::int32_t> tokens) const;
+  // Plans the batch for the attention of every layer.
+  void update_plan(Plan& plan, const StepBatch& batch, const KvStorage& kv) const;
   // logits: [batch.logit_rows, vocabulary]. `plan` was updated for the batch.
   void forward(const StepBatch& batch, Plan& plan, const KvStorage& kv, std::span<float> logits,
                StepTimes& times);

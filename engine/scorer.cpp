@@ -45,6 +45,9 @@ StepBatch chunk_batch(std::span<const std::int32_t> tokens, std::int64_t begin, 
   }
   batch.qo_indptr.push_back(static_cast<std::int32_t>(end - begin));
   batch.kv_lens.push_back(static_cast<std::int32_t>(end));
+  batch.columns = (end + kPageSize - 1) / kPageSize;
+  batch.block_table.resize(static_cast<std::size_t>(batch.columns));
+  std::iota(batch.block_table.begin(), batch.block_table.end(), 0);
   return batch;
 }
 
@@ -56,10 +59,7 @@ Score score(Model& model, std::span<const std::int32_t> tokens, int top) {
   require(n >= 1, "tokens is empty: it must have at least one");
   require(n <= config.context, "tokens has {} entries: the context of the model is {}", n,
           config.context);
-  for (const std::int32_t token : tokens) {
-    require(token >= 0 && token < config.vocabulary, "token is {}: it must be in [0, {})", token,
-            config.vocabulary);
-  }
+  model.require_tokens(tokens);
   const std::int64_t pages = (n + kPageSize - 1) / kPageSize;
   const KvStorage kv(config, model.dtype(), pages, kPageSize);
   Limits limits;
@@ -67,8 +67,6 @@ Score score(Model& model, std::span<const std::int32_t> tokens, int top) {
   limits.q_tokens = limits.q_len = kChunk;
   limits.kv_len = n;
   Plan plan({model.attention()}, limits);
-  std::vector<std::int32_t> table(static_cast<std::size_t>(pages));
-  std::iota(table.begin(), table.end(), 0);
 
   Score result;
   std::vector<float> logits;
@@ -77,12 +75,7 @@ Score score(Model& model, std::span<const std::int32_t> tokens, int top) {
   for (std::int64_t begin = 0; begin < n; begin += kChunk) {
     const std::int64_t end = std::min(n, begin + kChunk);
     const StepBatch batch = chunk_batch(tokens, begin, end);
-    Batch plan_batch;
-    plan_batch.qo_indptr = TensorView(batch.qo_indptr.data(), DType::i32, {2});
-    plan_batch.kv_lens = TensorView(batch.kv_lens.data(), DType::i32, {1});
-    plan.update(plan_batch,
-                {{model.attention(),
-                  PageTable::padded(TensorView(table.data(), DType::i32, {1, pages}), kPageSize)}});
+    model.update_plan(plan, batch, kv);
     logits.resize(static_cast<std::size_t>(end - begin) * vocabulary);
     model.forward(batch, plan, kv, logits, times);
     for (std::int64_t i = begin; i < end; ++i) {

@@ -146,14 +146,13 @@ void Tokenizer::read_special(const GgufFile& file) {
   const bool llama = file.string("tokenizer.ggml.pre") == "llama-bpe";
   whole_pieces_first_ = llama;
   bos_ = id_of("tokenizer.ggml.bos_token_id");
-  eos_ = id_of("tokenizer.ggml.eos_token_id");
   adds_bos_ = file.has("tokenizer.ggml.add_bos_token")
                   ? file.boolean("tokenizer.ggml.add_bos_token")
                   : llama;
   require(!adds_bos_ || bos_, "{}: tokenizer.ggml.bos_token_id is missing: prompts begin with it",
           file.path());
-  for (const auto id :
-       {eos_, id_of("tokenizer.ggml.eot_token_id"), id_of("tokenizer.ggml.eom_token_id")}) {
+  for (const auto id : {id_of("tokenizer.ggml.eos_token_id"), id_of("tokenizer.ggml.eot_token_id"),
+                        id_of("tokenizer.ggml.eom_token_id")}) {
     if (id) tokens_[*id].ends_generation = true;
   }
   for (const std::string_view text : kEndTexts) {
@@ -166,16 +165,6 @@ const Tokenizer::Token& Tokenizer::at(std::int32_t id) const {
   require(id >= 0 && id < vocabulary_size(), "token id is {}: it must be in [0, {})", id,
           vocabulary_size());
   return tokens_[id];
-}
-
-std::string_view Tokenizer::bytes(std::int32_t id) const {
-  return at(id).bytes;
-}
-bool Tokenizer::is_control(std::int32_t id) const {
-  return at(id).kind == Kind::control;
-}
-bool Tokenizer::ends_generation(std::int32_t id) const {
-  return at(id).ends_generation;
 }
 
 std::optional<std::int32_t> Tokenizer::match_added(std::string_view text,

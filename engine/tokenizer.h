@@ -29,14 +29,9 @@ class Tokenizer {
  public:
   // Error when a key is missing or malformed, or the model or pre-tokenizer is not supported.
   explicit Tokenizer(const GgufFile& file);
-  Tokenizer(const Tokenizer&) = delete;
-  Tokenizer& operator=(const Tokenizer&) = delete;
-  Tokenizer(Tokenizer&&) = default;
-  Tokenizer& operator=(Tokenizer&&) = default;
 
   std::int32_t vocabulary_size() const { return static_cast<std::int32_t>(tokens_.size()); }
   std::optional<std::int32_t> bos() const { return bos_; }
-  std::optional<std::int32_t> eos() const { return eos_; }
   // Whether a raw prompt should begin with bos(). `encode` never adds it.
   bool adds_bos() const { return adds_bos_; }
 
@@ -46,11 +41,11 @@ class Tokenizer {
 
   // The bytes of the tokens joined: not always UTF-8. Error for an id outside the vocabulary.
   std::string decode(std::span<const std::int32_t> ids) const;
-  std::string_view bytes(std::int32_t id) const;
+  std::string_view bytes(std::int32_t id) const { return at(id).bytes; }
 
-  bool is_control(std::int32_t id) const;
+  bool is_control(std::int32_t id) const { return at(id).kind == Kind::control; }
   // True of eos, end of turn and the like: generation stops here.
-  bool ends_generation(std::int32_t id) const;
+  bool ends_generation(std::int32_t id) const { return at(id).ends_generation; }
   // The control or user-defined token of this text.
   std::optional<std::int32_t> find_added(std::string_view text) const;
 
@@ -82,7 +77,6 @@ class Tokenizer {
   bool whole_pieces_first_ = false;  // a piece that is a token needs no merges (Llama 3)
   bool adds_bos_ = false;
   std::optional<std::int32_t> bos_;
-  std::optional<std::int32_t> eos_;
 };
 
 // The text of one growing answer: valid UTF-8, without control tokens.

@@ -23,8 +23,6 @@ struct Utf8Character {
 // The first character of `text`, which must not be empty.
 Utf8Character first_character(std::string_view text);
 
-void append_utf8(std::string& out, char32_t code_point);
-
 // Turns pieces of a byte stream into valid UTF-8: a character cut by the end of a piece is held
 // back until it is complete, and each maximal ill-formed part becomes U+FFFD.
 class Utf8Stream {

@@ -1,31 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
 // The command line. Exit status 0: every request was answered; 1: some were not, or none because a
 // file or the device could not be used; 2: the command line itself is wrong.
+#include <cstdio>
 #include <exception>
-#include <iostream>
 
 #include "engine/cli/options.h"
 
-int main(int argc, char** argv) {
-  namespace cli = tilewright::engine::cli;
+namespace tilewright::engine::cli {
+namespace {
+
+int run(int argc, char** argv) {
   CLI::App app{"Tilewright: an attention engine for LLM serving"};
-  app.set_version_flag("--version", tilewright::version());
+  app.set_version_flag("--version", version());
   app.require_subcommand(1);
-  int status = cli::kAnswered;
-  cli::add_generate(app, status);
-  cli::add_score(app, status);
-  cli::add_tokenize(app, status);
-  cli::add_doctor(app, status);
+  int status = kAnswered;
+  add_generate(app, status);
+  add_score(app, status);
+  add_tokenize(app, status);
+  add_doctor(app, status);
   for (CLI::App* command : app.get_subcommands({})) {
-    command->set_version_flag("--version", tilewright::version());
+    command->set_version_flag("--version", version());
   }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? cli::kAnswered : cli::kBadUsage;
-  } catch (const std::exception& error) {
-    std::cerr << "tilewright: " << error.what() << "\n";
-    return cli::kSomeFailed;
+    return app.exit(error) == 0 ? kAnswered : kBadUsage;
   }
   return status;
+}
+
+}  // namespace
+}  // namespace tilewright::engine::cli
+
+int main(int argc, char** argv) {
+  try {
+    return tilewright::engine::cli::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "tilewright: %s\n", error.what());
+    return tilewright::engine::cli::kSomeFailed;
+  }
 }

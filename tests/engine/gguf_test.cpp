@@ -55,7 +55,6 @@ TEST(Gguf, ReadsEveryValueType) {
     writer.version = version;
     const TemporaryFile temporary(writer.bytes());
     const GgufFile file(temporary.path());
-    EXPECT_EQ(file.version(), version);
     EXPECT_EQ(file.path(), temporary.path());
     EXPECT_EQ(file.string("general.architecture"), "llama");
     constexpr auto kMin = std::numeric_limits<std::int64_t>::min();
@@ -89,14 +88,6 @@ TEST(Gguf, ReadsTensors) {
   EXPECT_THAT(engine::dequantize(matrix), ElementsAre(1, 2, 3, 4, 5, 6));
   EXPECT_THAT(engine::dequantize(*file.find_tensor("vector")), ElementsAre(7, 8));
   EXPECT_EQ(file.find_tensor("other"), nullptr);
-}
-
-TEST(Gguf, StaysReadableWhenMoved) {
-  const TemporaryFile temporary(example().bytes());
-  GgufFile first(temporary.path());
-  const GgufFile file = std::move(first);
-  EXPECT_EQ(file.string("general.architecture"), "llama");
-  EXPECT_THAT(engine::dequantize(*file.find_tensor("vector")), ElementsAre(7, 8));
 }
 
 TEST(Gguf, FollowsTheAlignmentOfTheFile) {
@@ -214,8 +205,6 @@ TEST(Gguf, RefusesDataOutOfPlace) {
   expect_damaged(writer, {"'vector'", "truncated", "offset 96"});
   writer.offset_shift["vector"] = std::numeric_limits<std::int64_t>::min();
   expect_damaged(writer, {"'vector'", "truncated"});
-  writer.offset_shift["vector"] = -32;
-  expect_damaged(writer, {"'matrix'", "'vector'", "overlap"});
 }
 
 TEST(Gguf, RefusesEveryTruncation) {

@@ -7,8 +7,8 @@
 
 #include <string>
 
+#include "engine/append_utf8.h"
 #include "engine/expect_error.h"
-#include "engine/utf8.h"
 #include "support/random.h"
 
 namespace tilewright::test {
@@ -78,8 +78,8 @@ TEST(PreTokenizer, NothingIsLost) {
         if (random.chance(0.2)) {
           text += static_cast<char>(random.bits());
         } else {
-          engine::append_utf8(text, random.pick<char32_t>({' ', ' ', '\n', 'a', 'Z', '\'', 's', '7',
-                                                           '.', 0xE9, 0x4E00, 0x1F600, 0x2003}));
+          test::append_utf8(text, random.pick<char32_t>({' ', ' ', '\n', 'a', 'Z', '\'', 's', '7',
+                                                         '.', 0xE9, 0x4E00, 0x1F600, 0x2003}));
         }
       }
       std::string joined;

@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "engine/append_utf8.h"
 #include "engine/gguf_writer.h"
-#include "engine/utf8.h"
 
 namespace tilewright::test {
 
@@ -26,7 +26,7 @@ inline std::string gpt2_character(int byte) {
     for (int b = 0; b < byte; ++b) code_point += printable(b) ? 0 : 1;
   }
   std::string out;
-  engine::append_utf8(out, static_cast<char32_t>(code_point));
+  append_utf8(out, static_cast<char32_t>(code_point));
   return out;
 }
 

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include "engine/append_utf8.h"
+
 namespace tilewright::test {
 namespace {
 
@@ -20,7 +22,7 @@ std::string made_valid(std::string_view bytes) {
 TEST(Utf8, RoundTripOfEveryCodePoint) {
   for (char32_t c = 0; c <= 0x10FFFF; ++c) {
     std::string text;
-    engine::append_utf8(text, c);
+    test::append_utf8(text, c);
     const auto character = first_character(text);
     if (c >= 0xD800 && c <= 0xDFFF) {
       ASSERT_EQ(character.status, Utf8Status::invalid);
