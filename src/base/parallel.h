@@ -13,37 +13,6 @@
 
 namespace tilewright {
 
-// One call of parallel_threads, shared by its threads.
-template <typename Body>
-struct Fork {
-  const Body& body;
-  int threads;
-  std::atomic<bool> forked{false};
-  std::atomic<int> joined{0};
-  std::atomic<bool> failed{false};
-  std::exception_ptr error;
-
-  [[gnu::noinline]] void run(int first, int step) {
-    forked.load(std::memory_order_acquire);
-    // OpenMP may grant fewer threads than asked for: the bodies are dealt out to those there are.
-    for (int thread = first; thread < threads; thread += step) {
-      try {
-        body(thread);
-      } catch (...) {
-        if (!failed.exchange(true)) error = std::current_exception();
-      }
-    }
-    joined.fetch_add(1, std::memory_order_release);
-  }
-};
-
-// Not watched by ThreadSanitizer, which would see the hand-over of `fork` itself as a race.
-template <typename Body>
-[[gnu::no_sanitize("thread")]] void run_threads(Fork<Body>* fork) {
-#pragma omp parallel num_threads(fork->threads)
-  fork->run(omp_get_thread_num(), omp_get_num_threads());
-}
-
 namespace parallel_detail {
 
 // One parallel region. What its threads share is written before `fork` and read after it.
