@@ -24,8 +24,7 @@ inline void require_same_shape(std::string_view name, const TensorView& tensor,
                                std::string_view other_name, const TensorView& other) {
   bool same = tensor.rank == other.rank;
   for (int dim = 0; same && dim < tensor.rank; ++dim) same = tensor.shape[dim] == other.shape[dim];
-  require(same, "{} is {}: it must have the shape of {}, {}", name, tensor, other_name,
-          other);
+  require(same, "{} is {}: it must have the shape of {}, {}", name, tensor, other_name, other);
 }
 
 // An output that starts where an input starts must be that input in place: same dtype and strides.
@@ -44,8 +43,7 @@ inline void require_in_place_or_apart(std::string_view name, const TensorView& o
 inline void require_apart(std::string_view name, const TensorView& out, std::string_view input_name,
                           const TensorView& input) {
   require(out.data != input.data || out.numel() == 0 || input.numel() == 0,
-          "{} is {} and starts where {} does: it must be apart from it", name, out,
-          input_name);
+          "{} is {} and starts where {} does: it must be apart from it", name, out, input_name);
 }
 
 // The rows of a tensor [.., dim] of rank 1 to 3, counted through its first dimensions.
