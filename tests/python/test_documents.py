@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The examples and the code of docs/python.md run, and the package carries its types."""
+"""The examples and the code of README and docs run, and the package carries its types."""
 
 import ast
 import re
@@ -25,10 +25,21 @@ def test_examples(example):
     assert run(str(example))
 
 
-def test_python_page():
-    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/python.md").read_text(), re.DOTALL | re.MULTILINE)
-    assert len(blocks) > 3
-    run("-c", "\n".join(blocks))
+def python_blocks(page):
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+PAGES = [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if python_blocks(page)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_pages(page):
+    """The Python of a page is one program."""
+    run("-c", "\n".join(python_blocks(page)))
+
+
+def test_python_page_has_programs():
+    assert len(python_blocks(ROOT / "docs/python.md")) > 3
 
 
 def test_types_are_in_the_package():
