@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/simd_targets.h"
+#include "support/compare.h"
 #include "support/random.h"
 #include "support/tensor.h"
 
@@ -19,26 +20,11 @@ namespace tilewright::test {
 
 inline constexpr DType kWideFloats[] = {DType::f32, DType::f16, DType::bf16};
 
-inline double unit_of(DType dtype) {
-  switch (dtype) {
-    case DType::f16:
-      return 0x1.0p-11;
-    case DType::bf16:
-      return 0x1.0p-8;
-    case DType::f8e4m3:
-      return 0x1.0p-4;
-    case DType::f8e5m2:
-      return 0x1.0p-3;
-    default:
-      return 0x1.0p-24;
-  }
-}
-
 // `magnitude` is the size of what f32 arithmetic added up on the way; one rounding to `dtype` and
 // 1e-6 of it are allowed.
 inline void expect_near(double got, double expected, DType dtype, double magnitude,
                         const std::string& where) {
-  const double rounding = 1.01 * unit_of(dtype) * std::fabs(expected) + 0x1.0p-25;
+  const double rounding = 1.01 * rounding_unit(dtype) * std::fabs(expected) + 0x1.0p-25;
   ASSERT_NEAR(got, expected, rounding + 1e-6 * magnitude) << where;
 }
 

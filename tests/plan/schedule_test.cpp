@@ -296,6 +296,19 @@ TEST(Schedule, SectionAIsWholeWavesLongestFirst) {
   EXPECT_GT(items_seen, 10000);
 }
 
+// A request of one query token for each length.
+std::vector<Row> decode_rows(const std::vector<std::int32_t>& kv_lens) {
+  std::vector<Row> rows;
+  for (const std::int32_t kv_len : kv_lens) {
+    Row row;
+    row.index = static_cast<std::int32_t>(rows.size());
+    row.q_len = 1;
+    row.kv_len = kv_len;
+    rows.push_back(row);
+  }
+  return rows;
+}
+
 TEST(Schedule, DecodeIsCutIntoEqualShares) {
   Config config;
   config.num_kv_heads = 8;
@@ -306,13 +319,9 @@ TEST(Schedule, DecodeIsCutIntoEqualShares) {
   config.heads_per_group = 8;
   config.cost = {10, 8, 1};
   config.least_share = 100;
-  std::vector<Row> rows(32);
-  for (std::int32_t i = 0; i < 32; ++i) {
-    rows[static_cast<std::size_t>(i)].index = i;
-    rows[static_cast<std::size_t>(i)].q_len = 1;
-    rows[static_cast<std::size_t>(i)].kv_len = i == 0 ? 32768 : 256;
-  }
-  OwnedSchedule owned(config, rows);
+  std::vector<std::int32_t> kv_lens(32, 256);
+  kv_lens[0] = 32768;
+  OwnedSchedule owned(config, decode_rows(kv_lens));
   const Blocks blocks{config, 0};
   make(owned, blocks);
   const Schedule& s = owned.get();
@@ -342,13 +351,7 @@ TEST(Schedule, HugeCostsDoNotOverflow) {
   config.heads_per_group = 128;
   config.cost = {10, 8, 1};
   config.least_share = 512;
-  std::vector<Row> rows(64);
-  for (std::int32_t i = 0; i < 64; ++i) {
-    rows[static_cast<std::size_t>(i)].index = i;
-    rows[static_cast<std::size_t>(i)].q_len = 1;
-    rows[static_cast<std::size_t>(i)].kv_len = 1 << 30;
-  }
-  OwnedSchedule owned(config, rows);
+  OwnedSchedule owned(config, decode_rows(std::vector<std::int32_t>(64, 1 << 30)));
   const Blocks blocks{config, 0};
   make(owned, blocks);
   const Schedule& s = owned.get();
