@@ -43,6 +43,8 @@ TileScratch carve_scratch(Carver& carver, int head_dim, int value_dim) {
   scratch.zeros = carver.take<float>(padded_vo);
   scratch.k_rows = carver.take<const std::byte*>(kBlockTokens);
   scratch.v_rows = carver.take<const std::byte*>(kBlockTokens);
+  scratch.next_k_rows = carver.take<const std::byte*>(kBlockTokens);
+  scratch.next_v_rows = carver.take<const std::byte*>(kBlockTokens);
   scratch.key_begin = carver.take<std::int32_t>(kTileRows);
   scratch.key_end = carver.take<std::int32_t>(kTileRows);
   scratch.kv_pos = carver.take<std::int32_t>(kBlockTokens);

@@ -49,6 +49,8 @@ struct TileScratch {
   float* zeros = nullptr;              // [value_dim]
   const std::byte** k_rows = nullptr;  // [kBlockTokens] where keys lie; f32 once they are loaded
   const std::byte** v_rows = nullptr;
+  const std::byte** next_k_rows = nullptr;  // the same of the next block, for prefetching
+  const std::byte** next_v_rows = nullptr;
   std::int32_t* key_begin = nullptr;  // [kTileRows] allowed keys of a row in this block
   std::int32_t* key_end = nullptr;
   std::int32_t* kv_pos = nullptr;   // [kBlockTokens]

@@ -8,6 +8,7 @@
 #define TILEWRIGHT_CPU_TILE_BLOCK_INL_H_
 #endif
 
+#include <hwy/cache_control.h>
 #include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
@@ -33,7 +34,7 @@ constexpr int kBlockVecs = HWY_TARGET <= HWY_AVX3 ? 4 : 2;
 constexpr int kBlockKeys = 4;
 
 // Elements [0, n) of a row as f32; those up to padded_dim(n) become 0.
-void load_row(const std::byte* source, DType dtype, int n, float* out) {
+inline void load_row(const std::byte* source, DType dtype, int n, float* out) {
   const int lanes = static_cast<int>(hn::Lanes(kTag));
   visit_float(dtype, [&](auto element) {
     const auto* from = reinterpret_cast<const decltype(element)*>(source);
@@ -52,7 +53,7 @@ HWY_INLINE Vec exp_of(Vec x) {
   return hn::IfThenElse(hn::IsNaN(x), x, hn::Exp(kTag, x));
 }
 
-float exp_of(float x) {
+inline float exp_of(float x) {
   return hn::GetLane(exp_of(hn::Set(kTag, x)));
 }
 
@@ -70,9 +71,16 @@ struct Block {
   std::uint64_t wild = 0;  // of a mixed block: keys whose values are not all finite
   const float* const* k = nullptr;
   const float* const* v = nullptr;
+  int next_keys = 0;  // of the next block, located but not loaded
 };
 
-bool all_finite(const float* values, int padded) {
+// Asks for a row of the next block. Rows of one head lie kilobytes apart, where no hardware
+// prefetcher follows.
+HWY_INLINE void prefetch_row(const std::byte* row, int bytes) {
+  for (int i = 0; i < bytes; i += 64) hwy::Prefetch(row + i);
+}
+
+inline bool all_finite(const float* values, int padded) {
   auto bad = hn::Zero(kTag);
   for (int i = 0; i < padded; i += static_cast<int>(hn::Lanes(kTag))) {
     const Vec x = hn::Load(kTag, values + i);
@@ -82,8 +90,8 @@ bool all_finite(const float* values, int padded) {
 }
 
 // Makes `rows` (pointers to raw elements) point to f32 rows: where they lie, or converted.
-void load_rows(const std::byte** rows, int count, DType dtype, int dim, bool in_place,
-               float* converted) {
+inline void load_rows(const std::byte** rows, int count, DType dtype, int dim, bool in_place,
+                      float* converted) {
   if (in_place && dtype == DType::f32 && dim % 16 == 0) return;
   for (int i = 0; i < count; ++i) {
     float* row = converted + i * padded_dim(dim);
@@ -92,16 +100,28 @@ void load_rows(const std::byte** rows, int count, DType dtype, int dim, bool in_
   }
 }
 
-Block load_block(const TilePart& part, std::int32_t index) {
+// Block `n` of those that the tile needs.
+inline Block load_block(const TilePart& part, std::int32_t n) {
   const AttentionCall& call = *part.call;
   const TileScratch& scratch = part.scratch;
+  const auto first_key = [&](std::int32_t i) {
+    return static_cast<std::int64_t>(part.ranges->nth(i)) * kBlockTokens;
+  };
+  const auto keys_from = [&](std::int64_t begin) {
+    return static_cast<int>(std::min<std::int64_t>(kBlockTokens, part.row->kv_len - begin));
+  };
   Block block;
-  block.key_begin = static_cast<std::int64_t>(index) * kBlockTokens;
-  block.keys =
-      static_cast<int>(std::min<std::int64_t>(kBlockTokens, part.row->kv_len - block.key_begin));
+  block.key_begin = first_key(n);
+  block.keys = keys_from(block.key_begin);
   block.mixed = !part.ranges->is_full(block.key_begin, block.key_begin + block.keys);
   locate_keys(call, *part.row, part.head, block.key_begin, block.keys, scratch.k_rows,
               scratch.v_rows);
+  if (n + 1 < part.block_end) {
+    const std::int64_t next = first_key(n + 1);
+    block.next_keys = keys_from(next);
+    locate_keys(call, *part.row, part.head, next, block.next_keys, scratch.next_k_rows,
+                scratch.next_v_rows);
+  }
   const KvCache& kv = call.kv[part.row->level];
   load_rows(scratch.k_rows, block.keys, kv.k.dtype, call.spec->head_dim, true, scratch.k);
   load_rows(scratch.v_rows, block.keys, kv.v.dtype, call.spec->value_dim(), !block.mixed,
@@ -130,7 +150,7 @@ Block load_block(const TilePart& part, std::int32_t index) {
 }
 
 // The keys of a block that a row attends to, in scratch.allowed. Only for mixed blocks.
-void find_allowed(const TilePart& part, const Block& block, const TileRow& row) {
+inline void find_allowed(const TilePart& part, const Block& block, const TileRow& row) {
   const TileScratch& scratch = part.scratch;
   if (!row.exact_keys) {
     part.call->variant->mask_program.eval_mask(row.context, part.call->bindings, scratch.kv_pos,

@@ -70,7 +70,7 @@ Partial ComputePart(const TilePart& part) {
   std::fill_n(scratch.l, kTileRows, 0.0F);
   std::fill(scratch.logit_scale + part.num_rows, scratch.logit_scale + kTileRows, 0.0F);
   for (std::int32_t n = part.block_begin; n < part.block_end; ++n) {
-    const Block block = load_block(part, part.ranges->nth(n));
+    const Block block = load_block(part, n);
     const float* wild_values[kBlockTokens];
     for (int key = 0; block.wild >> key != 0; ++key) {
       if ((block.wild >> key & 1U) == 0) continue;

@@ -19,28 +19,50 @@
 HWY_BEFORE_NAMESPACE();
 namespace tilewright::cpu::HWY_NAMESPACE {
 
+// Decode waits for memory: rows of the next block are asked for while those of this one are
+// computed.
+inline void prefetch_next(const TilePart& part, const Block& block, int first, int count) {
+  const KvCache& kv = part.call->kv[part.row->level];
+  const int k_bytes = part.call->spec->head_dim * dtype_bytes(kv.k.dtype);
+  const int v_bytes = part.call->spec->value_dim() * dtype_bytes(kv.v.dtype);
+  for (int key = first; key < std::min(first + count, block.next_keys); ++key) {
+    prefetch_row(part.scratch.next_k_rows[key], k_bytes);
+    prefetch_row(part.scratch.next_v_rows[key], v_bytes);
+  }
+}
+
 template <int kRows>
-void narrow_scores_of(const TileScratch& scratch, const Block& block, int padded, int first_row) {
+void narrow_scores_of(const TilePart& part, const Block& block, int first_row) {
+  const TileScratch& scratch = part.scratch;
+  const int padded = padded_dim(part.call->spec->head_dim);
   const int lanes = static_cast<int>(hn::Lanes(kTag));
   const float* q = scratch.q + first_row * padded;
-  for (int key = 0; key < block.keys; ++key) {
-    Vec sum[kRows];
-    for (Vec& x : sum) x = hn::Zero(kTag);
+  // Keys beyond the block's end repeat its first one (load_block); their scores are overwritten.
+  for (int key = 0; key < block.keys; key += kBlockVecs) {
+    if (first_row == 0) prefetch_next(part, block, key, kBlockVecs);
+    Vec sum[kBlockVecs][kRows];
+    for (auto& of_key : sum) {
+      for (Vec& x : of_key) x = hn::Zero(kTag);
+    }
     for (int d = 0; d < padded; d += lanes) {
-      const Vec k_d = hn::LoadU(kTag, block.k[key] + d);
-      for (int r = 0; r < kRows; ++r) {
-        sum[r] = hn::MulAdd(hn::Load(kTag, q + r * padded + d), k_d, sum[r]);
+      Vec q_d[kRows];
+      for (int r = 0; r < kRows; ++r) q_d[r] = hn::Load(kTag, q + r * padded + d);
+      for (int j = 0; j < kBlockVecs; ++j) {
+        const Vec k_d = hn::LoadU(kTag, block.k[key + j] + d);
+        for (int r = 0; r < kRows; ++r) sum[j][r] = hn::MulAdd(q_d[r], k_d, sum[j][r]);
       }
     }
-    for (int r = 0; r < kRows; ++r) {
-      scratch.s[(first_row + r) * kBlockTokens + key] =
-          hn::GetLane(hn::SumOfLanes(kTag, sum[r])) * scratch.logit_scale[first_row + r];
+    for (int j = 0; j < kBlockVecs; ++j) {
+      for (int r = 0; r < kRows; ++r) {
+        scratch.s[(first_row + r) * kBlockTokens + key + j] =
+            hn::GetLane(hn::SumOfLanes(kTag, sum[j][r])) * scratch.logit_scale[first_row + r];
+      }
     }
   }
 }
 
 // Scores of one row become weights; returns the factor for what was summed before.
-float narrow_softmax(const TileScratch& scratch, int r) {
+inline float narrow_softmax(const TileScratch& scratch, int r) {
   const int lanes = static_cast<int>(hn::Lanes(kTag));
   float* s = scratch.s + r * kBlockTokens;
   Vec largest = hn::Set(kTag, scratch.m[r]);
@@ -61,26 +83,43 @@ float narrow_softmax(const TileScratch& scratch, int r) {
   return rescale;
 }
 
+template <int kRows, int kVecs>
+void narrow_values_at(const TileScratch& scratch, const Block& block, int padded, int first_row,
+                      const float* factor, int d) {
+  const int lanes = static_cast<int>(hn::Lanes(kTag));
+  Vec sum[kVecs][kRows];
+  for (int r = 0; r < kRows; ++r) {
+    const float* o = scratch.o + (first_row + r) * padded + d;
+    for (int i = 0; i < kVecs; ++i) {
+      sum[i][r] = hn::Mul(hn::Load(kTag, o + i * lanes), hn::Set(kTag, factor[first_row + r]));
+    }
+  }
+  for (int key = 0; key < block.keys; ++key) {
+    Vec weight[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      weight[r] = hn::Set(kTag, scratch.s[(first_row + r) * kBlockTokens + key]);
+    }
+    for (int i = 0; i < kVecs; ++i) {
+      const Vec v = hn::LoadU(kTag, block.v[key] + d + i * lanes);
+      for (int r = 0; r < kRows; ++r) sum[i][r] = hn::MulAdd(weight[r], v, sum[i][r]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    float* o = scratch.o + (first_row + r) * padded + d;
+    for (int i = 0; i < kVecs; ++i) hn::Store(sum[i][r], kTag, o + i * lanes);
+  }
+}
+
 template <int kRows>
 void narrow_values_of(const TileScratch& scratch, const Block& block, int padded, int first_row,
                       const float* factor) {
   const int lanes = static_cast<int>(hn::Lanes(kTag));
-  for (int d = 0; d < padded; d += lanes) {
-    Vec sum[kRows];
-    for (int r = 0; r < kRows; ++r) {
-      sum[r] = hn::Mul(hn::Load(kTag, scratch.o + (first_row + r) * padded + d),
-                       hn::Set(kTag, factor[first_row + r]));
-    }
-    for (int key = 0; key < block.keys; ++key) {
-      const Vec v = hn::LoadU(kTag, block.v[key] + d);
-      for (int r = 0; r < kRows; ++r) {
-        const Vec weight = hn::Set(kTag, scratch.s[(first_row + r) * kBlockTokens + key]);
-        sum[r] = hn::MulAdd(weight, v, sum[r]);
-      }
-    }
-    for (int r = 0; r < kRows; ++r) {
-      hn::Store(sum[r], kTag, scratch.o + (first_row + r) * padded + d);
-    }
+  int d = 0;
+  for (; d + kBlockVecs * lanes <= padded; d += kBlockVecs * lanes) {
+    narrow_values_at<kRows, kBlockVecs>(scratch, block, padded, first_row, factor, d);
+  }
+  for (; d < padded; d += lanes) {
+    narrow_values_at<kRows, 1>(scratch, block, padded, first_row, factor, d);
   }
 }
 
@@ -95,12 +134,11 @@ void over_few_rows(int num_rows, const Kernel& kernel) {
   if (num_rows > done) kernel(done, std::integral_constant<int, 1>());
 }
 
-void narrow_block(const TilePart& part, const Block& block) {
+inline void narrow_block(const TilePart& part, const Block& block) {
   const TileScratch& scratch = part.scratch;
   const CompiledVariant& variant = *part.call->variant;
-  over_few_rows(part.num_rows, [&](int first_row, auto rows) {
-    narrow_scores_of<rows>(scratch, block, padded_dim(part.call->spec->head_dim), first_row);
-  });
+  over_few_rows(part.num_rows,
+                [&](int first_row, auto rows) { narrow_scores_of<rows>(part, block, first_row); });
   float factor[kNarrowRows];
   for (int r = 0; r < part.num_rows; ++r) {
     float* s = scratch.s + r * kBlockTokens;

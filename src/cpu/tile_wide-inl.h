@@ -48,7 +48,7 @@ void wide_scores_of(const TileScratch& scratch, const Block& block, int dim, int
   }
 }
 
-void wide_variant(const TilePart& part, const Block& block) {
+inline void wide_variant(const TilePart& part, const Block& block) {
   const TileScratch& scratch = part.scratch;
   for (int r = 0; r < part.num_rows; ++r) {
     for (int key = 0; key < block.keys; ++key)
@@ -62,7 +62,7 @@ void wide_variant(const TilePart& part, const Block& block) {
 }
 
 // Rows with one interval of keys are masked all together, the others each by itself.
-void wide_mask(const TilePart& part, const Block& block) {
+inline void wide_mask(const TilePart& part, const Block& block) {
   const TileScratch& scratch = part.scratch;
   for (int r = 0; r < kTileRows; ++r) {
     scratch.key_begin[r] = 0;
@@ -102,7 +102,7 @@ void wide_mask(const TilePart& part, const Block& block) {
 }
 
 // Scores become weights; m and l advance; `line` keeps the factor for what was summed before.
-void wide_softmax(const TilePart& part, const Block& block, float* factor) {
+inline void wide_softmax(const TilePart& part, const Block& block, float* factor) {
   const TileScratch& scratch = part.scratch;
   const int lanes = static_cast<int>(hn::Lanes(kTag));
   for (int r = 0; r < part.num_rows; r += lanes) {
@@ -183,7 +183,7 @@ void over_rows(int num_rows, const Kernel& kernel) {
   }
 }
 
-void wide_block(const TilePart& part, const Block& block) {
+inline void wide_block(const TilePart& part, const Block& block) {
   const TileScratch& scratch = part.scratch;
   over_rows(part.num_rows, [&](int first_row, auto vectors) {
     wide_scores_of<vectors>(scratch, block, part.call->spec->head_dim, first_row);
