@@ -60,7 +60,7 @@ void load_queries(const TilePart& part, bool wide) {
   }
 }
 
-Partial ComputePart(const TilePart& part) {
+Partial compute_part_simd(const TilePart& part) {
   const TileScratch& scratch = part.scratch;
   const int dim = part.call->spec->value_dim();
   const bool wide = part.num_rows > kNarrowRows;
@@ -96,7 +96,7 @@ Partial ComputePart(const TilePart& part) {
   return result;
 }
 
-void MergePartial(const Partial& into, const Partial& from, int rows, int value_dim) {
+void merge_partial_simd(const Partial& into, const Partial& from, int rows, int value_dim) {
   for (int r = 0; r < rows; ++r) {
     const float m = std::max(into.m[r], from.m[r]);
     const float shift = m == kNegInf ? 0.0F : m;
@@ -110,7 +110,7 @@ void MergePartial(const Partial& into, const Partial& from, int rows, int value_
   }
 }
 
-void StoreOutput(const float* o, float factor, int n, void* out, DType dtype) {
+void store_output_simd(const float* o, float factor, int n, void* out, DType dtype) {
   const int lanes = static_cast<int>(hn::Lanes(kTag));
   const Vec scale = hn::Set(kTag, factor);
   visit_float(dtype, [&](auto element) {
@@ -131,20 +131,20 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace tilewright::cpu {
 
-HWY_EXPORT(ComputePart);
-HWY_EXPORT(MergePartial);
-HWY_EXPORT(StoreOutput);
+HWY_EXPORT(compute_part_simd);
+HWY_EXPORT(merge_partial_simd);
+HWY_EXPORT(store_output_simd);
 
 Partial compute_part(const TilePart& part) {
-  return HWY_DYNAMIC_DISPATCH(ComputePart)(part);
+  return HWY_DYNAMIC_DISPATCH(compute_part_simd)(part);
 }
 
 void merge_partial(const Partial& into, const Partial& from, int rows, int value_dim) {
-  HWY_DYNAMIC_DISPATCH(MergePartial)(into, from, rows, value_dim);
+  HWY_DYNAMIC_DISPATCH(merge_partial_simd)(into, from, rows, value_dim);
 }
 
 void store_output(const float* o, float factor, int n, void* out, DType dtype) {
-  HWY_DYNAMIC_DISPATCH(StoreOutput)(o, factor, n, out, dtype);
+  HWY_DYNAMIC_DISPATCH(store_output_simd)(o, factor, n, out, dtype);
 }
 
 }  // namespace tilewright::cpu
