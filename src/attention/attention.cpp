@@ -65,7 +65,7 @@ void require_cache(int level, const KvCache& cache, const cpu::LevelPages& pages
     const auto name = [&] { return fmt::format("kv[{}].{}", level, which); };
     // Names are formatted only when a check fails: this is every layer's path.
     if (t.rank != 4 || t.shape[2] != spec.num_kv_heads || t.shape[3] != dim ||
-        t.shape[1] < pages.page_size) {
+        t.shape[1] != pages.page_size) {
       require(false, "{} is {}: it must be [pages, {}, {}, {}]", name(), t, pages.page_size,
               spec.num_kv_heads, dim);
     }
@@ -80,8 +80,6 @@ void require_cache(int level, const KvCache& cache, const cpu::LevelPages& pages
   };
   check("k", cache.k, spec.kv_dtype, spec.head_dim);
   check("v", cache.v, spec.value_dtype(), spec.value_dim());
-  require(cache.k.shape[1] == pages.page_size && cache.v.shape[1] == pages.page_size,
-          "kv[{}].k is {}: the plan's page size is {}", level, cache.k, pages.page_size);
 }
 
 void bind_run_params(const AttentionImpl& attention, const RunArgs& args, std::int64_t requests,

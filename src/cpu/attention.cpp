@@ -84,7 +84,7 @@ class Runner {
     const AttentionSpec& spec = *call_.spec;
     const int heads = spec.num_qo_heads;
     for (std::int64_t token = begin; token < end; ++token) {
-      const std::int32_t request = request_of(token);
+      const std::int32_t request = call_.plan->request_of(token, 0, schedule_.header->num_requests);
       const Partial joined = level_rows(0, token, 0);
       for (int level = 1; level < call_.plan->num_levels; ++level) {
         merge_partial(joined, level_rows(level, token, 0), heads, spec.value_dim());
@@ -204,15 +204,6 @@ class Runner {
         static_cast<std::byte*>(out.data) +
             (token * out.strides[0] + context.q_head * out.strides[1]) * dtype_bytes(out.dtype),
         out.dtype);
-  }
-
-  std::int32_t request_of(std::int64_t token) const {
-    const plan::Request* requests = call_.plan->requests;
-    const plan::Request* end = requests + schedule_.header->num_requests;
-    const plan::Request* above = std::upper_bound(
-        requests, end, token,
-        [](std::int64_t t, const plan::Request& request) { return t < request.q_begin; });
-    return static_cast<std::int32_t>(above - requests) - 1;
   }
 
   const AttentionCall& call_;

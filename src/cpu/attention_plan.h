@@ -57,6 +57,8 @@ struct AttentionPlan {
     return (index / interleave.size * interleave.world + interleave.rank) * interleave.size +
            index % interleave.size;
   }
+  // The request of a query token, among `count` requests from `first` on.
+  std::int32_t request_of(std::int64_t token, std::int32_t first, std::int32_t count) const;
   // How many keys of a row stand before `position`.
   std::int64_t keys_before(const plan::Row& row, std::int64_t position) const;
 };

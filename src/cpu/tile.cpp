@@ -53,17 +53,6 @@ TileScratch carve_scratch(Carver& carver, int head_dim, int value_dim) {
   return scratch;
 }
 
-// The request of a query token of `row`.
-std::int32_t find_request(const AttentionPlan& plan, const plan::Row& row, std::int64_t token) {
-  std::int32_t begin = row.first_request;
-  std::int32_t end = row.first_request + row.num_requests;
-  while (end - begin > 1) {
-    const std::int32_t middle = begin + (end - begin) / 2;
-    (plan.requests[middle].q_begin <= token ? begin : end) = middle;
-  }
-  return begin;
-}
-
 // The keys of `row` that one query row attends to, when the mask's intervals tell them exactly.
 void find_keys(const AttentionCall& call, const plan::Row& row, TileRow& tile_row) {
   const AttentionPlan& plan = *call.plan;
@@ -135,7 +124,7 @@ void set_up_rows(const AttentionCall& call, const plan::Row& row, std::int32_t h
       continue;
     }
     last_token = tile_row.token;
-    const std::int32_t index = find_request(plan, row, tile_row.token);
+    const std::int32_t index = plan.request_of(tile_row.token, row.first_request, row.num_requests);
     const plan::Request& request = plan.requests[index];
     tile_row.context.q_pos = plan.position_of_query(request, tile_row.token);
     tile_row.context.kv_head = head;

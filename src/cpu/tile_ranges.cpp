@@ -5,6 +5,14 @@
 
 namespace tilewright::cpu {
 
+std::int32_t AttentionPlan::request_of(std::int64_t token, std::int32_t first,
+                                       std::int32_t count) const {
+  const plan::Request* above = std::upper_bound(
+      requests + first, requests + first + count, token,
+      [](std::int64_t t, const plan::Request& request) { return t < request.q_begin; });
+  return static_cast<std::int32_t>(above - requests) - 1;
+}
+
 std::int64_t AttentionPlan::keys_before(const plan::Row& row, std::int64_t position) const {
   std::int64_t count = position - row.kv_pos;
   if (interleave.world > 1) {

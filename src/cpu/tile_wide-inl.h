@@ -101,7 +101,7 @@ inline void wide_mask(const TilePart& part, const Block& block) {
   }
 }
 
-// Scores become weights; m and l advance; `line` keeps the factor for what was summed before.
+// Scores become weights; m and l advance; `factor` gets the factor for what was summed before.
 inline void wide_softmax(const TilePart& part, const Block& block, float* factor) {
   const TileScratch& scratch = part.scratch;
   const int lanes = static_cast<int>(hn::Lanes(kTag));
