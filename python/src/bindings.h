@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <nanobind/nanobind.h>
 #include <tilewright/kv_cache.h>
+#include <tilewright/variant.h>
 
 #include <initializer_list>
 #include <string>
@@ -16,6 +17,7 @@
 namespace tilewright::python {
 
 void register_errors();
+void bind_expr(nb::module_& m);
 void bind_variant(nb::module_& m);
 void bind_kv_cache(nb::module_& m);
 void bind_attention(nb::module_& m);
@@ -23,6 +25,9 @@ void bind_plan(nb::module_& m);
 void bind_run(nb::class_<Attention>& attention);
 void bind_ops(nb::module_& m);
 void bind_sampling(nb::module_& m);
+
+// An expression or a bare Python number; TypeError naming the argument for anything else.
+Expr to_expr(nb::handle object, const char* name);
 
 // A KvCache whose arrays are kept.
 struct HeldCache {

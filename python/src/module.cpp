@@ -13,6 +13,7 @@ NB_MODULE(_tilewright, m) {
   nanobind::set_leak_warnings(false);
   m.doc() = "The compiled part of tilewright.";
   python::register_errors();
+  python::bind_expr(m);
   python::bind_variant(m);
   python::bind_kv_cache(m);
   python::bind_attention(m);

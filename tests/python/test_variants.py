@@ -158,7 +158,7 @@ class TestErrors:
             tw.Variant(mask="causal")
 
     def test_parameters(self):
-        with pytest.raises(ValueError, match='"slope" is called with 2 indices: it has rank 1'):
+        with pytest.raises(ValueError, match='"slope" is read with 2 indices: it has rank 1'):
             tw.Param("slope", rank=1)(1, 2)
         with pytest.raises(ValueError, match="dtype is float16"):
             tw.Param("p", dtype="float16")
