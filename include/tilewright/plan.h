@@ -79,6 +79,21 @@ struct PlanStats {
   double balance = 1;         // mean over largest worker's cost
 };
 
+// A tile, or a part of one, that a worker computes: the unit of a plan's pictures. Costs are in the
+// plan's own unit, in which it balances its workers.
+struct PlanPiece {
+  std::int32_t worker = 0;
+  std::int32_t level = 0;
+  std::int32_t row = 0;      // of the level; with one level: the request
+  std::int32_t request = 0;  // the first one of the row
+  std::int32_t kv_head = 0;
+  std::int32_t tile = 0;         // of the row's query tokens x group size
+  std::int32_t first_block = 0;  // among the KV blocks that the tile needs, not those it skips
+  std::int32_t num_blocks = 0;
+  std::int64_t start = 0;  // cost of what the worker does before it
+  std::int64_t cost = 0;
+};
+
 class PlanImpl;
 
 // Movable. Not thread-safe: one update or run at a time; two streams take two plans.
@@ -108,6 +123,10 @@ class TILEWRIGHT_API Plan {
   const Limits& limits() const;
   const std::vector<Attention>& attentions() const;
   PlanStats stats(const Attention& attention) const;
+  // Who computes what of the last update, by worker and start: every (tile, block) once. What no
+  // worker owns in advance is listed with the one that would be free first. Takes time and memory
+  // by the number of tiles.
+  std::vector<PlanPiece> pieces(const Attention& attention) const;
   // A word for each request of the last update: 0 when it is well. On the CPU, where bad values
   // raise an Error, always 0.
   std::vector<std::int32_t> status() const;

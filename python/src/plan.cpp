@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Limits, Batch, PlanStats and Plan.
+// Limits, Batch, PlanStats, PlanPiece and Plan.
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 #include <tilewright/error.h>
@@ -224,6 +224,30 @@ void bind_stats(nb::module_& m) {
       .def_ro("balance", &PlanStats::balance, "Mean over largest worker's cost.");
 }
 
+void bind_piece(nb::module_& m) {
+  nb::class_<PlanPiece>(m, "PlanPiece",
+                        "A tile, or a part of one, that a worker computes. Costs are in the plan's "
+                        "own unit, in which it\nbalances its workers.")
+      .def_ro("worker", &PlanPiece::worker)
+      .def_ro("level", &PlanPiece::level)
+      .def_ro("row", &PlanPiece::row, "Of the level; with one level: the request.")
+      .def_ro("request", &PlanPiece::request, "The first one of the row.")
+      .def_ro("kv_head", &PlanPiece::kv_head)
+      .def_ro("tile", &PlanPiece::tile, "Of the row's query tokens x group size.")
+      .def_ro("first_block", &PlanPiece::first_block,
+              "Among the KV blocks that the tile needs, not those it skips.")
+      .def_ro("num_blocks", &PlanPiece::num_blocks)
+      .def_ro("start", &PlanPiece::start, "Cost of what the worker does before it.")
+      .def_ro("cost", &PlanPiece::cost)
+      .def("__repr__", [](const PlanPiece& p) {
+        return fmt::format(
+            "PlanPiece(worker={}, level={}, row={}, request={}, kv_head={}, tile={}, "
+            "first_block={}, num_blocks={}, start={}, cost={})",
+            p.worker, p.level, p.row, p.request, p.kv_head, p.tile, p.first_block, p.num_blocks,
+            p.start, p.cost);
+      });
+}
+
 void bind_plan_class(nb::module_& m) {
   nb::class_<HeldPlan>(m, "Plan",
                        "Who computes which tile of a batch, for one or several attentions on one "
@@ -284,6 +308,15 @@ void bind_plan_class(nb::module_& m) {
             return self.plan().stats(attention);
           },
           "attention"_a, "Counts of the last update for one of the plan's attentions.")
+      .def(
+          "pieces",
+          [](HeldPlan& self, const Attention& attention) {
+            const HeldPlan::Use use(self);
+            return self.plan().pieces(attention);
+          },
+          "attention"_a,
+          "Who computes what of the last update, by worker and start: every (tile, block) once. "
+          "What no worker owns\nin advance is listed with the one that would be free first.")
       .def(
           "status",
           [](HeldPlan& self) {
@@ -363,6 +396,7 @@ void bind_plan(nb::module_& m) {
   bind_limits(m);
   bind_batch(m);
   bind_stats(m);
+  bind_piece(m);
   bind_plan_class(m);
 }
 

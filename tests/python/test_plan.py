@@ -52,6 +52,22 @@ def test_two_attentions_with_other_tables(batch):
     assert list(plan.status()) == [0, 0, 0]
 
 
+def test_pieces_are_every_block_once(attn, batch):
+    plan = ragged_plan(attn, batch)
+    pieces, stats = plan.pieces(attn), plan.stats(attn)
+    assert sum(piece.num_blocks for piece in pieces) == stats.blocks
+    tiles = {(piece.level, piece.row, piece.kv_head, piece.tile) for piece in pieces}
+    assert len(tiles) == stats.tiles
+    assert {piece.request for piece in pieces} == {0, 1, 2}
+    ends = {}
+    for piece in pieces:
+        assert piece.start == ends.get(piece.worker, 0)
+        ends[piece.worker] = piece.start + piece.cost
+    assert "num_blocks=" in repr(pieces[0])
+    with pytest.raises(tw.Error, match="not made for"):
+        plan.pieces(tw.Attention(**{**SPEC, "num_kv_heads": 3}))
+
+
 def test_one_plan_serves_many_batches(attn):
     plan = tw.Plan([attn], limits()).prepare()
     for seed, (q_lens, kv_lens) in enumerate([([1], [1]), ([4, 1], [4, 64]), ([0, 2, 1, 1], [0, 2, 30, 9])]):

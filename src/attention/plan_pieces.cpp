@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// Plan::pieces: the schedule unrolled, for pictures and for checks of it.
+#include <algorithm>
+#include <functional>
+#include <queue>
+#include <utility>
+
+#include "attention/attention_impl.h"
+#include "attention/plan_impl.h"
+#include "cpu/tile_ranges.h"
+
+namespace tilewright {
+namespace {
+
+// Hands out a schedule's work to its workers, in the unit of the cost model.
+class PieceList {
+ public:
+  PieceList(const cpu::AttentionPlan& plan, const MaskAnalysis& mask)
+      : plan_(plan), schedule_(plan.schedule), mask_(mask) {}
+
+  std::vector<PlanPiece> list() {
+    const plan::Header& header = *schedule_.header;
+    std::vector<std::int64_t> ends(static_cast<std::size_t>(schedule_.config.workers), 0);
+    const std::int32_t shares = header.b_items > 0 ? header.workers : 0;
+    for (std::int32_t worker = 0; worker < shares; ++worker) {
+      ends[static_cast<std::size_t>(worker)] = add_share(worker);
+    }
+    // Whoever is free first takes the next item of section A.
+    using Free = std::pair<std::int64_t, std::int32_t>;  // since when, worker
+    std::priority_queue<Free, std::vector<Free>, std::greater<>> free;
+    for (std::int32_t worker = 0; worker < schedule_.config.workers; ++worker) {
+      free.emplace(ends[static_cast<std::size_t>(worker)], worker);
+    }
+    for (std::int64_t i = 0; i < header.a_items; ++i) {
+      const auto [start, worker] = free.top();
+      free.pop();
+      const plan::Item item = plan::a_item(schedule_, i);
+      free.emplace(add(worker, item, 0, blocks_of(item), start), worker);
+    }
+    std::stable_sort(pieces_.begin(), pieces_.end(),
+                     [](const PlanPiece& a, const PlanPiece& b) { return a.worker < b.worker; });
+    return std::move(pieces_);
+  }
+
+ private:
+  std::int32_t blocks_of(const plan::Item& item) const {
+    return cpu::tile_ranges(plan_, mask_, schedule_.rows[item.row], item.head, item.tile).blocks;
+  }
+
+  // A worker's share of section B, from time 0 on; returns its end.
+  std::int64_t add_share(std::int32_t worker) {
+    const plan::Cut& from = schedule_.cuts[worker];
+    const plan::Cut& to = schedule_.cuts[worker + 1];
+    std::int64_t time = 0;
+    for (std::int64_t index = from.item; index < to.item || (index == to.item && to.block > 0);
+         ++index) {
+      const plan::Item item = plan::b_item(schedule_, index);
+      const std::int32_t begin = index == from.item ? from.block : 0;
+      const std::int32_t end = index == to.item ? to.block : blocks_of(item);
+      time = add(worker, item, begin, end, time);
+    }
+    return time;
+  }
+
+  std::int64_t add(std::int32_t worker, const plan::Item& item, std::int32_t begin,
+                   std::int32_t end, std::int64_t start) {
+    const plan::Row& row = schedule_.rows[item.row];
+    PlanPiece piece;
+    piece.worker = worker;
+    piece.level = row.level;
+    piece.row = row.index;
+    piece.request = row.first_request;
+    piece.kv_head = item.head;
+    piece.tile = item.tile;
+    piece.first_block = begin;
+    piece.num_blocks = end - begin;
+    piece.start = start;
+    piece.cost = (begin == 0 ? schedule_.config.cost.fixed : 0) +
+                 piece.num_blocks * plan::block_cost(schedule_.config, row, item.tile);
+    pieces_.push_back(piece);
+    return piece.start + piece.cost;
+  }
+
+  const cpu::AttentionPlan& plan_;
+  const plan::Schedule& schedule_;
+  const MaskAnalysis& mask_;
+  std::vector<PlanPiece> pieces_;
+};
+
+}  // namespace
+
+std::vector<PlanPiece> Plan::pieces(const Attention& attention) const {
+  const PlanPart& part = impl_->part_for_run(attention);
+  return PieceList(part.plan, part.attention.impl().variant.mask).list();
+}
+
+}  // namespace tilewright
