@@ -4,17 +4,15 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
+#include "engine/kv_storage.h"
 #include "engine/model.h"
-#include "engine/page_pool.h"
-#include "engine/prefix_cache.h"
-#include "engine/stopwatch.h"
+#include "engine/scheduler.h"
 #include "engine/tokenizer.h"
 
 namespace tilewright::engine {
@@ -45,22 +43,11 @@ struct Result {
   std::int64_t shared_tokens = 0;  // of the prompt, found in the prefix cache
 };
 
-struct EngineOptions {
-  int max_batch = 8;                // sequences a step
-  std::int64_t token_budget = 512;  // new tokens a step: longer prompts are prefilled in chunks
-  std::int64_t kv_pages = 1024;
-  std::int64_t page_size = 16;
-  bool share_prefixes = true;
-};
+struct EngineOptions : SchedulerOptions {};
 
-struct EngineStats {
-  double seconds = 0;  // in step()
-  std::int64_t steps = 0;
-  std::int64_t preemptions = 0;
-  std::int64_t kv_pages_peak = 0;    // of running sequences at once, shared ones counted once
-  std::int64_t kv_pages_used = 0;    // now, those kept for later requests included
-  std::int64_t kv_pages_cached = 0;  // now, known to the prefix cache
-  std::int64_t kv_bytes_read = 0;    // by attention, all layers
+struct EngineStats : SchedulerStats {
+  double seconds = 0;              // in step()
+  std::int64_t kv_bytes_read = 0;  // by attention, all layers
   StepTimes times;
 };
 
@@ -86,36 +73,24 @@ class Engine {
   EngineStats stats() const;
 
  private:
-  struct Sequence;
-  struct Chunk {
-    Sequence* sequence;
-    std::int64_t tokens;
-  };
+  struct Active;
 
-  std::vector<Chunk> schedule();
-  void extend_running(bool decoding, std::vector<Chunk>& chunks, std::int64_t& budget);
-  void admit(std::vector<Chunk>& chunks, std::int64_t& budget);
-  bool waits_for_prefix(const Sequence& sequence, std::int64_t matched) const;
-  bool reserve_pages(Sequence& sequence, std::int64_t tokens);
-  void preempt(std::vector<Chunk>& chunks, std::int64_t& budget);
-  StepBatch build_batch(const std::vector<Chunk>& chunks) const;
-  std::vector<std::int32_t> sample_tokens(const std::vector<Sequence*>& sequences);
-  std::int64_t pages_in_use() const;
-  void append_token(Sequence& sequence, std::int32_t token);
-  void emit_text(Sequence& sequence);
+  void check(const Request& request) const;
+  std::vector<std::int32_t> sample_tokens(const std::vector<Active*>& requests);
+  void append_token(Active& active, std::int32_t token);
+  void emit_text(Active& active);
 
   Model& model_;
   const Tokenizer& tokenizer_;
-  EngineOptions options_;
   Events events_;
-  PagePool pool_;
-  std::optional<PrefixCache> prefixes_;
+  Scheduler scheduler_;
   KvStorage kv_;
   Plan plan_;
-  std::deque<std::unique_ptr<Sequence>> waiting_;
-  std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
+  std::unordered_map<SequenceId, std::unique_ptr<Active>> active_;
   std::vector<float> logits_;
-  EngineStats stats_;
+  double seconds_ = 0;
+  std::int64_t kv_bytes_read_ = 0;
+  StepTimes times_;
 };
 
 }  // namespace tilewright::engine

@@ -2,7 +2,7 @@
 #include "engine/model.h"
 
 #include <algorithm>
-#include <cstdlib>
+#include <array>
 
 #include "engine/checks.h"
 #include "engine/dequantize.h"
@@ -71,27 +71,6 @@ TensorView vector_view(const std::vector<float>& values) {
 
 }  // namespace
 
-KvStorage::KvStorage(const ModelConfig& config, DType dtype, std::int64_t pages,
-                     std::int64_t page_size)
-    : dtype_(dtype),
-      layer_bytes_(pages * 2 * page_size * config.kv_heads * config.head_dim * dtype_bytes(dtype)),
-      shape_{pages, 2, page_size, config.kv_heads, config.head_dim},
-      // Zeroed memory is only backed by pages of the machine once it is written.
-      memory_(std::calloc(static_cast<std::size_t>(config.layers),
-                          static_cast<std::size_t>(layer_bytes_)),
-              &std::free) {
-  if (memory_ == nullptr) {
-    raise(ErrorCode::out_of_memory, "{} KV pages of {} tokens need {} bytes", pages, page_size,
-          config.layers * layer_bytes_);
-  }
-}
-
-KvCache KvStorage::layer(std::int64_t index) const {
-  auto* const base = static_cast<std::byte*>(memory_.get()) + index * layer_bytes_;
-  return KvCache::combined(
-      TensorView(base, dtype_, {shape_[0], shape_[1], shape_[2], shape_[3], shape_[4]}));
-}
-
 Model::Model(const GgufFile& file, DType dtype)
     : file_(file),
       dtype_(dtype),
@@ -145,13 +124,12 @@ void Model::require_tokens(std::span<const std::int32_t> tokens) const {
   }
 }
 
-void Model::update_plan(Plan& plan, const StepBatch& batch, const KvStorage& kv) const {
-  const auto sequences = static_cast<std::int64_t>(batch.kv_lens.size());
-  Batch planned;
-  planned.qo_indptr = TensorView(batch.qo_indptr.data(), DType::i32, {sequences + 1});
-  planned.kv_lens = TensorView(batch.kv_lens.data(), DType::i32, {sequences});
-  const TensorView table(batch.block_table.data(), DType::i32, {sequences, batch.columns});
-  plan.update(planned, {{attention_, PageTable::padded(table, kv.page_size())}});
+KvShape Model::kv_shape(std::int64_t pages, std::int64_t page_size) const {
+  return {config_.layers, pages, page_size, config_.kv_heads, config_.head_dim, dtype_};
+}
+
+void Model::update_plan(Plan& plan, const StepBatch& batch, std::int64_t page_size) const {
+  plan.update(batch.plan_batch(), {batch.plan_input(attention_, page_size)});
 }
 
 void Model::embed(std::span<const std::int32_t> tokens) {
@@ -191,7 +169,7 @@ void Model::run_layer(const Layer& layer, const std::vector<float>& next_norm,
 
   RunArgs args;
   args.out = TensorView(grown(buffers_.attended, n * heads * dim, dtype_), dtype_, {n, heads, dim});
-  attention_.run(plan, q, cache, args);
+  attention_.run(plan, q, std::vector<KvCache>(batch.levels.size(), cache), args);
   watch.lap(times.attention);
 
   layer.output.run(n, args.out.data, delta.data);

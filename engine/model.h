@@ -4,7 +4,6 @@
 
 #include <tilewright/tilewright.h>
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -13,7 +12,9 @@
 #include <vector>
 
 #include "engine/gguf.h"
+#include "engine/kv_storage.h"
 #include "engine/linear.h"
+#include "engine/step_batch.h"
 
 namespace tilewright::engine {
 
@@ -28,33 +29,6 @@ struct ModelConfig {
   std::int64_t vocabulary = 0;
   float norm_eps = 0;
   RopeSpec rope;
-};
-
-// K and V of all layers: [layers][pages, 2, page_size, kv_heads, head_dim].
-class KvStorage {
- public:
-  KvStorage(const ModelConfig& config, DType dtype, std::int64_t pages, std::int64_t page_size);
-
-  KvCache layer(std::int64_t index) const;
-  std::int64_t page_size() const { return shape_[2]; }
-
- private:
-  DType dtype_;
-  std::int64_t layer_bytes_;
-  std::array<std::int64_t, 5> shape_;
-  std::unique_ptr<void, void (*)(void*)> memory_;
-};
-
-// New tokens of several sequences, one after the other.
-struct StepBatch {
-  std::vector<std::int32_t> tokens;
-  std::vector<std::int32_t> positions;     // a token
-  std::vector<std::int32_t> slots;         // a token: where its K and V go
-  std::vector<std::int32_t> qo_indptr{0};  // sequences + 1
-  std::vector<std::int32_t> kv_lens;       // a sequence, its new tokens included
-  std::vector<std::int32_t> block_table;   // [sequences, columns]
-  std::int64_t columns = 0;
-  std::vector<std::int64_t> logit_rows;  // the tokens whose logits are wanted
 };
 
 // Seconds, added up over steps.
@@ -75,12 +49,12 @@ class Model {
 
   const ModelConfig& config() const { return config_; }
   const Attention& attention() const { return attention_; }
-  DType dtype() const { return dtype_; }
 
+  KvShape kv_shape(std::int64_t pages, std::int64_t page_size) const;
   // Error for ids outside the vocabulary.
   void require_tokens(std::span<const std::int32_t> tokens) const;
   // Plans the batch for the attention of every layer.
-  void update_plan(Plan& plan, const StepBatch& batch, const KvStorage& kv) const;
+  void update_plan(Plan& plan, const StepBatch& batch, std::int64_t page_size) const;
   // logits: [batch.logit_rows, vocabulary]. `plan` was updated for the batch.
   void forward(const StepBatch& batch, Plan& plan, const KvStorage& kv, std::span<float> logits,
                StepTimes& times);

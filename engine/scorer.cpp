@@ -45,9 +45,10 @@ StepBatch chunk_batch(std::span<const std::int32_t> tokens, std::int64_t begin, 
   }
   batch.qo_indptr.push_back(static_cast<std::int32_t>(end - begin));
   batch.kv_lens.push_back(static_cast<std::int32_t>(end));
-  batch.columns = (end + kPageSize - 1) / kPageSize;
-  batch.block_table.resize(static_cast<std::size_t>(batch.columns));
-  std::iota(batch.block_table.begin(), batch.block_table.end(), 0);
+  std::vector<std::int32_t> pages(static_cast<std::size_t>((end + kPageSize - 1) / kPageSize));
+  std::iota(pages.begin(), pages.end(), 0);
+  const auto count = static_cast<std::int32_t>(pages.size());
+  batch.levels.push_back({batch.qo_indptr, batch.kv_lens, {0}, {0, count}, std::move(pages)});
   return batch;
 }
 
@@ -61,7 +62,7 @@ Score score(Model& model, std::span<const std::int32_t> tokens, int top) {
           config.context);
   model.require_tokens(tokens);
   const std::int64_t pages = (n + kPageSize - 1) / kPageSize;
-  const KvStorage kv(config, model.dtype(), pages, kPageSize);
+  const KvStorage kv(model.kv_shape(pages, kPageSize));
   Limits limits;
   limits.requests = 1;
   limits.q_tokens = limits.q_len = kChunk;
@@ -75,7 +76,7 @@ Score score(Model& model, std::span<const std::int32_t> tokens, int top) {
   for (std::int64_t begin = 0; begin < n; begin += kChunk) {
     const std::int64_t end = std::min(n, begin + kChunk);
     const StepBatch batch = chunk_batch(tokens, begin, end);
-    model.update_plan(plan, batch, kv);
+    model.update_plan(plan, batch, kPageSize);
     logits.resize(static_cast<std::size_t>(end - begin) * vocabulary);
     model.forward(batch, plan, kv, logits, times);
     for (std::int64_t i = begin; i < end; ++i) {

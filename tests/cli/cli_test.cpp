@@ -352,7 +352,7 @@ TEST_F(Cli, TokensDoNotDependOnTheFlagsOfTheEngine) {
 
 TEST_F(Cli, StatsHoldWhatTheDemoShows) {
   const TemporaryFile stats("");
-  EXPECT_EQ(generate("{\"prompt\": \"abc\"}\n{\"prompt\": \"abd\"}\n",
+  EXPECT_EQ(generate("{\"prompt\": \"abc\"}\n{\"prompt\": \"xyz\"}\n",
                      {"--stats", stats.path(), "--max-new-tokens", "4", "--ignore-eos", "--threads",
                       "1", "--page-size", "8"})
                 .status,

@@ -218,12 +218,14 @@ TEST(Engine, CommonBeginningsAreStoredAndComputedOnce) {
   EXPECT_EQ(shared.tokens(), apart.tokens());
   EXPECT_EQ(shared.results.at("0").shared_tokens, 0);
   for (const char* id : {"1", "2", "3", "4"}) {
-    EXPECT_EQ(shared.results.at(id).shared_tokens, 96);  // whole pages of the 100
+    EXPECT_EQ(shared.results.at(id).shared_tokens, 100);  // 12 whole pages and a copied one
     EXPECT_EQ(apart.results.at(id).shared_tokens, 0);
   }
   // 103 tokens take 13 pages, of which 12 are shared.
   EXPECT_EQ(shared.stats.kv_pages_peak, 12 + 5);
   EXPECT_EQ(apart.stats.kv_pages_peak, 5 * 13);
+  EXPECT_EQ(shared.stats.page_copies, 4);
+  EXPECT_EQ(apart.stats.page_copies, 0);
   EXPECT_LT(shared.stats.kv_bytes_read, apart.stats.kv_bytes_read);
 }
 

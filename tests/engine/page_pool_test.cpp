@@ -16,6 +16,11 @@ namespace {
 
 using Tokens = std::vector<std::int32_t>;
 
+void insert(PrefixCache& cache, const Tokens& tokens, const Tokens& pages) {
+  PrefixCache::Place place;
+  cache.insert(tokens, pages, place);
+}
+
 TEST(PagePool, GivesEachPageOnceUntilItIsReleasedAsOftenAsItIsHeld) {
   PagePool pool(3);
   std::set<std::int32_t> pages;
@@ -38,7 +43,7 @@ TEST(PrefixCache, MatchesWholePagesOnly) {
   const std::int32_t first = *pool.allocate();
   const std::int32_t second = *pool.allocate();
   const std::int32_t third = *pool.allocate();
-  cache.insert(Tokens{1, 2, 3, 4, 5}, Tokens{first, second, third});
+  insert(cache, Tokens{1, 2, 3, 4, 5}, Tokens{first, second, third});
   EXPECT_EQ(cache.pages(), 2);
   EXPECT_EQ(pool.references(third), 1);  // half full: not remembered
   EXPECT_EQ(cache.match(Tokens{1, 2, 3, 4, 5, 6}), (Tokens{first, second}));
@@ -54,8 +59,8 @@ TEST(PrefixCache, KeepsWhatItKnowsAlready) {
   PrefixCache cache(pool, 1);
   const std::int32_t known = *pool.allocate();
   const std::int32_t same = *pool.allocate();
-  cache.insert(Tokens{7}, Tokens{known});
-  cache.insert(Tokens{7}, Tokens{same});
+  insert(cache, Tokens{7}, Tokens{known});
+  insert(cache, Tokens{7}, Tokens{same});
   EXPECT_EQ(cache.match(Tokens{7}), Tokens{known});
   EXPECT_EQ(pool.references(same), 1);
 }
@@ -66,8 +71,8 @@ TEST(PrefixCache, EvictsTheLeafUsedLongestAgoThatNobodyHolds) {
   const std::int32_t root = *pool.allocate();
   const std::int32_t left = *pool.allocate();
   const std::int32_t right = *pool.allocate();
-  cache.insert(Tokens{1, 2}, Tokens{root, left});
-  cache.insert(Tokens{1, 3}, Tokens{root, right});
+  insert(cache, Tokens{1, 2}, Tokens{root, left});
+  insert(cache, Tokens{1, 3}, Tokens{root, right});
   for (const std::int32_t page : {root, left}) pool.release(page);  // `right` stays held
   EXPECT_TRUE(cache.evict());
   EXPECT_EQ(pool.references(left), 0);
@@ -165,7 +170,7 @@ TEST(PrefixCache, AgreesWithASimpleModelOverRandomLives) {
         }
         held.push_back(pages);
         if (random() % 4 != 0) {
-          cache.insert(tokens, pages);
+          insert(cache, tokens, pages);
           model.insert(tokens, pages);
         }
       } else if (!held.empty()) {
