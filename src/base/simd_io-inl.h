@@ -89,6 +89,15 @@ HWY_INLINE U32<D> encode_small(D d, hn::Vec<D> value, float largest, std::uint32
   return hn::Or(hn::IfThenElse(is_nan, nan, finite), sign);
 }
 
+// Lanes of 0 .. 255 as bytes. Not by TruncateTo: Highway 1.0.3 gathers wrong bytes for AVX3_DL,
+// which builds for one such machine (-march=native) choose.
+template <class D>
+HWY_INLINE void store_bytes(D /*d*/, U32<D> bits, void* to) {
+  const hn::Rebind<std::uint8_t, D> du8;
+  const hn::RebindToSigned<D> di32;
+  hn::StoreU(hn::DemoteTo(du8, hn::BitCast(di32, bits)), du8, static_cast<std::uint8_t*>(to));
+}
+
 }  // namespace simd_detail
 
 // Lanes(d) elements from `from` on, as f32. No alignment is needed.
@@ -175,18 +184,12 @@ HWY_INLINE void store([[maybe_unused]] D d, hwy::HWY_NAMESPACE::Vec<D> value, F1
 
 template <class D>
 HWY_INLINE void store(D d, hwy::HWY_NAMESPACE::Vec<D> value, F8E4M3* to) {
-  namespace hn = hwy::HWY_NAMESPACE;
-  const hn::Rebind<std::uint8_t, D> du8;
-  const auto bits = simd_detail::encode_small<4, 3>(d, value, 448.0F, 0x7EU);
-  hn::StoreU(hn::TruncateTo(du8, bits), du8, reinterpret_cast<std::uint8_t*>(to));
+  simd_detail::store_bytes(d, simd_detail::encode_small<4, 3>(d, value, 448.0F, 0x7EU), to);
 }
 
 template <class D>
 HWY_INLINE void store(D d, hwy::HWY_NAMESPACE::Vec<D> value, F8E5M2* to) {
-  namespace hn = hwy::HWY_NAMESPACE;
-  const hn::Rebind<std::uint8_t, D> du8;
-  const auto bits = simd_detail::encode_small<5, 2>(d, value, 57344.0F, 0x7BU);
-  hn::StoreU(hn::TruncateTo(du8, bits), du8, reinterpret_cast<std::uint8_t*>(to));
+  simd_detail::store_bytes(d, simd_detail::encode_small<5, 2>(d, value, 57344.0F, 0x7BU), to);
 }
 
 // The first `count` < Lanes(d) elements only, for ends of rows: other lanes are loaded as 0 and not
