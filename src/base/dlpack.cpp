@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <tilewright/dlpack.h>
 
+#include <algorithm>
 #include <array>
 #include <memory>
 
@@ -52,6 +53,44 @@ Device import_device(DLDevice device) {
         static_cast<std::int32_t>(device.device_type));
 }
 
+// No product of extents and no offset of an element may overflow, in whatever order they are
+// computed; of an empty tensor, whose strides are never used, the extents above 0.
+bool is_addressable(const TensorView& view, std::uint64_t byte_offset) {
+  std::int64_t count = dtype_bytes(view.dtype);
+  std::int64_t below = 0;
+  std::int64_t above = count;
+  for (int dim = 0; dim < view.rank; ++dim) {
+    std::int64_t reach = 0;
+    if (__builtin_mul_overflow(count, std::max<std::int64_t>(view.shape[dim], 1), &count) ||
+        __builtin_mul_overflow(view.strides[dim], dtype_bytes(view.dtype), &reach) ||
+        __builtin_mul_overflow(reach, std::max<std::int64_t>(view.shape[dim] - 1, 0), &reach)) {
+      return false;
+    }
+    std::int64_t& end = reach < 0 ? below : above;
+    if (__builtin_add_overflow(end, reach, &end)) return false;
+  }
+  auto address = reinterpret_cast<std::intptr_t>(view.data);
+  return address >= 0 && !__builtin_add_overflow(address, byte_offset, &address) &&
+         address >= -below && !__builtin_add_overflow(address, above, &address);
+}
+
+void set_shape(const DLTensor& tensor, TensorView& view) {
+  bool empty = false;
+  for (int dim = 0; dim < view.rank; ++dim) {
+    require(tensor.shape[dim] >= 0, "the DLPack tensor's extent {} is {}: it must not be negative",
+            dim, tensor.shape[dim]);
+    view.shape[dim] = tensor.shape[dim];
+    empty = empty || tensor.shape[dim] == 0;
+  }
+  // Exporters tell any stride where none is ever taken.
+  std::uint64_t row_major = 1;
+  for (int dim = view.rank - 1; dim >= 0; --dim) {
+    const bool given = tensor.strides != nullptr && view.shape[dim] > 1 && !empty;
+    view.strides[dim] = given ? tensor.strides[dim] : static_cast<std::int64_t>(row_major);
+    row_major *= static_cast<std::uint64_t>(view.shape[dim]);  // may wrap: is_addressable() tells
+  }
+}
+
 TensorView import_tensor(const DLTensor& tensor) {
   require(tensor.ndim >= 1 && tensor.ndim <= TensorView::kMaxRank,
           "the DLPack tensor's rank is {}: it must be in [1, {}]", tensor.ndim,
@@ -61,19 +100,19 @@ TensorView import_tensor(const DLTensor& tensor) {
   view.dtype = import_dtype(tensor.dtype);
   view.device = import_device(tensor.device);
   view.rank = tensor.ndim;
-  std::int64_t stride = 1;
-  for (int dim = view.rank - 1; dim >= 0; --dim) {
-    require(tensor.shape[dim] >= 0, "the DLPack tensor's extent {} is {}: it must not be negative",
-            dim, tensor.shape[dim]);
-    view.shape[dim] = tensor.shape[dim];
-    view.strides[dim] = tensor.strides != nullptr ? tensor.strides[dim] : stride;
-    stride *= tensor.shape[dim];
-  }
-  if (tensor.data != nullptr) {
-    view.data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
-  }
-  require(view.data != nullptr || view.numel() == 0, "the DLPack tensor is {} with a null pointer",
-          view.describe());
+  view.data = tensor.data;
+  set_shape(tensor, view);
+  require(is_addressable(view, tensor.data != nullptr ? tensor.byte_offset : 0),
+          "the DLPack tensor is {} at byte offset {}: that is more than memory can hold",
+          view.describe(), tensor.byte_offset);
+  if (view.data != nullptr) view.data = static_cast<std::byte*>(view.data) + tensor.byte_offset;
+  if (view.numel() == 0) return view;
+  require(view.data != nullptr, "the DLPack tensor is {} with a null pointer", view.describe());
+  require(reinterpret_cast<std::uintptr_t>(view.data) %
+                  static_cast<std::uintptr_t>(dtype_bytes(view.dtype)) ==
+              0,
+          "the DLPack tensor is {} at an address that is no multiple of its {} bytes an element",
+          view.describe(), dtype_bytes(view.dtype));
   return view;
 }
 

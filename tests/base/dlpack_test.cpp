@@ -4,6 +4,7 @@
 #include <tilewright/dlpack.h>
 #include <tilewright/error.h>
 
+#include <array>
 #include <cstddef>
 
 #include "base/dlpack_abi.h"
@@ -118,6 +119,20 @@ TEST(DLPack, Errors) {
   expect_error([](DLTensor& t) { t.data = nullptr; },
                "float32[2, 3, 4] strides [1, 8, 2] with a null");
   expect_error([](DLTensor& t) { t.shape[1] = -3; }, "extent 1 is -3");
+  expect_error([](DLTensor& t) { t.shape[0] = std::int64_t{1} << 62; },
+               "more than memory can hold");
+  expect_error([](DLTensor& t) { t.strides[1] = -(std::int64_t{1} << 61); },
+               "more than memory can hold");
+  expect_error([](DLTensor& t) { t.strides[1] = std::int64_t{1} << 60; },
+               "more than memory can hold");
+  expect_error([](DLTensor& t) { t.byte_offset = ~std::uint64_t{3}; }, "more than memory can hold");
+  expect_error(
+      [](DLTensor& t) {
+        t.shape[0] = t.shape[1] = std::int64_t{1} << 40;
+        t.shape[2] = 0;
+      },
+      "more than memory can hold");
+  expect_error([](DLTensor& t) { t.byte_offset = 2; }, "no multiple of its 4 bytes");
   expect_error([](DLTensor& t) { t.dtype.bits = 64; }, "code 2, 64 bits");
   expect_error([](DLTensor& t) { t.dtype.lanes = 4; }, "4 lanes");
   expect_error([](DLTensor& t) { t.device.device_type = static_cast<DLDeviceType>(10); },
@@ -133,6 +148,16 @@ TEST(DLPack, Errors) {
   future.version = {2, 0};
   future.dl_tensor = foreign.tensor.dl_tensor;
   EXPECT_THAT([&] { from_dlpack(&future); }, ThrowsMessage<Error>(HasSubstr("version is 2.0")));
+}
+
+TEST(DLPack, StridesThatAreNeverTakenMayBeAnything) {
+  Foreign foreign;
+  foreign.shape[1] = 1;
+  foreign.strides[1] = std::int64_t{1} << 62;
+  EXPECT_EQ(from_dlpack(&foreign.tensor).strides, (std::array<std::int64_t, 6>{1, 4, 2}));
+  foreign.shape[0] = 0;
+  foreign.strides[2] = -(std::int64_t{1} << 62);
+  EXPECT_TRUE(from_dlpack(&foreign.tensor).is_contiguous());
 }
 
 TEST(DLPack, EmptyTensorsMayBeNull) {
