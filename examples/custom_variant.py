@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A new attention variant, on paged requests, checked against NumPy.
 
-Weights fall with a power of the distance that each head has learned (KERPLE's logarithmic kernel, arXiv 2205.09921), every query
-sees the keys near it, and of the far ones every 16th.
+Weights fall with a power of the distance that each head has learned (KERPLE's logarithmic kernel, arXiv 2205.09921),
+every query sees the keys near it, and of the far ones every 16th.
 """
 
 import numpy as np

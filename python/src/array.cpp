@@ -3,6 +3,7 @@
 
 #define NPY_NO_DEPRECATED_API NPY_1_7_API_VERSION
 #include <fmt/format.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <numpy/arrayobject.h>
 #include <tilewright/dlpack.h>
@@ -227,6 +228,60 @@ nb::object empty_numpy(DType dtype, std::span<const std::int64_t> shape) {
   return array;
 }
 
+// An array of the Python array API (https://data-apis.org/array-api) that is neither NumPy's nor
+// torch's: JAX and others, where arrays are made by from_dlpack.
+bool is_other_array(nb::handle object) {
+  return !PyArray_Check(object.ptr()) && !is_torch_tensor(object) &&
+         nb::hasattr(object, "__array_namespace__");
+}
+
+// At an address from which JAX takes an array without a copy.
+nb::object empty_aligned(DType dtype, std::span<const std::int64_t> shape) {
+  constexpr std::int64_t kAlignment = 64;
+  std::array<npy_intp, TensorView::kMaxRank> extents{};
+  std::copy(shape.begin(), shape.end(), extents.begin());
+  std::int64_t bytes = dtype_bytes(dtype);
+  for (const std::int64_t extent : shape) bytes *= extent;
+  nb::object memory = empty_numpy(DType::u8, std::array{bytes + kAlignment});
+  auto* data = static_cast<std::byte*>(PyArray_DATA(as_numpy(memory)));
+  data += -reinterpret_cast<std::uintptr_t>(data) % kAlignment;
+  nb::object array = nb::steal(PyArray_NewFromDescr(&PyArray_Type, numpy_descr(dtype),
+                                                    static_cast<int>(shape.size()), extents.data(),
+                                                    nullptr, data, NPY_ARRAY_CARRAY, nullptr));
+  if (!array.is_valid()) throw nb::python_error();
+  if (PyArray_SetBaseObject(as_numpy(array), memory.release().ptr()) != 0) throw nb::python_error();
+  return array;
+}
+
+nb::dlpack::dtype dlpack_dtype(DType dtype) {
+  // The codes of DLPack 1.1, which nanobind names in part.
+  static constexpr std::array<std::pair<DType, std::uint8_t>, 9> kCodes{{{DType::f32, 2},
+                                                                         {DType::f16, 2},
+                                                                         {DType::bf16, 4},
+                                                                         {DType::f8e4m3, 10},
+                                                                         {DType::f8e5m2, 12},
+                                                                         {DType::i8, 0},
+                                                                         {DType::i32, 0},
+                                                                         {DType::i64, 0},
+                                                                         {DType::u8, 1}}};
+  for (const auto& [known, code] : kCodes) {
+    if (known == dtype) return {code, static_cast<std::uint8_t>(8 * dtype_bytes(dtype)), 1};
+  }
+  return {};
+}
+
+// An object with __dlpack__ that shares the memory of a contiguous array; NumPy itself does not
+// export the dtypes of ml_dtypes.
+nb::object dlpack_exporter(nb::handle array) {
+  const TensorView view = view_of_numpy(as_numpy(array), "out", Access::write);
+  std::array<std::size_t, TensorView::kMaxRank> shape{};
+  std::copy(view.shape.begin(), view.shape.end(), shape.begin());
+  const nb::ndarray<nb::array_api> exported(view.data, static_cast<std::size_t>(view.rank),
+                                            shape.data(), array, nullptr, dlpack_dtype(view.dtype),
+                                            nb::device::cpu::value);
+  return nb::cast(exported);
+}
+
 }  // namespace
 
 void import_numpy() {
@@ -273,8 +328,18 @@ TensorView kept_view_of(nb::handle object, const char* name, DType dtype, Keep& 
   return view;
 }
 
-nb::object empty_like(nb::handle like, DType dtype, std::span<const std::int64_t> shape) {
-  return is_torch_tensor(like) ? empty_torch(like, dtype, shape) : empty_numpy(dtype, shape);
+Output::Output(nb::object given, nb::handle like, DType dtype, std::span<const std::int64_t> shape)
+    : array_(std::move(given)), is_new_(array_.is_none()) {
+  if (!is_new_) return;
+  if (is_other_array(like)) other_ = like;
+  array_ = is_torch_tensor(like) ? empty_torch(like, dtype, shape)
+           : other_.is_valid()   ? empty_aligned(dtype, shape)
+                                 : empty_numpy(dtype, shape);
+}
+
+nb::object Output::result() {
+  if (!other_.is_valid()) return std::move(array_);
+  return other_.attr("__array_namespace__")().attr("from_dlpack")(dlpack_exporter(array_));
 }
 
 std::optional<double> number_of(nb::handle object) {

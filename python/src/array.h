@@ -39,8 +39,26 @@ TensorView kept_view_of(nb::handle object, const char* name, DType dtype, Keep& 
 // The same for an argument of a call, where the dtype is the library's to check.
 TensorView list_or_view_of(nb::handle object, const char* name, DType dtype, Keep& keep);
 
-// A new, uninitialised array: a torch tensor on its device where `like` is one, else a NumPy array.
-nb::object empty_like(nb::handle like, DType dtype, std::span<const std::int64_t> shape);
+// An output: the caller's array, or a new one of the kind of another argument, `like`.
+class Output {
+ public:
+  // `given` is None for a new, uninitialised array.
+  Output(nb::object given, nb::handle like, DType dtype, std::span<const std::int64_t> shape);
+
+  bool is_new() const { return is_new_; }
+  // What is written, as view_of has it.
+  TensorView view(const char* name, Keep& keep) const {
+    return view_of(array_, name, keep, Access::write);
+  }
+  // Once, when all is written. Arrays of JAX and others of the array API cannot be written: theirs
+  // are made here, by DLPack, without a copy where that library makes none.
+  nb::object result();
+
+ private:
+  nb::object array_;
+  nb::handle other_;  // `like`, if the result is made of array_ by its library
+  bool is_new_;
+};
 
 // A Python number, a NumPy scalar or an array of rank 0.
 std::optional<double> number_of(nb::handle object);

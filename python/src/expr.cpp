@@ -311,6 +311,13 @@ void bind_param(nb::module_& m) {
           [](const Param& p) { return p.type() == ValueType::integer ? "int32" : "float32"; })
       .def_prop_ro("at", [](const Param& p) { return p.bind() == Bind::run ? "run" : "plan"; })
       .def_prop_ro("default", &Param::default_value)
+      .def(
+          "__eq__",
+          [](const Param& a, nb::handle b) {
+            return nb::isinstance<Param>(b) && a == nb::cast<const Param&>(b);
+          },
+          nb::sig("def __eq__(self, other: object, /) -> bool"))
+      .def("__hash__", [](const Param& p) { return nb::hash(nb::cast(p.name())); })
       .def("__repr__", [](const Param& p) {
         return fmt::format("<tilewright.Param {} of rank {}, bound at {}>", p.name(), p.rank(),
                            p.bind() == Bind::run ? "run" : "plan");

@@ -14,11 +14,10 @@ using namespace nb::literals;
 
 // `out` as given, or a new array of the kind, dtype and shape of x but `last` elements in the last
 // dimension.
-nb::object given_or_like(nb::object out, nb::handle x, const TensorView& view, std::int64_t last) {
-  if (!out.is_none()) return out;
+Output given_or_like(nb::object out, nb::handle x, const TensorView& view, std::int64_t last) {
   std::array<std::int64_t, TensorView::kMaxRank> shape = view.shape;
   shape[view.rank - 1] = last;
-  return empty_like(x, view.dtype, std::span(shape).first(view.rank));
+  return {std::move(out), x, view.dtype, std::span(shape).first(view.rank)};
 }
 
 TensorView required(nb::handle object, const char* name, Keep& keep, Access access = Access::read) {
@@ -46,13 +45,13 @@ void bind_norms(nb::module_& m) {
         Keep keep;
         const TensorView view = required(x, "x", keep);
         const TensorView weights = required(weight, "weight", keep);
-        out = given_or_like(std::move(out), x, view, view.shape[view.rank - 1]);
-        const TensorView out_view = view_of(out, "out", keep, Access::write);
+        Output result = given_or_like(std::move(out), x, view, view.shape[view.rank - 1]);
+        const TensorView out_view = result.view("out", keep);
         {
           const nb::gil_scoped_release release;
           rms_norm(view, weights, out_view, eps, weight_offset);
         }
-        return out;
+        return result.result();
       },
       "x"_a.none(), "weight"_a.none(), "eps"_a = 1e-6F, nb::kw_only(), "weight_offset"_a = 0.0F,
       "out"_a = nb::none(),
@@ -73,13 +72,13 @@ void bind_norms(nb::module_& m) {
         const TensorView view = required(x, "x", keep);
         const TensorView sum = required(residual, "residual", keep, Access::write);
         const TensorView weights = required(weight, "weight", keep);
-        out = given_or_like(std::move(out), x, view, view.shape[view.rank - 1]);
-        const TensorView out_view = view_of(out, "out", keep, Access::write);
+        Output result = given_or_like(std::move(out), x, view, view.shape[view.rank - 1]);
+        const TensorView out_view = result.view("out", keep);
         {
           const nb::gil_scoped_release release;
           fused_add_rms_norm(view, sum, weights, out_view, eps, weight_offset);
         }
-        return out;
+        return result.result();
       },
       "x"_a.none(), "residual"_a.none(), "weight"_a.none(), "eps"_a = 1e-6F, nb::kw_only(),
       "weight_offset"_a = 0.0F, "out"_a = nb::none(),
@@ -99,14 +98,14 @@ void bind_rope(nb::module_& m) {
         Keep keep;
         const TensorView view = required(x, "x", keep);
         const TensorView where = list_or_view_of(positions, "positions", DType::i64, keep);
-        out = given_or_like(std::move(out), x, view, view.shape[view.rank - 1]);
-        const TensorView out_view = view_of(out, "out", keep, Access::write);
+        Output result = given_or_like(std::move(out), x, view, view.shape[view.rank - 1]);
+        const TensorView out_view = result.view("out", keep);
         const RopeSpec rope{dim, theta, position_scale, interleaved};
         {
           const nb::gil_scoped_release release;
           apply_rope(view, where, out_view, rope);
         }
-        return out;
+        return result.result();
       },
       "x"_a.none(), "positions"_a.none(), nb::kw_only(), "dim"_a = 0, "theta"_a = 10000.0,
       "position_scale"_a = 1.0, "interleaved"_a = false, "out"_a = nb::none(),
@@ -127,13 +126,13 @@ void def_activation(nb::module_& m, const char* name, Activation activation, con
       [activation](nb::handle x, nb::object out) {
         Keep keep;
         const TensorView view = required(x, "x", keep);
-        out = given_or_like(std::move(out), x, view, view.shape[view.rank - 1] / 2);
-        const TensorView out_view = view_of(out, "out", keep, Access::write);
+        Output result = given_or_like(std::move(out), x, view, view.shape[view.rank - 1] / 2);
+        const TensorView out_view = result.view("out", keep);
         {
           const nb::gil_scoped_release release;
           act_and_mul(view, out_view, activation);
         }
-        return out;
+        return result.result();
       },
       "x"_a.none(), nb::kw_only(), "out"_a = nb::none(),
       nb::sig(
@@ -156,15 +155,15 @@ void bind_merge(nb::module_& m) {
                                     view.describe()));
         }
         const std::array<std::int64_t, 3> shape{view.shape[0], view.shape[2], view.shape[3]};
-        if (out.is_none()) out = empty_like(values, view.dtype, shape);
-        if (lse_out.is_none()) lse_out = empty_like(lse, DType::f32, std::span(shape).first(2));
-        const TensorView out_view = view_of(out, "out", keep, Access::write);
-        const TensorView lse_out_view = view_of(lse_out, "lse_out", keep, Access::write);
+        Output merged(std::move(out), values, view.dtype, shape);
+        Output merged_lse(std::move(lse_out), lse, DType::f32, std::span(shape).first(2));
+        const TensorView out_view = merged.view("out", keep);
+        const TensorView lse_out_view = merged_lse.view("lse_out", keep);
         {
           const nb::gil_scoped_release release;
           merge_states(view, lse_view, out_view, lse_out_view);
         }
-        return nb::make_tuple(out, lse_out);
+        return nb::make_tuple(merged.result(), merged_lse.result());
       },
       "values"_a.none(), "lse"_a.none(), nb::kw_only(), "out"_a = nb::none(),
       "lse_out"_a = nb::none(),

@@ -38,8 +38,8 @@ kv: one array [pages, 2, page, num_kv_heads, head_dim]; or a tuple (k, v) of [pa
   num_kv_heads, dim] or of [tokens, num_kv_heads, dim] (ragged, slots); or a KvCache. With several
   levels a list of those, outermost first.
 layout: "NHD" (default) or "HND" (heads before the tokens of a page), for arrays.
-out: [tokens, num_qo_heads, head_dim_vo] of out_dtype, written; None: a new array of q's kind (torch
-  for torch, else NumPy).
+out: [tokens, num_qo_heads, head_dim_vo] of out_dtype, written; None: a new array of q's kind (of
+  torch, of libraries with __array_namespace__ as JAX, else of NumPy).
 lse: float32 [tokens, num_qo_heads], written: natural logarithm of a row's sum of exponentials, -inf
   for a row that sees no key. return_lse: return (out, lse).
 sm_scale: factor of q . k; default 1 / sqrt(head_dim). logits_soft_cap: for a variant with that
@@ -56,10 +56,8 @@ for an array of the wrong rank, shape, dtype, stride or device, a page id that t
 a missing or unknown parameter; TypeError for what is no array; Error (invalid_state) for a plan of
 other attentions, not updated, or in use. Releases the GIL.)";
 
-// All that a run is given besides the plan, q and kv.
+// All that a run is given besides the plan, q, kv and outputs.
 struct RunOptions {
-  nb::object out, lse;
-  bool return_lse;
   std::optional<float> sm_scale, logits_soft_cap;
   nb::handle q_scale, k_scale, v_scale, out_scale, sinks, params, padding;
 };
@@ -68,30 +66,16 @@ Padding to_padding(nb::handle padding) {
   return to_choice<Padding>(padding, "padding", {{"keep", Padding::keep}, {"zero", Padding::zero}});
 }
 
-// Fills in the outputs that are not given, and the views of all.
-void set_outputs(const AttentionSpec& spec, nb::handle q, const TensorView& q_view,
-                 RunOptions& options, RunArgs& args, Keep& keep) {
-  args.padding = to_padding(options.padding);
-  if (q_view.rank != 3) {
+std::array<std::int64_t, 3> output_shape(const AttentionSpec& spec, const TensorView& q) {
+  if (q.rank != 3) {
     raise_invalid(fmt::format("q is {}: it must be [tokens, num_qo_heads, head_dim]",
-                              q_view.defined() ? q_view.describe() : "None"));
+                              q.defined() ? q.describe() : "None"));
   }
-  const std::array<std::int64_t, 3> shape{q_view.shape[0], spec.num_qo_heads, spec.value_dim()};
-  if (options.out.is_none()) {
-    options.out = empty_like(q, spec.output_dtype(), shape);
-    args.padding = Padding::zero;
-  }
-  if (options.lse.is_none() && options.return_lse) {
-    options.lse = empty_like(q, DType::f32, std::span(shape).first(2));
-  }
-  args.out = view_of(options.out, "out", keep, Access::write);
-  args.lse = view_of(options.lse, "lse", keep, Access::write);
+  return {q.shape[0], spec.num_qo_heads, spec.value_dim()};
 }
 
-RunArgs to_run_args(const AttentionSpec& spec, nb::handle q, const TensorView& q_view,
-                    RunOptions& options, Keep& keep) {
+RunArgs to_run_args(const RunOptions& options, Keep& keep) {
   RunArgs args;
-  set_outputs(spec, q, q_view, options, args, keep);
   args.sm_scale = options.sm_scale;
   args.logits_soft_cap = options.logits_soft_cap;
   args.q_scale = to_scale(options.q_scale, "q_scale", keep);
@@ -100,6 +84,7 @@ RunArgs to_run_args(const AttentionSpec& spec, nb::handle q, const TensorView& q
   args.out_scale = to_scale(options.out_scale, "out_scale", keep);
   args.sinks = view_of(options.sinks, "sinks", keep);
   args.params = to_params(options.params, "params", keep);
+  args.padding = to_padding(options.padding);
   return args;
 }
 
@@ -131,13 +116,22 @@ void bind_run(nb::class_<Attention>& attention) {
          nb::handle padding, nb::handle layout) -> nb::object {
         Keep keep;
         const TensorView q_view = view_of(q, "q", keep);
-        RunOptions options{std::move(out),  std::move(lse), return_lse, sm_scale,
-                           logits_soft_cap, q_scale,        k_scale,    v_scale,
-                           out_scale,       sinks,          params,     padding};
-        const RunArgs args = to_run_args(self.spec(), q, q_view, options, keep);
+        RunArgs args = to_run_args({sm_scale, logits_soft_cap, q_scale, k_scale, v_scale, out_scale,
+                                    sinks, params, padding},
+                                   keep);
+        const std::array<std::int64_t, 3> shape = output_shape(self.spec(), q_view);
+        Output output(std::move(out), q, self.spec().output_dtype(), shape);
+        if (output.is_new()) args.padding = Padding::zero;
+        args.out = output.view("out", keep);
+        if (!return_lse) {
+          args.lse = view_of(lse, "lse", keep, Access::write);
+          call_run(self, plan, q_view, kv, layout, args, keep);
+          return output.result();
+        }
+        Output output_lse(std::move(lse), q, DType::f32, std::span(shape).first(2));
+        args.lse = output_lse.view("lse", keep);
         call_run(self, plan, q_view, kv, layout, args, keep);
-        if (!return_lse) return options.out;
-        return nb::make_tuple(options.out, options.lse);
+        return nb::make_tuple(output.result(), output_lse.result());
       },
       "plan"_a, "q"_a.none(), "kv"_a.none(), nb::kw_only(), "out"_a = nb::none(),
       "lse"_a = nb::none(), "return_lse"_a = false, "sm_scale"_a = nb::none(),

@@ -85,13 +85,13 @@ nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle t
   args.min_p = to_per_row<float>(min_p, "min_p", DType::f32, keep);
   args.seeds = to_per_row<std::int64_t>(seeds, "seeds", DType::i64, keep);
   args.steps = to_per_row<std::int64_t>(steps, "steps", DType::i64, keep);
-  if (out.is_none()) out = empty_like(logits, DType::i32, std::span(view.shape).first(1));
-  const TensorView tokens = view_of(out, "out", keep, Access::write);
+  Output output(std::move(out), logits, DType::i32, std::span(view.shape).first(1));
+  const TensorView tokens = output.view("out", keep);
   {
     const nb::gil_scoped_release release;
     sample(view, args, tokens);
   }
-  return out;
+  return output.result();
 }
 
 }  // namespace

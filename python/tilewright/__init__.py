@@ -6,7 +6,7 @@
     out = attention.run(plan, q, kv_cache)
 
 Arrays are NumPy's (ml_dtypes for bfloat16 and float8), torch's, or anything with DLPack or the array interface; results
-are torch tensors where q (x, logits) is one, else NumPy arrays.
+are of the kind of q (x, logits): torch's, of libraries with __array_namespace__ (JAX), else NumPy's.
 """
 
 from . import expr, sampling, variants

@@ -232,10 +232,11 @@ def single_attention(
 
 def merge_state(out_a: ArrayT, lse_a: ArrayT, out_b: ArrayT, lse_b: ArrayT) -> tuple[ArrayT, ArrayT]:
     """merge_states of two: outputs [tokens, heads, dim] and lse float32 [tokens, heads] over disjoint keys."""
+    stack: Any = np.stack
     if type(out_a).__module__.partition(".")[0] == "torch":
         import torch  # type: ignore[import-not-found, unused-ignore]
 
-        stack: Any = torch.stack
-    else:
-        stack = np.stack
-    return _tilewright.merge_states(stack([out_a, out_b], 1), stack([lse_a, lse_b], 1))
+        stack = torch.stack
+    elif hasattr(out_a, "__array_namespace__"):
+        stack = out_a.__array_namespace__().stack
+    return _tilewright.merge_states(*(stack(pair, axis=1) for pair in ([out_a, out_b], [lse_a, lse_b])))

@@ -146,8 +146,8 @@ def variant(
     out is as usual. logits(s, c): replaces the scaled logit s. mask(c): boolean, which (query, key) pairs attend.
     output(v, c): replaces the output element v. c: a Context, with positions, heads and the parameters. params: what the
     functions read besides, by name: scalar, per_head, per_kv_head, per_request, per_request_head, table, or a number: a
-    scalar with that default. In place of a function, an expression that there is (variants.causal().mask). rope: applied to queries and keys on the fly. softmax: False takes the transformed logits as
-    weights.
+    scalar with that default. rope: applied to queries and keys on the fly. softmax: False takes the transformed logits as
+    weights. An expression (variants.causal().mask) may stand in place of a function.
 
     Operators: + - * / (real), // % (integers), comparisons, & | ~ on booleans, abs, and tw.where, tw.minimum, tw.maximum,
     tw.exp, tw.log, tw.tanh, tw.sigmoid. Python that decides or computes at once (if, and, or, not, a < b < c, float(x),

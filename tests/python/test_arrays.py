@@ -83,6 +83,79 @@ def test_read_only_arrays(request_qkv, kind):
         tw.rms_norm(q, np.ones(16, np.float32), out=wrap(q))
 
 
+class Other:
+    """An array of a library of the Python array API that is neither NumPy's nor torch's; it cannot be written."""
+
+    class Namespace:
+        @staticmethod
+        def from_dlpack(exporter):
+            assert exporter.__dlpack_device__() == (1, 0)
+            return Other(np.from_dlpack(exporter))
+
+        @staticmethod
+        def stack(arrays, axis):
+            return Other(np.stack([x.array for x in arrays], axis))
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array_namespace__(self):
+        return self.Namespace
+
+    def __dlpack__(self, **arguments):
+        return self.array.__dlpack__(**arguments)
+
+
+class TestOtherLibraries:
+    """Results are of the caller's library where it says how its arrays are made."""
+
+    def test_results(self, request_qkv):
+        q, k, v = (Other(x) for x in request_qkv)
+        out, lse = tw.single_attention(q, k, v, return_lse=True)
+        assert isinstance(out, Other)
+        assert isinstance(lse, Other)
+        expected, expected_lse = attention(*request_qkv, mask=causal)
+        assert_close(out.array, expected)
+        assert_close(lse.array, expected_lse)
+        assert out.array.ctypes.data % 64 == 0
+        normed = tw.rms_norm(out, np.ones(16, np.float32))
+        assert np.array_equal(normed.array, tw.rms_norm(out.array, np.ones(16, np.float32)))
+        merged, merged_lse = tw.merge_state(out, lse, out, lse)
+        assert_close(merged.array, expected)
+        assert isinstance(merged_lse, Other)
+        tokens = tw.sampling.sample(Other(np.eye(4, dtype=np.float32)), temperature=0)
+        assert tokens.array.tolist() == [0, 1, 2, 3]
+
+    def test_results_outlive_the_call(self, request_qkv):
+        q, k, v = (Other(x) for x in request_qkv)
+        results = [tw.single_attention(q, k, v).array for _ in range(50)]
+        assert all(np.array_equal(results[0], other) for other in results)
+
+    def test_given_outputs_are_the_results(self, request_qkv):
+        x = request_qkv[0]
+        out = np.zeros_like(x)
+        assert tw.rms_norm(Other(x), np.ones(16, np.float32), out=out) is out
+
+    def test_empty(self):
+        out = tw.rms_norm(Other(np.zeros((0, 16), np.float32)), np.ones(16, np.float32))
+        assert out.array.shape == (0, 16)
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_jax(self, dtype):
+        jax = pytest.importorskip("jax")
+        batch = Requests.make([1, 4], [20, 9], dtype=dtype)
+        q, k, v = (jax.numpy.asarray(x) for x in (batch.q, batch.k, batch.v))
+        attn = tw.Attention(num_qo_heads=6, num_kv_heads=2, head_dim=16, dtype=dtype)
+        plan = attn.plan(qo_indptr=batch.qo_indptr, kv_indptr=jax.numpy.asarray(batch.kv_indptr))
+        out, lse = attn.run(plan, q, (k, v), return_lse=True)
+        assert isinstance(out, jax.Array)
+        assert isinstance(lse, jax.Array)
+        assert out.dtype == q.dtype
+        expected, expected_lse = batch.expected(mask=causal)
+        assert_close(np.asarray(out), expected, dtype)
+        assert_close(np.asarray(lse), expected_lse, dtype)
+
+
 def test_dlpack_is_let_go():
     released = []
 
