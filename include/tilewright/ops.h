@@ -8,6 +8,9 @@
 #include <tilewright/kv_cache.h>
 #include <tilewright/variant.h>
 
+#include <array>
+#include <cstdint>
+
 namespace tilewright {
 
 // Writes k, v [tokens, kv_heads, dim] (any strides) into the cache: token t goes to page slot /
@@ -28,9 +31,31 @@ TILEWRIGHT_API void fused_add_rms_norm(const TensorView& x, const TensorView& re
                                        const TensorView& weight, const TensorView& out, float eps,
                                        float weight_offset = 0, Stream stream = {});
 
-// Rotates x [tokens, heads, head_dim] by positions i32 or i64 [tokens] into out (may be x).
+// Positions with several axes (multi-axis RoPE): how many pairs of a head turn by each of them.
+// They sum to dim / 2.
+struct RopeSections {
+  static constexpr int kMaxAxes = 4;
+  std::array<int, kMaxAxes> pairs{};  // all 0: one axis
+  // False (Qwen2-VL): the first pairs[0] pairs turn by axis 0, the next pairs[1] by axis 1, ...
+  // True (Qwen3-VL): with n axes pair i turns by axis i % n where i < n * pairs[i % n], else by
+  // axis 0.
+  bool interleaved = false;
+};
+
+// Rotates x [tokens, heads, head_dim] by positions i32 or i64 into out (may be x). positions:
+// [tokens], or [axes, tokens] with sections.
 TILEWRIGHT_API void apply_rope(const TensorView& x, const TensorView& positions,
-                               const TensorView& out, const RopeSpec& rope, Stream stream = {});
+                               const TensorView& out, const RopeSpec& rope,
+                               const RopeSections& sections = {}, Stream stream = {});
+
+// The same with cosines and sines from a table [positions, dim] of f32, f16 or bf16, as vLLM's
+// cos_sin_cache: a position's row holds dim / 2 cosines, then dim / 2 sines. The first dim elements
+// of a head are rotated. A position outside the table is an Error and nothing is written.
+TILEWRIGHT_API void apply_rope_with_cos_sin_cache(const TensorView& x, const TensorView& positions,
+                                                  const TensorView& cos_sin_cache,
+                                                  const TensorView& out, bool interleaved = false,
+                                                  const RopeSections& sections = {},
+                                                  Stream stream = {});
 
 enum class Activation : std::uint8_t { silu, gelu, gelu_tanh };
 // out [tokens, dim] = act(x[:, :dim]) * x[:, dim:] for x [tokens, 2 * dim].

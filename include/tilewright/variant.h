@@ -18,6 +18,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 namespace tilewright {
@@ -171,17 +172,55 @@ TILEWRIGHT_API Expr sigmoid(const Expr& a);
 TILEWRIGHT_API Expr to_real(const Expr& a);
 TILEWRIGHT_API Expr where(const Expr& condition, const Expr& yes, const Expr& no);
 
+// How the frequencies of a rotary embedding are changed for contexts longer than those a model was
+// trained on. Linear scaling is RopeSpec::position_scale = 1 / factor.
+
+// "NTK-aware": theta becomes theta * factor^(dim / (dim - 2)). Dynamic NTK is this with the factor
+// f * length / original_max_position - (f - 1).
+struct NtkScaling {
+  double factor = 1;
+};
+
+// Llama 3.1's: wavelengths above original_max_position / low_freq_factor are stretched by factor,
+// those below original_max_position / high_freq_factor are left, others are in between.
+struct Llama3Scaling {
+  double factor = 8;
+  double low_freq_factor = 1;
+  double high_freq_factor = 4;
+  double original_max_position = 8192;
+};
+
+// YaRN (arXiv 2309.00071): pairs that turn less than beta_slow times over the original context are
+// stretched by factor, those that turn more than beta_fast times are left, with a ramp in between.
+struct YarnScaling {
+  double factor = 1;
+  double original_max_position = 4096;
+  double beta_fast = 32;
+  double beta_slow = 1;
+  // Cosines and sines are multiplied by it; 0: 0.1 * ln(factor) + 1 for factors above 1, else 1.
+  double attention_factor = 0;
+  bool truncate = true;  // the ramp's ends are rounded outwards to whole pairs
+};
+
+// LongRoPE (arXiv 2402.13753) and GGUF's rope_freqs: the frequency of pair i is divided by
+// factors[i].
+struct LongRopeScaling {
+  std::vector<double> factors;  // [dim / 2]
+  double attention_factor = 1;  // cosines and sines are multiplied by it
+};
+
+using RopeScaling =
+    std::variant<std::monostate, NtkScaling, Llama3Scaling, YarnScaling, LongRopeScaling>;
+
 // Rotary position embedding (arXiv 2104.09864) of a head's first `dim` elements.
 struct RopeSpec {
   int dim = 0;                // 0: the whole head_dim; even
   double theta = 10000.0;     // base of the frequencies
   double position_scale = 1;  // positions are multiplied by it (linear scaling)
   bool interleaved = false;   // pairs are (2i, 2i + 1); else (i, i + dim / 2), "rotate half"
+  RopeScaling scaling{};
 
-  friend bool operator==(const RopeSpec& a, const RopeSpec& b) {
-    return a.dim == b.dim && a.theta == b.theta && a.position_scale == b.position_scale &&
-           a.interleaved == b.interleaved;
-  }
+  friend TILEWRIGHT_API bool operator==(const RopeSpec& a, const RopeSpec& b);
 };
 
 // What an attention computes between Q K^T and the output. Members that are not set mean "as

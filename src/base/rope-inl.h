@@ -12,16 +12,16 @@
 
 #include <cstddef>
 
+#include "base/rope.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace tilewright {
 namespace HWY_NAMESPACE {
 
-// cosines[i], sines[i] = cos, sin of position * frequencies[i], right to f32 for |angle| < 2^30.
-// All three arrays are `count` rounded up to kRopePadding elements long and aligned.
-inline constexpr std::size_t kRopePadding = 64;
-
+// cosines[i], sines[i] = cos, sin of position * frequencies[i], times amplitude; right to f32 for
+// |angle| < 2^30. All three arrays are `count` rounded up to kRopePadding elements long.
 inline void rope_angles(double position, const double* frequencies, std::size_t count,
-                        float* cosines, float* sines) {
+                        float* cosines, float* sines, float amplitude = 1) {
   namespace hn = hwy::HWY_NAMESPACE;
   const hn::ScalableTag<double> d;
   const hn::Rebind<float, decltype(d)> df;
@@ -52,10 +52,11 @@ inline void rope_angles(double position, const double* frequencies, std::size_t 
     const auto odd = hn::RebindMask(df, hn::Eq(hn::And(quadrant, one), one));
     const auto cos_sign = hn::ShiftLeft<30>(hn::And(hn::Add(quadrant, one), two));
     const auto sin_sign = hn::ShiftLeft<30>(hn::And(quadrant, two));
-    hn::StoreU(hn::Xor(hn::IfThenElse(odd, sine, cosine), hn::BitCast(df, cos_sign)), df,
-               cosines + i);
-    hn::StoreU(hn::Xor(hn::IfThenElse(odd, cosine, sine), hn::BitCast(df, sin_sign)), df,
-               sines + i);
+    const auto factor = hn::Set(df, amplitude);
+    const auto cos_factor = hn::Xor(factor, hn::BitCast(df, cos_sign));
+    const auto sin_factor = hn::Xor(factor, hn::BitCast(df, sin_sign));
+    hn::StoreU(hn::Mul(hn::IfThenElse(odd, sine, cosine), cos_factor), df, cosines + i);
+    hn::StoreU(hn::Mul(hn::IfThenElse(odd, cosine, sine), sin_factor), df, sines + i);
   }
 }
 

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rotary position embedding of queries and keys.
+#include "base/rope.h"
+
 #include <tilewright/ops.h>
 
-#include <cmath>
+#include <algorithm>
 #include <vector>
 
 #include "base/element.h"
@@ -23,13 +25,21 @@
 namespace tilewright {
 namespace {
 
+// Arrays of one element a pair are padded to a multiple of kRopePadding.
 struct RopeCall {
   Rows x;  // rows are (token, head)
   Rows out;
-  TensorView positions;
-  const double* frequencies;  // [pairs], position_scale in them, padded
+  TensorView positions;  // [axes, tokens]
+  TensorView table;      // cosines and sines, or undefined:
+  const RopeFrequencies* frequencies;
+  const std::uint8_t* axis_of_pair;
   std::size_t pairs;
   bool interleaved;
+
+  std::int64_t position(std::int64_t axis, std::int64_t token) const {
+    return load_integer(positions.data, positions.dtype,
+                        axis * positions.strides[0] + token * positions.strides[1]);
+  }
 };
 
 }  // namespace
@@ -44,9 +54,67 @@ namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 using F32 = hn::ScalableTag<float>;
 
-struct Angles {
+// The cosines and sines of a token.
+class Angles {
+ public:
+  explicit Angles(const RopeCall& call) : cosines(padded(call)), sines(padded(call)), call_(call) {
+    if (call.table.defined()) {
+      rows_.resize(static_cast<std::size_t>(call.positions.shape[0]) * 2 * call.pairs);
+    } else {
+      angles_.resize(padded(call));
+    }
+  }
+
+  void move_to(std::int64_t token) {
+    if (call_.table.defined()) {
+      visit_wide_float(call_.table.dtype, [&](auto t) { read_table<decltype(t)>(token); });
+    } else {
+      compute(token);
+    }
+  }
+
   std::vector<float> cosines;
   std::vector<float> sines;
+
+ private:
+  static std::size_t padded(const RopeCall& call) {
+    return (call.pairs + kRopePadding - 1) / kRopePadding * kRopePadding;
+  }
+
+  void compute(std::int64_t token) {
+    double positions[RopeSections::kMaxAxes] = {};
+    for (std::int64_t axis = 0; axis < call_.positions.shape[0]; ++axis) {
+      positions[axis] = static_cast<double>(call_.position(axis, token));
+    }
+    for (std::size_t i = 0; i < call_.pairs; ++i) {
+      angles_[i] = positions[call_.axis_of_pair[i]] * call_.frequencies->values[i];
+    }
+    rope_angles(1.0, angles_.data(), call_.pairs, cosines.data(), sines.data(),
+                call_.frequencies->amplitude);
+  }
+
+  template <typename T>
+  void read_table(std::int64_t token) {
+    const F32 d;
+    const std::size_t dim = 2 * call_.pairs;
+    for (std::int64_t axis = 0; axis < call_.positions.shape[0]; ++axis) {
+      const T* from = static_cast<const T*>(call_.table.data) +
+                      call_.position(axis, token) * call_.table.strides[0];
+      float* row = rows_.data() + static_cast<std::size_t>(axis) * dim;
+      for_lanes(d, dim, [&](std::size_t i, auto part) HWY_ATTR {
+        store(d, load(d, from + i, part), row + i, part);
+      });
+    }
+    for (std::size_t i = 0; i < call_.pairs; ++i) {
+      const float* row = rows_.data() + call_.axis_of_pair[i] * dim;
+      cosines[i] = row[i];
+      sines[i] = row[call_.pairs + i];
+    }
+  }
+
+  const RopeCall& call_;
+  std::vector<double> angles_;
+  std::vector<float> rows_;  // [axes, dim]: the table's
 };
 
 // Pairs (i, i + pairs).
@@ -87,15 +155,11 @@ void rotate_neighbours(const X* x, const Angles& angles, std::size_t pairs, floa
 template <typename X, typename Out>
 void rope_tokens(const RopeCall& call, std::int64_t begin, std::int64_t end) {
   const F32 d;
-  const std::size_t padded = (call.pairs + kRopePadding - 1) / kRopePadding * kRopePadding;
-  Angles angles{std::vector<float>(padded), std::vector<float>(padded)};
-  std::vector<float> row(call.interleaved ? 2 * padded : 0);
+  Angles angles(call);
+  std::vector<float> row(call.interleaved ? 2 * angles.cosines.size() : 0);
   const std::size_t rotated = 2 * call.pairs;
   for (std::int64_t token = begin; token < end; ++token) {
-    const std::int64_t position =
-        load_integer(call.positions.data, call.positions.dtype, token * call.positions.strides[0]);
-    rope_angles(static_cast<double>(position), call.frequencies, call.pairs, angles.cosines.data(),
-                angles.sines.data());
+    angles.move_to(token);
     for (std::int64_t head = 0; head < call.x.inner; ++head) {
       const X* x = call.x.row<X>(token * call.x.inner + head);
       Out* out = call.out.row<Out>(token * call.x.inner + head);
@@ -130,59 +194,123 @@ namespace {
 
 HWY_EXPORT(rope_chunk);
 
-// Padded with zeros. Kept from call to call: the powers cost more than a decode step's rotation.
-const std::vector<double>& rope_frequencies(const RopeSpec& rope, int dim) {
+// Kept from call to call: the powers cost more than a decode step's rotation.
+const RopeFrequencies& cached_frequencies(const RopeSpec& rope, int dim) {
   struct Cache {
     RopeSpec rope;
     int dim = 0;
-    std::vector<double> frequencies;
+    RopeFrequencies frequencies;
   };
   thread_local Cache cache;
   if (cache.dim != dim || !(cache.rope == rope)) {
-    constexpr std::size_t kPadding = 64;
-    cache.frequencies.assign(
-        (static_cast<std::size_t>(dim) / 2 + kPadding - 1) / kPadding * kPadding, 0.0);
-    for (int i = 0; i < dim / 2; ++i) {
-      cache.frequencies[static_cast<std::size_t>(i)] =
-          rope.position_scale * std::pow(rope.theta, -2.0 * i / dim);
-    }
+    cache.frequencies = rope_frequencies(rope, dim);
     cache.rope = rope;
     cache.dim = dim;
   }
   return cache.frequencies;
 }
 
-}  // namespace
+struct Axes {
+  int count = 1;
+  std::vector<std::uint8_t> of_pair;
+};
 
-void apply_rope(const TensorView& x, const TensorView& positions, const TensorView& out,
-                const RopeSpec& rope, Stream /*stream*/) {
+// Errors: sections that do not fit.
+Axes axes_of_pairs(const RopeSections& sections, std::size_t pairs) {
+  int axes = 0;  // up to the last that turns a pair
+  std::int64_t sum = 0;
+  for (int axis = 0; axis < RopeSections::kMaxAxes; ++axis) {
+    const int count = sections.pairs[static_cast<std::size_t>(axis)];
+    require(count >= 0, "sections.pairs[{}] is {}: it must not be negative", axis, count);
+    if (count > 0) axes = axis + 1;
+    sum += count;
+  }
+  Axes result{std::max(axes, 1), std::vector<std::uint8_t>(pairs, 0)};
+  if (axes == 0) return result;
+  require(sum == static_cast<std::int64_t>(pairs),
+          "sections.pairs sum to {}: they must sum to the rotated pairs of a head, {}", sum, pairs);
+  const auto count_of = [&](int axis) { return sections.pairs[static_cast<std::size_t>(axis)]; };
+  if (sections.interleaved) {
+    for (std::size_t i = 0; i < pairs; ++i) {
+      const int axis = static_cast<int>(i) % axes;
+      if (static_cast<int>(i) < axes * count_of(axis))
+        result.of_pair[i] = static_cast<std::uint8_t>(axis);
+    }
+    return result;
+  }
+  auto to = result.of_pair.begin();
+  for (int axis = 0; axis < axes; ++axis) {
+    to = std::fill_n(to, count_of(axis), static_cast<std::uint8_t>(axis));
+  }
+  return result;
+}
+
+void check_tensors(const TensorView& x, const TensorView& positions, const TensorView& out) {
   require_operand("x", x, {3});
   require_operand("out", out, {3});
   require_same_shape("out", out, "x", x);
   require_writable("out", out);
   require_in_place_or_apart("out", out, "x", x);
-  require_rank("positions", positions, {1});
-  require_shape("positions", positions, {x.shape[0]});
+  require_rank("positions", positions, {1, 2});
   require_dtype("positions", positions, {DType::i32, DType::i64});
   require_device("positions", positions, {});
-  const std::int64_t head_dim = x.shape[2];
-  require(rope.dim >= 0 && rope.dim <= head_dim, "rope.dim is {}: it must be in [0, {}]", rope.dim,
-          head_dim);
-  const int dim = rope.dim == 0 ? static_cast<int>(head_dim) : rope.dim;
-  require(dim % 2 == 0, "rope.dim is {}: it must be even", dim);
-  require(rope.theta > 0 && std::isfinite(rope.theta),
-          "rope.theta is {}: it must be positive and finite", rope.theta);
-  require(std::isfinite(rope.position_scale), "rope.position_scale is {}: it must be finite",
-          rope.position_scale);
-  const RopeCall call{Rows(x),
-                      Rows(out),
-                      positions,
-                      rope_frequencies(rope, dim).data(),
-                      static_cast<std::size_t>(dim) / 2,
-                      rope.interleaved};
-  parallel_items(x.shape[0], x.shape[1] * head_dim, [&](std::int64_t begin, std::int64_t end) {
+}
+
+// As [axes, tokens].
+TensorView positions_of_axes(const TensorView& positions, int axes, std::int64_t tokens) {
+  if (axes == 1 && positions.rank == 1) {
+    require_shape("positions", positions, {tokens});
+    return positions.unsqueeze(0);
+  }
+  require_shape("positions", positions, {axes, tokens});
+  return positions;
+}
+
+void rotate(const RopeCall& call) {
+  const std::int64_t elements = call.x.inner * static_cast<std::int64_t>(call.x.dim);
+  parallel_items(call.positions.shape[1], elements, [&](std::int64_t begin, std::int64_t end) {
     HWY_DYNAMIC_DISPATCH(rope_chunk)(call, begin, end);
   });
+}
+
+}  // namespace
+
+void apply_rope(const TensorView& x, const TensorView& positions, const TensorView& out,
+                const RopeSpec& rope, const RopeSections& sections, Stream /*stream*/) {
+  check_tensors(x, positions, out);
+  check_rope(rope);
+  const int dim = rope_dim(rope, x.shape[2]);
+  const std::size_t pairs = static_cast<std::size_t>(dim) / 2;
+  const Axes axes = axes_of_pairs(sections, pairs);
+  rotate({Rows(x), Rows(out), positions_of_axes(positions, axes.count, x.shape[0]), TensorView(),
+          &cached_frequencies(rope, dim), axes.of_pair.data(), pairs, rope.interleaved});
+}
+
+void apply_rope_with_cos_sin_cache(const TensorView& x, const TensorView& positions,
+                                   const TensorView& cos_sin_cache, const TensorView& out,
+                                   bool interleaved, const RopeSections& sections,
+                                   Stream /*stream*/) {
+  check_tensors(x, positions, out);
+  require_operand("cos_sin_cache", cos_sin_cache, {2});
+  const std::int64_t dim = cos_sin_cache.shape[1];
+  require(dim % 2 == 0 && dim >= 2 && dim <= x.shape[2],
+          "cos_sin_cache is {}: its last dimension must be even and in [2, {}], the head's",
+          cos_sin_cache, x.shape[2]);
+  const std::size_t pairs = static_cast<std::size_t>(dim) / 2;
+  const Axes axes = axes_of_pairs(sections, pairs);
+  const RopeCall call{
+      Rows(x),       Rows(out),  positions_of_axes(positions, axes.count, x.shape[0]),
+      cos_sin_cache, nullptr,    axes.of_pair.data(),
+      pairs,         interleaved};
+  for (std::int64_t axis = 0; axis < call.positions.shape[0]; ++axis) {
+    for (std::int64_t token = 0; token < call.positions.shape[1]; ++token) {
+      const std::int64_t position = call.position(axis, token);
+      require(position >= 0 && position < cos_sin_cache.shape[0],
+              "positions has {} for token {}: it must be in [0, {}), the rows of cos_sin_cache",
+              position, token, cos_sin_cache.shape[0]);
+    }
+  }
+  rotate(call);
 }
 
 }  // namespace tilewright

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/checks.h"
+#include "base/rope.h"
 #include "variant/bindings.h"
 #include "variant/graph.h"
 
@@ -74,15 +75,6 @@ void check_expression(const char* name, const Expr& expression, ValueType type, 
     require(allowed(node->op), "the variant's {} reads {}, which is not known there", name,
             op_name(node->op));
   }
-}
-
-void check_rope(const RopeSpec& rope) {
-  require(rope.dim >= 0 && rope.dim % 2 == 0,
-          "rope.dim is {}: it must be 0 (the whole head) or a positive even number", rope.dim);
-  require(std::isfinite(rope.theta) && rope.theta > 0, "rope.theta is {}: it must be positive",
-          rope.theta);
-  require(std::isfinite(rope.position_scale) && rope.position_scale > 0,
-          "rope.position_scale is {}: it must be positive", rope.position_scale);
 }
 
 }  // namespace

@@ -151,13 +151,30 @@ class Reader {
   }
 
   void read_rope() {
-    check(words_.size() == 5 && (words_[4] == "half" || words_[4] == "interleaved"),
-          "it must be: rope DIM THETA SCALE half|interleaved");
+    check(words_.size() >= 5 && (words_[4] == "half" || words_[4] == "interleaved"),
+          "it must be: rope DIM THETA SCALE half|interleaved [SCALING]");
     check(!variant_.rope.has_value(), "it is given twice");
     variant_.rope = RopeSpec{.dim = number<int>(1, "an integer"),
                              .theta = number<double>(2, "a number"),
                              .position_scale = number<double>(3, "a number"),
-                             .interleaved = words_[4] == "interleaved"};
+                             .interleaved = words_[4] == "interleaved",
+                             .scaling = words_.size() > 5 ? read_scaling() : RopeScaling{}};
+  }
+
+  RopeScaling read_scaling() const {
+    std::vector<double> x;
+    for (std::size_t i = 6; i < words_.size(); ++i) x.push_back(number<double>(i, "a number"));
+    const std::string_view name = words_[5];
+    if (name == "ntk" && x.size() == 1) return NtkScaling{x[0]};
+    if (name == "llama3" && x.size() == 4) return Llama3Scaling{x[0], x[1], x[2], x[3]};
+    if (name == "yarn" && x.size() == 6) {
+      return YarnScaling{x[0], x[1], x[2], x[3], x[4], x[5] != 0};
+    }
+    check(name == "longrope" && !x.empty(),
+          "a scaling must be ntk, llama3, yarn or longrope with its numbers");
+    const double attention_factor = x.back();
+    x.pop_back();
+    return LongRopeScaling{std::move(x), attention_factor};
   }
 
   void read_node() {
@@ -206,6 +223,25 @@ class Reader {
   Variant variant_;
 };
 
+std::string scaling_text(const RopeScaling& scaling) {
+  if (const auto* ntk = std::get_if<NtkScaling>(&scaling)) {
+    return fmt::format(" ntk {}", ntk->factor);
+  }
+  if (const auto* llama3 = std::get_if<Llama3Scaling>(&scaling)) {
+    return fmt::format(" llama3 {} {} {} {}", llama3->factor, llama3->low_freq_factor,
+                       llama3->high_freq_factor, llama3->original_max_position);
+  }
+  if (const auto* yarn = std::get_if<YarnScaling>(&scaling)) {
+    return fmt::format(" yarn {} {} {} {} {} {:d}", yarn->factor, yarn->original_max_position,
+                       yarn->beta_fast, yarn->beta_slow, yarn->attention_factor, yarn->truncate);
+  }
+  if (const auto* longrope = std::get_if<LongRopeScaling>(&scaling)) {
+    return fmt::format(" longrope {} {}", fmt::join(longrope->factors, " "),
+                       longrope->attention_factor);
+  }
+  return {};
+}
+
 }  // namespace
 
 std::string Variant::serialize() const {
@@ -225,8 +261,8 @@ std::string Variant::serialize() const {
   if (mask.defined()) fmt::format_to(out, "mask {}\n", writer.id_of(mask));
   if (output.defined()) fmt::format_to(out, "output {}\n", writer.id_of(output));
   if (rope) {
-    fmt::format_to(out, "rope {} {} {} {}\n", rope->dim, rope->theta, rope->position_scale,
-                   rope->interleaved ? "interleaved" : "half");
+    fmt::format_to(out, "rope {} {} {} {}{}\n", rope->dim, rope->theta, rope->position_scale,
+                   rope->interleaved ? "interleaved" : "half", scaling_text(rope->scaling));
   }
   if (!softmax) text += "no_softmax\n";
   return text;

@@ -11,8 +11,9 @@
 //   mask 8
 //
 // Parameters come in order of first use, nodes after their operands and each but once, whether or
-// not the graph shares it. Lines `output N`, `rope DIM THETA SCALE half|interleaved` and
-// `no_softmax` are there when needed. Numbers are written so that they read back exactly.
+// not the graph shares it. Lines `output N`, `rope DIM THETA SCALE half|interleaved [SCALING]` and
+// `no_softmax` are there when needed; SCALING is a name and the members of its struct in order.
+// Numbers are written so that they read back exactly.
 #pragma once
 
 #include <tilewright/variant.h>
