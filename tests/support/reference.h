@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "support/random.h"
+#include "support/rope.h"
 #include "support/tensor.h"
 
 namespace tilewright::test {
@@ -67,13 +68,16 @@ struct Expected {
 
 inline void rotate(double* x, int head_dim, std::int64_t position, const RopeSpec& rope) {
   const int dim = rope.dim ? rope.dim : head_dim;
+  const auto amplitude = static_cast<double>(reference_rope_amplitude(rope));
   for (int i = 0; i < dim / 2; ++i) {
-    const double angle =
-        static_cast<double>(position) * rope.position_scale * std::pow(rope.theta, -2.0 * i / dim);
+    const auto angle =
+        static_cast<double>(position) * static_cast<double>(reference_rope_frequency(rope, i, dim));
+    const auto cosine = amplitude * std::cos(angle);
+    const auto sine = amplitude * std::sin(angle);
     double& a = x[rope.interleaved ? 2 * i : i];
     double& b = x[rope.interleaved ? 2 * i + 1 : i + dim / 2];
-    const double rotated = a * std::cos(angle) - b * std::sin(angle);
-    b = a * std::sin(angle) + b * std::cos(angle);
+    const double rotated = a * cosine - b * sine;
+    b = a * sine + b * cosine;
     a = rotated;
   }
 }

@@ -193,6 +193,15 @@ TEST(Serialize, RoundTrip) {
   all.rope = RopeSpec{64, 1e6, 0.1, true};
   all.softmax = false;
   expect_round_trip(all);
+  for (const RopeScaling& scaling :
+       {RopeScaling{NtkScaling{1.5}}, RopeScaling{Llama3Scaling{8, 1, 4, 8192}},
+        RopeScaling{YarnScaling{40, 4096, 31.5, 1.25, 0.1, false}},
+        RopeScaling{LongRopeScaling{{1.1, 2, 64.5}, 1.19}}}) {
+    const Variant scaled = with_rope({6, 1e6, 0.1, false, scaling});
+    expect_round_trip(scaled);
+    EXPECT_FALSE(scaled == with_rope({6, 1e6, 0.1, false}));
+    EXPECT_EQ(*deserialize(scaled.serialize()).rope, *scaled.rope);
+  }
   const double inf = std::numeric_limits<double>::infinity();
   for (const double x : {0.1, -0.0, 1e-45, 3.4e38, inf, -inf, static_cast<double>(NAN)}) {
     expect_round_trip(with_logits(logit() + x));
@@ -233,6 +242,11 @@ TEST(Serialize, MalformedTextIsRefused) {
   EXPECT_THAT(error("0 boolean 1\nmask 0\nmask 0\n"), HasSubstr("twice"));
   EXPECT_THAT(error("rope 1 2\n"), HasSubstr("rope DIM"));
   EXPECT_THAT(error("rope 3 2 1 half\n"), HasSubstr("rope.dim"));
+  EXPECT_THAT(error("rope 4 2 1 half linear 2\n"), HasSubstr("a scaling must be"));
+  EXPECT_THAT(error("rope 4 2 1 half yarn 2 4096\n"), HasSubstr("a scaling must be"));
+  EXPECT_THAT(error("rope 4 2 1 half longrope\n"), HasSubstr("a scaling must be"));
+  EXPECT_THAT(error("rope 4 2 1 half ntk x\n"), HasSubstr("not a number"));
+  EXPECT_THAT(error("rope 4 2 1 half ntk -1\n"), HasSubstr("rope.scaling.factor"));
   EXPECT_THAT(error("softmax\n"), HasSubstr("softmax"));
 }
 
