@@ -123,6 +123,9 @@ def _kv_levels(
     last = {"kv_last_page_len": kv_last_page_len}
     if levels is not None:
         _needs("a KV of levels", {}, without={**csr, **last, **padded_only, "page_size": page_size})
+        for index, level in enumerate(levels):
+            if not isinstance(level, (Level, PageTable)):
+                raise TypeError(f"levels[{index}] is of type {type(level).__name__}: it must be a Level or a PageTable")
         return list(levels)
     if block_table is not None:
         lens = {"kv_lens": has_lens or None}
