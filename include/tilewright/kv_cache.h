@@ -61,17 +61,20 @@ struct TILEWRIGHT_API PageTable {
 };
 
 // One level of a KV: rows of pages, each attended to by a range of query tokens. The plain case,
-// one request a row, leaves everything but the table out.
+// one request a row, leaves everything but the table out. A query token attends to one row of each
+// level at most, and need not have one in every level.
 struct KvLevel {
   PageTable table;
   // Optional i32 [rows]: tokens; default: what the table tells, or, of an only level, the batch's.
   TensorView kv_lens;
-  // Optional i32 [rows + 1]: query tokens of a row, whole requests; default: a row for each
-  // request.
+  // Optional i32 [rows + 1], at most Limits::requests rows: query tokens of a row, of one or many
+  // requests, or a part of one; default: a row for each request.
   TensorView qo_indptr;
-  // Optional i32: the query tokens behind qo_indptr, in any order; default: 0, 1, 2, ...
+  // Optional i32, with qo_indptr: the query tokens behind it, in any order, each at most once;
+  // default: 0, 1, 2, ...
   TensorView q_rows;
-  // Optional i32 [rows]: position of a row's first key; default: after the levels before.
+  // Optional i32 [rows]: position of a row's first key; default: after the levels before, which
+  // must then have the same number of keys for all its query tokens.
   TensorView kv_pos;
 };
 

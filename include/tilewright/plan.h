@@ -77,6 +77,9 @@ struct PlanStats {
   std::int64_t split_tiles = 0;     // computed by several workers and merged
   std::int64_t kv_bytes = 0;  // bytes of K and V that a run reads, each (tile, block) pair counted
   double balance = 1;         // mean over largest worker's cost
+  // Rows of outer levels that were not worth being computed for all their requests at once: they
+  // were read with each of the rows below them.
+  std::int64_t folded_rows = 0;
 };
 
 // A tile, or a part of one, that a worker computes: the unit of a plan's pictures. Costs are in the

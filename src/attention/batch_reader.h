@@ -15,16 +15,19 @@ class BatchReader {
 
   int num_requests() const { return num_requests_; }
 
+  // Memory for what is known of each query token where rows are not simply the requests.
+  struct TokenMemory {
+    std::uint8_t* levels = nullptr;  // [limits.q_tokens]
+    std::int32_t* keys = nullptr;    // [limits.q_tokens]
+  };
   // One attention's KV: everything of `plan` but the schedule's sections, workers and splits.
-  void read(const PlanInput& input, cpu::AttentionPlan& plan) const;
+  void read(const PlanInput& input, const TokenMemory& tokens, cpu::AttentionPlan& plan) const;
 
  private:
-  struct LevelReader;
-
   std::int64_t q_begin(std::int64_t request) const;
   void read_requests(cpu::AttentionPlan& plan) const;
+  void read_lengths(cpu::AttentionPlan& plan) const;
   void read_positions(cpu::AttentionPlan& plan) const;
-  void read_level(const PlanInput& input, int index, cpu::AttentionPlan& plan) const;
 
   const Batch& batch_;
   const Limits& limits_;

@@ -3,12 +3,15 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <mutex>
 #include <new>
 
 #include "attention/attention_impl.h"
 #include "attention/batch_reader.h"
+#include "attention/level_folding.h"
 #include "attention/plan_impl.h"
 #include "base/checks.h"
+#include "base/parallel.h"
 #include "cpu/tile_ranges.h"
 
 namespace tilewright {
@@ -32,10 +35,6 @@ void require_limits(const Limits& limits) {
           "limits.levels is {}: it must be in [1, {}]", limits.levels, cpu::kMaxLevels);
   require(limits.workers >= 0 && limits.workers <= 4096,
           "limits.workers is {}: it must be in [0, 4096]", limits.workers);
-  if (limits.determinism == Determinism::batch_invariant) {
-    raise(ErrorCode::not_supported,
-          "limits.determinism is batch_invariant: not supported by the CPU backend");
-  }
 }
 
 void require_attentions(const std::vector<Attention>& attentions) {
@@ -124,15 +123,20 @@ std::size_t PlanImpl::lay_out(std::byte* base) {
                          spec.value_dim() * dtype_bytes(spec.value_dtype()));
     plan::Schedule& schedule = part.plan.schedule;
     schedule.config = cpu::plan_config(spec, attention.variant, kv_bytes, workers);
+    part.plan.batch_invariant = limits.determinism == Determinism::batch_invariant;
+    schedule.config.cuts_items = part.plan.batch_invariant ? 0 : 1;
     take_array(schedule.header, 1);
     take_array(part.plan.requests, limits.requests);
     take_array(schedule.rows, limits.requests * limits.levels);
+    take_array(part.plan.segments, limits.requests * limits.levels);
+    take_array(part.token_levels, limits.q_tokens);
     take_array(schedule.cuts, workers + 1);
     take_array(schedule.splits, workers);
     slots = std::max(slots, 2 * workers * cpu::slot_bytes(schedule.config, spec.value_dim()));
     levels = std::max(levels, cpu::level_bytes(spec, limits.q_tokens, limits.levels));
     scratch = std::max(scratch, cpu::scratch_bytes(spec, attention.variant));
   }
+  take_array(token_keys_, limits.q_tokens);
   memory.slots = take(slots);
   memory.levels = take(levels);
   memory.scratch_bytes = scratch;
@@ -147,38 +151,82 @@ PlanPart* PlanImpl::find(const Attention& attention) {
   return found == parts.end() ? nullptr : &*found;
 }
 
-void PlanPart::make_schedule() {
+namespace {
+
+void add(PlanStats& stats, const PlanStats& more, std::int64_t times) {
+  stats.tiles += times * more.tiles;
+  stats.blocks += times * more.blocks;
+  stats.full_blocks += times * more.full_blocks;
+  stats.skipped_blocks += times * more.skipped_blocks;
+  stats.kv_bytes += times * more.kv_bytes;
+}
+
+}  // namespace
+
+// Fills in tiles and costs of the rows, and counts them.
+void PlanPart::measure_rows() {
+  // A mask's ranges cost some hundred nanoseconds a tile: rows of many tiles are measured by many
+  // threads.
+  constexpr std::int32_t kTilesATime = 64;
   const AttentionImpl& impl = attention.impl();
-  plan::Schedule& schedule = plan.schedule;
-  const plan::Config& config = schedule.config;
-  const auto ranges = [&](const plan::Row& row, std::int32_t head, std::int32_t tile) {
-    return cpu::tile_ranges(plan, impl.variant.mask, row, head, tile);
-  };
-  stats = {};
+  const plan::Config& config = plan.schedule.config;
+  const AttentionSpec& spec = impl.spec;
+  const std::int64_t key_bytes = spec.head_dim * dtype_bytes(spec.kv_dtype) +
+                                 spec.value_dim() * dtype_bytes(spec.value_dtype());
   // Tiles are measured for one head where heads do not differ.
   const int times = config.heads_differ != 0 ? 1 : config.num_kv_heads;
-  std::int64_t keys = 0;
-  const auto measure = [&](const plan::Row& row, std::int32_t head, std::int32_t tile) {
-    const cpu::TileRanges needed = ranges(row, head, tile);
-    const cpu::TileCounts counts = cpu::count_tile(needed, config, row);
-    stats.tiles += times;
-    stats.blocks += times * counts.blocks;
-    stats.full_blocks += times * counts.full_blocks;
-    stats.skipped_blocks += times * counts.skipped_blocks;
-    keys += times * counts.keys;
-    return needed.blocks;
+  const auto measure = [&](plan::Row& row, std::int32_t begin, std::int32_t end,
+                           PlanStats& counted) {
+    plan::measure_tiles(
+        config, row, begin, end, [&](const plan::Row& r, std::int32_t head, std::int32_t tile) {
+          const cpu::TileRanges needed = cpu::tile_ranges(plan, impl.variant.mask, r, head, tile);
+          const cpu::TileCounts counts = cpu::count_tile(needed, config, r);
+          add(counted,
+              {1, counts.blocks, counts.full_blocks, counts.skipped_blocks, 0,
+               counts.keys * key_bytes},
+              1);
+          return needed.blocks;
+        });
   };
+  for (std::int32_t i = 0; i < plan.schedule.header->num_rows; ++i) {
+    plan::Row& row = plan.schedule.rows[i];
+    row.tiles = plan::tiles_of(config, row.q_len);
+    row.max_tile_blocks = 0;
+    row.head_cost = 0;
+    PlanStats counted;
+    if (row.tiles <= kTilesATime) {
+      measure(row, 0, row.tiles, counted);
+    } else {
+      std::mutex joining;
+      parallel_for(row.tiles, kTilesATime, [&](std::int64_t begin, std::int64_t end) {
+        plan::Row part = row;
+        part.head_cost = 0;
+        part.max_tile_blocks = 0;
+        PlanStats of_part;
+        measure(part, static_cast<std::int32_t>(begin), static_cast<std::int32_t>(end), of_part);
+        const std::lock_guard lock(joining);
+        row.head_cost += part.head_cost;
+        row.max_tile_blocks = std::max(row.max_tile_blocks, part.max_tile_blocks);
+        add(counted, of_part, 1);
+      });
+    }
+    add(stats, counted, times);
+  }
+}
+
+void PlanPart::make_schedule() {
+  plan::Schedule& schedule = plan.schedule;
+  stats = {};
+  stats.folded_rows = fold_levels(plan);
+  measure_rows();
   plan::make_schedule(
-      schedule, measure,
+      schedule,
       [&](const plan::Row& row, std::int32_t head, std::int32_t tile) {
-        return ranges(row, head, tile).blocks;
+        return cpu::tile_ranges(plan, attention.impl().variant.mask, row, head, tile).blocks;
       },
       [](plan::Row* begin, plan::Row* end, const plan::RowOrder& order) {
         if (!std::is_sorted(begin, end, order)) std::sort(begin, end, order);
       });
-  const AttentionSpec& spec = impl.spec;
-  stats.kv_bytes = keys * (spec.head_dim * dtype_bytes(spec.kv_dtype) +
-                           spec.value_dim() * dtype_bytes(spec.value_dtype()));
   stats.split_tiles = schedule.header->num_splits;
   std::int64_t largest = 0;
   for (std::int32_t worker = 0; worker < schedule.header->workers; ++worker) {
@@ -207,7 +255,7 @@ void PlanImpl::update(const Batch& batch, const std::vector<PlanInput>& inputs) 
     }
     const AttentionImpl& attention = part->attention.impl();
     cpu::AttentionPlan& plan = part->plan;
-    reader.read(inputs[i], plan);
+    reader.read(inputs[i], {part->token_levels, token_keys_}, plan);
     attention.variant.binder.bind(
         inputs[i].params, Bind::plan,
         {attention.spec.num_qo_heads, attention.spec.num_kv_heads, reader.num_requests()},

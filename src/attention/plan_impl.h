@@ -20,7 +20,11 @@ struct PlanPart {
 
   Attention attention;
   cpu::AttentionPlan plan;
+  std::uint8_t* token_levels = nullptr;  // memory for plan.token_levels
   PlanStats stats;
+
+ private:
+  void measure_rows();
 };
 
 class PlanImpl {
@@ -52,6 +56,7 @@ class PlanImpl {
     void operator()(std::byte* pointer) const;
   };
   std::unique_ptr<std::byte[], AlignedDelete> owned_;
+  std::int32_t* token_keys_ = nullptr;  // [limits.q_tokens], while updating
 };
 
 }  // namespace tilewright

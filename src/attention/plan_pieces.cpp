@@ -69,7 +69,7 @@ class PieceList {
     piece.worker = worker;
     piece.level = row.level;
     piece.row = row.index;
-    piece.request = row.first_request;
+    piece.request = plan_.request_of(row, plan_.token_of(row, 0));
     piece.kv_head = item.head;
     piece.tile = item.tile;
     piece.first_block = begin;

@@ -2,7 +2,7 @@
 #include "cpu/attention.h"
 
 #include <algorithm>
-#include <atomic>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -79,27 +79,12 @@ class Runner {
     finish(joined);
   }
 
-  // Joins the levels of the query tokens [begin, end) and writes the output.
+  // Writes the output of those query tokens of [begin, end) that no row of one level completes
+  // alone: their levels are joined, outermost first.
   void join_levels(std::int64_t begin, std::int64_t end) {
-    const AttentionSpec& spec = *call_.spec;
-    const int heads = spec.num_qo_heads;
     for (std::int64_t token = begin; token < end; ++token) {
-      const std::int32_t request = call_.plan->request_of(token, 0, schedule_.header->num_requests);
-      const Partial joined = level_rows(0, token, 0);
-      for (int level = 1; level < call_.plan->num_levels; ++level) {
-        merge_partial(joined, level_rows(level, token, 0), heads, spec.value_dim());
-      }
-      RowContext context;
-      context.batch = request;
-      context.q_pos = call_.plan->position_of_query(call_.plan->requests[request], token);
-      context.q_len = call_.plan->requests[request].q_len;
-      context.kv_len = call_.plan->requests[request].kv_len;
-      for (int head = 0; head < heads; ++head) {
-        context.q_head = head;
-        context.kv_head = head / spec.group_size();
-        store_row(token, context, joined.o + head * spec.value_dim(), joined.m[head],
-                  joined.l[head]);
-      }
+      const unsigned levels = call_.plan->token_levels[token];
+      if (!std::has_single_bit(levels)) join_token(token, levels);
     }
   }
 
@@ -145,13 +130,46 @@ class Runner {
 
   // The item's rows are complete in their level.
   void finish(const Partial& part) {
+    const std::uint8_t* levels = call_.plan->token_levels;
     for (int r = 0; r < num_rows_; ++r) {
       const TileRow& row = scratch_.rows[r];
-      if (call_.plan->num_levels > 1) {
-        copy_rows(part, r, level_rows(row_->level, row.token, row.context.q_head), 1);
-      } else {
+      if (levels == nullptr || std::has_single_bit(levels[row.token])) {
         store_row(row.token, row.context, part.o + r * call_.spec->value_dim(), part.m[r],
                   part.l[r]);
+      } else {
+        copy_rows(part, r, level_rows(row_->level, row.token, row.context.q_head), 1);
+      }
+    }
+  }
+
+  // `levels`: a bit for each level that has a partial result; there may be none.
+  void join_token(std::int64_t token, unsigned levels) {
+    const AttentionSpec& spec = *call_.spec;
+    const AttentionPlan& plan = *call_.plan;
+    Partial joined;
+    for (int level = 0; level < plan.num_levels; ++level) {
+      if ((levels >> level & 1U) == 0) continue;
+      const Partial rows = level_rows(level, token, 0);
+      if (joined.o == nullptr) {
+        joined = rows;
+      } else {
+        merge_partial(joined, rows, spec.num_qo_heads, spec.value_dim());
+      }
+    }
+    RowContext context;
+    context.batch = plan.request_of(token);
+    const plan::Request& request = plan.requests[context.batch];
+    context.q_pos = plan.position_of_query(request, token);
+    context.q_len = request.q_len;
+    context.kv_len = request.kv_len;
+    for (int head = 0; head < spec.num_qo_heads; ++head) {
+      context.q_head = head;
+      context.kv_head = head / spec.group_size();
+      if (joined.o == nullptr) {
+        store_row(token, context, nullptr, kNegInf, 0.0F);
+      } else {
+        store_row(token, context, joined.o + head * spec.value_dim(), joined.m[head],
+                  joined.l[head]);
       }
     }
   }
@@ -216,19 +234,6 @@ class Runner {
   TileRanges ranges_;
 };
 
-// Every level's rows start as "no key seen": not every token needs to have a row in every level.
-void clear_levels(const AttentionCall& call, const RunMemory& memory) {
-  const std::int64_t tokens = call.plan->schedule.header->q_tokens;
-  const std::int64_t rows = tokens * call.spec->num_qo_heads;
-  const std::size_t bytes = one_level_bytes(*call.spec, tokens);
-  for (int level = 0; level < call.plan->num_levels; ++level) {
-    const Partial partial = partial_at(memory.levels + bytes * level, rows, call.spec->value_dim());
-    std::fill_n(partial.o, rows * call.spec->value_dim(), 0.0F);
-    std::fill_n(partial.m, rows, kNegInf);
-    std::fill_n(partial.l, rows, 0.0F);
-  }
-}
-
 void zero_padding(const AttentionCall& call) {
   const TensorView& out = call.out;
   for (std::int64_t token = call.plan->schedule.header->q_tokens; token < out.shape[0]; ++token) {
@@ -260,7 +265,7 @@ plan::Config plan_config(const AttentionSpec& spec, const CompiledVariant& varia
   config.heads_differ = variant.mask_depends_on_head ? 1 : 0;
   // In units of one packed row against one block: setting up a tile costs as much as about ten,
   // converting a block's keys and values to f32 as much as about eight.
-  config.cost = {10, 8, 1};
+  config.cost = {10, 8, 1, 1};
   config.least_share = 512;
   return config;
 }
@@ -284,8 +289,6 @@ std::size_t scratch_bytes(const AttentionSpec& spec, const CompiledVariant& vari
 void run_attention(const AttentionCall& call, const RunMemory& memory) {
   const plan::Schedule& schedule = call.plan->schedule;
   const plan::Header& header = *schedule.header;
-  const bool levels = call.plan->num_levels > 1;
-  if (levels) clear_levels(call, memory);
   // Shares of section B are the longest pieces of work, so they go first; then section A from its
   // longest items on.
   const std::int64_t shares = header.b_items > 0 ? header.workers : 0;
@@ -305,7 +308,7 @@ void run_attention(const AttentionCall& call, const RunMemory& memory) {
                     Runner runner(call, memory, thread);
                     for (std::int64_t i = begin; i < end; ++i) runner.merge(schedule.splits[i]);
                   });
-  if (levels) {
+  if (call.plan->joins_levels) {
     parallel_chunks(header.q_tokens, 16, memory.threads,
                     [&](int thread, std::int64_t begin, std::int64_t end) {
                       Runner(call, memory, thread).join_levels(begin, end);

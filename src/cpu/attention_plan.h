@@ -18,6 +18,8 @@ inline constexpr int kMaxLevels = 8;
 // Where the keys of a level's rows lie: key i of row r is slot i % page_size of page(r, i /
 // page_size).
 struct LevelPages {
+  // The query tokens behind the rows' ranges; null: 0, 1, 2, ...
+  const std::int32_t* q_rows = nullptr;
   const std::int32_t* indices = nullptr;  // null: pages follow each other from first_page on
   const std::int32_t* indptr =
       nullptr;  // csr: row r's entries begin at indptr[r]; ragged: its first token
@@ -41,13 +43,27 @@ struct LevelPages {
 struct AttentionPlan {
   plan::Schedule schedule;
   plan::Request* requests = nullptr;
+  plan::Segment* segments = nullptr;
+  std::int32_t num_segments = 0;
+  // Where rows are not simply the requests, by query token: bit l is set when a row of level l
+  // covers it. Else null.
+  std::uint8_t* token_levels = nullptr;
+  std::int32_t* token_keys = nullptr;  // by query token: keys of all its rows
+  bool joins_levels = false;           // some token is not covered by exactly one row
   std::array<LevelPages, kMaxLevels> levels;
   int num_levels = 1;
   KvInterleave interleave;
   const std::int32_t* q_pos = nullptr;  // by query token, or null: consecutive from Request::q_pos
   std::int64_t q_pos_stride = 1;
+  // A row's bits must not depend on the other rows of its tile, nor on how many there are.
+  bool batch_invariant = false;
   Bindings bindings;  // parameters bound at plan
 
+  // Query token `i` of a row.
+  std::int64_t token_of(const plan::Row& row, std::int64_t i) const {
+    const std::int32_t* list = levels[row.level].q_rows;
+    return list != nullptr ? list[row.q_begin + i] : row.q_begin + i;
+  }
   std::int64_t position_of_query(const plan::Request& request, std::int64_t token) const {
     return q_pos != nullptr ? q_pos[token * q_pos_stride]
                             : request.q_pos + (token - request.q_begin);
@@ -57,8 +73,12 @@ struct AttentionPlan {
     return (index / interleave.size * interleave.world + interleave.rank) * interleave.size +
            index % interleave.size;
   }
-  // The request of a query token, among `count` requests from `first` on.
-  std::int32_t request_of(std::int64_t token, std::int32_t first, std::int32_t count) const;
+  // The request of a query token.
+  std::int32_t request_of(std::int64_t token) const;
+  // The same, for a token of a row.
+  std::int32_t request_of(const plan::Row& row, std::int64_t token) const {
+    return token_levels == nullptr ? row.index : request_of(token);
+  }
   // How many keys of a row stand before `position`.
   std::int64_t keys_before(const plan::Row& row, std::int64_t position) const;
 };

@@ -107,10 +107,11 @@ void set_up_rows(const AttentionCall& call, const plan::Row& row, std::int32_t h
   const AttentionPlan& plan = *call.plan;
   const plan::Config& config = plan.schedule.config;
   std::int64_t last_token = -1;
+  std::int32_t index = -1;
   for (int r = 0; r < num_rows; ++r) {
     const std::int64_t packed = static_cast<std::int64_t>(tile) * config.tile_rows + r;
     TileRow& tile_row = scratch.rows[r];
-    tile_row.token = row.q_begin + packed / config.group_size;
+    tile_row.token = plan.token_of(row, packed / config.group_size);
     tile_row.context.q_head =
         static_cast<std::int64_t>(head) * config.group_size + packed % config.group_size;
     if (tile_row.token == last_token) {
@@ -124,7 +125,11 @@ void set_up_rows(const AttentionCall& call, const plan::Row& row, std::int32_t h
       continue;
     }
     last_token = tile_row.token;
-    const std::int32_t index = plan.request_of(tile_row.token, row.first_request, row.num_requests);
+    // Tokens of one request mostly follow each other.
+    if (index < 0 || tile_row.token < plan.requests[index].q_begin ||
+        tile_row.token >= plan.requests[index].q_begin + plan.requests[index].q_len) {
+      index = plan.request_of(row, tile_row.token);
+    }
     const plan::Request& request = plan.requests[index];
     tile_row.context.q_pos = plan.position_of_query(request, tile_row.token);
     tile_row.context.kv_head = head;
@@ -137,12 +142,15 @@ void set_up_rows(const AttentionCall& call, const plan::Row& row, std::int32_t h
   }
 }
 
-void locate_keys(const AttentionCall& call, const plan::Row& row, std::int32_t head,
-                 std::int64_t begin, int count, const std::byte** k, const std::byte** v) {
-  const LevelPages& pages = call.plan->levels[row.level];
-  const KvCache& kv = call.kv[row.level];
-  const std::int32_t* entries = pages.entries(row.index);
-  const std::int64_t first_page = pages.first_page(row.index);
+namespace {
+
+// Where the keys [begin, begin + count) of one segment lie.
+void locate_in_segment(const AttentionCall& call, const plan::Segment& segment, std::int32_t head,
+                       std::int64_t begin, int count, const std::byte** k, const std::byte** v) {
+  const LevelPages& pages = call.plan->levels[segment.level];
+  const KvCache& kv = call.kv[segment.level];
+  const std::int32_t* entries = pages.entries(segment.index);
+  const std::int64_t first_page = pages.first_page(segment.index);
   const std::int64_t k_bytes = dtype_bytes(kv.k.dtype);
   const std::int64_t v_bytes = dtype_bytes(kv.v.dtype);
   const auto* k_base = static_cast<const std::byte*>(kv.k.data) + head * kv.k.strides[2] * k_bytes;
@@ -159,6 +167,28 @@ void locate_keys(const AttentionCall& call, const plan::Row& row, std::int32_t h
     }
     in_page = 0;
     ++page_index;
+  }
+}
+
+}  // namespace
+
+void locate_keys(const AttentionCall& call, const plan::Row& row, std::int32_t head,
+                 std::int64_t begin, int count, const std::byte** k, const std::byte** v) {
+  const plan::Segment* segments = call.plan->segments;
+  const plan::Segment* chain[kMaxLevels];
+  int length = 0;
+  for (std::int32_t s = row.segment; s >= 0; s = segments[s].parent) chain[length++] = segments + s;
+  int located = 0;
+  while (length > 0 && located < count) {
+    const plan::Segment& segment = *chain[--length];
+    if (begin < segment.kv_len) {
+      const auto here =
+          static_cast<int>(std::min<std::int64_t>(count - located, segment.kv_len - begin));
+      locate_in_segment(call, segment, head, begin, here, k + located, v + located);
+      located += here;
+      begin += here;
+    }
+    begin -= segment.kv_len;
   }
 }
 

@@ -63,7 +63,7 @@ void load_queries(const TilePart& part, bool wide) {
 Partial compute_part_simd(const TilePart& part) {
   const TileScratch& scratch = part.scratch;
   const int dim = part.call->spec->value_dim();
-  const bool wide = part.num_rows > kNarrowRows;
+  const bool wide = part.call->plan->batch_invariant || part.num_rows > kNarrowRows;
   load_queries(part, wide);
   std::fill_n(scratch.o, kTileRows * padded_dim(dim), 0.0F);
   std::fill_n(scratch.m, kTileRows, kNegInf);

@@ -5,10 +5,9 @@
 
 namespace tilewright::cpu {
 
-std::int32_t AttentionPlan::request_of(std::int64_t token, std::int32_t first,
-                                       std::int32_t count) const {
+std::int32_t AttentionPlan::request_of(std::int64_t token) const {
   const plan::Request* above = std::upper_bound(
-      requests + first, requests + first + count, token,
+      requests, requests + schedule.header->num_requests, token,
       [](std::int64_t t, const plan::Request& request) { return t < request.q_begin; });
   return static_cast<std::int32_t>(above - requests) - 1;
 }
@@ -129,15 +128,25 @@ TileRanges tile_ranges(const AttentionPlan& plan, const MaskAnalysis& mask, cons
     return ranges;
   }
   const std::int64_t packed = static_cast<std::int64_t>(tile) * config.tile_rows;
-  const std::int64_t first = row.q_begin + packed / config.group_size;
+  std::int64_t entry = packed / config.group_size;
   const std::int64_t last =
-      row.q_begin + (packed + plan::rows_of_tile(config, row, tile) - 1) / config.group_size;
+      (packed + plan::rows_of_tile(config, row, tile) - 1) / config.group_size;
   bool any_request = false;
-  for (std::int32_t r = row.first_request; r < row.first_request + row.num_requests; ++r) {
+  while (entry <= last) {
+    // The next query tokens that belong to one request and follow each other.
+    const std::int64_t begin = plan.token_of(row, entry);
+    const std::int32_t r = plan.request_of(row, begin);
     const plan::Request& request = plan.requests[r];
-    const std::int64_t begin = std::max<std::int64_t>(first, request.q_begin);
-    const std::int64_t end = std::min<std::int64_t>(last + 1, request.q_begin + request.q_len);
-    if (begin >= end) continue;
+    const std::int64_t end_of_request = request.q_begin + request.q_len;
+    std::int64_t end = std::min(end_of_request, begin + last - entry + 1);
+    if (plan.levels[row.level].q_rows != nullptr) {
+      end = begin + 1;
+      while (entry + end - begin <= last && end < end_of_request &&
+             plan.token_of(row, entry + end - begin) == end) {
+        ++end;
+      }
+    }
+    entry += end - begin;
     QueryRange queries = query_range(plan, request, begin, end);
     queries.batch = r;
     queries.kv_head = head;

@@ -24,6 +24,7 @@ struct CostModel {
   std::int32_t fixed = 1;  // at least 1: items without blocks are work too
   std::int32_t block = 0;
   std::int32_t block_row = 0;
+  std::int32_t join_row = 0;  // to keep a packed row's partial result and join it with another
 };
 
 struct Config {
@@ -35,6 +36,8 @@ struct Config {
   std::int32_t heads_per_group =
       1;  // section A walks the KV heads in groups whose K and V stay in the cache
   std::int32_t heads_differ = 0;  // the mask depends on the head: so do block counts
+  // Whether section B may cut inside an item: the bits of its rows then depend on where.
+  std::int32_t cuts_items = 1;
   CostModel cost;
   std::int64_t least_share = 1;  // a smaller share is not worth a worker and a merge
 };
@@ -47,16 +50,25 @@ struct Request {
   std::int32_t q_pos = 0;   // position of the first query token
 };
 
-struct Row {
+// Keys of one row of a page table. A row's keys are those of a chain of segments, outermost first:
+// rows of outer levels that are not worth partial results of their own are folded into those below
+// them.
+struct Segment {
   std::int32_t level = 0;
   std::int32_t index = 0;  // in its level: the row of the page table
-  std::int32_t q_begin = 0;
+  std::int32_t kv_len = 0;
+  std::int32_t parent = -1;  // the segment before it, of an outer level; -1: none
+};
+
+struct Row {
+  std::int32_t level = 0;  // of its last segment
+  std::int32_t index = 0;
+  std::int32_t segment = 0;  // the last of its chain
+  std::int32_t q_begin = 0;  // query tokens, or entries of the level's list of them
   std::int32_t q_len = 0;
-  std::int32_t kv_len = 0;         // in this level
-  std::int32_t kv_pos = 0;         // position of the first key (before interleaving)
-  std::int32_t first_request = 0;  // the requests its query tokens belong to
-  std::int32_t num_requests = 0;
-  std::int32_t tiles = 0;  // a KV head
+  std::int32_t kv_len = 0;  // of all its segments
+  std::int32_t kv_pos = 0;  // position of the first key (before interleaving)
+  std::int32_t tiles = 0;   // a KV head
   std::int32_t max_tile_blocks = 0;
   std::int64_t head_cost = 0;     // of one KV head's tiles, or of all KV heads' where heads differ
   std::int64_t tiles_before = 0;  // in this section, a KV head

@@ -58,20 +58,27 @@ TILEWRIGHT_HD std::int64_t item_cost(const Config& config, const Row& row, std::
   return config.cost.fixed + blocks(row, head, tile) * block_cost(config, row, tile);
 }
 
+// Adds tiles [begin, end) to a row's cost.
+template <typename Blocks>
+TILEWRIGHT_HD void measure_tiles(const Config& config, Row& row, std::int32_t begin,
+                                 std::int32_t end, const Blocks& blocks) {
+  const std::int32_t heads = config.heads_differ ? config.num_kv_heads : 1;
+  for (std::int32_t head = 0; head < heads; ++head) {
+    for (std::int32_t tile = begin; tile < end; ++tile) {
+      const std::int32_t count = blocks(row, head, tile);
+      row.head_cost += config.cost.fixed + count * block_cost(config, row, tile);
+      if (count > row.max_tile_blocks) row.max_tile_blocks = count;
+    }
+  }
+}
+
 // Fills in a row's tiles and cost.
 template <typename Blocks>
 TILEWRIGHT_HD void measure_row(const Config& config, Row& row, const Blocks& blocks) {
   row.tiles = tiles_of(config, row.q_len);
   row.max_tile_blocks = 0;
   row.head_cost = 0;
-  const std::int32_t heads = config.heads_differ ? config.num_kv_heads : 1;
-  for (std::int32_t head = 0; head < heads; ++head) {
-    for (std::int32_t tile = 0; tile < row.tiles; ++tile) {
-      const std::int32_t count = blocks(row, head, tile);
-      row.head_cost += config.cost.fixed + count * block_cost(config, row, tile);
-      if (count > row.max_tile_blocks) row.max_tile_blocks = count;
-    }
-  }
+  measure_tiles(config, row, 0, row.tiles, blocks);
 }
 
 TILEWRIGHT_HD inline std::int64_t row_cost(const Config& config, const Row& row) {
@@ -129,11 +136,15 @@ TILEWRIGHT_HD inline Item b_item(const Schedule& s, std::int64_t index) {
           static_cast<std::int32_t>(index % r.tiles)};
 }
 
-// The block bound nearest to `cost` behind the start of `item`; its end is the start of the next
-// item. The cut's cost counts from the item's start.
+// The block bound (or the item's) nearest to `cost` behind the start of `item`; its end is the
+// start of the next item. The cut's cost counts from the item's start.
 TILEWRIGHT_HD inline Cut round_cut(const Config& config, std::int64_t item, std::int64_t cost,
                                    std::int64_t per_block, std::int64_t blocks) {
   const std::int64_t fixed = config.cost.fixed;
+  if (!config.cuts_items) {
+    const std::int64_t all = fixed + blocks * per_block;
+    return cost < all / 2 ? Cut{item, 0, 0} : Cut{item + 1, 0, all};
+  }
   const std::int64_t block = cost <= fixed ? 0 : (cost - fixed + per_block / 2) / per_block;
   if (block >= blocks && blocks > 0) return {item + 1, 0, fixed + blocks * per_block};
   return {item, static_cast<std::int32_t>(block), block > 0 ? fixed + block * per_block : 0};
@@ -254,17 +265,13 @@ TILEWRIGHT_HD inline void list_splits(Schedule& s) {
   }
 }
 
-// All of it, for one thread. `measure` is called as `blocks` is, once for each tile of a row (and
-// head, where heads differ), and before `blocks` is. Rows hold level, index, tokens and lengths,
-// those without query tokens left out. `sort` is sort(begin, end, order).
-template <typename Measure, typename Blocks, typename Sort>
-void make_schedule(Schedule& s, const Measure& measure, const Blocks& blocks, const Sort& sort) {
+// All of it, for one thread, from rows that are measured. Rows without query tokens are left out.
+// `sort` is sort(begin, end, order).
+template <typename Blocks, typename Sort>
+void make_schedule(Schedule& s, const Blocks& blocks, const Sort& sort) {
   Header& h = *s.header;
   std::int64_t total = 0;
-  for (std::int32_t row = 0; row < h.num_rows; ++row) {
-    measure_row(s.config, s.rows[row], measure);
-    total += row_cost(s.config, s.rows[row]);
-  }
+  for (std::int32_t row = 0; row < h.num_rows; ++row) total += row_cost(s.config, s.rows[row]);
   const RowOrder order{s.config, ceil_div(total, s.config.workers)};
   sort(s.rows, s.rows + h.num_rows, order);
   lay_out_sections(s, order, blocks);

@@ -102,6 +102,7 @@ TEST_P(Levels, TreesOfPrefixes) {
   const Dims dims{6, 2, 32, 32};
   const auto kind = static_cast<std::uint64_t>(GetParam());
   const std::vector<DType> dtypes = {DType::f32, DType::bf16};
+  std::int64_t folded = 0;
   for (const DType dtype : dtypes) {
     for (const int workers : {0, 5}) {
       Random random(700 + kind * 10 + static_cast<std::uint64_t>(workers));
@@ -125,6 +126,7 @@ TEST_P(Levels, TreesOfPrefixes) {
           caches.push_back(level.cache->view());
         }
         plan.update(batch, {PlanInput(attention, levels, c.plan_params)});
+        folded += plan.stats(attention).folded_rows;
         BatchTensors tensors(tree.requests, dims, dtype, 2);
         RunArgs args = tensors.args();
         args.params = c.run_params;
@@ -144,6 +146,9 @@ TEST_P(Levels, TreesOfPrefixes) {
       }
     }
   }
+  // Both ways were taken: there are 60 rows of all, and 60 to 180 of groups.
+  EXPECT_GT(folded, 20);
+  EXPECT_LT(folded, 120);
 }
 INSTANTIATE_TEST_SUITE_P(Variants, Levels,
                          testing::Values(VariantKind::full, VariantKind::causal,
@@ -183,52 +188,41 @@ TEST(LevelErrors, RowsNeedOnePosition) {
   EXPECT_NO_THROW(plan.update(batch, {PlanInput(attention, {first, second})}));
 }
 
-TEST(LevelErrors, RowsCoverWholeRequests) {
+TEST(LevelErrors, QueryTokens) {
   const Dims dims{2, 1, 16, 16};
   const Attention attention(make_spec(dims, DType::f32, variants::causal()));
   Plan plan({attention}, Limits{2, 8, 4, 64, 2});
   const Tensor qo_indptr = int_tensor({0, 4, 8});
-  const Tensor half = int_tensor({0, 6});
-  const Tensor beyond = int_tensor({0, 9});
   const Tensor one_len = int_tensor({5});
   const Tensor lens = int_tensor({5, 5});
   const Tensor pages(DType::i32, {2, 1}, {1, 1}, 0);
   Batch batch;
   batch.qo_indptr = qo_indptr.view();
   const KvLevel own{PageTable::padded(pages.view(), 16), lens.view(), {}, {}, {}};
-  for (const Tensor* indptr : {&half, &beyond}) {
-    const KvLevel shared{
-        PageTable::padded(pages.view(), 16), one_len.view(), indptr->view(), {}, {}};
+  const auto refused = [&](const Extents& indptr, const Extents& rows, const char* message) {
+    const Tensor indptr_tensor = int_tensor(indptr);
+    const Tensor rows_tensor = rows.empty() ? Tensor() : int_tensor(rows);
+    const KvLevel shared{PageTable::padded(pages.view(), 16),
+                         one_len.view(),
+                         indptr.empty() ? TensorView() : indptr_tensor.view(),
+                         rows.empty() ? TensorView() : rows_tensor.view(),
+                         {}};
     try {
       plan.update(batch, {PlanInput(attention, {shared, own})});
-      ADD_FAILURE() << "accepted";
+      ADD_FAILURE() << "accepted: " << message;
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::invalid_argument);
-      EXPECT_NE(std::string(error.what()).find("qo_indptr"), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find(message), std::string::npos) << error.what();
     }
-  }
-}
-
-// Rows in any order are a later matter: refused by name, or right.
-TEST(LevelErrors, QueryRows) {
-  const Dims dims{2, 1, 16, 16};
-  const Attention attention(make_spec(dims, DType::f32, variants::causal()));
-  Plan plan({attention}, Limits{2, 2, 1, 64, 1});
-  const Tensor qo_indptr = int_tensor({0, 1, 2});
-  const Tensor order = int_tensor({1, 0});
-  const Tensor lens = int_tensor({5, 5});
-  const Tensor pages(DType::i32, {2, 1}, {1, 1}, 0);
-  Batch batch;
-  batch.qo_indptr = qo_indptr.view();
-  const KvLevel level{
-      PageTable::padded(pages.view(), 16), lens.view(), qo_indptr.view(), order.view(), {}};
-  try {
-    plan.update(batch, {PlanInput(attention, {level})});
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::not_supported);
-    EXPECT_NE(std::string(error.what()).find("q_rows"), std::string::npos) << error.what();
-    GTEST_SKIP() << error.what();
-  }
+  };
+  refused({0, 9}, {}, "levels[0].qo_indptr[1] is 9");
+  refused({0, 3}, {0, 1}, "levels[0].qo_indptr[1] is 3: levels[0].q_rows has 2 entries");
+  refused({0, 2}, {0, 8}, "levels[0].q_rows[1] is 8: it must be in [0, 8)");
+  refused({0, 2}, {-1, 3}, "levels[0].q_rows[0] is -1");
+  refused({0, 3}, {3, 4, 3}, "levels[0].q_rows has query token 3 twice");
+  refused({}, {3, 4}, "levels[0].q_rows is given without levels[0].qo_indptr");
+  // Half of request 1 has other keys before its own ones than the other half.
+  refused({0, 6}, {}, "levels[1].kv_pos is missing");
 }
 
 }  // namespace

@@ -99,7 +99,11 @@ Scenario random_scenario(std::mt19937& random) {
 }
 
 void make(OwnedSchedule& owned, const Blocks& blocks) {
-  make_schedule(owned.get(), blocks, blocks,
+  Schedule& s = owned.get();
+  for (std::int32_t row = 0; row < s.header->num_rows; ++row) {
+    measure_row(s.config, s.rows[row], blocks);
+  }
+  make_schedule(s, blocks,
                 [](Row* begin, Row* end, const RowOrder& order) { std::sort(begin, end, order); });
 }
 

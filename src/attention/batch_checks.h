@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// Checks of integer tensors that describe a batch. Their messages name the field, as in
+// "levels[0].indptr[3] is 7".
+#pragma once
+
+#include <tilewright/plan.h>
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+#include <utility>
+
+#include "base/checks.h"
+
+namespace tilewright {
+
+// "levels[0].indices": a name that becomes text only when a message needs it, and never allocates.
+struct FieldName {
+  struct Text {
+    std::array<char, 40> characters{};
+    std::size_t size = 0;
+    operator std::string_view() const {  // NOLINT(google-explicit-constructor)
+      return {characters.data(), size};
+    }
+  };
+
+  int level;
+  const char* field;
+
+  Text text() const {
+    Text text;
+    const auto size = text.characters.size();
+    const auto end =
+        level < 0 ? fmt::format_to_n(text.characters.data(), size, "batch.{}", field)
+                  : fmt::format_to_n(text.characters.data(), size, "levels[{}].{}", level, field);
+    text.size = std::min(end.size, text.characters.size());
+    return text;
+  }
+};
+
+}  // namespace tilewright
+
+template <>
+struct fmt::formatter<tilewright::FieldName> : fmt::formatter<std::string_view> {
+  auto format(const tilewright::FieldName& name, fmt::format_context& context) const {
+    return fmt::formatter<std::string_view>::format(name.text(), context);
+  }
+};
+
+namespace tilewright {
+
+inline std::int64_t element(const TensorView& tensor, std::int64_t i) {
+  return static_cast<const std::int32_t*>(tensor.data)[i * tensor.strides[0]];
+}
+
+// A rank-1 i32 tensor of `count` elements (-1: any).
+inline void require_integers(std::string_view name, const TensorView& tensor, std::int64_t count,
+                             Device device) {
+  require_rank(name, tensor, {1});
+  require_dtype(name, tensor, {DType::i32});
+  require_device(name, tensor, device);
+  require_shape(name, tensor, {count});
+}
+
+// `what` and its arguments name the value.
+template <typename... Args>
+void require_limit(std::int64_t value, std::string_view limit, std::int64_t most,
+                   fmt::format_string<Args...> what, Args&&... args) {
+  if (value <= most) return;
+  raise(ErrorCode::limit_exceeded, "{} is {}: the plan's limit ({}) is {}",
+        fmt::format(what, std::forward<Args>(args)...), value, limit, most);
+}
+
+// [indptr[i], indptr[i + 1]) for all i < count.
+inline void require_indptr(std::string_view name, const TensorView& indptr, std::int64_t count,
+                           bool from_zero) {
+  const std::int64_t first = element(indptr, 0);
+  require(from_zero ? first == 0 : first >= 0, "{}[0] is {}: it must be {}", name, first,
+          from_zero ? "0" : "at least 0");
+  for (std::int64_t i = 0; i < count; ++i) {
+    require(element(indptr, i) <= element(indptr, i + 1),
+            "{}[{}] is {} and {}[{}] is {}: it must not decrease", name, i, element(indptr, i),
+            name, i + 1, element(indptr, i + 1));
+  }
+}
+
+}  // namespace tilewright

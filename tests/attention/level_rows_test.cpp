@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+// Levels whose rows are any sets of query tokens, whatever requests these belong to, and the choice
+// between computing a shared row once and reading it with each of the rows below.
+#include <gtest/gtest.h>
+#include <tilewright/tilewright.h>
+
+#include <array>
+#include <numeric>
+#include <vector>
+
+#include "support/batch.h"
+#include "support/random.h"
+
+namespace tilewright::test {
+namespace {
+
+// A level over a ragged cache: rows of tokens and keys.
+struct RaggedLevel {
+  Extents qo_indptr = {0}, q_rows, kv_indptr = {0}, kv_pos;
+  std::vector<double> k, v;
+  Tensor qo_indptr_tensor, q_rows_tensor, kv_indptr_tensor, kv_pos_tensor, k_tensor, v_tensor;
+
+  // Gives the keys of a new row to its tokens, which are requests of their own for the reference.
+  void add_row(const Dims& dims, const Extents& tokens, std::int64_t keys, std::int64_t position,
+               Random& random, std::vector<Request>& references) {
+    q_rows.insert(q_rows.end(), tokens.begin(), tokens.end());
+    qo_indptr.push_back(static_cast<std::int64_t>(q_rows.size()));
+    kv_indptr.push_back(kv_indptr.back() + keys);
+    kv_pos.push_back(position);
+    const Request row = random_request(random, dims, 0, keys, DType::f32, DType::f32, DType::f32);
+    k.insert(k.end(), row.k.begin(), row.k.end());
+    v.insert(v.end(), row.v.begin(), row.v.end());
+    for (const std::int64_t token : tokens) {
+      Request& reference = references[static_cast<std::size_t>(token)];
+      reference.k.insert(reference.k.end(), row.k.begin(), row.k.end());
+      reference.v.insert(reference.v.end(), row.v.begin(), row.v.end());
+      for (std::int64_t i = 0; i < keys; ++i) reference.kv_pos.push_back(position + i);
+    }
+  }
+
+  KvLevel view(const Dims& dims, bool listed) {
+    qo_indptr_tensor = int_tensor(qo_indptr);
+    q_rows_tensor = int_tensor(q_rows);
+    kv_indptr_tensor = int_tensor(kv_indptr);
+    kv_pos_tensor = int_tensor(kv_pos);
+    const std::int64_t keys = std::max<std::int64_t>(kv_indptr.back(), 1);
+    k_tensor = Tensor(DType::f32, {keys, dims.kv_heads, dims.head_dim});
+    v_tensor = Tensor(DType::f32, {keys, dims.kv_heads, dims.value_dim});
+    for (std::int64_t i = 0; i < kv_indptr.back(); ++i) {
+      for (std::int64_t head = 0; head < dims.kv_heads; ++head) {
+        k_tensor.set_row({i, head, 0}, &k[(i * dims.kv_heads + head) * dims.head_dim],
+                         dims.head_dim);
+        v_tensor.set_row({i, head, 0}, &v[(i * dims.kv_heads + head) * dims.value_dim],
+                         dims.value_dim);
+      }
+    }
+    return {PageTable::ragged(kv_indptr_tensor.view()),
+            {},
+            qo_indptr_tensor.view(),
+            listed ? q_rows_tensor.view() : TensorView(),
+            kv_pos_tensor.view()};
+  }
+
+  KvCache cache() const { return KvCache::separate(k_tensor.view(), v_tensor.view()); }
+};
+
+TEST(LevelRows, AnySetsOfQueryTokens) {
+  const Dims dims{4, 2, 24, 16};
+  Random random(20);
+  for (int round = 0; round < 60; ++round) {
+    SCOPED_TRACE(round);
+    const auto num_levels = static_cast<int>(random.range(1, 3));
+    Extents indptr = {0};
+    for (std::int64_t r = random.range(1, 4); r > 0; --r) {
+      indptr.push_back(indptr.back() + random.range(0, 30));
+    }
+    const std::int64_t tokens = indptr.back();
+    if (tokens == 0) continue;
+    std::vector<Request> references;
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      references.push_back(random_request(random, dims, 1, 0, DType::f32, DType::f32, DType::f32));
+      references.back().q_pos[0] = random.range(0, 200);
+    }
+    std::vector<RaggedLevel> levels(static_cast<std::size_t>(num_levels));
+    std::vector<KvLevel> views;
+    std::vector<KvCache> caches;
+    for (RaggedLevel& level : levels) {
+      const bool listed = random.chance(0.6);
+      Extents order(static_cast<std::size_t>(tokens));
+      std::iota(order.begin(), order.end(), 0);
+      if (listed) random.shuffle(order);
+      // Without a list the rows are consecutive; with one, tokens may be left out.
+      std::int64_t at = 0;
+      const std::int64_t most = random.range(1, 8);
+      for (std::int64_t row = 0; row < 8 && at < tokens; ++row) {
+        const std::int64_t end = row == most ? tokens : random.range(at, tokens);
+        level.add_row(dims, Extents(order.begin() + at, order.begin() + end),
+                      random.range(0, 3) == 0 ? 0 : random.range(1, 90), random.range(0, 150),
+                      random, references);
+        at = end;
+      }
+      views.push_back(level.view(dims, listed));
+      caches.push_back(level.cache());
+    }
+    const Attention attention(make_spec(dims, DType::f32, variants::causal()));
+    Limits limits{8, tokens, 30, 400, num_levels};
+    limits.workers = static_cast<int>(random.range(0, 5));
+    Plan plan({attention}, limits);
+    const Tensor indptr_tensor = int_tensor(indptr);
+    Tensor q_pos(DType::i32, {tokens});
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      reinterpret_cast<std::int32_t*>(q_pos.data())[t] =
+          static_cast<std::int32_t>(references[static_cast<std::size_t>(t)].q_pos[0]);
+    }
+    Batch batch;
+    batch.qo_indptr = indptr_tensor.view();
+    batch.q_pos = q_pos.view();
+    plan.update(batch, {PlanInput(attention, views)});
+    const BatchTensors tensors(references, dims, DType::f32, 2);
+    attention.run(plan, tensors.q.view(), caches, tensors.args());
+    tensors.expect(references, causal_semantics());
+    tensors.expect_padding_kept();
+    if (HasFailure()) return;
+  }
+}
+
+// `requests` decode behind a common prefix.
+PlanStats stats_of_shared_prefix(std::int64_t requests, std::int64_t prefix, std::int64_t own,
+                                 Determinism determinism = Determinism::repeatable) {
+  const Dims dims{32, 8, 128, 128};
+  const Attention attention(make_spec(dims, DType::bf16, variants::causal()));
+  Limits limits{requests, requests, 1, prefix + own, 2};
+  limits.determinism = determinism;
+  Plan plan({attention}, limits);
+  Extents indptr(static_cast<std::size_t>(requests) + 1);
+  std::iota(indptr.begin(), indptr.end(), 0);
+  const Tensor qo_indptr = int_tensor(indptr);
+  const Tensor all = int_tensor({0, requests});
+  const Tensor prefix_indptr = int_tensor({0, prefix});
+  for (std::int64_t& begin : indptr) begin *= own;
+  const Tensor own_indptr = int_tensor(indptr);
+  Batch batch;
+  batch.qo_indptr = qo_indptr.view();
+  plan.update(batch,
+              {PlanInput(attention,
+                         {KvLevel{PageTable::ragged(prefix_indptr.view()), {}, all.view(), {}, {}},
+                          KvLevel{PageTable::ragged(own_indptr.view()), {}, {}, {}, {}}})});
+  return plan.stats(attention);
+}
+
+TEST(LevelFolding, LongPrefixesOfManyAreReadOnce) {
+  const PlanStats stats = stats_of_shared_prefix(16, 4096, 128);
+  EXPECT_EQ(stats.folded_rows, 0);
+  const std::int64_t key_bytes = 2 * 128 * 2 * 8;
+  EXPECT_EQ(stats.kv_bytes, (4096 + 16 * 128) * key_bytes);
+  EXPECT_LE(stats.kv_bytes * 10, 16 * (4096 + 128) * key_bytes);
+}
+
+TEST(LevelFolding, WhatOneRequestHasAloneIsNoLevel) {
+  const PlanStats stats = stats_of_shared_prefix(1, 4096, 128);
+  EXPECT_EQ(stats.folded_rows, 1);
+  EXPECT_EQ(stats.tiles, 8);
+}
+
+TEST(LevelFolding, NothingIsSharedThatCostsMore) {
+  EXPECT_EQ(stats_of_shared_prefix(2, 1, 128).folded_rows, 1);
+  EXPECT_EQ(stats_of_shared_prefix(2, 8192, 128).folded_rows, 0);
+}
+
+// Joining partial results would make the bits depend on who shares.
+TEST(LevelFolding, BatchInvariantReadsThePrefixWithEachRequest) {
+  const PlanStats stats = stats_of_shared_prefix(16, 4096, 128, Determinism::batch_invariant);
+  EXPECT_EQ(stats.folded_rows, 1);
+  EXPECT_EQ(stats.split_tiles, 0);
+}
+
+}  // namespace
+}  // namespace tilewright::test
