@@ -113,13 +113,14 @@ TEST(PlanPieces, OneWorkerDoesAllInOrder) {
 
 TEST(PlanPieces, RowsOfLevelsNameTheirFirstRequest) {
   const Attention attention(spec());
-  // Requests 0 and 1 share 100 tokens, 2 and 3 share 50; each has 10 of its own.
-  const Tensor qo = int_tensor({0, 1, 2, 3, 4}), kv_lens = int_tensor({110, 110, 60, 60});
-  const Tensor groups = int_tensor({0, 2, 4}), shared = int_tensor({0, 100, 150});
+  // Requests 0 and 1 share 1000 tokens, 2 and 3 share 500: enough to be computed for both at once.
+  // Each has 10 of its own.
+  const Tensor qo = int_tensor({0, 1, 2, 3, 4}), kv_lens = int_tensor({1010, 1010, 510, 510});
+  const Tensor groups = int_tensor({0, 2, 4}), shared = int_tensor({0, 1000, 1500});
   const Tensor own = int_tensor({0, 10, 20, 30, 40});
   KvLevel outer{PageTable::ragged(shared.view()), {}, groups.view(), {}, {}};
   KvLevel inner{PageTable::ragged(own.view()), {}, {}, {}, {}};
-  Limits limits{4, 4, 1, 110};
+  Limits limits{4, 4, 1, 1010};
   limits.levels = 2;
   limits.workers = 3;
   Plan plan({attention}, limits);
