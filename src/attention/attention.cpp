@@ -74,8 +74,8 @@ void require_cache(int level, const KvCache& cache, const cpu::LevelPages& pages
     if (!t.last_dim_contiguous()) require_last_dim_contiguous(name(), t);
     if (t.data == nullptr) require_defined(name(), t);
     if (pages.max_page >= t.shape[0]) {
-      require(false, "levels[{}] has page {} for request {}, page {} of it: {} has {} pages", level,
-              pages.max_page, pages.max_page_row, pages.max_page_column, name(), t.shape[0]);
+      require(false, "levels[{}] has page {} for request {}: {} has {} pages", level,
+              pages.max_page, pages.max_page_row, name(), t.shape[0]);
     }
   };
   check("k", cache.k, spec.kv_dtype, spec.head_dim);

@@ -222,6 +222,8 @@ void PlanPart::make_schedule() {
   plan::make_schedule(
       schedule,
       [&](const plan::Row& row, std::int32_t head, std::int32_t tile) {
+        // Of decode rows it is known already.
+        if (row.tiles == 1 && schedule.config.heads_differ == 0) return row.max_tile_blocks;
         return cpu::tile_ranges(plan, attention.impl().variant.mask, row, head, tile).blocks;
       },
       [](plan::Row* begin, plan::Row* end, const plan::RowOrder& order) {

@@ -26,10 +26,9 @@ struct LevelPages {
   const std::int32_t* row_ids = nullptr;
   std::int64_t row_stride = 0;  // padded: entries from one row to the next
   std::int64_t page_size = 1;
-  // The largest page id in use, and where it stands, for the check against a run's cache.
+  // The largest page id in use, and whose it is, for the check against a run's cache.
   std::int64_t max_page = -1;
   std::int64_t max_page_row = 0;
-  std::int64_t max_page_column = 0;
 
   // A row's page ids; null when they are first_page(row), first_page(row) + 1, ...
   const std::int32_t* entries(std::int64_t row) const {
