@@ -29,13 +29,18 @@ class Carver {
 
 TileScratch carve_scratch(Carver& carver, int head_dim, int value_dim) {
   TileScratch scratch;
-  const auto padded_qk = static_cast<std::size_t>(padded_dim(head_dim));
-  const auto padded_vo = static_cast<std::size_t>(padded_dim(value_dim));
+  const auto padded_qk = static_cast<std::size_t>(tile_dim(head_dim));
+  const auto padded_vo = static_cast<std::size_t>(tile_dim(value_dim));
   scratch.q = carver.take<float>(kTileRows * padded_qk);
-  scratch.k = carver.take<float>(kBlockTokens * padded_qk);
+  static_assert(kBf16Blocks == 4, "twice the bytes of a block of f32");
+  scratch.k = carver.take<float>(2 * kBlockTokens * padded_qk);
   scratch.v = carver.take<float>(kBlockTokens * padded_vo);
-  scratch.s = carver.take<float>(kTileRows * kBlockTokens);
+  scratch.s = carver.take<float>(kSubTileRows * kBlockTokens);
   scratch.o = carver.take<float>(kTileRows * padded_vo);
+  scratch.result = carver.take<float>(kTileRows * padded_vo);
+  scratch.p = carver.take<std::uint32_t>(kBf16Blocks * kSubTileRows * kBlockTokens / 2);
+  scratch.v_columns = carver.take<std::uint16_t>(kBf16Blocks * kBlockTokens * padded_vo);
+  scratch.base2_scale = carver.take<float>(kTileRows);
   scratch.m = carver.take<float>(kTileRows);
   scratch.l = carver.take<float>(kTileRows);
   scratch.logit_scale = carver.take<float>(kTileRows);
@@ -47,7 +52,7 @@ TileScratch carve_scratch(Carver& carver, int head_dim, int value_dim) {
   scratch.next_v_rows = carver.take<const std::byte*>(kBlockTokens);
   scratch.key_begin = carver.take<std::int32_t>(kTileRows);
   scratch.key_end = carver.take<std::int32_t>(kTileRows);
-  scratch.kv_pos = carver.take<std::int32_t>(kBlockTokens);
+  scratch.kv_pos = carver.take<std::int32_t>(kBf16Blocks * kBlockTokens);
   scratch.allowed = carver.take<std::uint8_t>(kBlockTokens);
   scratch.rows = carver.take<TileRow>(kTileRows);
   return scratch;
@@ -87,7 +92,7 @@ TileScratch TileScratch::carve(std::byte* memory, int head_dim, int value_dim) {
   Carver carver(memory);
   TileScratch scratch = carve_scratch(carver, head_dim, value_dim);
   scratch.program = carver.take<std::byte>(0);
-  std::fill_n(scratch.zeros, padded_dim(value_dim), 0.0F);
+  std::fill_n(scratch.zeros, tile_dim(value_dim), 0.0F);
   return scratch;
 }
 

@@ -7,12 +7,15 @@
 #include <cstdint>
 
 #include "cpu/attention.h"
+#include "cpu/tile_bf16.h"
 #include "cpu/tile_ranges.h"
 
 namespace tilewright::cpu {
 
-inline constexpr int kTileRows = 64;
+inline constexpr int kTileRows = 256;
 inline constexpr int kBlockTokens = 64;
+// Rows of a tile are computed this many at a time; all of them share a loaded block of keys.
+inline constexpr int kSubTileRows = 64;
 // Up to this many rows a tile is computed with SIMD lanes along the head dimension, above with
 // lanes along the rows.
 inline constexpr int kNarrowRows = 8;
@@ -33,15 +36,20 @@ struct TileRow {
   IntervalSet keys;  // indices of the keys it attends to, where exact_keys
 };
 
-// Scratch of one thread. "Wide" tiles keep rows in the lanes: q [dim][kTileRows], s
-// [key][kTileRows], o [dim][kTileRows]; narrow ones keep them outermost: q [row][dim], s
-// [row][kBlockTokens], o [row][dim].
+// Scratch of one thread. "Wide" tiles keep rows in the lanes: q [dim][kSubTileRows] and o
+// [dim][kSubTileRows] for each sub-tile, s [key][kSubTileRows]; narrow ones keep them outermost: q
+// [row][dim], s [row][kBlockTokens], o [row][dim]. Tiles of bf16 are wide; their operands are those
+// of Bf16Kernels.
 struct TileScratch {
   float* q = nullptr;
   float* k = nullptr;  // [kBlockTokens][head_dim], for keys that are not f32 already
   float* v = nullptr;  // [kBlockTokens][value_dim]
   float* s = nullptr;
   float* o = nullptr;
+  float* result = nullptr;             // [kTileRows][value_dim] of wide tiles
+  std::uint32_t* p = nullptr;          // bf16: [block][key pair][kSubTileRows] weights
+  std::uint16_t* v_columns = nullptr;  // bf16: [block][value_dim][kBlockTokens]
+  float* base2_scale = nullptr;        // bf16: [kTileRows] what makes exponents of 2 of scores
   float* m = nullptr;                  // [kTileRows] running maximum
   float* l = nullptr;                  // [kTileRows] running sum
   float* logit_scale = nullptr;        // [kTileRows] sm_scale and the scales of q and k
@@ -53,7 +61,7 @@ struct TileScratch {
   const std::byte** next_v_rows = nullptr;
   std::int32_t* key_begin = nullptr;  // [kTileRows] allowed keys of a row in this block
   std::int32_t* key_end = nullptr;
-  std::int32_t* kv_pos = nullptr;   // [kBlockTokens]
+  std::int32_t* kv_pos = nullptr;   // [kBlockTokens], by block of those loaded together
   std::uint8_t* allowed = nullptr;  // [kBlockTokens]
   TileRow* rows = nullptr;          // [kTileRows]
   void* program = nullptr;          // scratch of expression programs
@@ -72,6 +80,7 @@ struct TilePart {
   std::int32_t block_begin = 0;
   std::int32_t block_end = 0;
   TileScratch scratch;
+  const Bf16Kernels* bf16 = nullptr;  // compute_part's choice
 };
 
 // Partial results of rows: the output before it is divided by l, o [rows][value_dim], the maximum m

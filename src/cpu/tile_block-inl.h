@@ -48,6 +48,41 @@ inline void load_row(const std::byte* source, DType dtype, int n, float* out) {
   });
 }
 
+inline const std::byte* query_row(const AttentionCall& call, const TileRow& row) {
+  return static_cast<const std::byte*>(call.q.data) +
+         (row.token * call.q.strides[0] + row.context.q_head * call.q.strides[1]) *
+             dtype_bytes(call.q.dtype);
+}
+
+// to[j][i] = from[i][j] for i < rows and j < columns, in blocks of 4 x 4: both are rounded up to
+// multiples of 4.
+inline void transpose(const float* from, std::int64_t from_stride, int rows, int columns, float* to,
+                      std::int64_t to_stride) {
+  const hn::FixedTag<float, 4> four;
+  const hn::RepartitionToWide<decltype(four)> two;
+  for (int i = 0; i < rows; i += 4) {
+    for (int j = 0; j < columns; j += 4) {
+      const float* const at = from + i * from_stride + j;
+      const auto a = hn::LoadU(four, at);
+      const auto b = hn::LoadU(four, at + from_stride);
+      const auto c = hn::LoadU(four, at + 2 * from_stride);
+      const auto d = hn::LoadU(four, at + 3 * from_stride);
+      const auto ab_low = hn::BitCast(two, hn::InterleaveLower(four, a, b));
+      const auto ab_high = hn::BitCast(two, hn::InterleaveUpper(four, a, b));
+      const auto cd_low = hn::BitCast(two, hn::InterleaveLower(four, c, d));
+      const auto cd_high = hn::BitCast(two, hn::InterleaveUpper(four, c, d));
+      float* const out = to + j * to_stride + i;
+      hn::StoreU(hn::BitCast(four, hn::InterleaveLower(two, ab_low, cd_low)), four, out);
+      hn::StoreU(hn::BitCast(four, hn::InterleaveUpper(two, ab_low, cd_low)), four,
+                 out + to_stride);
+      hn::StoreU(hn::BitCast(four, hn::InterleaveLower(two, ab_high, cd_high)), four,
+                 out + 2 * to_stride);
+      hn::StoreU(hn::BitCast(four, hn::InterleaveUpper(two, ab_high, cd_high)), four,
+                 out + 3 * to_stride);
+    }
+  }
+}
+
 // exp(x) for x <= 0; NaN stays NaN.
 HWY_INLINE Vec exp_of(Vec x) {
   return hn::IfThenElse(hn::IsNaN(x), x, hn::Exp(kTag, x));
@@ -69,9 +104,10 @@ struct Block {
   int keys = 0;
   bool mixed = false;
   std::uint64_t wild = 0;  // of a mixed block: keys whose values are not all finite
+  const std::int32_t* kv_pos = nullptr;
   const float* const* k = nullptr;
   const float* const* v = nullptr;
-  int next_keys = 0;  // of the next block, located but not loaded
+  int next_keys = 0;  // of a later block, located but not loaded
 };
 
 // Asks for a row of the next block. Rows of one head lie kilobytes apart, where no hardware
@@ -100,8 +136,9 @@ inline void load_rows(const std::byte** rows, int count, DType dtype, int dim, b
   }
 }
 
-// Block `n` of those that the tile needs.
-inline Block load_block(const TilePart& part, std::int32_t n) {
+// Block `n` of those that the tile needs: located, not loaded. `place`: among those that are loaded
+// together. `ahead`: which later block is located for prefetching.
+inline Block find_block(const TilePart& part, std::int32_t n, int place = 0, int ahead = 1) {
   const AttentionCall& call = *part.call;
   const TileScratch& scratch = part.scratch;
   const auto first_key = [&](std::int32_t i) {
@@ -116,12 +153,27 @@ inline Block load_block(const TilePart& part, std::int32_t n) {
   block.mixed = !part.ranges->is_full(block.key_begin, block.key_begin + block.keys);
   locate_keys(call, *part.row, part.head, block.key_begin, block.keys, scratch.k_rows,
               scratch.v_rows);
-  if (n + 1 < part.block_end) {
-    const std::int64_t next = first_key(n + 1);
+  if (n + ahead < part.block_end) {
+    const std::int64_t next = first_key(n + ahead);
     block.next_keys = keys_from(next);
     locate_keys(call, *part.row, part.head, next, block.next_keys, scratch.next_k_rows,
                 scratch.next_v_rows);
   }
+  if (call.variant->logits.defined() || call.variant->mask_program.defined()) {
+    std::int32_t* const kv_pos = scratch.kv_pos + place * kBlockTokens;
+    block.kv_pos = kv_pos;
+    for (int key = 0; key < block.keys; ++key) {
+      kv_pos[key] =
+          static_cast<std::int32_t>(call.plan->position_of_key(*part.row, block.key_begin + key));
+    }
+  }
+  return block;
+}
+
+// Loads a block as f32.
+inline void load_block(const TilePart& part, Block& block) {
+  const AttentionCall& call = *part.call;
+  const TileScratch& scratch = part.scratch;
   const KvCache& kv = call.kv[part.row->level];
   load_rows(scratch.k_rows, block.keys, kv.k.dtype, call.spec->head_dim, true, scratch.k);
   load_rows(scratch.v_rows, block.keys, kv.v.dtype, call.spec->value_dim(), !block.mixed,
@@ -140,20 +192,13 @@ inline Block load_block(const TilePart& part, std::int32_t n) {
   for (int key = block.keys; key % kBlockKeys != 0; ++key) scratch.k_rows[key] = scratch.k_rows[0];
   block.k = reinterpret_cast<const float* const*>(scratch.k_rows);
   block.v = reinterpret_cast<const float* const*>(scratch.v_rows);
-  if (call.variant->logits.defined() || call.variant->mask_program.defined()) {
-    for (int key = 0; key < block.keys; ++key) {
-      scratch.kv_pos[key] =
-          static_cast<std::int32_t>(call.plan->position_of_key(*part.row, block.key_begin + key));
-    }
-  }
-  return block;
 }
 
 // The keys of a block that a row attends to, in scratch.allowed. Only for mixed blocks.
 inline void find_allowed(const TilePart& part, const Block& block, const TileRow& row) {
   const TileScratch& scratch = part.scratch;
   if (!row.exact_keys) {
-    part.call->variant->mask_program.eval_mask(row.context, part.call->bindings, scratch.kv_pos,
+    part.call->variant->mask_program.eval_mask(row.context, part.call->bindings, block.kv_pos,
                                                scratch.allowed, block.keys, scratch.program);
     return;
   }

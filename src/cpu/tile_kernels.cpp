@@ -2,6 +2,7 @@
 // The arithmetic of one part of a tile: scores, variant, mask, online softmax (arXiv 2205.14135),
 // weighted values. Wide and narrow tiles are two shapes of this one algorithm.
 #include <algorithm>
+#include <array>
 #include <limits>
 
 #include "cpu/tile.h"
@@ -13,6 +14,7 @@
 #define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
+#include "cpu/tile_bf16-inl.h"
 #include "cpu/tile_narrow-inl.h"
 #include "cpu/tile_wide-inl.h"
 // clang-format on
@@ -26,12 +28,12 @@ void add_wild_keys(const TilePart& part, const Block& block, const float* const*
   const TileScratch& scratch = part.scratch;
   const int dim = part.call->spec->value_dim();
   const int row_step = wide ? 1 : padded_dim(dim);
-  const int dim_step = wide ? kLanesOfTile : 1;
+  const int dim_step = wide ? kSubTileRows : 1;
   for (int key = 0; key < block.keys; ++key) {
     if ((block.wild >> key & 1U) == 0) continue;
     for (int r = 0; r < part.num_rows; ++r) {
       const float weight =
-          wide ? scratch.s[key * kLanesOfTile + r] : scratch.s[r * kBlockTokens + key];
+          wide ? scratch.s[key * kSubTileRows + r] : scratch.s[r * kBlockTokens + key];
       if (weight == 0.0F) continue;
       for (int d = 0; d < dim; ++d) {
         scratch.o[r * row_step + d * dim_step] += weight * values[key][d];
@@ -40,60 +42,149 @@ void add_wild_keys(const TilePart& part, const Block& block, const float* const*
   }
 }
 
-void load_queries(const TilePart& part, bool wide) {
-  const AttentionCall& call = *part.call;
-  const TileScratch& scratch = part.scratch;
-  const int dim = call.spec->head_dim;
-  const int padded = padded_dim(dim);
-  if (wide) std::fill_n(scratch.q, kTileRows * dim, 0.0F);
-  for (int r = 0; r < part.num_rows; ++r) {
-    const TileRow& row = scratch.rows[r];
-    const auto* source = static_cast<const std::byte*>(call.q.data) +
-                         (row.token * call.q.strides[0] + row.context.q_head * call.q.strides[1]) *
-                             dtype_bytes(call.q.dtype);
-    if (!wide) {
-      load_row(source, call.q.dtype, dim, scratch.q + r * padded);
-      continue;
+// Rows [first, first + kSubTileRows) of a tile.
+TilePart sub_tile(const TilePart& part, int first) {
+  TilePart sub = part;
+  sub.num_rows = std::min(kSubTileRows, part.num_rows - first);
+  TileScratch& scratch = sub.scratch;
+  scratch.q += first * tile_dim(part.call->spec->head_dim);
+  scratch.o += first * tile_dim(part.call->spec->value_dim());
+  scratch.result += first * part.call->spec->value_dim();
+  scratch.m += first;
+  scratch.l += first;
+  scratch.logit_scale += first;
+  scratch.base2_scale += first;
+  scratch.key_begin += first;
+  scratch.key_end += first;
+  scratch.rows += first;
+  return sub;
+}
+
+class SubTiles {
+ public:
+  explicit SubTiles(const TilePart& part) {
+    for (int first = 0; first < part.num_rows; first += kSubTileRows) {
+      subs_[count_++] = sub_tile(part, first);
     }
-    load_row(source, call.q.dtype, dim, scratch.k);  // free until the first block is loaded
-    for (int d = 0; d < dim; ++d) scratch.q[d * kLanesOfTile + r] = scratch.k[d];
+  }
+  const TilePart* begin() const { return subs_.data(); }
+  const TilePart* end() const { return subs_.data() + count_; }
+
+ private:
+  std::array<TilePart, kTileRows / kSubTileRows> subs_;
+  int count_ = 0;
+};
+
+void clear_sums(const TilePart& part) {
+  const TileScratch& scratch = part.scratch;
+  const int rows = (part.num_rows + kSubTileRows - 1) / kSubTileRows * kSubTileRows;
+  std::fill_n(scratch.o, rows * tile_dim(part.call->spec->value_dim()), 0.0F);
+  std::fill_n(scratch.m, rows, kNegInf);
+  std::fill_n(scratch.l, rows, 0.0F);
+  std::fill(scratch.logit_scale + part.num_rows, scratch.logit_scale + rows, 0.0F);
+}
+
+// Outputs of wide tiles, from [dim][row] to [row][dim].
+Partial wide_result(const TilePart& part, const SubTiles& subs) {
+  const int dim = part.call->spec->value_dim();
+  for (const TilePart& sub : subs) {
+    transpose(sub.scratch.o, kSubTileRows, dim, sub.num_rows, sub.scratch.result, dim);
+  }
+  return {part.scratch.result, part.scratch.m, part.scratch.l};
+}
+
+void load_narrow_queries(const TilePart& part) {
+  const int dim = part.call->spec->head_dim;
+  for (int r = 0; r < part.num_rows; ++r) {
+    load_row(query_row(*part.call, part.scratch.rows[r]), part.call->q.dtype, dim,
+             part.scratch.q + r * padded_dim(dim));
   }
 }
 
-Partial compute_part_simd(const TilePart& part) {
+void load_wide_queries(const TilePart& sub) {
+  const int dim = sub.call->spec->head_dim;
+  const int padded = padded_dim(dim);
+  float* const rows = sub.scratch.k;  // free until the first block is loaded
+  std::fill_n(rows, kSubTileRows * padded, 0.0F);
+  for (int r = 0; r < sub.num_rows; ++r) {
+    load_row(query_row(*sub.call, sub.scratch.rows[r]), sub.call->q.dtype, dim, rows + r * padded);
+  }
+  transpose(rows, padded, kSubTileRows, dim, sub.scratch.q, kSubTileRows);
+}
+
+// Loads block `n`; the values that are not finite are set aside in `wild_values`.
+Block load_f32_block(const TilePart& part, std::int32_t n, const float** wild_values) {
+  const TileScratch& scratch = part.scratch;
+  Block block = find_block(part, n);
+  load_block(part, block);
+  for (int key = 0; block.wild >> key != 0; ++key) {
+    if ((block.wild >> key & 1U) == 0) continue;
+    wild_values[key] = block.v[key];
+    scratch.v_rows[key] = reinterpret_cast<const std::byte*>(scratch.zeros);
+    if (key == kBlockTokens - 1) break;
+  }
+  return block;
+}
+
+Partial compute_narrow(const TilePart& part) {
   const TileScratch& scratch = part.scratch;
   const int dim = part.call->spec->value_dim();
-  const bool wide = part.call->plan->batch_invariant || part.num_rows > kNarrowRows;
-  load_queries(part, wide);
-  std::fill_n(scratch.o, kTileRows * padded_dim(dim), 0.0F);
-  std::fill_n(scratch.m, kTileRows, kNegInf);
-  std::fill_n(scratch.l, kTileRows, 0.0F);
-  std::fill(scratch.logit_scale + part.num_rows, scratch.logit_scale + kTileRows, 0.0F);
+  load_narrow_queries(part);
   for (std::int32_t n = part.block_begin; n < part.block_end; ++n) {
-    const Block block = load_block(part, n);
     const float* wild_values[kBlockTokens];
-    for (int key = 0; block.wild >> key != 0; ++key) {
-      if ((block.wild >> key & 1U) == 0) continue;
-      wild_values[key] = block.v[key];
-      scratch.v_rows[key] = reinterpret_cast<const std::byte*>(scratch.zeros);
-      if (key == kBlockTokens - 1) break;
-    }
-    wide ? wide_block(part, block) : narrow_block(part, block);
-    if (block.wild != 0) add_wild_keys(part, block, wild_values, wide);
+    const Block block = load_f32_block(part, n, wild_values);
+    narrow_block(part, block);
+    if (block.wild != 0) add_wild_keys(part, block, wild_values, false);
   }
-  Partial result{scratch.o, scratch.m, scratch.l};
-  if (wide) {
-    result.o = scratch.v;
-    for (int d = 0; d < dim; ++d) {
-      for (int r = 0; r < part.num_rows; ++r)
-        result.o[r * dim + d] = scratch.o[d * kLanesOfTile + r];
-    }
-  } else if (padded_dim(dim) != dim) {
+  if (padded_dim(dim) != dim) {
     for (int r = 1; r < part.num_rows; ++r) {
       std::copy_n(scratch.o + r * padded_dim(dim), dim, scratch.o + r * dim);
     }
   }
-  return result;
+  return {scratch.o, scratch.m, scratch.l};
+}
+
+Partial compute_wide(const TilePart& part) {
+  const SubTiles subs(part);
+  for (const TilePart& sub : subs) load_wide_queries(sub);
+  for (std::int32_t n = part.block_begin; n < part.block_end; ++n) {
+    const float* wild_values[kBlockTokens];
+    const Block block = load_f32_block(part, n, wild_values);
+    for (const TilePart& sub : subs) {
+      wide_block(sub, block);
+      if (block.wild != 0) add_wild_keys(sub, block, wild_values, true);
+    }
+  }
+  return wide_result(part, subs);
+}
+
+Partial compute_bf16(const TilePart& part, const Bf16Kernels& kernels) {
+  const SubTiles subs(part);
+  for (const TilePart& sub : subs) load_bf16_queries(sub);
+  kernels.begin();
+  Bf16Block blocks[kBf16Blocks];
+  for (std::int32_t n = part.block_begin; n < part.block_end; n += kBf16Blocks) {
+    const int count = std::min(kBf16Blocks, part.block_end - n);
+    for (int i = 0; i < count; ++i) {
+      static_cast<Block&>(blocks[i]) = find_block(part, n + i, i, kBf16Blocks);
+      load_bf16_keys(part, blocks[i], i);
+      load_bf16_values(part, kernels, blocks[i], i);
+    }
+    for (const TilePart& sub : subs) bf16_blocks(sub, kernels, blocks, count);
+  }
+  kernels.end();
+  for (int r = 0; r < part.num_rows; ++r) part.scratch.m[r] *= kLn2;
+  return wide_result(part, subs);
+}
+
+Partial compute_part_simd(const TilePart& part) {
+  clear_sums(part);
+  if (part.bf16 != nullptr) return compute_bf16(part, *part.bf16);
+  // Wide tiles give a row the same bits whatever other rows there are; so do those of bf16.
+  if (part.num_rows <= kNarrowRows && !part.call->plan->batch_invariant) {
+    return compute_narrow(part);
+  }
+  return compute_wide(part);
 }
 
 void merge_partial_simd(const Partial& into, const Partial& from, int rows, int value_dim) {
@@ -135,8 +226,22 @@ HWY_EXPORT(compute_part_simd);
 HWY_EXPORT(merge_partial_simd);
 HWY_EXPORT(store_output_simd);
 
+namespace {
+
+bool exact_in_bf16(DType dtype) {
+  return dtype == DType::bf16 || dtype == DType::f8e4m3 || dtype == DType::f8e5m2;
+}
+
+}  // namespace
+
 Partial compute_part(const TilePart& part) {
-  return HWY_DYNAMIC_DISPATCH(compute_part_simd)(part);
+  const AttentionSpec& spec = *part.call->spec;
+  TilePart ready = part;
+  if (exact_in_bf16(spec.q_dtype) && exact_in_bf16(spec.kv_dtype) &&
+      exact_in_bf16(spec.value_dtype())) {
+    ready.bf16 = bf16_kernels();
+  }
+  return HWY_DYNAMIC_DISPATCH(compute_part_simd)(ready);
 }
 
 void merge_partial(const Partial& into, const Partial& from, int rows, int value_dim) {

@@ -143,7 +143,7 @@ inline void narrow_block(const TilePart& part, const Block& block) {
   for (int r = 0; r < part.num_rows; ++r) {
     float* s = scratch.s + r * kBlockTokens;
     if (variant.logits.defined()) {
-      variant.logits.eval_logits(scratch.rows[r].context, part.call->bindings, scratch.kv_pos, s, s,
+      variant.logits.eval_logits(scratch.rows[r].context, part.call->bindings, block.kv_pos, s, s,
                                  block.keys, scratch.program);
     }
     if (block.mixed) {

@@ -19,8 +19,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace tilewright::cpu::HWY_NAMESPACE {
 
-constexpr int kLanesOfTile = kTileRows;
-
 template <int kVecs>
 void wide_scores_of(const TileScratch& scratch, const Block& block, int dim, int first_row) {
   const int lanes = static_cast<int>(hn::Lanes(kTag));
@@ -30,7 +28,7 @@ void wide_scores_of(const TileScratch& scratch, const Block& block, int dim, int
       for (Vec& x : of_key) x = hn::Zero(kTag);
     }
     const float* q = scratch.q + first_row;
-    for (int d = 0; d < dim; ++d, q += kLanesOfTile) {
+    for (int d = 0; d < dim; ++d, q += kSubTileRows) {
       Vec q_d[kVecs];
       for (int i = 0; i < kVecs; ++i) q_d[i] = hn::Load(kTag, q + i * lanes);
       for (int j = 0; j < kBlockKeys; ++j) {
@@ -42,7 +40,7 @@ void wide_scores_of(const TileScratch& scratch, const Block& block, int dim, int
       for (int i = 0; i < kVecs; ++i) {
         const Vec scale = hn::Load(kTag, scratch.logit_scale + first_row + i * lanes);
         hn::Store(hn::Mul(sum[j][i], scale), kTag,
-                  scratch.s + (key + j) * kLanesOfTile + first_row + i * lanes);
+                  scratch.s + (key + j) * kSubTileRows + first_row + i * lanes);
       }
     }
   }
@@ -52,19 +50,19 @@ inline void wide_variant(const TilePart& part, const Block& block) {
   const TileScratch& scratch = part.scratch;
   for (int r = 0; r < part.num_rows; ++r) {
     for (int key = 0; key < block.keys; ++key)
-      scratch.line[key] = scratch.s[key * kLanesOfTile + r];
+      scratch.line[key] = scratch.s[key * kSubTileRows + r];
     part.call->variant->logits.eval_logits(scratch.rows[r].context, part.call->bindings,
-                                           scratch.kv_pos, scratch.line, scratch.line, block.keys,
+                                           block.kv_pos, scratch.line, scratch.line, block.keys,
                                            scratch.program);
     for (int key = 0; key < block.keys; ++key)
-      scratch.s[key * kLanesOfTile + r] = scratch.line[key];
+      scratch.s[key * kSubTileRows + r] = scratch.line[key];
   }
 }
 
 // Rows with one interval of keys are masked all together, the others each by itself.
 inline void wide_mask(const TilePart& part, const Block& block) {
   const TileScratch& scratch = part.scratch;
-  for (int r = 0; r < kTileRows; ++r) {
+  for (int r = 0; r < kSubTileRows; ++r) {
     scratch.key_begin[r] = 0;
     scratch.key_end[r] = 0;
     if (r >= part.num_rows) continue;
@@ -82,7 +80,7 @@ inline void wide_mask(const TilePart& part, const Block& block) {
     scratch.key_end[r] = block.keys;
     find_allowed(part, block, row);
     for (int key = 0; key < block.keys; ++key) {
-      if (scratch.allowed[key] == 0) scratch.s[key * kLanesOfTile + r] = kNegInf;
+      if (scratch.allowed[key] == 0) scratch.s[key * kSubTileRows + r] = kNegInf;
     }
   }
   const IntTag ints;
@@ -93,7 +91,7 @@ inline void wide_mask(const TilePart& part, const Block& block) {
     for (int key = 0; key < block.keys; ++key) {
       const auto at = hn::Set(ints, key);
       const auto inside = hn::And(hn::Not(hn::Lt(at, begin)), hn::Lt(at, end));
-      float* s = scratch.s + key * kLanesOfTile + r;
+      float* s = scratch.s + key * kSubTileRows + r;
       hn::Store(
           hn::IfThenElse(hn::RebindMask(kTag, inside), hn::Load(kTag, s), hn::Set(kTag, kNegInf)),
           kTag, s);
@@ -109,12 +107,12 @@ inline void wide_softmax(const TilePart& part, const Block& block, float* factor
     const Vec before = hn::Load(kTag, scratch.m + r);
     Vec m = before;
     for (int key = 0; key < block.keys; ++key) {
-      m = hn::Max(m, hn::Load(kTag, scratch.s + key * kLanesOfTile + r));
+      m = hn::Max(m, hn::Load(kTag, scratch.s + key * kSubTileRows + r));
     }
     const Vec shift = shift_of(m);
     Vec sum = hn::Zero(kTag);
     for (int key = 0; key < block.keys; ++key) {
-      float* s = scratch.s + key * kLanesOfTile + r;
+      float* s = scratch.s + key * kSubTileRows + r;
       const Vec weight = exp_of(hn::Sub(hn::Load(kTag, s), shift));
       hn::Store(weight, kTag, s);
       sum = hn::Add(sum, weight);
@@ -135,16 +133,16 @@ void wide_values_of(const TileScratch& scratch, const Block& block, int dim, int
   for (int i = 0; i < kVecs; ++i) rescale[i] = hn::Load(kTag, factor + first_row + i * lanes);
   for (int d = 0; d < dim; d += kDims) {
     Vec sum[kDims][kVecs];
-    float* o = scratch.o + d * kLanesOfTile + first_row;
+    float* o = scratch.o + d * kSubTileRows + first_row;
     for (int j = 0; j < kDims; ++j) {
       for (int i = 0; i < kVecs; ++i) {
-        sum[j][i] = hn::Mul(hn::Load(kTag, o + j * kLanesOfTile + i * lanes), rescale[i]);
+        sum[j][i] = hn::Mul(hn::Load(kTag, o + j * kSubTileRows + i * lanes), rescale[i]);
       }
     }
     for (int key = 0; key < block.keys; ++key) {
       const float* v = block.v[key] + d;
       for (int i = 0; i < kVecs; ++i) {
-        const Vec weight = hn::Load(kTag, scratch.s + key * kLanesOfTile + first_row + i * lanes);
+        const Vec weight = hn::Load(kTag, scratch.s + key * kSubTileRows + first_row + i * lanes);
         for (int j = 0; j < kDims; ++j) {
           sum[j][i] = hn::MulAdd(weight, hn::Set(kTag, v[j]), sum[j][i]);
         }
@@ -152,7 +150,7 @@ void wide_values_of(const TileScratch& scratch, const Block& block, int dim, int
     }
     for (int j = 0; j < kDims; ++j) {
       for (int i = 0; i < kVecs; ++i) {
-        hn::Store(sum[j][i], kTag, o + j * kLanesOfTile + i * lanes);
+        hn::Store(sum[j][i], kTag, o + j * kSubTileRows + i * lanes);
       }
     }
   }
@@ -190,7 +188,7 @@ inline void wide_block(const TilePart& part, const Block& block) {
   });
   if (part.call->variant->logits.defined()) wide_variant(part, block);
   if (block.mixed) wide_mask(part, block);
-  HWY_ALIGN float factor[kTileRows];
+  HWY_ALIGN float factor[kSubTileRows];
   wide_softmax(part, block, factor);
   over_rows(part.num_rows, [&](int first_row, auto vectors) {
     wide_values_of<vectors>(scratch, block, part.call->spec->value_dim(), first_row, factor);

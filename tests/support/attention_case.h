@@ -354,6 +354,11 @@ class CaseRun {
 
   void execute(Plan& plan) { plan.attentions()[0].run(plan, q_.view(), cache_->view(), args_); }
 
+  double arithmetic() const {
+    return rounds_weights(spec_.q_dtype, spec_.kv_dtype, spec_.value_dtype()) ? kRoundedWeights
+                                                                              : kArithmetic;
+  }
+
   void check() {
     EXPECT_TRUE(out_.guards_intact()) << "out: bytes that are not its elements were written";
     EXPECT_TRUE(lse_.guards_intact()) << "lse: bytes that are not its elements were written";
@@ -370,7 +375,8 @@ class CaseRun {
       EXPECT_TRUE(matches(out_, variant_.semantics.softmax ? lse_ : no_tensor_, first, expected,
                           dims_, spec_.output_dtype(),
                           fmt::format("request {} ({} queries, {} keys)", request.batch,
-                                      request.q_len(), request.kv_len())));
+                                      request.q_len(), request.kv_len()),
+                          arithmetic()));
       first += request.q_len();
     }
     for (std::int64_t token = first; token < first + kPadding; ++token) {

@@ -48,10 +48,21 @@ inline double smallest_step(DType dtype) {
 
 // f32 arithmetic inside, relative to the sum of magnitudes that it adds up.
 inline constexpr double kArithmetic = 1e-5;
+// Where queries, keys and values are all bf16 or narrower, weights may be rounded to bf16 before
+// they meet the values.
+inline constexpr double kRoundedWeights = 0x1.0p-8;
+
+inline bool rounds_weights(DType q, DType k, DType v) {
+  const auto fits_bf16 = [](DType dtype) {
+    return dtype == DType::bf16 || dtype == DType::f8e4m3 || dtype == DType::f8e5m2;
+  };
+  return fits_bf16(q) && fits_bf16(k) && fits_bf16(v);
+}
 
 class Comparison {
  public:
-  explicit Comparison(DType dtype) : dtype_(dtype) {}
+  explicit Comparison(DType dtype, double arithmetic = kArithmetic)
+      : dtype_(dtype), arithmetic_(arithmetic) {}
 
   void add(double got, double expected, double magnitude, const std::string& where) {
     if (std::isnan(got) != std::isnan(expected) || std::isinf(got) != std::isinf(expected) ||
@@ -64,7 +75,7 @@ class Comparison {
     }
     if (!std::isfinite(expected)) return;
     const double allowed = 2 * rounding_unit(dtype_) * std::fabs(expected) +
-                           kArithmetic * magnitude + smallest_step(dtype_) * (magnitude > 0);
+                           arithmetic_ * magnitude + smallest_step(dtype_) * (magnitude > 0);
     const double error = std::fabs(got - expected);
     if (error <= allowed) return;
     ++wrong_values_;
@@ -88,6 +99,7 @@ class Comparison {
 
  private:
   DType dtype_;
+  double arithmetic_;
   std::int64_t wrong_pattern_ = 0;
   std::int64_t wrong_values_ = 0;
   double worst_ratio_ = 0;
@@ -99,8 +111,8 @@ class Comparison {
 // heads] (which may be undefined). `name` says whose they are.
 inline testing::AssertionResult matches(const Tensor& out, const Tensor& lse, std::int64_t first,
                                         const Expected& expected, const Dims& dims, DType out_dtype,
-                                        const std::string& name) {
-  Comparison values(out_dtype);
+                                        const std::string& name, double arithmetic = kArithmetic) {
+  Comparison values(out_dtype, arithmetic);
   Comparison logs(DType::f32);
   const auto rows = static_cast<std::int64_t>(expected.lse.size());
   for (std::int64_t row = 0; row < rows; ++row) {

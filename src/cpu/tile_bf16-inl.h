@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+// Wide tiles of bf16 and fp8 on the CPU's bf16 instructions (Bf16Kernels): keys and queries are
+// never widened. Masks and logits expressions are those of wide tiles. Compiled once for each SIMD
+// target: included by tile_kernels.cpp after hwy/foreach_target.h.
+#if defined(TILEWRIGHT_CPU_TILE_BF16_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TILEWRIGHT_CPU_TILE_BF16_INL_H_
+#undef TILEWRIGHT_CPU_TILE_BF16_INL_H_
+#else
+#define TILEWRIGHT_CPU_TILE_BF16_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "cpu/tile_bf16.h"
+#include "cpu/tile_wide-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace tilewright::cpu::HWY_NAMESPACE {
+
+// Elements [0, n) of a row of bf16 or fp8 as bf16, zeros up to `padded`.
+inline void load_bf16_row(const std::byte* source, DType dtype, int n, int padded,
+                          std::uint16_t* out) {
+  if (dtype == DType::bf16) {
+    std::memcpy(out, source, static_cast<std::size_t>(n) * 2);
+  } else {
+    const auto convert = [&](const auto* from) HWY_ATTR {
+      auto* to = reinterpret_cast<BF16*>(out);
+      io::for_lanes(kTag, static_cast<std::size_t>(n), [&](std::size_t i, auto lanes) HWY_ATTR {
+        io::store(kTag, io::load(kTag, from + i, lanes), to + i, lanes);
+      });
+    };
+    dtype == DType::f8e4m3 ? convert(reinterpret_cast<const F8E4M3*>(source))
+                           : convert(reinterpret_cast<const F8E5M2*>(source));
+  }
+  std::fill(out + n, out + padded, std::uint16_t{0});
+}
+
+// A block of keys, and where its values lie that are not finite.
+struct Bf16Block : Block {
+  const std::byte* wild_values[kBlockTokens];
+};
+
+inline bool all_finite(const std::uint16_t* values, int n) {
+  constexpr std::uint16_t kExponent = 0x7F80;
+  std::uint16_t wild = 0;
+  for (int i = 0; i < n; ++i) wild |= (values[i] & kExponent) == kExponent ? 1 : 0;
+  return wild == 0;
+}
+
+inline const std::uint16_t* keys_of(const TilePart& part, int place) {
+  return reinterpret_cast<const std::uint16_t*>(part.scratch.k) +
+         place * kBlockTokens * tile_dim(part.call->spec->head_dim);
+}
+inline std::uint16_t* value_columns_of(const TilePart& part, int place) {
+  return part.scratch.v_columns + place * kBlockTokens * tile_dim(part.call->spec->value_dim());
+}
+
+inline void load_bf16_keys(const TilePart& part, const Block& block, int place) {
+  const AttentionSpec& spec = *part.call->spec;
+  const DType dtype = part.call->kv[part.row->level].k.dtype;
+  const int dim = tile_dim(spec.head_dim);
+  auto* const k = const_cast<std::uint16_t*>(keys_of(part, place));
+  for (int key = 0; key < block.keys; ++key) {
+    if (key < block.next_keys) {
+      prefetch_row(part.scratch.next_k_rows[key], spec.head_dim * dtype_bytes(dtype));
+    }
+    load_bf16_row(part.scratch.k_rows[key], dtype, spec.head_dim, dim, k + key * dim);
+  }
+  std::fill(k + block.keys * dim, k + kBlockTokens * dim, std::uint16_t{0});
+}
+
+// Values that are not finite are set aside (Block::wild).
+inline void load_bf16_values(const TilePart& part, const Bf16Kernels& kernels, Bf16Block& block,
+                             int place) {
+  const TileScratch& scratch = part.scratch;
+  const int dim = part.call->spec->value_dim();
+  const int padded = tile_dim(dim);
+  const DType dtype = part.call->kv[part.row->level].v.dtype;
+  const bool in_place = dtype == DType::bf16 && dim == padded;
+  const auto* const zeros = reinterpret_cast<const std::uint16_t*>(scratch.zeros);
+  const std::uint16_t* rows[kBlockTokens];
+  std::fill(rows + block.keys, rows + kBlockTokens, zeros);
+  for (int key = 0; key < block.keys; ++key) {
+    if (key < block.next_keys) prefetch_row(scratch.next_v_rows[key], dim * dtype_bytes(dtype));
+    if (in_place) {
+      rows[key] = reinterpret_cast<const std::uint16_t*>(scratch.v_rows[key]);
+    } else {
+      auto* const row = reinterpret_cast<std::uint16_t*>(scratch.v) + key * padded;
+      load_bf16_row(scratch.v_rows[key], dtype, dim, padded, row);
+      rows[key] = row;
+    }
+    if (block.mixed && !all_finite(rows[key], dim)) {
+      block.wild |= std::uint64_t{1} << key;
+      block.wild_values[key] = scratch.v_rows[key];
+      rows[key] = zeros;
+    }
+  }
+  kernels.transpose_values(rows, padded, value_columns_of(part, place));
+}
+
+// q as pairs [dim pair][kSubTileRows] and the rows' scales. A negative scale is a sign of q: the
+// largest score is then the largest logit.
+inline void load_bf16_queries(const TilePart& sub) {
+  const AttentionCall& call = *sub.call;
+  const TileScratch& scratch = sub.scratch;
+  const int dim = tile_dim(call.spec->head_dim);
+  auto* const row_pairs =
+      reinterpret_cast<std::uint32_t*>(scratch.k);  // free until a block is loaded
+  std::fill_n(row_pairs, kSubTileRows * dim / 2, 0U);
+  for (int r = 0; r < sub.num_rows; ++r) {
+    std::uint32_t* const pairs = row_pairs + r * dim / 2;
+    load_bf16_row(query_row(call, scratch.rows[r]), call.q.dtype, call.spec->head_dim, dim,
+                  reinterpret_cast<std::uint16_t*>(pairs));
+    float& scale = scratch.logit_scale[r];
+    if (scale < 0) {
+      for (int i = 0; i < dim / 2; ++i) pairs[i] ^= 0x80008000U;
+      scale = -scale;
+    }
+  }
+  transpose(reinterpret_cast<const float*>(row_pairs), dim / 2, kSubTileRows, dim / 2, scratch.q,
+            kSubTileRows);
+}
+
+constexpr float kLog2E = 1.44269504F;
+constexpr float kLn2 = 0.693147181F;
+
+// Whether scores can go into the softmax as they are, with their scale applied there.
+inline bool set_base2_scales(const TilePart& sub) {
+  const TileScratch& scratch = sub.scratch;
+  bool raw = !sub.call->variant->logits.defined();
+  for (int r = 0; r < sub.num_rows; ++r) {
+    // Masked scores are -inf: they must not be multiplied by 0.
+    raw = raw && std::isnormal(scratch.logit_scale[r]);
+  }
+  for (int r = 0; r < kSubTileRows; ++r) {
+    const bool scaled = raw && r < sub.num_rows;
+    scratch.base2_scale[r] = scaled ? scratch.logit_scale[r] * kLog2E : kLog2E;
+  }
+  return raw;
+}
+
+inline void scale_scores(const TilePart& sub, int keys) {
+  const int lanes = static_cast<int>(hn::Lanes(kTag));
+  for (int key = 0; key < keys; ++key) {
+    float* const s = sub.scratch.s + key * kSubTileRows;
+    for (int r = 0; r < kSubTileRows; r += lanes) {
+      hn::Store(hn::Mul(hn::Load(kTag, s + r), hn::Load(kTag, sub.scratch.logit_scale + r)), kTag,
+                s + r);
+    }
+  }
+}
+
+inline void rescale_outputs(const TilePart& sub, int group, int dim, const float* factor) {
+  const int lanes = static_cast<int>(hn::Lanes(kTag));
+  for (int r = group * kRowGroup; r < (group + 1) * kRowGroup; r += lanes) {
+    const Vec by = hn::Load(kTag, factor + r);
+    for (int d = 0; d < dim; ++d) {
+      float* const o = sub.scratch.o + d * kSubTileRows + r;
+      hn::Store(hn::Mul(hn::Load(kTag, o), by), kTag, o);
+    }
+  }
+}
+
+inline float bf16_value(std::uint32_t bits) {
+  bits <<= 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+inline std::uint32_t* weights_of(const TilePart& sub, int place) {
+  return sub.scratch.p + place * kSubTileRows * kBlockTokens / 2;
+}
+
+// Adds the keys that were set aside, to the rows that attend to them.
+inline void add_wild_bf16_keys(const TilePart& sub, const Bf16Block& block, int place) {
+  const AttentionCall& call = *sub.call;
+  for (int key = 0; key < block.keys; ++key) {
+    if ((block.wild >> key & 1U) == 0) continue;
+    float* const values = sub.scratch.v;
+    load_row(block.wild_values[key], call.kv[sub.row->level].v.dtype, call.spec->value_dim(),
+             values);
+    for (int r = 0; r < sub.num_rows; ++r) {
+      const std::uint32_t pair = weights_of(sub, place)[key / 2 * kSubTileRows + r];
+      const float weight = bf16_value(key % 2 == 0 ? pair & 0xFFFFU : pair >> 16);
+      if (weight == 0.0F) continue;
+      for (int d = 0; d < call.spec->value_dim(); ++d) {
+        sub.scratch.o[d * kSubTileRows + r] += weight * values[d];
+      }
+    }
+  }
+}
+
+inline int row_groups(const TilePart& sub) {
+  return (sub.num_rows + kRowGroup - 1) / kRowGroup;
+}
+
+inline void add_bf16_values(const TilePart& sub, const Bf16Kernels& kernels, int begin, int end) {
+  if (begin == end) return;
+  kernels.multiply(value_columns_of(sub, begin), tile_dim(sub.call->spec->value_dim()),
+                   kBlockTokens / 2, weights_of(sub, begin), row_groups(sub), end - begin, true,
+                   sub.scratch.o);
+}
+
+// Scores of a block become weights; returns which row groups' sums need their factor.
+inline std::uint32_t bf16_weights(const TilePart& sub, const Bf16Kernels& kernels,
+                                  const Block& block, int place, float* factor) {
+  const TileScratch& scratch = sub.scratch;
+  kernels.multiply(
+      keys_of(sub, place), (block.keys + 31) / 32 * 32, tile_dim(sub.call->spec->head_dim) / 2,
+      reinterpret_cast<const std::uint32_t*>(scratch.q), row_groups(sub), 1, false, scratch.s);
+  if (!set_base2_scales(sub)) scale_scores(sub, block.keys);
+  if (sub.call->variant->logits.defined()) wide_variant(sub, block);
+  if (block.mixed) wide_mask(sub, block);
+  std::uint32_t moved = 0;
+  for (int group = 0; group < row_groups(sub); ++group) {
+    const int r = group * kRowGroup;
+    if (kernels.softmax(scratch.s + r, block.keys, scratch.base2_scale + r, scratch.m + r,
+                        scratch.l + r, factor + r, weights_of(sub, place) + r)) {
+      moved |= 1U << group;
+    }
+  }
+  return moved;
+}
+
+// The products with the values wait until all blocks that were loaded together have weights, or a
+// row's sums need a factor.
+inline void bf16_blocks(const TilePart& sub, const Bf16Kernels& kernels, const Bf16Block* blocks,
+                        int count) {
+  HWY_ALIGN float factor[kSubTileRows];
+  int waiting = 0;
+  for (int i = 0; i < count; ++i) {
+    const std::uint32_t moved = bf16_weights(sub, kernels, blocks[i], i, factor);
+    if (moved != 0) {
+      add_bf16_values(sub, kernels, waiting, i);
+      waiting = i;
+      for (int group = 0; group < row_groups(sub); ++group) {
+        if ((moved >> group & 1U) != 0) {
+          rescale_outputs(sub, group, tile_dim(sub.call->spec->value_dim()), factor);
+        }
+      }
+    }
+    if (blocks[i].wild != 0) {
+      add_bf16_values(sub, kernels, waiting, i + 1);
+      waiting = i + 1;
+      add_wild_bf16_keys(sub, blocks[i], i);
+    }
+  }
+  add_bf16_values(sub, kernels, waiting, count);
+}
+
+}  // namespace tilewright::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard
