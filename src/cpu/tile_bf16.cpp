@@ -18,6 +18,10 @@
 
 #if TILEWRIGHT_X86_BF16
 
+// GCC's own headers leave what their masked intrinsics do not read undefined.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
 // Attributes instead of compiler flags: nothing that other files share is compiled for this CPU.
 HWY_PUSH_ATTRIBUTES(
     "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512bf16,amx-tile,amx-bf16,avx2,fma")
