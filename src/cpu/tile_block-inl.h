@@ -58,6 +58,11 @@ inline const std::byte* query_row(const AttentionCall& call, const TileRow& row)
 // multiples of 4.
 inline void transpose(const float* from, std::int64_t from_stride, int rows, int columns, float* to,
                       std::int64_t to_stride) {
+#if HWY_TARGET == HWY_SCALAR
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < columns; ++j) to[j * to_stride + i] = from[i * from_stride + j];
+  }
+#else
   const hn::FixedTag<float, 4> four;
   const hn::RepartitionToWide<decltype(four)> two;
   for (int i = 0; i < rows; i += 4) {
@@ -81,6 +86,7 @@ inline void transpose(const float* from, std::int64_t from_stride, int rows, int
                  out + 3 * to_stride);
     }
   }
+#endif
 }
 
 // exp(x) for x <= 0; NaN stays NaN.
