@@ -328,6 +328,30 @@ TensorView kept_view_of(nb::handle object, const char* name, DType dtype, Keep& 
   return view;
 }
 
+nb::object host_array(nb::handle object, const char* name) {
+  Keep keep;
+  const TensorView view = view_of(object, name, keep);
+  if (view.device.type != DeviceType::cpu) {
+    raise_invalid(fmt::format("{} is {}: it must be in host memory", name, view.describe()));
+  }
+  if (view.numel() == 0) return empty_numpy(view.dtype, std::span(view.shape).first(view.rank));
+  std::array<npy_intp, TensorView::kMaxRank> extents{};
+  std::array<npy_intp, TensorView::kMaxRank> strides{};
+  for (int dim = 0; dim < view.rank; ++dim) {
+    extents[dim] = view.shape[dim];
+    strides[dim] = view.strides[dim] * dtype_bytes(view.dtype);
+  }
+  nb::object array = nb::steal(PyArray_NewFromDescr(&PyArray_Type, numpy_descr(view.dtype),
+                                                    view.rank, extents.data(), strides.data(),
+                                                    view.data, NPY_ARRAY_ALIGNED, nullptr));
+  if (!array.is_valid()) throw nb::python_error();
+  nb::list owners;
+  owners.append(object);
+  for (const nb::object& owner : keep) owners.append(owner);
+  if (PyArray_SetBaseObject(as_numpy(array), owners.release().ptr()) != 0) throw nb::python_error();
+  return array;
+}
+
 Output::Output(nb::object given, nb::handle like, DType dtype, std::span<const std::int64_t> shape)
     : array_(std::move(given)), is_new_(array_.is_none()) {
   if (!is_new_) return;

@@ -39,6 +39,9 @@ TensorView kept_view_of(nb::handle object, const char* name, DType dtype, Keep& 
 // The same for an argument of a call, where the dtype is the library's to check.
 TensorView list_or_view_of(nb::handle object, const char* name, DType dtype, Keep& keep);
 
+// A read-only NumPy array over an array in host memory, which it keeps.
+nb::object host_array(nb::handle object, const char* name);
+
 // An output: the caller's array, or a new one of the kind of another argument, `like`.
 class Output {
  public:

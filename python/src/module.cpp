@@ -33,4 +33,6 @@ NB_MODULE(_tilewright, m) {
         return nanobind::make_tuple(nanobind::tuple(shape), tilewright::dtype_name(view.dtype));
       },
       "The shape and the dtype's name of an array argument.");
+  m.def("_host_array", &python::host_array,
+        "A read-only NumPy array over an array in host memory.");
 }

@@ -19,19 +19,16 @@ _INT32 = np.iinfo(np.int32)
 
 def _int32(name: str, array: Indices) -> np.ndarray:
     """The array as int32 in host memory: in place where it is that, else a copy."""
-    if not isinstance(array, (np.ndarray, list, tuple)) and hasattr(array, "__dlpack__"):
-        host = np.from_dlpack(array)  # type: ignore[arg-type]
-    else:
-        host = np.asarray(array)
+    host = np.asarray(array if isinstance(array, (np.ndarray, list, tuple)) else _tilewright._host_array(array, name))
     if host.dtype == np.int32:
         return host
     if host.size == 0:
-        return host.astype(np.int32)
+        return host.astype(np.int32, order="C")
     if host.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {host.dtype}: it must hold integers")
     if host.min() < _INT32.min or host.max() > _INT32.max:
         raise InvalidArgument(f"{name} has values from {host.min()} to {host.max()}: they must fit int32")
-    return host.astype(np.int32)
+    return host.astype(np.int32, order="C")
 
 
 def _optional_int32(name: str, array: Indices | None) -> np.ndarray | None:

@@ -53,25 +53,31 @@ Device import_device(DLDevice device) {
         static_cast<std::int32_t>(device.device_type));
 }
 
-// No product of extents and no offset of an element may overflow, in whatever order they are
-// computed; of an empty tensor, whose strides are never used, the extents above 0.
+// No product of extents may overflow, in whatever order it is computed, nor the address of any
+// element.
 bool is_addressable(const TensorView& view, std::uint64_t byte_offset) {
-  std::int64_t count = dtype_bytes(view.dtype);
-  std::int64_t below = 0;
-  std::int64_t above = count;
+  std::int64_t bytes = dtype_bytes(view.dtype);
   for (int dim = 0; dim < view.rank; ++dim) {
-    std::int64_t reach = 0;
-    if (__builtin_mul_overflow(count, std::max<std::int64_t>(view.shape[dim], 1), &count) ||
-        __builtin_mul_overflow(view.strides[dim], dtype_bytes(view.dtype), &reach) ||
-        __builtin_mul_overflow(reach, std::max<std::int64_t>(view.shape[dim] - 1, 0), &reach)) {
+    if (__builtin_mul_overflow(bytes, std::max<std::int64_t>(view.shape[dim], 1), &bytes)) {
       return false;
     }
-    std::int64_t& end = reach < 0 ? below : above;
+  }
+  if (view.numel() == 0) return true;
+  std::int64_t first = 0;
+  if (__builtin_add_overflow(reinterpret_cast<std::uintptr_t>(view.data), byte_offset, &first)) {
+    return false;
+  }
+  std::int64_t last = first;
+  for (int dim = 0; dim < view.rank; ++dim) {
+    std::int64_t reach = 0;
+    if (__builtin_mul_overflow(view.strides[dim], dtype_bytes(view.dtype), &reach) ||
+        __builtin_mul_overflow(reach, view.shape[dim] - 1, &reach)) {
+      return false;
+    }
+    std::int64_t& end = reach < 0 ? first : last;
     if (__builtin_add_overflow(end, reach, &end)) return false;
   }
-  auto address = reinterpret_cast<std::intptr_t>(view.data);
-  return address >= 0 && !__builtin_add_overflow(address, byte_offset, &address) &&
-         address >= -below && !__builtin_add_overflow(address, above, &address);
+  return first >= 0 && !__builtin_add_overflow(last, dtype_bytes(view.dtype), &last);
 }
 
 void set_shape(const DLTensor& tensor, TensorView& view) {
@@ -102,17 +108,17 @@ TensorView import_tensor(const DLTensor& tensor) {
   view.rank = tensor.ndim;
   view.data = tensor.data;
   set_shape(tensor, view);
-  require(is_addressable(view, tensor.data != nullptr ? tensor.byte_offset : 0),
-          "the DLPack tensor is {} at byte offset {}: that is more than memory can hold",
-          view.describe(), tensor.byte_offset);
-  if (view.data != nullptr) view.data = static_cast<std::byte*>(view.data) + tensor.byte_offset;
+  require(is_addressable(view, tensor.byte_offset),
+          "the DLPack tensor is {} at byte offset {}: that is more than memory can hold", view,
+          tensor.byte_offset);
   if (view.numel() == 0) return view;
-  require(view.data != nullptr, "the DLPack tensor is {} with a null pointer", view.describe());
+  require(view.data != nullptr, "the DLPack tensor is {} with a null pointer", view);
+  view.data = static_cast<std::byte*>(view.data) + tensor.byte_offset;
   require(reinterpret_cast<std::uintptr_t>(view.data) %
                   static_cast<std::uintptr_t>(dtype_bytes(view.dtype)) ==
               0,
           "the DLPack tensor is {} at an address that is no multiple of its {} bytes an element",
-          view.describe(), dtype_bytes(view.dtype));
+          view, dtype_bytes(view.dtype));
   return view;
 }
 

@@ -89,10 +89,10 @@ std::int64_t TensorView::numel() const {
 }
 
 bool TensorView::is_contiguous() const {
-  std::int64_t stride = 1;
+  std::uint64_t stride = 1;  // may wrap: messages describe tensors that no memory holds
   for (int dim = rank - 1; dim >= 0; --dim) {
-    if (shape[dim] != 1 && strides[dim] != stride) return false;
-    stride *= shape[dim];
+    if (shape[dim] != 1 && static_cast<std::uint64_t>(strides[dim]) != stride) return false;
+    stride *= static_cast<std::uint64_t>(shape[dim]);
   }
   return true;
 }
