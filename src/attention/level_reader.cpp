@@ -100,7 +100,10 @@ void LevelReader::read() {
   }
   for (std::int64_t r = 0; r < rows; ++r) {
     plan::Row row = read_row(r);
-    row.kv_len = static_cast<std::int32_t>(table.kv_len(r));
+    const std::int64_t length = table.kv_len(r);
+    require_limit(length, "kv_len", limits_.kv_len, "the length of row {} of levels[{}]", r,
+                  index_);
+    row.kv_len = static_cast<std::int32_t>(length);
     if (row.q_len == 0) continue;
     for (std::int32_t i = 0; pages.q_rows != nullptr && i < row.q_len; ++i) {
       const std::int64_t token = plan_.token_of(row, i);

@@ -228,6 +228,10 @@ class TestErrors:
             plan.update(tw.Batch(qo_indptr=batch.qo_indptr), tables={attn: tw.PageTable.ragged(batch.kv_indptr)})
         assert raised.value.code == "limit_exceeded"
         assert not isinstance(raised.value, ValueError)
+        _, indptr, indices, last = batch.paged(4)
+        for table in (tw.PageTable.csr(indptr, indices, 4, last), tw.PageTable.contiguous(40)):
+            with pytest.raises(tw.Error, match="kv_len"):
+                plan.update(tw.Batch(qo_indptr=batch.qo_indptr), tables={attn: table})
 
     def test_attention_of_another_plan(self, attn, batch):
         plan = ragged_plan(attn, batch)
