@@ -10,6 +10,7 @@
 
 #include "engine/checks.h"
 #include "engine/cli/options.h"
+#include "engine/percentile.h"
 
 namespace tilewright::engine::cli {
 namespace {
@@ -73,13 +74,6 @@ Request read_request(const Json& id, const Json& json, const Request& defaults,
     }
   }
   return request;
-}
-
-double percentile(std::vector<double> values, double share) {
-  if (values.empty()) return 0;
-  const auto at = values.begin() + std::lround(share * static_cast<double>(values.size() - 1));
-  std::nth_element(values.begin(), at, values.end());
-  return *at;
 }
 
 // What was measured over all requests.

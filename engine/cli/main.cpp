@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The command line. Exit status 0: every request was answered; 1: some were not, or none because a
-// file or the device could not be used; 2: the command line itself is wrong.
+// The command line. Exit status 0: every request was answered, every check passed; 1: not all of
+// them, or none because a file or the device could not be used; 2: the command line itself is
+// wrong.
 #include <cstdio>
 #include <exception>
 
@@ -18,6 +19,9 @@ int run(int argc, char** argv) {
   add_score(app, status);
   add_tokenize(app, status);
   add_doctor(app, status);
+  add_replay(app, status);
+  add_plan(app, status);
+  add_trace(app, status);
   for (CLI::App* command : app.get_subcommands({})) {
     command->set_version_flag("--version", version());
   }

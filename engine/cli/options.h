@@ -68,5 +68,8 @@ void add_generate(CLI::App& app, int& status);
 void add_score(CLI::App& app, int& status);
 void add_tokenize(CLI::App& app, int& status);
 void add_doctor(CLI::App& app, int& status);
+void add_replay(CLI::App& app, int& status);
+void add_plan(CLI::App& app, int& status);
+void add_trace(CLI::App& app, int& status);
 
 }  // namespace tilewright::engine::cli

@@ -2,83 +2,42 @@
 // The program `tilewright` as a user runs it, on a tiny random model.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <array>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
-#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "cli/cli_fixture.h"
 #include "engine/tiny_model.h"
 
 namespace tilewright {
 namespace {
 
 using Json = nlohmann::ordered_json;
+using test::contents;
+using test::Outcome;
 using test::TemporaryFile;
 using test::TinyModel;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-struct Outcome {
-  int status = -1;
-  std::string out, err;
-
-  std::vector<Json> lines() const { return parse(out); }
-  std::vector<Json> events() const { return parse(err); }
-
- private:
-  static std::vector<Json> parse(const std::string& text) {
-    std::vector<Json> lines;
-    std::istringstream stream(text);
-    for (std::string line; std::getline(stream, line);) lines.push_back(Json::parse(line));
-    return lines;
-  }
-};
-
-std::string contents(const std::string& path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-// One word for the shell, a space before it.
-std::string word(const std::string& text) {
-  std::string out(" '");
-  for (const char c : text) out.append(c == '\'' ? "'\\''" : std::string(1, c));
-  return out.append("'");
-}
-
-class Cli : public ::testing::Test {
+class Cli : public test::CliFixture {
  protected:
-  Outcome run(const std::vector<std::string>& arguments, const std::string& input = "") {
-    const TemporaryFile in(input), out(""), err("");
-    // Threads that spin while they wait would fight those of tests beside this one.
-    std::string command = "OMP_WAIT_POLICY=passive ";
-    command.append(environment).append(word(TILEWRIGHT_CLI));
-    for (const std::string& argument : arguments) command.append(word(argument));
-    command.append(" <").append(in.path()).append(" >").append(out.path());
-    command.append(" 2>").append(err.path());
-    const int status = std::system(command.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(out.path()),
-            contents(err.path())};
-  }
-
   // `generate` over JSON lines on standard input.
   Outcome generate(const std::string& input, std::vector<std::string> more = {}) {
     more.insert(more.begin(), {"generate", "--model", model_.path(), "--input", "-"});
     return run(more, input);
   }
 
-  std::string environment;
   const TemporaryFile model_{TinyModel{}.write().bytes()};
 };
 
-constexpr std::array kCommands = {"generate", "score", "tokenize", "doctor"};
+constexpr std::array kCommands = {"generate", "score", "tokenize", "doctor",
+                                  "replay",   "plan",  "trace"};
 
 TEST_F(Cli, HelpAndVersion) {
   const Outcome help = run({"--help"});
