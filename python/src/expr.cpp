@@ -168,14 +168,20 @@ void refuse(nb::class_<Expr>& expr) {
            [](const Expr&, nb::handle) -> nb::object { raise_type_error(kNoIndex); });
   const auto no_power = [](const Expr&, nb::handle) -> nb::object { raise_type_error(kNoPower); };
   for (const char* name : {"__pow__", "__rpow__"}) expr.def(name, no_power);
-  expr.def("__array__", [](const Expr&, const nb::args&, const nb::kwargs&) -> nb::object {
-    raise_type_error(kNoNumber);
-  });
-  expr.def("__array_ufunc__", &apply_ufunc);
-  expr.def("__array_function__",
-           [](const Expr&, nb::handle function, const nb::args&) -> nb::object {
-             raise_no_numpy(nb::cast<std::string>(function.attr("__name__")));
-           });
+  expr.def(
+      "__array__",
+      [](const Expr&, const nb::args&, const nb::kwargs&) -> nb::object {
+        raise_type_error(kNoNumber);
+      },
+      nb::sig("def __array__(self, *args: object, **kwargs: object) -> typing.Any"));
+  expr.def("__array_ufunc__", &apply_ufunc,
+           nb::sig("def __array_ufunc__(self, *args: object, **kwargs: object) -> Expr"));
+  expr.def(
+      "__array_function__",
+      [](const Expr&, nb::handle function, const nb::args&) -> nb::object {
+        raise_no_numpy(nb::cast<std::string>(function.attr("__name__")));
+      },
+      nb::sig("def __array_function__(self, function: object, *args: object) -> typing.Any"));
 }
 
 void def_unary(nb::module_& m, const char* name, Unary function, const char* doc) {

@@ -157,18 +157,18 @@ void bind_page_table(nb::module_& m) {
 }
 
 void bind_level(nb::module_& m) {
-  nb::class_<HeldLevel>(m, "Level",
-                        "One level of a KV: rows of pages, each attended to by a range of query "
-                        "tokens; a shared prefix is "
-                        "a row that\ncovers several requests. All arrays are int32 and read in "
-                        "place.\n\nkv_lens [rows]: "
-                        "tokens of each row; default: the batch's, or what the table tells. "
-                        "qo_indptr [rows + 1]:\nquery "
-                        "tokens of a row; default: the batch's. q_rows: the query tokens behind "
-                        "qo_indptr, in any order; "
-                        "default:\n0, 1, 2, ... kv_pos [rows]: position of a row's first key; "
-                        "default: after the levels "
-                        "before.")
+  nb::class_<HeldLevel>(
+      m, "Level",
+      "One level of a KV: rows of pages, each attended to by a range of query "
+      "tokens; a shared prefix is "
+      "a row that\ncovers several requests. All arrays are int32 and read in "
+      "place.\n\nkv_lens [rows]: "
+      "tokens of each row; default: what the table tells. qo_indptr [rows + 1]: "
+      "query tokens of a row, of one or\nmany requests, or a part of one; default: "
+      "a row for each request. q_rows: the query tokens behind qo_indptr, in\nany "
+      "order, each at most once; default: 0, 1, 2, ... kv_pos [rows]: position of a "
+      "row's first key; default: after\nthe levels before, which must then have the "
+      "same number of keys for all its query tokens.")
       .def(
           "__init__",
           [](HeldLevel* self, const HeldTable& table, nb::handle kv_lens, nb::handle qo_indptr,
@@ -190,10 +190,18 @@ void bind_level(nb::module_& m) {
                   "tilewright._typing.Indices | None = None, kv_pos: tilewright._typing.Indices | "
                   "None = "
                   "None) -> None"))
-      .def("_max_len", [](const HeldLevel& held) {
-        const TensorView& lens = held.level.kv_lens;
-        return lens.defined() ? largest(lens) : longest_row(held.level.table);
-      });
+      .def("_max_len",
+           [](const HeldLevel& held) {
+             const TensorView& lens = held.level.kv_lens;
+             return lens.defined() ? largest(lens) : longest_row(held.level.table);
+           })
+      .def(
+          "_rows",
+          [](const HeldLevel& held) {
+            const TensorView& indptr = held.level.qo_indptr;
+            return indptr.defined() ? indptr.shape[0] - 1 : 0;
+          },
+          "Rows that qo_indptr tells of; 0 where rows are requests.");
 }
 
 }  // namespace

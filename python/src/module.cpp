@@ -32,6 +32,7 @@ NB_MODULE(_tilewright, m) {
         for (int dim = 0; dim < view.rank; ++dim) shape.append(view.shape[dim]);
         return nanobind::make_tuple(nanobind::tuple(shape), tilewright::dtype_name(view.dtype));
       },
+      nanobind::sig("def _describe(array: object, name: str) -> tuple[tuple[int, ...], str]"),
       "The shape and the dtype's name of an array argument.");
   m.def("_host_array", &python::host_array,
         "A read-only NumPy array over an array in host memory.");

@@ -221,7 +221,10 @@ void bind_stats(nb::module_& m) {
               "Under the lengths, but proven empty by the mask.")
       .def_ro("split_tiles", &PlanStats::split_tiles, "Computed by several workers and merged.")
       .def_ro("kv_bytes", &PlanStats::kv_bytes, "Bytes of K and V that a run reads.")
-      .def_ro("balance", &PlanStats::balance, "Mean over largest worker's cost.");
+      .def_ro("balance", &PlanStats::balance, "Mean over largest worker's cost.")
+      .def_ro("folded_rows", &PlanStats::folded_rows,
+              "Rows of outer levels that were not worth being computed for all their requests at "
+              "once: they were read with\neach of the rows below them.");
 }
 
 void bind_piece(nb::module_& m) {

@@ -157,12 +157,13 @@ def _limits(
     if qo_indptr.ndim != 1 or qo_indptr.size == 0:
         raise InvalidArgument(f"qo_indptr has shape {list(qo_indptr.shape)}: it must be [requests + 1]")
     longest = int(kv_lens.max(initial=0)) if kv_lens is not None else 0
-    rows = [level._max_len() for level in levels]
+    lengths = [level._max_len() for level in levels]
+    rows = [level._rows() for level in levels if isinstance(level, Level)]
     return Limits(
-        requests=max(qo_indptr.size - 1, 1),
+        requests=max(qo_indptr.size - 1, 1, *rows),
         q_tokens=max(int(qo_indptr.max()), 1),
         q_len=max(int(np.diff(qo_indptr).max(initial=1)), 1),
-        kv_len=max(sum(longest if length < 0 else max(length, longest) for length in rows), 1),
+        kv_len=max(sum(longest if length < 0 else max(length, longest) for length in lengths), 1),
         levels=max(len(levels), 1),
         determinism=determinism,
     )

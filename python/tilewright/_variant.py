@@ -77,7 +77,7 @@ class Table:
     def __init__(self, param: Param) -> None:
         self._param = param
 
-    def __getitem__(self, index: Traced | tuple[Traced, ...]) -> Expr:
+    def __getitem__(self, index: Expr | int | tuple[Expr | int, ...]) -> Expr:
         return self._param(*index) if isinstance(index, tuple) else self._param(index)
 
     def __repr__(self) -> str:

@@ -131,7 +131,10 @@ def level_of(rows, form, *, by_request=False):
     """A tw.Level and its kv."""
     table, lens, kv = store(rows, form)
     arguments = {"kv_lens": lens}
-    if not by_request:
+    if any(isinstance(r.tokens, list) for r in rows):
+        arguments["q_rows"] = np.array([t for r in rows for t in r.tokens], np.int32)
+        arguments["qo_indptr"] = np.cumsum([0, *(len(r.tokens) for r in rows)]).astype(np.int32)
+    elif not by_request:
         arguments["qo_indptr"] = np.array([r.tokens.start for r in rows] + [rows[-1].tokens.stop], np.int32)
     if any(r.first is not None for r in rows):
         arguments["kv_pos"] = np.array([r.first for r in rows], np.int32)
@@ -201,6 +204,29 @@ def test_a_row_without_keys():
     check(Tree([2, 1], [[row(range(3), 0, 1)], own]), ["padded", "ragged"])
 
 
+@pytest.mark.parametrize("form", ["padded", "ragged", "contiguous"])
+def test_rows_of_any_tokens(form):
+    """Requests 0 and 3 share a prefix, 1 and 2 another: rows list their query tokens, in any order."""
+    prefixes = [row([5, 0], 9, 1), row([2, 1, 4, 3], 9, 2)]
+    own = [row(range(1), 2, 3), row(range(1, 3), 4, 4), row(range(3, 5), 2, 5), row(range(5, 6), 6, 6)]
+    tree = Tree([1, 2, 2, 1], [prefixes, own])
+    check(tree, [form, "ragged"])
+    windowed, _ = run(tree, [form, "padded"], tw.variants.causal(window_left=6))
+    assert_close(windowed, tree.expected(mask=lambda q, k: (k <= q) & (k >= q - 6))[0])
+
+
+def test_rows_cut_a_request():
+    """Each query token of a request has keys of its own between the shared ones and those of this step."""
+    gathered = [row(range(t, t + 1), 3 + t, 10 + t, first=12) for t in range(5)]
+    levels = [[row(range(5), 12, 1)], gathered, [row(range(3), 3, 2, first=20), row(range(3, 5), 2, 3, first=20)]]
+    tree = Tree([3, 2], levels)
+    q_pos = np.array([20, 21, 22, 20, 21], np.int32)
+    out, lse = run(tree, ["padded", "ragged", "ragged"], q_pos=q_pos)
+    expected, expected_lse = tree.expected(q_pos=q_pos)
+    assert_close(out, expected)
+    assert_close(lse, expected_lse)
+
+
 def test_variants_see_true_positions():
     tree = nested()
     forms = ["padded", "csr", "ragged"]
@@ -257,6 +283,13 @@ def test_prefix_is_read_once():
     )
     flat = attn.plan(qo_indptr=tree.qo_indptr, kv_indptr=np.arange(0, (requests + 1) * (prefix + own), prefix + own))
     assert 4 * shared.stats(attn).kv_bytes < flat.stats(attn).kv_bytes
+    assert shared.stats(attn).folded_rows == 0
+
+
+def test_a_prefix_not_worth_sharing_is_folded():
+    attn = tw.Attention(**SPEC)
+    levels = [tw.Level(tw.PageTable.ragged([0, 2]), qo_indptr=[0, 2]), tw.PageTable.ragged([0, 300, 600])]
+    assert attn.plan(qo_indptr=[0, 1, 2], levels=levels).stats(attn).folded_rows == 1
 
 
 def test_update_with_levels():
@@ -300,6 +333,12 @@ class TestErrors:
             self.plan([table, tw.Level(tw.PageTable.ragged([0, 4]), qo_indptr=[0, 3])])
         with pytest.raises(tw.InvalidArgument, match=r"levels\[0\].kv_lens\[0\] is 9: levels\[0\] has pages for 8"):
             self.plan([tw.Level(pages, qo_indptr=[0, 3], kv_lens=[9]), table])
+        twice = tw.Level(tw.PageTable.ragged([0, 4]), qo_indptr=[0, 3], q_rows=[0, 1, 1])
+        with pytest.raises(tw.InvalidArgument, match=r"levels\[0\].q_rows has query token 1 twice"):
+            self.plan([twice, table])
+        outside = tw.Level(tw.PageTable.ragged([0, 4]), qo_indptr=[0, 3], q_rows=[0, 1, 3])
+        with pytest.raises(tw.InvalidArgument, match=r"levels\[0\].q_rows\[2\] is 3: it must be in \[0, 3\)"):
+            self.plan([outside, table])
         with pytest.raises(tw.InvalidArgument, match="page_size is given: a KV of levels takes none"):
             self.plan([table], page_size=4)
 
