@@ -5,7 +5,7 @@
 
 #include <tilewright/kv_cache.h>
 #include <tilewright/tensor_view.h>
-#include <tilewright/variant.h>
+#include <tilewright/variants.h>
 
 #include <memory>
 #include <optional>

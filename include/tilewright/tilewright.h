@@ -12,4 +12,5 @@
 #include <tilewright/tensor_view.h>
 #include <tilewright/threads.h>
 #include <tilewright/variant.h>
+#include <tilewright/variants.h>
 #include <tilewright/version.h>

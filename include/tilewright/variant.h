@@ -37,14 +37,19 @@ enum class ExprOp : std::uint8_t {
   batch,
   q_len,
   kv_len,
+  q_index,
+  q_begin,
   value,  // value: one output element (output transform only)
-  // arithmetic; div is real, floor_div and mod are integer and round towards minus infinity
+  // arithmetic; div is real, floor_div and mod are integer and round towards minus infinity;
+  // shift_right and bit_and are integer
   add,
   sub,
   mul,
   div,
   floor_div,
   mod,
+  shift_right,
+  bit_and,
   neg,
   min,
   max,
@@ -95,13 +100,14 @@ class TILEWRIGHT_API Expr {
 };
 
 // A named input of a variant: a number (rank 0) or a tensor of rank 1 to 3, read by integer
-// indices. A read outside the tensor gives 0. Where an index is exactly q_head, kv_head or batch,
-// the tensor's extent is checked against the head count or the number of requests.
+// indices. Tensors of reals are f32, f16 or bf16, of integers i32, i8 or u8. A read outside the
+// tensor gives 0. Where an index is exactly q_head, kv_head, batch or q_index, the tensor's extent
+// is checked against the head count, the number of requests or of query tokens.
 class TILEWRIGHT_API Param {
  public:
-  static Param real(std::string name, int rank = 0, Bind bind = Bind::run);      // f32 tensor
-  static Param integer(std::string name, int rank = 0, Bind bind = Bind::plan);  // i32 tensor
-  Param with_default(double value) const;                                        // rank 0 only
+  static Param real(std::string name, int rank = 0, Bind bind = Bind::run);
+  static Param integer(std::string name, int rank = 0, Bind bind = Bind::plan);
+  Param with_default(double value) const;  // rank 0 only
 
   Expr operator()() const;  // rank 0
   Expr operator()(const Expr& i) const;
@@ -143,6 +149,8 @@ TILEWRIGHT_API Expr kv_head();  // q_head / group size
 TILEWRIGHT_API Expr batch();    // index of the request in the batch
 TILEWRIGHT_API Expr q_len();    // query tokens of the request
 TILEWRIGHT_API Expr kv_len();   // KV tokens of the request
+TILEWRIGHT_API Expr q_index();  // index of the query token in the packed batch
+TILEWRIGHT_API Expr q_begin();  // q_index of the request's first query token
 TILEWRIGHT_API Expr value();    // an output element, in Variant::output only
 }  // namespace expr
 
@@ -164,6 +172,8 @@ TILEWRIGHT_API Expr floor_div(const Expr& a, const Expr& b);  // b: not 0; by 0 
 TILEWRIGHT_API Expr mod(const Expr& a, const Expr& b);        // the sign of b; by 0 gives 0
 TILEWRIGHT_API Expr min(const Expr& a, const Expr& b);
 TILEWRIGHT_API Expr max(const Expr& a, const Expr& b);
+TILEWRIGHT_API Expr shift_right(const Expr& a, const Expr& b);  // floor_div(a, 2^(b mod 64))
+TILEWRIGHT_API Expr bit_and(const Expr& a, const Expr& b);
 TILEWRIGHT_API Expr abs(const Expr& a);
 TILEWRIGHT_API Expr exp(const Expr& a);
 TILEWRIGHT_API Expr log(const Expr& a);
@@ -245,20 +255,4 @@ struct TILEWRIGHT_API Variant {
   friend TILEWRIGHT_API bool operator==(const Variant& a, const Variant& b);
 };
 
-namespace variants {
-
-// Every query attends to all keys. A soft cap c > 0 replaces logits by c * tanh(logit / c). It is a
-// run parameter, "logits_soft_cap", whose default is the value given here: layers with other caps
-// share a plan. 0 leaves logits alone and makes no parameter.
-TILEWRIGHT_API Variant full(double logits_soft_cap = 0);
-// kv_pos <= q_pos and, if window_left >= 0, kv_pos >= q_pos - window_left: window_left + 1 keys.
-TILEWRIGHT_API Variant causal(std::int64_t window_left = -1, double logits_soft_cap = 0);
-// q_pos - left <= kv_pos <= q_pos + right; a negative bound means no bound on that side.
-TILEWRIGHT_API Variant sliding_window(std::int64_t left, std::int64_t right,
-                                      double logits_soft_cap = 0);
-// Causal with a bias slope[q_head] * (kv_pos - q_pos) (arXiv 2108.12409); run parameter "slope",
-// f32 [num_qo_heads].
-TILEWRIGHT_API Variant alibi();
-
-}  // namespace variants
 }  // namespace tilewright

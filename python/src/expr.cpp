@@ -73,6 +73,12 @@ void def_operator(nb::class_<Expr>& expr, Binary function, const char* name,
       nb::is_operator());
 }
 
+// Python has one operator for both.
+Expr and_of(const Expr& a, const Expr& b) {
+  const bool bits = a.type() == ValueType::integer && b.type() == ValueType::integer;
+  return bits ? bit_and(a, b) : a && b;
+}
+
 // The C++ operators as functions; their names alone are overloaded.
 #define TILEWRIGHT_BINARY(op) [](const Expr& a, const Expr& b) { return a op b; }
 #define TILEWRIGHT_UNARY(op) [](const Expr& a) { return op a; }
@@ -90,7 +96,8 @@ void bind_operators(nb::class_<Expr>& expr) {
   def_operator(expr, TILEWRIGHT_BINARY(>=), "__ge__");
   def_operator(expr, TILEWRIGHT_BINARY(==), "__eq__");
   def_operator(expr, TILEWRIGHT_BINARY(!=), "__ne__");
-  def_operator(expr, TILEWRIGHT_BINARY(&&), "__and__", "__rand__");
+  def_operator(expr, &and_of, "__and__", "__rand__");
+  def_operator(expr, &shift_right, "__rshift__", "__rrshift__");
   def_operator(expr, TILEWRIGHT_BINARY(||), "__or__", "__ror__");
   expr.def("__invert__", TILEWRIGHT_UNARY(!));
   expr.def("__neg__", TILEWRIGHT_UNARY(-));
@@ -128,7 +135,7 @@ constexpr const char* kNoPower =
 
 // NumPy's operators reach an expression where the left operand is a NumPy scalar.
 nb::object apply_ufunc(const nb::args& arguments, const nb::kwargs&) {
-  static const std::array<std::pair<const char*, Binary>, 14> kOperators{{
+  static const std::array<std::pair<const char*, Binary>, 15> kOperators{{
       {"add", TILEWRIGHT_BINARY(+)},
       {"subtract", TILEWRIGHT_BINARY(-)},
       {"multiply", TILEWRIGHT_BINARY(*)},
@@ -141,7 +148,8 @@ nb::object apply_ufunc(const nb::args& arguments, const nb::kwargs&) {
       {"greater_equal", TILEWRIGHT_BINARY(>=)},
       {"equal", TILEWRIGHT_BINARY(==)},
       {"not_equal", TILEWRIGHT_BINARY(!=)},
-      {"bitwise_and", TILEWRIGHT_BINARY(&&)},
+      {"bitwise_and", &and_of},
+      {"right_shift", &shift_right},
       {"bitwise_or", TILEWRIGHT_BINARY(||)},
   }};
   const auto name = nb::cast<std::string>(arguments[1].attr("__name__"));
@@ -215,7 +223,8 @@ void bind_expr_class(nb::module_& m) {
       m, "Expr",
       "A node of a variant's graph: an immutable value made from the symbols of tw.expr, "
       "parameters "
-      "and numbers.\n\nOperators: + - * / (real), // % (integer), comparisons, & | ~ on booleans. "
+      "and numbers.\n\nOperators: + - * / (real), // % >> & (integer), comparisons, & | ~ on "
+      "booleans. "
       "Integers are exact, reals are\nfloat32; mixing them gives a real.");
   expr.def_prop_ro(
       "type", [](const Expr& e) { return type_name(e.type()); },
@@ -233,6 +242,8 @@ void bind_expr_class(nb::module_& m) {
   m.attr("batch") = expr::batch();
   m.attr("q_len") = expr::q_len();
   m.attr("kv_len") = expr::kv_len();
+  m.attr("q_index") = expr::q_index();
+  m.attr("q_begin") = expr::q_begin();
   m.attr("value") = expr::value();
 
   def_unary(m, "exp", &exp, "e to the power of `a`; real.");

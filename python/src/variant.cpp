@@ -3,7 +3,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
-#include <tilewright/variant.h>
+#include <tilewright/variants.h>
 
 #include "bindings.h"
 

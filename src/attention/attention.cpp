@@ -83,9 +83,10 @@ void require_cache(int level, const KvCache& cache, const cpu::LevelPages& pages
 }
 
 void bind_run_params(const AttentionImpl& attention, const RunArgs& args, std::int64_t requests,
-                     Bindings& bindings) {
+                     std::int64_t q_tokens, Bindings& bindings) {
   attention.variant.binder.bind(
-      args.params, Bind::run, {attention.spec.num_qo_heads, attention.spec.num_kv_heads, requests},
+      args.params, Bind::run,
+      {attention.spec.num_qo_heads, attention.spec.num_kv_heads, requests, q_tokens},
       attention.device, bindings);
   if (!args.logits_soft_cap.has_value()) return;
   const float cap = *args.logits_soft_cap;
@@ -140,7 +141,7 @@ void run_levels(const AttentionImpl& attention, PlanImpl& plan_impl, const PlanP
     call.kv[level] = levels[level];
   }
   call.bindings = plan.bindings;
-  bind_run_params(attention, args, requests, call.bindings);
+  bind_run_params(attention, args, requests, tokens, call.bindings);
   call.spec = &spec;
   call.variant = &attention.variant;
   call.plan = &plan;

@@ -260,7 +260,8 @@ void PlanImpl::update(const Batch& batch, const std::vector<PlanInput>& inputs) 
     reader.read(inputs[i], {part->token_levels, token_keys_}, plan);
     attention.variant.binder.bind(
         inputs[i].params, Bind::plan,
-        {attention.spec.num_qo_heads, attention.spec.num_kv_heads, reader.num_requests()},
+        {attention.spec.num_qo_heads, attention.spec.num_kv_heads, reader.num_requests(),
+         plan.schedule.header->q_tokens},
         attention.device, plan.bindings);
     part->make_schedule();
   }

@@ -124,10 +124,18 @@ inline void store_element(void* data, DType dtype, std::int64_t index, float val
   }
 }
 
-// An element of an i32 or i64 tensor.
+// One element of an integer tensor.
 inline std::int64_t load_integer(const void* data, DType dtype, std::int64_t index) {
-  return dtype == DType::i64 ? static_cast<const std::int64_t*>(data)[index]
-                             : static_cast<const std::int32_t*>(data)[index];
+  switch (dtype) {
+    case DType::i64:
+      return static_cast<const std::int64_t*>(data)[index];
+    case DType::u8:
+      return static_cast<const std::uint8_t*>(data)[index];
+    case DType::i8:
+      return static_cast<const std::int8_t*>(data)[index];
+    default:
+      return static_cast<const std::int32_t*>(data)[index];
+  }
 }
 
 inline bool is_floating_point(DType dtype) {

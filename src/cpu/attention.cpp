@@ -162,6 +162,8 @@ class Runner {
     context.q_pos = plan.position_of_query(request, token);
     context.q_len = request.q_len;
     context.kv_len = request.kv_len;
+    context.q_index = token;
+    context.q_begin = request.q_begin;
     for (int head = 0; head < spec.num_qo_heads; ++head) {
       context.q_head = head;
       context.kv_head = head / spec.group_size();

@@ -63,12 +63,12 @@ void find_keys(const AttentionCall& call, const plan::Row& row, TileRow& tile_ro
   const AttentionPlan& plan = *call.plan;
   const MaskAnalysis& mask = call.variant->mask;
   tile_row.exact_keys = false;
-  if (mask.mask_class() != MaskClass::closed_form) return;
+  if (mask.mask_class() == MaskClass::elementwise) return;
   const RowContext& context = tile_row.context;
-  const MaskRanges ranges =
-      mask.ranges({context.q_pos, context.q_pos, context.q_head, context.q_head + 1,
-                   context.kv_head, context.batch, context.q_len, context.kv_len},
-                  plan.bindings);
+  const MaskRanges ranges = mask.ranges(
+      {context.q_pos, context.q_pos, context.q_head, context.q_head + 1, context.kv_head,
+       context.batch, context.q_len, context.kv_len, context.q_index, context.q_begin},
+      plan.bindings);
   if (!ranges.exact) return;
   tile_row.exact_keys = true;
   tile_row.keys.count = 0;
@@ -141,6 +141,8 @@ void set_up_rows(const AttentionCall& call, const plan::Row& row, std::int32_t h
     tile_row.context.batch = index;
     tile_row.context.q_len = request.q_len;
     tile_row.context.kv_len = request.kv_len;
+    tile_row.context.q_index = tile_row.token;
+    tile_row.context.q_begin = request.q_begin;
     scratch.logit_scale[r] =
         call.sm_scale * scale_of(call.q_scale, index, head) * scale_of(call.k_scale, index, head);
     find_keys(call, row, tile_row);

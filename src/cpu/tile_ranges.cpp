@@ -101,9 +101,14 @@ QueryRange query_range(const AttentionPlan& plan, const plan::Request& request, 
   QueryRange range;
   range.q_len = request.q_len;
   range.kv_len = request.kv_len;
+  range.q_index = begin;
+  range.q_begin = request.q_begin;
   range.q_pos_min = plan.position_of_query(request, begin);
   range.q_pos_max = plan.position_of_query(request, end - 1);
   if (plan.q_pos != nullptr) {
+    range.q_pos = plan.q_pos + begin * plan.q_pos_stride;
+    range.q_pos_stride = plan.q_pos_stride;
+    range.q_count = end - begin;
     for (std::int64_t token = begin; token < end; ++token) {
       const std::int64_t position = plan.position_of_query(request, token);
       range.q_pos_min = std::min(range.q_pos_min, position);

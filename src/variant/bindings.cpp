@@ -5,12 +5,13 @@
 #include <optional>
 
 #include "base/checks.h"
+#include "base/numeric.h"
 #include "variant/graph.h"
 
 namespace tilewright {
 namespace {
 
-// The element's offset, or -1 outside of the tensor.
+// The element's offset; none outside of the tensor.
 std::optional<std::int64_t> offset_of(const BoundParam& param, const std::int64_t* index) {
   std::int64_t offset = 0;
   for (int dim = 0; dim < param.rank; ++dim) {
@@ -42,28 +43,34 @@ void bind_number(const Param& param, const ParamValue& value, BoundParam& bound)
 }
 
 void bind_tensor(const Param& param, const TensorView& tensor, Device device, BoundParam& bound) {
-  const DType dtype = param.type() == ValueType::real ? DType::f32 : DType::i32;
+  const bool real = param.type() == ValueType::real;
+  const bool good_dtype =
+      real ? tensor.dtype == DType::f32 || tensor.dtype == DType::f16 || tensor.dtype == DType::bf16
+           : tensor.dtype == DType::i32 || tensor.dtype == DType::u8 || tensor.dtype == DType::i8;
   // A number may also come as a tensor of one element.
   const int rank = std::max(param.rank(), 1);
-  if (tensor.rank != rank || tensor.dtype != dtype || tensor.device != device ||
+  if (tensor.rank != rank || !good_dtype || tensor.device != device ||
       (tensor.data == nullptr && tensor.numel() > 0) ||
       (param.rank() == 0 && tensor.numel() != 1)) {
     const std::string name = "parameter \"" + param.name() + "\"";
     require_rank(name, tensor, {rank});
-    require_dtype(name, tensor, {dtype});
+    if (real) {
+      require_dtype(name, tensor, {DType::f32, DType::f16, DType::bf16});
+    } else {
+      require_dtype(name, tensor, {DType::i32, DType::u8, DType::i8});
+    }
     require_device(name, tensor, device);
     require_shape(name, tensor, {1});
   }
+  bound.data = tensor.data;
+  bound.dtype = tensor.dtype;
   if (param.rank() == 0) {
     if (device.type == DeviceType::cpu) {
-      bound.scalar = dtype == DType::f32
-                         ? static_cast<double>(*static_cast<const float*>(tensor.data))
-                         : static_cast<double>(*static_cast<const std::int32_t*>(tensor.data));
+      bound.scalar = real ? static_cast<double>(load_element(bound.data, bound.dtype, 0))
+                          : static_cast<double>(load_integer(bound.data, bound.dtype, 0));
     }
-    bound.data = tensor.data;
     return;
   }
-  bound.data = tensor.data;
   for (int dim = 0; dim < rank; ++dim) {
     bound.shape[dim] = tensor.shape[dim];
     bound.strides[dim] = tensor.strides[dim];
@@ -75,13 +82,13 @@ void bind_tensor(const Param& param, const TensorView& tensor, Device device, Bo
 float BoundParam::real_at(const std::int64_t* index) const {
   if (rank == 0) return static_cast<float>(scalar);
   const auto offset = offset_of(*this, index);
-  return offset ? static_cast<const float*>(data)[*offset] : 0.0F;
+  return offset ? load_element(data, dtype, *offset) : 0.0F;
 }
 
 std::int64_t BoundParam::integer_at(const std::int64_t* index) const {
   if (rank == 0) return static_cast<std::int64_t>(scalar);
   const auto offset = offset_of(*this, index);
-  return offset ? static_cast<const std::int32_t*>(data)[*offset] : 0;
+  return offset ? load_integer(data, dtype, *offset) : 0;
 }
 
 ParamBinder::ParamBinder(const Variant& variant) : params_(variant.params()) {
@@ -103,6 +110,9 @@ ParamBinder::ParamBinder(const Variant& variant) : params_(variant.params()) {
           break;
         case ExprOp::batch:
           extents[dim] = Extent::requests;
+          break;
+        case ExprOp::q_index:
+          extents[dim] = Extent::q_tokens;
           break;
         default:
           break;
@@ -138,6 +148,12 @@ void ParamBinder::check_extents(std::size_t index, const TensorView& tensor,
         require(extent >= extents.requests,
                 "parameter \"{}\" is {}: dimension {} must be at least the number of requests, {}",
                 param.name(), tensor, dim, extents.requests);
+        break;
+      case Extent::q_tokens:
+        require(extent >= extents.q_tokens,
+                "parameter \"{}\" is {}: dimension {} must be at least the number of query tokens, "
+                "{}",
+                param.name(), tensor, dim, extents.q_tokens);
         break;
       case Extent::any:
         break;

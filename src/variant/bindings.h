@@ -21,12 +21,15 @@ struct RowContext {
   std::int64_t batch = 0;
   std::int64_t q_len = 0;
   std::int64_t kv_len = 0;
+  std::int64_t q_index = 0;  // of the query token in the batch
+  std::int64_t q_begin = 0;  // of its request's first one
 };
 
 struct BoundParam {
   bool bound = false;
-  double scalar = 0;           // rank 0
-  const void* data = nullptr;  // f32 or i32, by the parameter's type
+  double scalar = 0;  // rank 0
+  const void* data = nullptr;
+  DType dtype = DType::f32;  // of a real: f32, f16, bf16; of an integer: i32, i8, u8
   int rank = 0;
   std::array<std::int64_t, 3> shape{};
   std::array<std::int64_t, 3> strides{};
@@ -42,11 +45,12 @@ struct Bindings {
   std::array<BoundParam, kMaxParams> params;
 };
 
-// What the extents of parameters indexed by q_head, kv_head or batch are checked against.
+// What the extents of parameters indexed by q_head, kv_head, batch or q_index are checked against.
 struct ParamExtents {
   std::int64_t num_qo_heads = 0;
   std::int64_t num_kv_heads = 0;
   std::int64_t requests = 0;
+  std::int64_t q_tokens = 0;
 };
 
 // Error unless `value` can be the value of a rank 0 parameter: not NaN; for integers, one of 32
@@ -69,7 +73,7 @@ class ParamBinder {
             Device device, Bindings& bindings) const;
 
  private:
-  enum class Extent : std::uint8_t { any, q_heads, kv_heads, requests };
+  enum class Extent : std::uint8_t { any, q_heads, kv_heads, requests, q_tokens };
   void check_extents(std::size_t index, const TensorView& tensor,
                      const ParamExtents& extents) const;
 

@@ -52,6 +52,12 @@ Expr q_len() {
 Expr kv_len() {
   return make_leaf(ExprOp::kv_len);
 }
+Expr q_index() {
+  return make_leaf(ExprOp::q_index);
+}
+Expr q_begin() {
+  return make_leaf(ExprOp::q_begin);
+}
 Expr value() {
   return make_leaf(ExprOp::value);
 }
@@ -104,6 +110,12 @@ Expr floor_div(const Expr& a, const Expr& b) {
 }
 Expr mod(const Expr& a, const Expr& b) {
   return make_operator(ExprOp::mod, {a, b});
+}
+Expr shift_right(const Expr& a, const Expr& b) {
+  return make_operator(ExprOp::shift_right, {a, b});
+}
+Expr bit_and(const Expr& a, const Expr& b) {
+  return make_operator(ExprOp::bit_and, {a, b});
 }
 Expr min(const Expr& a, const Expr& b) {
   return make_operator(ExprOp::min, {a, b});

@@ -17,14 +17,15 @@ struct OpInfo {
 };
 
 // Indexed by ExprOp.
-constexpr std::array<OpInfo, 34> kOps = {{
-    {"constant", 0},    {"param", 0},      {"logit", 0},       {"q_pos", 0}, {"kv_pos", 0},
-    {"q_head", 0},      {"kv_head", 0},    {"batch", 0},       {"q_len", 0}, {"kv_len", 0},
-    {"value", 0},       {"add", 2},        {"sub", 2},         {"mul", 2},   {"div", 2},
-    {"floor_div", 2},   {"mod", 2},        {"neg", 1},         {"min", 2},   {"max", 2},
-    {"abs", 1},         {"exp", 1},        {"log", 1},         {"tanh", 1},  {"sigmoid", 1},
-    {"to_real", 1},     {"lt", 2},         {"le", 2},          {"eq", 2},    {"ne", 2},
-    {"logical_and", 2}, {"logical_or", 2}, {"logical_not", 1}, {"where", 3},
+constexpr std::array<OpInfo, 38> kOps = {{
+    {"constant", 0},   {"param", 0},       {"logit", 0},     {"q_pos", 0},   {"kv_pos", 0},
+    {"q_head", 0},     {"kv_head", 0},     {"batch", 0},     {"q_len", 0},   {"kv_len", 0},
+    {"q_index", 0},    {"q_begin", 0},     {"value", 0},     {"add", 2},     {"sub", 2},
+    {"mul", 2},        {"div", 2},         {"floor_div", 2}, {"mod", 2},     {"shift_right", 2},
+    {"bit_and", 2},    {"neg", 1},         {"min", 2},       {"max", 2},     {"abs", 1},
+    {"exp", 1},        {"log", 1},         {"tanh", 1},      {"sigmoid", 1}, {"to_real", 1},
+    {"lt", 2},         {"le", 2},          {"eq", 2},        {"ne", 2},      {"logical_and", 2},
+    {"logical_or", 2}, {"logical_not", 1}, {"where", 3},
 }};
 constexpr int kOpCount = static_cast<int>(ExprOp::where) + 1;
 
@@ -155,6 +156,8 @@ ValueType result_type(ExprOp op, const std::vector<Expr>& args) {
       return ValueType::real;
     case ExprOp::floor_div:
     case ExprOp::mod:
+    case ExprOp::shift_right:
+    case ExprOp::bit_and:
       require_operands(all_of_type(ValueType::integer), op, args, "operands must be integers");
       return ValueType::integer;
     case ExprOp::to_real:

@@ -44,4 +44,9 @@ inline std::int64_t floor_mod(std::int64_t a, std::int64_t b) {
   return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;
 }
 
+// Six bits of the count are used, as machines do: a shift by 64 is none.
+inline std::int64_t shift_right(std::int64_t a, std::int64_t b) {
+  return a >> (b & 63);
+}
+
 }  // namespace tilewright

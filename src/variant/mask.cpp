@@ -22,11 +22,56 @@ Int128 term_at(const PositionTerm& term, std::int64_t position) {
   return Int128{term.coefficient} * (term.size == 1 ? shifted : floor_quotient(shifted, term.size));
 }
 
-Offset offset_of(const MaskRelation& relation, const QueryRange& queries, const Scalar* slots) {
-  Int128 uniform = relation.constant;
-  for (const UniformTerm& term : relation.uniforms) {
-    uniform += Int128{term.coefficient} * slots[term.slot].integer;
+Int128 sum_of(const std::vector<UniformTerm>& terms, const Scalar* slots) {
+  Int128 sum = 0;
+  for (const UniformTerm& term : terms) sum += Int128{term.coefficient} * slots[term.slot].integer;
+  return sum;
+}
+
+// What depends on rows, over the rows of a range.
+struct RowValues {
+  Offset relations[kMaxRowRelations];
+  bool any[kMaxRowConditions];
+  bool every[kMaxRowConditions];
+};
+
+// Evaluates the mask's row code for every token of a range, for one head.
+void evaluate_rows(const MaskAnalysis::Code& code, const QueryRange& queries, RowContext row,
+                   const Bindings& bindings, const Scalar* uniforms, RowValues& values) {
+  const std::size_t relations = code.row_relations.size();
+  const std::size_t conditions = code.row_conditions.size();
+  Scalar slots[ScalarCode::kMaxSlots];
+  for (std::int64_t token = 0; token < queries.tokens(); ++token) {
+    row.q_pos = queries.position(token);
+    row.q_index = queries.q_index + token;
+    code.rows.run(row, bindings, slots);
+    for (std::size_t i = 0; i < relations; ++i) {
+      const MaskRelation& relation =
+          code.relations[static_cast<std::size_t>(code.row_relations[i])];
+      Int128 offset = sum_of(relation.rows, slots);
+      for (const PositionTerm& term : relation.queries) offset += term_at(term, row.q_pos);
+      Offset& bounds = values.relations[i];
+      bounds = token == 0 ? Offset{offset, offset}
+                          : Offset{std::min(bounds.low, offset), std::max(bounds.high, offset)};
+    }
+    for (std::size_t i = 0; i < conditions; ++i) {
+      const bool holds = slots[code.row_conditions[i]].integer != 0;
+      values.any[i] = holds || (token > 0 && values.any[i]);
+      values.every[i] = holds && (token == 0 || values.every[i]);
+    }
   }
+  for (std::size_t i = 0; i < relations; ++i) {
+    const MaskRelation& relation = code.relations[static_cast<std::size_t>(code.row_relations[i])];
+    const Int128 uniform = relation.constant + sum_of(relation.uniforms, uniforms);
+    values.relations[i].low += uniform;
+    values.relations[i].high += uniform;
+  }
+}
+
+Offset offset_of(const MaskRelation& relation, const QueryRange& queries, const Scalar* slots,
+                 const RowValues& rows) {
+  if (relation.row_relation >= 0) return rows.relations[relation.row_relation];
+  const Int128 uniform = relation.constant + sum_of(relation.uniforms, slots);
   Offset offset{uniform, uniform};
   for (const PositionTerm& term : relation.queries) {
     const Int128 first = term_at(term, queries.q_pos_min);
@@ -72,8 +117,9 @@ IntervalSet all_if(bool condition) {
 
 class Evaluator {
  public:
-  Evaluator(const MaskAnalysis::Code& code, const QueryRange& queries, const Scalar* slots)
-      : code_(code), queries_(queries), slots_(slots) {}
+  Evaluator(const MaskAnalysis::Code& code, const QueryRange& queries, const Scalar* slots,
+            const RowValues& rows)
+      : code_(code), queries_(queries), slots_(slots), rows_(rows) {}
 
   void node(int index, IntervalSet& needed, IntervalSet& full) const {
     const MaskNode& node = code_.nodes[static_cast<std::size_t>(index)];
@@ -87,6 +133,10 @@ class Evaluator {
         break;
       case MaskNode::Kind::uniform:
         needed = full = all_if((slots_[node.index].integer != 0) != node.negated);
+        break;
+      case MaskNode::Kind::row:
+        needed = all_if(node.negated ? !rows_.every[node.index] : rows_.any[node.index]);
+        full = all_if(node.negated ? !rows_.any[node.index] : rows_.every[node.index]);
         break;
       case MaskNode::Kind::unknown:
         needed = IntervalSet::all();
@@ -117,7 +167,7 @@ class Evaluator {
   int end_of(int index) const { return code_.nodes[static_cast<std::size_t>(index)].end; }
 
   void relation(const MaskRelation& relation, IntervalSet& needed, IntervalSet& full) const {
-    const Offset offset = offset_of(relation, queries_, slots_);
+    const Offset offset = offset_of(relation, queries_, slots_, rows_);
     if (relation.kv.coefficient == 0) return without_key(relation.kind, offset, needed, full);
     if (relation.kind == MaskRelation::Kind::le) {
       const Interval any = keys_at_most(relation.kv, -offset.low);
@@ -160,6 +210,7 @@ class Evaluator {
   const MaskAnalysis::Code& code_;
   const QueryRange& queries_;
   const Scalar* slots_;
+  const RowValues& rows_;
 };
 
 }  // namespace
@@ -167,13 +218,17 @@ class Evaluator {
 MaskAnalysis::MaskAnalysis(const Variant& variant) {
   if (!variant.mask.defined()) return;
   auto code = std::make_shared<Code>();
-  class_ = compile_mask(variant, *code) ? MaskClass::closed_form : MaskClass::elementwise;
+  const bool closed = compile_mask(variant, *code);
+  class_ = !closed            ? MaskClass::elementwise
+           : code->has_rows() ? MaskClass::row_bounds
+                              : MaskClass::closed_form;
   code_ = std::move(code);
 }
 
 MaskRanges MaskAnalysis::ranges(const QueryRange& queries, const Bindings& bindings) const {
   MaskRanges result;
-  if (queries.q_pos_min > queries.q_pos_max || queries.q_head_begin >= queries.q_head_end) {
+  if (queries.q_pos_min > queries.q_pos_max || queries.tokens() <= 0 ||
+      queries.q_head_begin >= queries.q_head_end) {
     result.exact = true;
     return result;
   }
@@ -189,15 +244,19 @@ MaskRanges MaskAnalysis::ranges(const QueryRange& queries, const Bindings& bindi
     return result;
   }
   Scalar slots[ScalarCode::kMaxSlots];
+  RowValues rows;
   for (std::int64_t head = 0; head < heads; ++head) {
     const RowContext row{.q_pos = 0,
                          .q_head = queries.q_head_begin + head,
                          .kv_head = queries.kv_head,
                          .batch = queries.batch,
                          .q_len = queries.q_len,
-                         .kv_len = queries.kv_len};
+                         .kv_len = queries.kv_len,
+                         .q_index = 0,
+                         .q_begin = queries.q_begin};
     code_->uniforms.run(row, bindings, slots);
-    const Evaluator evaluator(*code_, queries, slots);
+    if (code_->has_rows()) evaluate_rows(*code_, queries, row, bindings, slots, rows);
+    const Evaluator evaluator(*code_, queries, slots, rows);
     if (head == 0) {
       evaluator.node(0, result.needed, result.full);
     } else {

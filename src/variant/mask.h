@@ -35,10 +35,10 @@ struct IntervalSet {
   bool contains(std::int64_t position) const;
 };
 
-// A set of query rows of one request: every q_pos in [q_pos_min, q_pos_max], every head in
-// [q_head_begin, q_head_end).
+// A set of query rows of one request: neighbouring query tokens, every head in [q_head_begin,
+// q_head_end).
 struct QueryRange {
-  std::int64_t q_pos_min = 0;
+  std::int64_t q_pos_min = 0;  // bounds of the tokens' positions
   std::int64_t q_pos_max = 0;
   std::int64_t q_head_begin = 0;
   std::int64_t q_head_end = 1;
@@ -46,19 +46,34 @@ struct QueryRange {
   std::int64_t batch = 0;
   std::int64_t q_len = 0;
   std::int64_t kv_len = 0;
+  std::int64_t q_index = 0;  // of the first token in the batch
+  std::int64_t q_begin = 0;  // of its request's first one
+  // The positions of q_count tokens. Null: they are q_pos_min, q_pos_min + 1, ... q_pos_max.
+  const std::int32_t* q_pos = nullptr;
+  std::int64_t q_pos_stride = 1;
+  std::int64_t q_count = 0;
+
+  std::int64_t tokens() const { return q_pos != nullptr ? q_count : q_pos_max - q_pos_min + 1; }
+  std::int64_t position(std::int64_t token) const {
+    return q_pos != nullptr ? q_pos[token * q_pos_stride] : q_pos_min + token;
+  }
 };
 
 struct MaskRanges {
   IntervalSet needed;  // a superset of the key positions that some query of the range attends to
   IntervalSet full;    // a subset of those that all of them attend to
-  bool exact =
-      false;  // needed == full: for one query row of a closed-form mask, unless kMax was not enough
+  // needed == full: for one query row of a mask of closed form or with row bounds, unless kMax was
+  // not enough
+  bool exact = false;
 };
 
 enum class MaskClass : std::uint8_t {
   none,         // no mask: everything is full
   closed_form,  // and/or/not of half-planes in kv_pos, q_pos, kv_pos - q_pos, floor(pos / C), with
                 // bounds known in the plan
+  row_bounds,   // the same, with bounds that are any function of the query row (tables, q_index)
+                // known in the plan: evaluated row by row, and a range is what lies between their
+                // least and their largest
   elementwise,  // anything else: its parts that are not of closed form count as unknown, so that
                 // `needed` is everything and `full` nothing as far as they decide
 };

@@ -28,29 +28,40 @@ struct UniformTerm {
 // Int128 by far.
 inline constexpr std::int64_t kMaxCoefficient = std::int64_t{1} << 40;
 
-// kv + sum of query terms + sum of uniform terms + constant, compared with 0.
+// Bounds that differ from row to row; more of them count as unknown.
+inline constexpr int kMaxRowRelations = 32;
+inline constexpr int kMaxRowConditions = 32;
+
+// kv + sums of query, uniform and row terms + constant, compared with 0.
 struct MaskRelation {
   enum class Kind : std::uint8_t { le, eq, ne };
   Kind kind = Kind::le;
   PositionTerm kv;  // coefficient 0: it does not depend on the key
   std::vector<PositionTerm> queries;
   std::vector<UniformTerm> uniforms;
+  std::vector<UniformTerm> rows;  // slots of Code::rows
   Int128 constant = 0;
+  int row_relation = -1;  // with row terms: its number among those that have some
 };
 
 struct MaskNode {
-  enum class Kind : std::uint8_t { all_of, any_of, relation, uniform, unknown };
+  enum class Kind : std::uint8_t { all_of, any_of, relation, uniform, row, unknown };
   Kind kind = Kind::unknown;
-  bool negated = false;  // uniform
-  int index = 0;         // relation: into relations; uniform: slot
+  bool negated = false;  // uniform, row
+  int index = 0;         // relation: into relations; uniform: slot; row: into row_conditions
   int end = 0;           // one past the last node of this subtree
 };
 
 struct MaskAnalysis::Code {
   std::vector<MaskNode> nodes;
   std::vector<MaskRelation> relations;
-  ScalarCode uniforms;
-  bool uses_head = false;  // some uniform value depends on q_head
+  ScalarCode uniforms;              // known for each (request, head)
+  ScalarCode rows;                  // known for each (query token, head)
+  std::vector<int> row_relations;   // those with row terms
+  std::vector<int> row_conditions;  // slots of `rows`
+  bool uses_head = false;           // some value depends on q_head
+
+  bool has_rows() const { return !row_relations.empty() || !row_conditions.empty(); }
 };
 
 // Fills `code`; true when all of the mask is of closed form (there is no unknown node).

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Brings a mask to its closed form: comparisons of integers become linear relations, abs, min, max
-// and where inside them become and/or.
+// and where inside them become and/or. What depends on the query alone, but not linearly, becomes a
+// value of the row.
 #include <algorithm>
 #include <optional>
 #include <unordered_map>
@@ -18,18 +19,24 @@ constexpr int kMaxSteps = 8192;  // shared subtrees are expanded: bounds the wor
 
 // What a value depends on, as far as the plan is concerned.
 struct Dependence {
-  bool uniform = true;  // known in the plan, for each (request, head)
+  bool in_plan = true;  // known when the plan is made, given the query and the key
+  bool uniform = true;  // the same for all queries and keys of a (request, head)
+  bool no_key = true;   // the same for all keys
+  bool closed = true;   // linear in positions and chunks, as far as it depends on them
   bool head = false;
+
+  bool is_uniform() const { return in_plan && uniform; }
+  bool is_row() const { return in_plan && no_key; }
 };
 
 struct Linear {
   struct Term {
-    enum class Kind : std::uint8_t { key, query, uniform, piecewise };
+    enum class Kind : std::uint8_t { key, query, uniform, row, piecewise };
     Kind kind;
     Int128 coefficient;
     std::int64_t shift = 0;
     std::int64_t size = 1;
-    const ExprNode* node = nullptr;  // uniform, piecewise (abs, min, max, where)
+    const ExprNode* node = nullptr;  // uniform, row, piecewise (abs, min, max, where)
 
     bool same_value(const Term& other) const {
       return kind == other.kind && shift == other.shift && size == other.size && node == other.node;
@@ -96,25 +103,56 @@ class Compiler {
     switch (node.op) {
       case ExprOp::logit:
       case ExprOp::value:
-      case ExprOp::q_pos:
       case ExprOp::kv_pos:
+        result.no_key = result.uniform = false;
+        break;
+      case ExprOp::q_index:
+        result.closed = result.uniform = false;
+        break;
+      case ExprOp::q_pos:
         result.uniform = false;
         break;
       case ExprOp::q_head:
         result.head = true;
         break;
       case ExprOp::param:
-        result.uniform = node.param->bind() == Bind::plan;
+        result.in_plan = node.param->bind() == Bind::plan;
         break;
       default:
         break;
     }
     for (const Expr& arg : node.args) {
       const Dependence& below = dependence_.at(&arg.node());
+      result.in_plan &= below.in_plan;
       result.uniform &= below.uniform;
+      result.no_key &= below.no_key;
+      result.closed &= below.closed;
       result.head |= below.head;
     }
+    result.closed &= result.uniform || may_be_closed(node);
     return result;
+  }
+
+  // Whether linear() and boolean() may take the node apart, going by its operator.
+  static bool may_be_closed(const ExprNode& node) {
+    switch (node.op) {
+      case ExprOp::mul:
+        return node.args[0].node().op == ExprOp::constant ||
+               node.args[1].node().op == ExprOp::constant;
+      case ExprOp::lt:
+      case ExprOp::le:
+        return node.args[0].type() == ValueType::integer;
+      case ExprOp::eq:
+      case ExprOp::ne:
+        return node.args[0].type() != ValueType::real;
+      case ExprOp::param:
+      case ExprOp::mod:
+      case ExprOp::shift_right:
+      case ExprOp::bit_and:
+        return false;
+      default:
+        return node.type != ValueType::real;
+    }
   }
 
   bool exhausted() const {
@@ -145,12 +183,27 @@ class Compiler {
     return code_.uniforms.add(node, params_);
   }
 
+  int row_slot(const ExprNode& node) {
+    code_.uses_head |= dependence_.at(&node).head;
+    return code_.rows.add(node, params_);
+  }
+
+  // A condition on the query row alone.
+  void row_condition(const ExprNode& node, bool negate) {
+    const int count = static_cast<int>(code_.row_conditions.size());
+    if (count >= kMaxRowConditions) return unknown();
+    push({.kind = Kind::row, .negated = negate, .index = count});
+    code_.row_conditions.push_back(row_slot(node));
+  }
+
   void boolean(const ExprNode& node, bool negate) {
     ++steps_;
     if (exhausted()) return unknown();
-    if (dependence_.at(&node).uniform) {
+    const Dependence& known = dependence_.at(&node);
+    if (known.is_uniform()) {
       return push({.kind = Kind::uniform, .negated = negate, .index = uniform_slot(node)});
     }
+    if (known.is_row() && !known.closed) return row_condition(node, negate);
     switch (node.op) {
       case ExprOp::logical_not:
         return boolean(node.args[0].node(), !negate);
@@ -212,10 +265,12 @@ class Compiler {
       sum.constant += scale * node.integer;
       return true;
     }
-    if (dependence_.at(&node).uniform) {
+    const Dependence& known = dependence_.at(&node);
+    if (known.is_uniform()) {
       sum.add({.kind = TermKind::uniform, .coefficient = scale, .node = &node});
       return true;
     }
+    if (known.is_row() && !known.closed) return row_term(node, scale, sum);
     const auto arg = [&](std::size_t i) -> const ExprNode& { return node.args[i].node(); };
     switch (node.op) {
       case ExprOp::kv_pos:
@@ -235,7 +290,7 @@ class Compiler {
         if (arg(1).op == ExprOp::constant) return linear(arg(0), scale * arg(1).integer, sum);
         return false;
       case ExprOp::floor_div:
-        return chunk(arg(0), arg(1), scale, sum);
+        return chunk(arg(0), arg(1), scale, sum) || (known.is_row() && row_term(node, scale, sum));
       case ExprOp::abs:
       case ExprOp::min:
       case ExprOp::max:
@@ -245,6 +300,11 @@ class Compiler {
       default:
         return false;
     }
+  }
+
+  static bool row_term(const ExprNode& node, Int128 scale, Linear& sum) {
+    sum.add({.kind = Linear::Term::Kind::row, .coefficient = scale, .node = &node});
+    return true;
   }
 
   // scale * floor((position + shift) / size)
@@ -332,12 +392,23 @@ class Compiler {
         case Linear::Term::Kind::query:
           relation.queries.push_back(position);
           break;
+        case Linear::Term::Kind::row:
+          relation.rows.push_back({coefficient, row_slot(*term.node)});
+          break;
         default:
           relation.uniforms.push_back({coefficient, uniform_slot(*term.node)});
           break;
       }
     }
-    push({.kind = Kind::relation, .index = static_cast<int>(code_.relations.size())});
+    const int index = static_cast<int>(code_.relations.size());
+    if (!relation.rows.empty()) {
+      if (code_.row_relations.size() >= static_cast<std::size_t>(kMaxRowRelations)) {
+        return unknown();
+      }
+      relation.row_relation = static_cast<int>(code_.row_relations.size());
+      code_.row_relations.push_back(index);
+    }
+    push({.kind = Kind::relation, .index = index});
     code_.relations.push_back(std::move(relation));
   }
 

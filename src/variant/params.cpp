@@ -34,7 +34,8 @@ void check_declaration(const std::string& name, int rank) {
 }
 
 bool allowed_in_output(ExprOp op) {
-  return op != ExprOp::logit && op != ExprOp::kv_pos && op != ExprOp::q_len && op != ExprOp::kv_len;
+  return op != ExprOp::logit && op != ExprOp::kv_pos && op != ExprOp::q_len &&
+         op != ExprOp::kv_len && op != ExprOp::q_begin;
 }
 
 // Nodes may be made by hand (ExprNode is public), so their form is checked too.

@@ -85,6 +85,15 @@ HWY_INLINE hn::Mask<DI> less_equal(VI a, VI b) {
   return hn::Not(hn::Lt(b, a));
 }
 
+// One line of a parameter's tensor along its last dimension, and where on it each lane reads.
+struct Line {
+  const void* data = nullptr;
+  std::int64_t offset = 0;  // of its first element
+  std::int64_t extent = 0;  // 0: all lanes read outside of the tensor
+  std::int64_t stride = 1;
+  View index;
+};
+
 class Machine {
  public:
   explicit Machine(const ProgramCall& call)
@@ -287,6 +296,15 @@ class Machine {
     if (op == ExprOp::to_real) {
       return unary(d, DF(), a, out, [](VI x) HWY_ATTR { return hn::ConvertTo(DF(), x); });
     }
+    if (op == ExprOp::bit_and) {
+      return binary(d, d, a, b, out, [](VI x, VI y) HWY_ATTR { return hn::And(x, y); });
+    }
+    if (op == ExprOp::shift_right) {
+      // Counts from 32 to 63 leave the sign only, as 31 does.
+      return binary(d, d, a, b, out, [](VI x, VI y) HWY_ATTR {
+        return hn::Shr(x, hn::Min(hn::And(y, hn::Set(DI(), 63)), hn::Set(DI(), 31)));
+      });
+    }
     auto* to = reinterpret_cast<std::int32_t*>(out);
     for (std::size_t i = 0; i < padded_; i += lanes_) {
       const std::int32_t* x = a.at<std::int32_t>(i);
@@ -369,6 +387,10 @@ class Machine {
         return wide<I>(a, b, out, [](I x, I y) { return floor_div(x, y); });
       case ExprOp::mod:
         return wide<I>(a, b, out, floor_mod);
+      case ExprOp::shift_right:
+        return wide<I>(a, b, out, [](I x, I y) { return shift_right(x, y); });
+      case ExprOp::bit_and:
+        return wide<I>(a, b, out, [](I x, I y) { return x & y; });
       case ExprOp::neg:
         return wide<I>(a, b, out, [](I x, I) { return wrap_neg(x); });
       case ExprOp::abs:
@@ -390,9 +412,67 @@ class Machine {
     }
   }
 
+  // The usual read: all indices but the last are the same for every lane, so that the lanes lie on
+  // one line of the tensor. False: it is not one, or not of a usual dtype.
+  bool gather_line(const BoundParam& param, const View (&indices)[3], std::byte* out) const {
+    if (!call_.narrow) return false;
+    Line line{nullptr, 0, param.shape[static_cast<std::size_t>(param.rank - 1)],
+              param.strides[static_cast<std::size_t>(param.rank - 1)], indices[param.rank - 1]};
+    bool inside = true;
+    for (int dim = 0; dim + 1 < param.rank; ++dim) {
+      if (indices[dim].step != 0) return false;
+      const std::int64_t index = *indices[dim].at<std::int32_t>(0);
+      inside = inside && index >= 0 && index < param.shape[dim];
+      line.offset += index * param.strides[dim];
+    }
+    if (!inside) line.extent = 0;
+    line.data = param.data;
+    switch (param.dtype) {
+      case DType::f32:
+        return read_line<float>(line, reinterpret_cast<float*>(out));
+      case DType::i32:
+        return read_line<std::int32_t>(line, reinterpret_cast<std::int32_t*>(out));
+      case DType::u8:
+        return read_line<std::uint8_t>(line, reinterpret_cast<std::int32_t*>(out));
+      case DType::i8:
+        return read_line<std::int8_t>(line, reinterpret_cast<std::int32_t*>(out));
+      default:
+        return false;
+    }
+  }
+
+  template <typename T, typename Out>
+  bool read_line(const Line& line, Out* out) const {
+    const auto* index = static_cast<const std::int32_t*>(line.index.data);
+    const auto n = static_cast<std::int64_t>(call_.count);
+    if (line.extent == 0) {
+      std::fill_n(out, n, Out{});
+      return true;
+    }
+    const T* from = static_cast<const T*>(line.data) + line.offset;
+    const auto step = static_cast<std::int64_t>(line.index.step);
+    if (step == 1 && line.stride == 1 && counts_up(index, n) && index[0] >= 0 &&
+        index[n - 1] < line.extent) {
+      for (std::int64_t i = 0; i < n; ++i) out[i] = from[index[0] + i];
+      return true;
+    }
+    for (std::int64_t i = 0; i < n; ++i) {
+      const std::int64_t at = index[i * step];
+      out[i] = at >= 0 && at < line.extent ? static_cast<Out>(from[at * line.stride]) : Out{};
+    }
+    return true;
+  }
+
+  static bool counts_up(const std::int32_t* index, std::int64_t n) {
+    std::int64_t wrong = 0;
+    for (std::int64_t i = 0; i < n; ++i) wrong |= index[i] - index[0] - i;
+    return wrong == 0;
+  }
+
   HWY_NOINLINE void gather(const ProgramInstruction& in, const View (&indices)[3],
                            std::byte* out) const {
     const BoundParam& param = call_.bindings->params[in.param];
+    if (gather_line(param, indices, out)) return;
     for (std::size_t i = 0; i < call_.count; ++i) {
       std::int64_t index[3] = {};
       for (int dim = 0; dim < param.rank; ++dim) {

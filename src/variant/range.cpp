@@ -48,6 +48,24 @@ IntegerRange absolute(const IntegerRange& a) {
   return clipped(least, most);
 }
 
+IntegerRange shifted(const IntegerRange& a, const IntegerRange& count) {
+  const bool exact = count.low >= 0 && count.high <= 63;
+  const std::int64_t least = exact ? count.low : 0;
+  const std::int64_t most = exact ? count.high : 63;
+  return hull({Int128{a.low >> least}, Int128{a.low >> most}, Int128{a.high >> least},
+               Int128{a.high >> most}});
+}
+
+// a & b is at most either of them that is not negative, and clears no bit above both.
+IntegerRange common_bits(const IntegerRange& a, const IntegerRange& b) {
+  if (a.low >= 0 && b.low >= 0) return {0, std::min(a.high, b.high), false};
+  if (a.low >= 0) return {0, a.high, false};
+  if (b.low >= 0) return {0, b.high, false};
+  Int128 low = -1;
+  while (low > std::min(a.low, b.low)) low *= 2;
+  return clipped(low, std::max(a.high, b.high));
+}
+
 class Analysis {
  public:
   Analysis(const IntegerRange& position, const std::unordered_set<const ExprNode*>& assumed_int32)
@@ -86,6 +104,8 @@ class Analysis {
       case ExprOp::batch:
       case ExprOp::q_len:
       case ExprOp::kv_len:
+      case ExprOp::q_index:
+      case ExprOp::q_begin:
         return {0, kInt32Max, false};
       case ExprOp::add:
         return clipped(Int128{arg(node, 0).low} + arg(node, 1).low,
@@ -102,6 +122,10 @@ class Analysis {
         return clipped(b.low < 0 ? Int128{b.low} + 1 : Int128{0},
                        b.high > 0 ? Int128{b.high} - 1 : Int128{0});
       }
+      case ExprOp::shift_right:
+        return shifted(arg(node, 0), arg(node, 1));
+      case ExprOp::bit_and:
+        return common_bits(arg(node, 0), arg(node, 1));
       case ExprOp::neg:
         return clipped(-Int128{arg(node, 0).high}, -Int128{arg(node, 0).low});
       case ExprOp::abs:

@@ -31,6 +31,10 @@ Scalar integer_operator(ExprOp op, std::int64_t a, std::int64_t b) {
       return integer(floor_div(a, b));
     case ExprOp::mod:
       return integer(floor_mod(a, b));
+    case ExprOp::shift_right:
+      return integer(shift_right(a, b));
+    case ExprOp::bit_and:
+      return integer(a & b);
     case ExprOp::neg:
       return integer(wrap_neg(a));
     case ExprOp::abs:
@@ -150,6 +154,10 @@ Scalar ScalarCode::evaluate(const Instruction& in, const RowContext& row, const 
       return integer(row.q_len);
     case ExprOp::kv_len:
       return integer(row.kv_len);
+    case ExprOp::q_index:
+      return integer(row.q_index);
+    case ExprOp::q_begin:
+      return integer(row.q_begin);
     case ExprOp::where:
       return slots[in.args[0]].integer != 0 ? slots[in.args[1]] : slots[in.args[2]];
     default:

@@ -100,7 +100,7 @@ TEST_F(Binding, Errors) {
   EXPECT_THAT(error({"scale", TensorView(reals_.data(), DType::f32, {2})}), HasSubstr("[1]"));
   EXPECT_THAT(error({"scale", NAN}), HasSubstr("NaN"));
   EXPECT_THAT(error({"slope", TensorView(reals_.data(), DType::f32, {4, 1})}), HasSubstr("rank"));
-  EXPECT_THAT(error({"slope", TensorView(reals_.data(), DType::f16, {4})}), HasSubstr("dtype"));
+  EXPECT_THAT(error({"slope", TensorView(reals_.data(), DType::f8e4m3, {4})}), HasSubstr("dtype"));
   EXPECT_THAT(error({"slope", TensorView(reals_.data(), DType::f32, {4}, {DeviceType::cuda, 1})}),
               HasSubstr("cpu"));
   EXPECT_THAT(error({"slope", TensorView(nullptr, DType::f32, {4})}), HasSubstr("null"));

@@ -24,10 +24,15 @@ struct PlanParams {
   Bindings bindings;
   std::map<std::string, BoundParam> by_name;
   std::array<std::int32_t, 4> per_head{};
+  std::array<std::int32_t, 32> per_row{};  // by q_index
 
   PlanParams(const Expr& mask, Rng& rng) : variant(with_mask(mask)), binder(variant) {
     for (std::int32_t& window : per_head) window = static_cast<std::int32_t>(uniform(rng, 0, 40));
+    for (std::int32_t& bound : per_row) bound = static_cast<std::int32_t>(uniform(rng, -5, 90));
     std::vector<ParamValue> values;
+    if (binder.index_of("wr") >= 0) {
+      values.emplace_back("wr", TensorView(per_row.data(), DType::i32, {32}));
+    }
     if (binder.index_of("w") >= 0) {
       values.emplace_back("w", static_cast<double>(uniform(rng, -5, 40)));
     }
@@ -48,11 +53,12 @@ struct Truth {
 
 Truth brute_force(const PlanParams& plan, const QueryRange& queries, std::int64_t first_key) {
   Truth truth{std::vector<bool>(kKeys, false), std::vector<bool>(kKeys, true)};
-  for (std::int64_t q = queries.q_pos_min; q <= queries.q_pos_max; ++q) {
+  for (std::int64_t token = 0; token < queries.tokens(); ++token) {
     for (std::int64_t head = queries.q_head_begin; head < queries.q_head_end; ++head) {
       for (std::int64_t key = 0; key < kKeys; ++key) {
         const RefInputs inputs{
-            {q, head, queries.kv_head, queries.batch, queries.q_len, queries.kv_len},
+            {queries.position(token), head, queries.kv_head, queries.batch, queries.q_len,
+             queries.kv_len, queries.q_index + token, queries.q_begin},
             first_key + key,
             0,
             &plan.by_name};
@@ -76,7 +82,27 @@ QueryRange random_range(Rng& rng, std::int64_t first) {
   queries.batch = uniform(rng, 0, 3);
   queries.q_len = uniform(rng, 0, 30);
   queries.kv_len = uniform(rng, 0, 90);
+  queries.q_begin = uniform(rng, 0, 8);
+  queries.q_index = queries.q_begin + uniform(rng, 0, 12);
   return queries;
+}
+
+// Gives the range positions in any order, which live in `positions`.
+void scatter(QueryRange& queries, std::vector<std::int32_t>& positions, Rng& rng) {
+  positions.clear();
+  for (std::int64_t i = uniform(rng, 1, 8); i > 0; --i) {
+    positions.push_back(static_cast<std::int32_t>(uniform(rng, 0, 90)));
+    positions.push_back(-1);
+  }
+  queries.q_pos = positions.data();
+  queries.q_pos_stride = 2;
+  queries.q_count = static_cast<std::int64_t>(positions.size()) / 2;
+  queries.q_pos_min = kMaxPosition;
+  queries.q_pos_max = kMinPosition;
+  for (std::int64_t i = 0; i < queries.q_count; ++i) {
+    queries.q_pos_min = std::min(queries.q_pos_min, queries.position(i));
+    queries.q_pos_max = std::max(queries.q_pos_max, queries.position(i));
+  }
 }
 
 void check_sets(const IntervalSet& set) {
@@ -112,10 +138,12 @@ void check(const PlanParams& plan, const MaskAnalysis& analysis, const QueryRang
   }
 }
 
-// Random masks of the closed form: comparisons in many arrangements, and/or/not.
+// Random masks of the closed form: comparisons in many arrangements, and/or/not. `rows`: some of
+// their bounds differ from row to row.
 class RandomMasks {
  public:
-  explicit RandomMasks(std::uint64_t seed, bool huge = false) : rng_(seed), huge_(huge) {}
+  explicit RandomMasks(std::uint64_t seed, bool huge = false, bool rows = false)
+      : rng_(seed), huge_(huge), rows_(rows) {}
   Rng& rng() { return rng_; }
 
   Expr mask(int depth) {
@@ -134,7 +162,30 @@ class RandomMasks {
   }
 
  private:
+  Expr row_bound() {
+    const Expr table = Param::integer("wr", 1)(expr::q_index() * 1);
+    switch (uniform(rng_, 0, 8)) {
+      case 0:
+        return expr::q_index() - expr::q_begin();
+      case 1:
+        return mod(q_pos() * 3, 17);
+      case 2:
+        return max(q_pos() + 1, table);
+      case 3:
+        return where(bit_and(expr::q_index(), 1) == 0, table, q_pos() + 2);
+      case 4:
+        return floor_div(q_pos() * q_pos(), 20) - q_head();
+      case 5:
+        return q_pos() + table * 2;
+      case 6:
+        return floor_div(q_pos() - expr::q_begin(), 4) * 4;
+      default:
+        return table;
+    }
+  }
+
   Expr bound() {
+    if (rows_ && uniform(rng_, 0, 1) == 0) return row_bound();
     switch (uniform(rng_, 0, 8)) {
       case 0:
         return expr::q_len();
@@ -214,6 +265,7 @@ class RandomMasks {
   }
 
   Expr uniform_boolean() {
+    if (rows_) return uniform(rng_, 0, 1) == 0 ? row_bound() < 30 : to_real(q_pos()) * 0.5 < 20.0;
     switch (uniform(rng_, 0, 2)) {
       case 0:
         return bound() < 20;
@@ -226,7 +278,57 @@ class RandomMasks {
 
   Rng rng_;
   bool huge_;
+  bool rows_;
 };
+
+TEST(MaskAnalysis, RandomRowBoundsAgainstBruteForce) {
+  RandomMasks random(16, false, true);
+  std::vector<std::int32_t> positions;
+  int with_rows = 0;
+  for (int i = 0; i < 700; ++i) {
+    const Expr mask = random.mask(static_cast<int>(uniform(random.rng(), 0, 3)));
+    const PlanParams plan(mask, random.rng());
+    const MaskAnalysis analysis(plan.variant);
+    ASSERT_NE(analysis.mask_class(), MaskClass::elementwise) << plan.variant.serialize();
+    with_rows += analysis.mask_class() == MaskClass::row_bounds ? 1 : 0;
+    QueryRange queries = random_range(random.rng(), 0);
+    check(plan, analysis, queries, false);
+    queries.q_pos_max = queries.q_pos_min;
+    queries.q_head_end = queries.q_head_begin + 1;
+    const bool exact = analysis.ranges(queries, plan.bindings).exact;
+    ASSERT_TRUE(exact) << "one row must be exact\n" << plan.variant.serialize();
+    check(plan, analysis, queries, true);
+    scatter(queries, positions, random.rng());
+    check(plan, analysis, queries, false);
+    if (HasFatalFailure()) return;
+  }
+  EXPECT_GT(with_rows, 300);
+}
+
+// lo[row] <= kv_pos < hi[row]: needed is [least lo, largest hi), full [largest lo, least hi).
+TEST(MaskAnalysis, RowBoundsAreTheirHull) {
+  const Param lo = Param::integer("lo", 1);
+  const Param hi = Param::integer("hi", 1);
+  const Variant variant =
+      with_mask(kv_pos() >= lo(expr::q_index()) && kv_pos() < hi(expr::q_index()));
+  const MaskAnalysis analysis(variant);
+  ASSERT_EQ(analysis.mask_class(), MaskClass::row_bounds);
+  const std::array<std::int32_t, 5> lows{900, 7, 3, 5, 900};
+  const std::array<std::int32_t, 5> highs{901, 40, 60, 50, 901};
+  const ParamBinder binder(variant);
+  Bindings bindings;
+  binder.bind({{"lo", TensorView(lows.data(), DType::i32, {5})},
+               {"hi", TensorView(highs.data(), DType::i32, {5})}},
+              Bind::plan, {1, 1, 1, 5}, {}, bindings);
+  const MaskRanges ranges =
+      analysis.ranges({.q_pos_min = 0, .q_pos_max = 2, .q_index = 1}, bindings);
+  ASSERT_EQ(ranges.needed.count, 1);
+  EXPECT_EQ(ranges.needed.intervals[0].begin, 3);
+  EXPECT_EQ(ranges.needed.intervals[0].end, 60);
+  ASSERT_EQ(ranges.full.count, 1);
+  EXPECT_EQ(ranges.full.intervals[0].begin, 7);
+  EXPECT_EQ(ranges.full.intervals[0].end, 40);
+}
 
 TEST(MaskAnalysis, RandomClosedFormsAgainstBruteForce) {
   RandomMasks random(11);
@@ -333,6 +435,15 @@ TEST(MaskAnalysis, Classes) {
   EXPECT_EQ(class_of(to_real(kv_pos()) < 5.0), MaskClass::elementwise);
   EXPECT_EQ(class_of(floor_div(kv_pos(), batch()) < 5), MaskClass::elementwise);
   EXPECT_EQ(class_of(Param::integer("doc", 1)(kv_pos()) == 1), MaskClass::elementwise);
+  const Param rows = Param::integer("rows", 1);
+  EXPECT_EQ(class_of(kv_pos() < rows(expr::q_index())), MaskClass::row_bounds);
+  EXPECT_EQ(class_of(kv_pos() < rows(q_pos())), MaskClass::row_bounds);
+  EXPECT_EQ(class_of(kv_pos() < max(q_pos() + 1, rows(expr::q_index()))), MaskClass::row_bounds);
+  EXPECT_EQ(class_of(kv_pos() <= q_pos() * q_pos()), MaskClass::row_bounds);
+  EXPECT_EQ(class_of(kv_pos() <= q_pos() || to_real(q_pos()) < 5.0), MaskClass::row_bounds);
+  EXPECT_EQ(class_of(kv_pos() <= max(q_pos() - 3, 5)), MaskClass::closed_form);
+  EXPECT_EQ(class_of(kv_pos() < Param::integer("r", 1, Bind::run)(expr::q_index())),
+            MaskClass::elementwise);
 }
 
 TEST(MaskAnalysis, PartsThatAreUnknownDoNotHideTheRest) {

@@ -118,6 +118,8 @@ struct RandomRow {
            uniform(rng, 0, 7),
            uniform(rng, 0, 3),
            uniform(rng, 0, most),
+           uniform(rng, 0, most),
+           uniform(rng, 0, most),
            uniform(rng, 0, most)};
     const auto n = static_cast<std::size_t>(
         uniform(rng, 0, 3) == 0 ? kProgramWidth : uniform(rng, 1, kProgramWidth));

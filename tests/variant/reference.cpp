@@ -61,6 +61,12 @@ RefValue Reference::leaf(const ExprNode& node) const {
     case ExprOp::q_len:
       result.integer = in_.row.q_len;
       break;
+    case ExprOp::q_index:
+      result.integer = in_.row.q_index;
+      break;
+    case ExprOp::q_begin:
+      result.integer = in_.row.q_begin;
+      break;
     default:
       result.integer = in_.row.kv_len;
       break;
@@ -83,6 +89,13 @@ RefValue Reference::integer_operator(ExprOp op, const RefValue& a, const RefValu
       return integer_value(y == 0 ? 0 : wrapped(floored(x, y)));
     case ExprOp::mod:
       return integer_value(y == 0 ? 0 : wrapped(x - floored(x, y) * y));
+    case ExprOp::shift_right: {
+      Wide divisor = 1;
+      for (int bit = 0; bit < (b.integer & 63); ++bit) divisor *= 2;
+      return integer_value(wrapped(floored(x, divisor)));
+    }
+    case ExprOp::bit_and:
+      return integer_value(a.integer & b.integer);
     case ExprOp::neg:
       return integer_value(wrapped(-x));
     case ExprOp::abs:
@@ -240,7 +253,7 @@ Expr RandomExpressions::integer_leaf() {
                                               (std::int64_t{1} << 40) + 3,
                                               std::int64_t{1} << 62,
                                               3037000500};
-  switch (uniform(rng_, 0, 10)) {
+  switch (uniform(rng_, 0, 11)) {
     case 0:
     case 1:
       return expr::kv_pos();
@@ -257,6 +270,8 @@ Expr RandomExpressions::integer_leaf() {
       return kParams[3]();
     case 8:
       return kParams[4](expr::batch());
+    case 9:
+      return uniform(rng_, 0, 3) == 0 ? expr::q_begin() : expr::q_index();
     default:
       if (huge_ && uniform(rng_, 0, 2) == 0) return Expr(kCorners[uniform(rng_, 0, 9)]);
       return Expr(uniform(rng_, -20, 20));
@@ -283,7 +298,7 @@ Expr RandomExpressions::new_integer(int depth) {
   const auto arg = [&] {
     return integer(depth - 1 - static_cast<int>(uniform(rng_, 0, depth - 1)));
   };
-  switch (uniform(rng_, 0, 11)) {
+  switch (uniform(rng_, 0, 13)) {
     case 0:
     case 1:
       return arg() + arg();
@@ -305,6 +320,10 @@ Expr RandomExpressions::new_integer(int depth) {
     case 10:
       // Times 1: an index that is exactly a head or a request would have its extent checked.
       return params()[5](arg() * 1, arg() * 1, arg() * 1);
+    case 11:
+      return shift_right(arg(), uniform(rng_, 0, 1) == 0 ? Expr(uniform(rng_, -3, 70)) : arg());
+    case 12:
+      return bit_and(arg(), arg());
     default:
       return where(boolean(depth - 1), arg(), arg());
   }
