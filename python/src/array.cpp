@@ -382,6 +382,21 @@ Scale to_scale(nb::handle object, const char* name, Keep& keep) {
   return view_of(object, name, keep);
 }
 
+// Arrays of bool as their bytes, 0 and 1; others as they are.
+static nb::object without_bool(nb::handle object) {
+  if (PyArray_Check(object.ptr())) {
+    if (PyArray_DESCR(as_numpy(object))->type_num != NPY_BOOL) return nb::borrow(object);
+    return object.attr("view")("uint8");
+  }
+  if (is_torch_tensor(object)) {
+    const nb::module_ torch = nb::module_::import_("torch");
+    if (object.attr("dtype").is(torch.attr("bool"))) {
+      return object.attr("view")(torch.attr("uint8"));
+    }
+  }
+  return nb::borrow(object);
+}
+
 std::vector<ParamValue> to_params(nb::handle params, const char* name, Keep& keep) {
   std::vector<ParamValue> values;
   if (params.is_none()) return values;
@@ -399,7 +414,9 @@ std::vector<ParamValue> to_params(nb::handle params, const char* name, Keep& kee
       values.emplace_back(std::move(parameter), *number);
     } else {
       const std::string text = fmt::format("{}[\"{}\"]", name, parameter);
-      values.emplace_back(std::move(parameter), view_of(value, text.c_str(), keep));
+      nb::object array = without_bool(value);
+      values.emplace_back(std::move(parameter), view_of(array, text.c_str(), keep));
+      if (!array.is(value)) keep.push_back(std::move(array));
     }
   }
   return values;

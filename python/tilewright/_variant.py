@@ -88,7 +88,8 @@ class Context:
     """Where a logit stands, for the functions of `variant`: integer expressions, and the declared parameters by name.
 
     q_pos, kv_pos: positions of the query and the key in their request. q_head, kv_head: heads, kv_head = q_head // group
-    size. batch: index of the request. q_len, kv_len: tokens of the request.
+    size. batch: index of the request. q_len, kv_len: tokens of the request. q_index: index of the query token in the packed
+    batch, q_begin: that of the request's first one.
     """
 
     __slots__ = ("_at", "_declared", "_params")
@@ -100,6 +101,8 @@ class Context:
     batch: Expr = expr.batch
     q_len: Expr = expr.q_len
     kv_len: Expr = expr.kv_len
+    q_index: Expr = expr.q_index
+    q_begin: Expr = expr.q_begin
 
     def __init__(self, declared: Mapping[str, ParamSpec], at: str, params: dict[str, Param]) -> None:
         self._declared = declared

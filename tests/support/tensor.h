@@ -100,6 +100,8 @@ class Tensor {
     const std::int64_t at = offset(index);
     if (dtype_ == DType::i32) {
       reinterpret_cast<std::int32_t*>(data_)[at] = static_cast<std::int32_t>(value);
+    } else if (dtype_ == DType::u8) {
+      data_[at] = static_cast<std::uint8_t>(value);
     } else if (dtype_ == DType::i64) {
       reinterpret_cast<std::int64_t*>(data_)[at] = static_cast<std::int64_t>(value);
     } else {
