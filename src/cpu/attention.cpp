@@ -266,8 +266,8 @@ plan::Config plan_config(const AttentionSpec& spec, const CompiledVariant& varia
       kCacheBytes / std::max<std::int64_t>(kv_bytes_per_head, 1), 1, spec.num_kv_heads));
   config.heads_differ = variant.mask_depends_on_head ? 1 : 0;
   // In units of one packed row against one block: setting up a tile costs as much as about ten,
-  // converting a block's keys and values to f32 as much as about eight.
-  config.cost = {10, 8, 1, 1};
+  // converting a block's keys and values to f32 as much as about eight, a join about two.
+  config.cost = {10, 8, 1, 2};
   config.least_share = 512;
   return config;
 }
