@@ -49,12 +49,15 @@ HWY_INLINE Vec load_logits(F32 d, const T* from, First part) {
   return hn::IfThenElse(present(d, part), clean(d, load(d, from, part)), hn::Set(d, -kInfinity));
 }
 
-HWY_INLINE hn::Vec<I32> load_ids(I32 d, const Logits& logits, std::int64_t i, Whole /*part*/) {
-  if (logits.ids == nullptr) return hn::Iota(d, static_cast<std::int32_t>(i));
+// `iota` is 0, 1, 2, ...: Highway makes it by way of memory, so it is made once a pass.
+HWY_INLINE hn::Vec<I32> load_ids(I32 d, const Logits& logits, std::int64_t i, hn::Vec<I32> iota,
+                                 Whole /*part*/) {
+  if (logits.ids == nullptr) return hn::Add(iota, hn::Set(d, static_cast<std::int32_t>(i)));
   return hn::LoadU(d, logits.ids + i);
 }
-HWY_INLINE hn::Vec<I32> load_ids(I32 d, const Logits& logits, std::int64_t i, First part) {
-  if (logits.ids == nullptr) return hn::Iota(d, static_cast<std::int32_t>(i));
+HWY_INLINE hn::Vec<I32> load_ids(I32 d, const Logits& logits, std::int64_t i, hn::Vec<I32> iota,
+                                 First part) {
+  if (logits.ids == nullptr) return load_ids(d, logits, i, iota, Whole());
   HWY_ALIGN std::int32_t lanes[hn::MaxLanes(I32())] = {};
   std::memcpy(lanes, logits.ids + i, part.count * sizeof(std::int32_t));
   return hn::Load(d, lanes);
@@ -160,6 +163,14 @@ void find_maxima(const Logits& logits, std::int64_t begin, std::int64_t end, flo
   }
 }
 
+// Writes the lanes of `mask` one after the other, and anything behind them: a compressing store to
+// memory is many times slower than this on current CPUs. Returns their number.
+template <class D>
+HWY_INLINE std::size_t append(D d, hn::Vec<D> value, hn::Mask<D> mask, hn::TFromD<D>* to) {
+  hn::StoreU(hn::Compress(value, mask), d, to);
+  return hn::CountTrue(d, mask);
+}
+
 template <typename T>
 std::int64_t compact_block(const Logits& logits, std::int64_t begin, std::int64_t count,
                            const Kept& kept, float* values, std::int32_t* ids) {
@@ -167,16 +178,17 @@ std::int64_t compact_block(const Logits& logits, std::int64_t begin, std::int64_
   const I32 di;
   const auto threshold = hn::Set(d, kept.threshold);
   const auto last_tie = hn::Set(di, kept.last_tie);
+  const auto iota = hn::Iota(di, 0);
   std::size_t written = 0;
   for_lanes(d, static_cast<std::size_t>(count), [&](std::size_t i, auto part) HWY_ATTR {
     const std::int64_t at = begin + static_cast<std::int64_t>(i);
     const auto value = load_logits(d, static_cast<const T*>(logits.values) + at, part);
-    const auto id = load_ids(di, logits, at, part);
+    const auto id = load_ids(di, logits, at, iota, part);
     const auto late = hn::RebindMask(d, hn::Gt(id, last_tie));
     const auto tie = hn::AndNot(late, hn::Eq(value, threshold));
     const auto mask = hn::And(present(d, part), hn::Or(hn::Gt(value, threshold), tie));
-    hn::CompressStore(value, mask, d, values + written);
-    written += hn::CompressStore(id, hn::RebindMask(di, mask), di, ids + written);
+    append(d, value, mask, values + written);
+    written += append(di, id, hn::RebindMask(di, mask), ids + written);
   });
   return static_cast<std::int64_t>(written);
 }
@@ -201,6 +213,7 @@ void sum_masses(const Logits& logits, std::int64_t begin, std::int64_t end, cons
   const I32 di;
   const auto threshold = hn::Set(d, kept.threshold);
   const auto last_tie = hn::Set(di, kept.last_tie);
+  const auto iota = hn::Iota(di, 0);
   for (std::int64_t block = begin; block < end; block += kMassBlock) {
     MassSum sum;
     const auto count = static_cast<std::size_t>(std::min(kMassBlock, end - block));
@@ -209,7 +222,7 @@ void sum_masses(const Logits& logits, std::int64_t begin, std::int64_t end, cons
       const auto value = load_logits(d, static_cast<const T*>(logits.values) + at, part);
       auto mask = hn::Ge(value, threshold);
       if constexpr (kTies) {
-        const auto late = hn::RebindMask(d, hn::Gt(load_ids(di, logits, at, part), last_tie));
+        const auto late = hn::RebindMask(d, hn::Gt(load_ids(di, logits, at, iota, part), last_tie));
         mask = hn::AndNot(hn::And(late, hn::Eq(value, threshold)), mask);
       }
       sum.add(mask, weight_parts(d, value, scale), least);
@@ -228,6 +241,8 @@ Split split_range(const Logits& logits, std::int64_t begin, std::int64_t end, fl
   MassSum sum;
   std::size_t above = 0;
   std::size_t written = 0;
+  auto least = hn::Set(d, kInfinity);
+  auto largest = hn::Set(d, -kInfinity);
   for_lanes(d, static_cast<std::size_t>(end - begin), [&](std::size_t i, auto part) HWY_ATTR {
     const auto value = load_logits(d, values + i, part);
     const auto is_above = hn::Gt(value, highs);
@@ -236,10 +251,62 @@ Split split_range(const Logits& logits, std::int64_t begin, std::int64_t end, fl
     } else {
       above += hn::CountTrue(d, is_above);
     }
-    const auto inside = hn::And(hn::Ge(value, lows), hn::Le(value, highs));
-    written += hn::CompressStore(value, hn::And(inside, present(d, part)), d, middle + written);
+    const auto inside =
+        hn::And(hn::And(hn::Ge(value, lows), hn::Le(value, highs)), present(d, part));
+    least = hn::Min(least, hn::IfThenElse(inside, value, hn::Set(d, kInfinity)));
+    largest = hn::Max(largest, hn::IfThenElse(inside, value, hn::Set(d, -kInfinity)));
+    written += append(d, value, inside, middle + written);
   });
-  return {kMass ? sum.total() : above, static_cast<std::int64_t>(written)};
+  return {kMass ? sum.total() : above, static_cast<std::int64_t>(written),
+          hn::GetLane(hn::MinOfLanes(d, least)), hn::GetLane(hn::MaxOfLanes(d, largest))};
+}
+
+template <typename T>
+BlockSplit split_each_block(const Logits& logits, std::int64_t begin, std::int64_t end, float low,
+                            float high, const WeightScale& scale, std::uint64_t* masses,
+                            std::int32_t* counts, float* middle) {
+  const F32 d;
+  const auto lows = hn::Set(d, low);
+  const auto highs = hn::Set(d, high);
+  MassSum total;
+  std::size_t written = 0;
+  for (std::int64_t block = begin; block < end; block += kMassBlock) {
+    const T* values = static_cast<const T*>(logits.values) + block;
+    MassSum above;
+    const std::size_t before = written;
+    const auto count = static_cast<std::size_t>(std::min(kMassBlock, end - block));
+    for_lanes(d, count, [&](std::size_t i, auto part) HWY_ATTR {
+      const auto value = load_logits(d, values + i, part);
+      const auto parts = weight_parts(d, value, scale);
+      const auto is_above = hn::Gt(value, highs);
+      total.add(parts, 0);
+      above.add(is_above, parts, 0);
+      const auto inside = hn::AndNot(is_above, hn::And(hn::Ge(value, lows), present(d, part)));
+      written += append(d, value, inside, middle + written);
+    });
+    masses[block / kMassBlock] = above.total();
+    counts[block / kMassBlock] = static_cast<std::int32_t>(written - before);
+  }
+  return {total.total(), static_cast<std::int64_t>(written)};
+}
+
+std::int64_t add_middle_pass(const float* middle, std::int64_t blocks, const std::int32_t* counts,
+                             float threshold, std::uint64_t least_weight, const WeightScale& scale,
+                             std::uint64_t* masses) {
+  const F32 d;
+  const auto thresholds = hn::Set(d, threshold);
+  const float* from = middle;
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    const auto count = static_cast<std::size_t>(counts[block]);
+    MassSum sum;
+    for_lanes(d, count, [&](std::size_t i, auto part) HWY_ATTR {
+      const auto value = load_logits(d, from + i, part);
+      sum.add(hn::Ge(value, thresholds), weight_parts(d, value, scale), least_weight);
+    });
+    masses[block] += sum.total();
+    from += count;
+  }
+  return from - middle;
 }
 
 template <typename T>
@@ -305,6 +372,15 @@ Split count_split_pass(const Logits& logits, std::int64_t begin, std::int64_t en
   });
 }
 
+BlockSplit block_split_pass(const Logits& logits, std::int64_t begin, std::int64_t end, float low,
+                            float high, const WeightScale& scale, std::uint64_t* masses,
+                            std::int32_t* counts, float* middle) {
+  return visit_wide_float(logits.dtype, [&](auto t) {
+    return split_each_block<decltype(t)>(logits, begin, end, low, high, scale, masses, counts,
+                                         middle);
+  });
+}
+
 std::int32_t tie_pass(const Logits& logits, float value, std::int64_t rank) {
   return visit_wide_float(logits.dtype,
                           [&](auto t) { return find_tie_in<decltype(t)>(logits, value, rank); });
@@ -324,6 +400,8 @@ HWY_EXPORT(compact_pass);
 HWY_EXPORT(mass_pass);
 HWY_EXPORT(mass_split_pass);
 HWY_EXPORT(count_split_pass);
+HWY_EXPORT(block_split_pass);
+HWY_EXPORT(add_middle_pass);
 HWY_EXPORT(tie_pass);
 
 }  // namespace
@@ -350,6 +428,20 @@ Split split_by_mass(const Logits& logits, std::int64_t begin, std::int64_t end, 
 Split split_by_count(const Logits& logits, std::int64_t begin, std::int64_t end, float low,
                      float high, float* middle) {
   return HWY_DYNAMIC_DISPATCH(count_split_pass)(logits, begin, end, low, high, middle);
+}
+
+BlockSplit split_blocks(const Logits& logits, std::int64_t begin, std::int64_t end, float low,
+                        float high, const WeightScale& scale, std::uint64_t* masses,
+                        std::int32_t* counts, float* middle) {
+  return HWY_DYNAMIC_DISPATCH(block_split_pass)(logits, begin, end, low, high, scale, masses,
+                                                counts, middle);
+}
+
+std::int64_t add_middle(const float* middle, std::int64_t blocks, const std::int32_t* counts,
+                        float threshold, std::uint64_t least_weight, const WeightScale& scale,
+                        std::uint64_t* masses) {
+  return HWY_DYNAMIC_DISPATCH(add_middle_pass)(middle, blocks, counts, threshold, least_weight,
+                                               scale, masses);
 }
 
 float logit_at(const Logits& logits, std::int64_t i) {

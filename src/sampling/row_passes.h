@@ -52,15 +52,34 @@ std::int64_t compact(const Logits& logits, std::int64_t begin, std::int64_t end,
 void sum_block_masses(const Logits& logits, std::int64_t begin, std::int64_t end, const Kept& kept,
                       std::uint64_t least_weight, const WeightScale& scale, std::uint64_t* masses);
 
-// What lies above `high`, and the entries in [low, high].
+// What lies above `high`, and the entries in [low, high] with the least and the largest of them.
 struct Split {
   std::uint64_t above = 0;  // their mass, or their number
   std::int64_t middle = 0;
+  float least = std::numeric_limits<float>::infinity();
+  float largest = -std::numeric_limits<float>::infinity();
 };
 Split split_by_mass(const Logits& logits, std::int64_t begin, std::int64_t end, float low,
                     float high, const WeightScale& scale, float* middle);
 Split split_by_count(const Logits& logits, std::int64_t begin, std::int64_t end, float low,
                      float high, float* middle);
+
+// A split by mass that keeps what drawing needs, in one read: of each block the mass above `high`
+// (masses) and how many of its entries are in `middle` (counts). Returns the mass of all entries
+// and the number of those in the middle.
+struct BlockSplit {
+  std::uint64_t total = 0;
+  std::int64_t middle = 0;
+};
+BlockSplit split_blocks(const Logits& logits, std::int64_t begin, std::int64_t end, float low,
+                        float high, const WeightScale& scale, std::uint64_t* masses,
+                        std::int32_t* counts, float* middle);
+
+// masses[b] += the weights, if not below `least_weight`, of the next counts[b] entries of `middle`
+// that are not below `threshold`, for `blocks` blocks. Returns how many entries these were.
+std::int64_t add_middle(const float* middle, std::int64_t blocks, const std::int32_t* counts,
+                        float threshold, std::uint64_t least_weight, const WeightScale& scale,
+                        std::uint64_t* masses);
 
 // Entry i, cleaned.
 float logit_at(const Logits& logits, std::int64_t i);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "sampling/chunks.h"
 #include "sampling/row_passes.h"
 
 namespace tilewright {
@@ -21,7 +22,7 @@ struct RowParams {
 class RowSampler {
  public:
   // With `parallel`, passes over long lists are dealt out to threads; the result is the same.
-  explicit RowSampler(bool parallel = false) : parallel_(parallel) {}
+  explicit RowSampler(bool parallel = false) : chunks_(parallel) {}
 
   std::int32_t sample(const Logits& row, const RowParams& params);
 
@@ -40,8 +41,11 @@ class RowSampler {
     Kept kept;
     std::uint64_t least_weight = 0;
     WeightScale scale;
+    bool summed = false;  // masses_ has the masses of what is left already
   };
   enum class Measure { count, mass };
+  static constexpr std::int64_t kSmallList = 256;  // sorted instead of searched
+  static constexpr std::int64_t kSample = 256;
 
   float find_maxima(const Logits& row);
   std::int32_t arg_max(const Logits& row, float largest) const;
@@ -57,32 +61,41 @@ class RowSampler {
   std::uint64_t total_mass(const Distribution& distribution);
 
   // The smallest set of largest entries whose measure reaches `target`, which must be at most
-  // `total`, the measure of the list.
-  Kept find_kept(const Logits& list, Measure measure, std::uint64_t target, std::uint64_t total,
-                 const WeightScale& scale);
+  // `total`, the measure of the list, has all entries above a threshold and some at it.
   struct Threshold {
     float value;
     std::int64_t ties;    // how many entries at the threshold are needed
     std::int64_t equals;  // how many there are
   };
-  Threshold find_threshold(const Logits& list, Measure measure, std::uint64_t target,
-                           std::uint64_t total, const WeightScale& scale);
-  Threshold walk(const Logits& list, Measure measure, std::uint64_t target,
-                 const WeightScale& scale);
   struct Pivots {
     float low;
     float high;
   };
-  // Around the threshold below which the list's measure is `rest`, by a sample.
-  Pivots sample_pivots(const Logits& list, Measure measure, std::uint64_t rest,
-                       const WeightScale& scale, Pivots bounds);
+  // The threshold is known to be in `bounds`.
+  Threshold find_threshold(const Logits& list, Measure measure, std::uint64_t target,
+                           std::uint64_t total, const WeightScale& scale, Pivots bounds);
+  static Kept kept_at(const Logits& list, const Threshold& threshold);
+  Threshold walk(const Logits& list, Measure measure, std::uint64_t target,
+                 const WeightScale& scale);
+  // kSample entries of the list into sorted_, largest first.
+  void take_sample(const Logits& list);
+  // Around the threshold below which the list's measure is `rest`, by the sample.
+  Pivots pivots_of_sample(const Logits& list, Measure measure, double rest,
+                          const WeightScale& scale, Pivots bounds);
   Split split(const Logits& list, Measure measure, Pivots pivots, const WeightScale& scale,
               std::vector<float>& middle);
 
-  template <typename Body>
-  void for_chunks(std::int64_t count, const Body& body) const;
+  // A list split by mass, with what drawing needs.
+  struct TopPSplit {
+    std::vector<std::uint64_t> masses;  // of each block, above the pivots; then what is kept
+    std::vector<std::int32_t> counts;   // of each block, between the pivots
+    std::vector<float> middle;          // these entries
+  };
+  Pivots top_p_pivots(const Distribution& distribution, float p);
+  BlockSplit split_for_top_p(const Logits& list, Pivots pivots, const WeightScale& scale);
+  void add_kept_middle(const Distribution& distribution);
 
-  bool parallel_;
+  Chunks chunks_;
   std::vector<float> maxima_;          // of the row's blocks
   std::vector<float> sorted_;          // scratch of small sorts
   std::vector<std::uint64_t> masses_;  // of the list's blocks
@@ -90,6 +103,7 @@ class RowSampler {
   List lists_[2];
   int next_list_ = 0;
   std::vector<float> middles_[2];
+  TopPSplit split_;
 };
 
 }  // namespace tilewright

@@ -14,8 +14,6 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-constexpr std::int64_t kSmallList = 256;  // sorted instead of searched
-constexpr std::int64_t kSample = 256;
 // Pivots stand this many sample entries on both sides of the estimate: two standard deviations.
 constexpr std::int64_t kMargin = 16;
 constexpr int kSampledRounds = 6;
@@ -36,15 +34,14 @@ float midpoint(float low, float high) {
   return of_key(b - (b - key_of(low)) / 2);
 }
 
-std::uint64_t divide_up(std::uint64_t a, std::uint64_t b) {
-  return (a + b - 1) / b;
+// How many entries of a group of equal ones reach `target`.
+std::int64_t ties_for(std::uint64_t target, std::uint64_t weight) {
+  return static_cast<std::int64_t>((target + weight - 1) / weight);
 }
 
 }  // namespace
 
-Kept RowSampler::find_kept(const Logits& list, Measure measure, std::uint64_t target,
-                           std::uint64_t total, const WeightScale& scale) {
-  const Threshold threshold = find_threshold(list, measure, target, total, scale);
+Kept RowSampler::kept_at(const Logits& list, const Threshold& threshold) {
   Kept kept;
   kept.threshold = threshold.value;
   if (threshold.ties < threshold.equals) {
@@ -53,18 +50,48 @@ Kept RowSampler::find_kept(const Logits& list, Measure measure, std::uint64_t ta
   return kept;
 }
 
+Split RowSampler::split(const Logits& list, Measure measure, Pivots pivots,
+                        const WeightScale& scale, std::vector<float>& middle) {
+  chunks_.reserve(list.count, middle);
+  std::vector<Split> parts(static_cast<std::size_t>(chunks_.count(list.count)));
+  chunks_.run(list.count, [&](std::int64_t chunk, std::int64_t begin, std::int64_t end) {
+    float* out = Chunks::region(middle, chunk);
+    parts[static_cast<std::size_t>(chunk)] =
+        measure == Measure::mass
+            ? split_by_mass(list, begin, end, pivots.low, pivots.high, scale, out)
+            : split_by_count(list, begin, end, pivots.low, pivots.high, out);
+  });
+  Split result;
+  for (std::size_t chunk = 0; chunk < parts.size(); ++chunk) {
+    const Split& part = parts[chunk];
+    Chunks::move_together(middle, static_cast<std::int64_t>(chunk), part.middle, result.middle);
+    result.middle += part.middle;
+    result.above += part.above;
+    result.least = std::min(result.least, part.least);
+    result.largest = std::max(result.largest, part.largest);
+  }
+  return result;
+}
+
 RowSampler::Threshold RowSampler::find_threshold(const Logits& list, Measure measure,
                                                  std::uint64_t target, std::uint64_t total,
-                                                 const WeightScale& scale) {
-  // The threshold is in [bounds.low, bounds.high], and is that of `target` in `current`.
+                                                 const WeightScale& scale, Pivots bounds) {
+  // The threshold is in [bounds.low, bounds.high], and is that of `target` in `current`, whose
+  // entries are all in there unless the last pivots missed.
   Logits current = list;
-  Pivots bounds{-kInfinity, kInfinity};
   bool missed = false;
   int free_buffer = 0;  // the other one may hold `current`
   for (int round = 0; current.count > kSmallList; ++round) {
+    if (!missed && bounds.low == bounds.high) {
+      const std::uint64_t weight =
+          measure == Measure::mass ? token_weight(bounds.low, scale) : std::uint64_t{1};
+      return {bounds.low, ties_for(target, weight), current.count};
+    }
     Pivots pivots = bounds;
     if (!missed && round < kSampledRounds) {
-      pivots = sample_pivots(current, measure, total - target, scale, bounds);
+      take_sample(current);
+      const auto rest = static_cast<double>(total - target);
+      pivots = pivots_of_sample(current, measure, rest, scale, bounds);
     } else if (!missed) {
       pivots.low = midpoint(bounds.low, bounds.high);
     }
@@ -88,14 +115,9 @@ RowSampler::Threshold RowSampler::find_threshold(const Logits& list, Measure mea
     target -= result.above;
     total = measured;
     current = middle.list;
-    bounds = pivots;
+    bounds = {result.least, result.largest};
     missed = false;
     free_buffer ^= 1;
-    if (bounds.low == bounds.high) {
-      const std::uint64_t weight =
-          measure == Measure::mass ? token_weight(bounds.low, scale) : std::uint64_t{1};
-      return {bounds.low, static_cast<std::int64_t>(divide_up(target, weight)), result.middle};
-    }
   }
   return walk(current, measure, target, scale);
 }
@@ -115,8 +137,7 @@ RowSampler::Threshold RowSampler::walk(const Logits& list, Measure measure, std:
         measure == Measure::mass ? token_weight(value, scale) : std::uint64_t{1};
     const std::uint64_t group = weight * (end - i);
     if (group >= target) {
-      return {value, static_cast<std::int64_t>(divide_up(target, weight)),
-              static_cast<std::int64_t>(end - i)};
+      return {value, ties_for(target, weight), static_cast<std::int64_t>(end - i)};
     }
     target -= group;
     i = end;
@@ -124,14 +145,16 @@ RowSampler::Threshold RowSampler::walk(const Logits& list, Measure measure, std:
   raise(ErrorCode::internal, "sampling: a row holds less than its total");
 }
 
-RowSampler::Pivots RowSampler::sample_pivots(const Logits& list, Measure measure,
-                                             std::uint64_t rest, const WeightScale& scale,
-                                             Pivots bounds) {
+void RowSampler::take_sample(const Logits& list) {
   sorted_.resize(static_cast<std::size_t>(kSample));
   for (std::int64_t i = 0; i < kSample; ++i) {
     sorted_[static_cast<std::size_t>(i)] = logit_at(list, i * list.count / kSample);
   }
   std::sort(sorted_.begin(), sorted_.end(), std::greater<>());
+}
+
+RowSampler::Pivots RowSampler::pivots_of_sample(const Logits& list, Measure measure, double rest,
+                                                const WeightScale& scale, Pivots bounds) {
   // From the smallest entry up: there the sample's sum varies little, while the largest entries,
   // which may hold most of the mass, are likely not in the sample.
   const double each = static_cast<double>(list.count) / static_cast<double>(kSample);
@@ -139,7 +162,7 @@ RowSampler::Pivots RowSampler::sample_pivots(const Logits& list, Measure measure
   for (double sum = 0; estimate > 0; --estimate) {
     const float value = sorted_[static_cast<std::size_t>(estimate)];
     sum += each * (measure == Measure::mass ? static_cast<double>(token_weight(value, scale)) : 1);
-    if (sum > static_cast<double>(rest)) break;
+    if (sum > rest) break;
   }
   Pivots pivots = bounds;
   if (estimate >= kMargin) {

@@ -139,6 +139,114 @@ TEST(Filters, TopPRoundsTheMassUpExactly) {
   }
 }
 
+// Entries above a pivot that are exactly what is asked for: the threshold is above that pivot.
+TEST(Filters, TopKThatIsExactlyWhatIsAboveAPivot) {
+  RowSampler sampler;
+  // 1024 entries, every fourth of them sampled: values 255 .. 0. For k = 512 the estimate is the
+  // sample's entry 127, and the upper pivot 16 before it, 144; above that are 111 sampled entries
+  // and as many others as are put there.
+  for (const std::int64_t others : {400, 401, 402}) {
+    Row row(1024);
+    std::int64_t high = 0;
+    for (std::int64_t i = 0; i < 1024; ++i) {
+      float& x = row[static_cast<std::size_t>(i)];
+      if (i % 4 == 0) {
+        x = static_cast<float>(255 - i / 4);
+      } else {
+        x = static_cast<float>(high++ < others ? 1000 + i : -1 - i);
+      }
+    }
+    RowParams params;
+    params.top_k = 512;
+    EXPECT_EQ(sampler.kept_tokens(logits_of(row), params).size(), 512U) << others;
+    expect_filters(row, params, sampler);
+  }
+}
+
+// With this temperature a logit of -n has the weight 2^-n exactly. The sample sees no zeros, so its
+// pivots are at -1, and the zeros are all of the mass that is asked for, or one less, or one more.
+TEST(Filters, TopPThatIsExactlyWhatIsAboveAPivot) {
+  RowSampler sampler;
+  Row row(1536, -1.0F);
+  std::int64_t zeros = 0;
+  for (std::size_t i = 0; zeros < 512; ++i) {
+    if (i % 6 == 0) continue;
+    row[i] = 0;
+    ++zeros;
+  }
+  RowParams params;
+  params.temperature = 0x1.715476p+0F;
+  params.top_p = 0.5F;
+  EXPECT_EQ(sampler.kept_tokens(logits_of(row), params).size(), 512U);
+  params.top_p = std::nextafter(0.5F, 0.0F);
+  EXPECT_EQ(sampler.kept_tokens(logits_of(row), params).size(), 512U);
+  params.top_p = std::nextafter(0.5F, 1.0F);
+  EXPECT_EQ(sampler.kept_tokens(logits_of(row), params).size(), 513U);
+  params.top_p = 0.25F;
+  EXPECT_EQ(sampler.kept_tokens(logits_of(row), params).size(), 256U);
+  params.top_p = 0.75F;
+  EXPECT_EQ(sampler.kept_tokens(logits_of(row), params).size(), 1024U);
+}
+
+// The entries that a sample sees are all larger, or all smaller, than the others.
+TEST(Filters, SamplesThatMislead) {
+  Random random(10);
+  RowSampler sampler;
+  for (const float offset : {2.0F, -2.0F}) {
+    Row row = normal_row(random, 20000, 0.2);
+    for (std::size_t i = 0; i < 256; ++i) row[i * row.size() / 256] += offset;
+    for (const float p : {0.01F, 0.3F, 0.9F, 0.999F}) {
+      for (const float min_p : {0.0F, 0.001F, 0.5F}) {
+        RowParams params;
+        params.top_p = p;
+        params.min_p = min_p;
+        expect_filters(row, params, sampler);
+      }
+      RowParams params;
+      params.top_k = static_cast<std::int64_t>(p * 20000);
+      expect_filters(row, params, sampler);
+    }
+  }
+}
+
+// The token is found from masses that top-p's search left behind: the same as from all kept tokens
+// one after the other.
+TEST(Filters, DrawsFollowTheKeptTokens) {
+  Random random(9);
+  for (const bool parallel : {false, true}) {
+    RowSampler sampler(parallel);
+    for (const std::int64_t size : {3000, 20000}) {
+      for (int kind = 0; kind < static_cast<int>(RowKind::count); ++kind) {
+        const Row row = make_row(random, static_cast<RowKind>(kind), size);
+        float largest = -kInf;
+        for (const float x : row) largest = std::fmax(largest, x);
+        if (largest == -kInf) continue;
+        RowParams params;
+        params.temperature = random.pick({0.3F, 1.0F, 0x1.715476p+0F});
+        params.top_p = random.pick({0.2F, 0.6F, 0.95F});
+        if (random.chance(0.5)) params.min_p = random.pick({1e-6F, 0.02F, 0.3F});
+        if (random.chance(0.3)) params.top_k = 2000;
+        const auto kept = sampler.kept_tokens(logits_of(row), params);
+        const WeightScale scale{largest, WeightScale::of_temperature(params.temperature)};
+        const auto weight_of = [&](std::int32_t id) {
+          return token_weight(clean_logit(row[static_cast<std::size_t>(id)]), scale);
+        };
+        std::uint64_t total = 0;
+        for (const std::int32_t id : kept) total += weight_of(id);
+        for (int draw = 0; draw < 8; ++draw) {
+          params.random = draw == 0 ? 0 : (draw == 1 ? ~std::uint64_t{0} : random.bits());
+          __extension__ using Uint128 = unsigned __int128;
+          auto rest = static_cast<std::uint64_t>((Uint128{params.random} * total) >> 64);
+          std::size_t i = 0;
+          while (rest >= weight_of(kept[i])) rest -= weight_of(kept[i++]);
+          ASSERT_EQ(sampler.sample(logits_of(row), params), kept[i])
+              << "kind " << kind << " p " << params.top_p << " min " << params.min_p;
+        }
+      }
+    }
+  }
+}
+
 TEST(Filters, DrawInvertsTheCumulativeMassExactly) {
   RowSampler sampler;
   const Row row(4, 0.0F);
