@@ -310,6 +310,11 @@ TensorView view_of(nb::handle object, const char* name, Keep& keep, Access acces
                   name, describe_type(object)));
 }
 
+TensorView required(nb::handle object, const char* name, Keep& keep, Access access) {
+  if (object.is_none()) raise_type_error(fmt::format("{} is None: it must be an array", name));
+  return view_of(object, name, keep, access);
+}
+
 TensorView list_or_view_of(nb::handle object, const char* name, DType dtype, Keep& keep) {
   if (!is_sequence(object)) return view_of(object, name, keep);
   keep.push_back(copy_sequence(object, name, dtype));

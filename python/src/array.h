@@ -32,6 +32,8 @@ void import_numpy();
 // not have, invalid_argument for a scalar, a rank above TensorView::kMaxRank, misaligned memory, or
 // a read-only array that is to be written.
 TensorView view_of(nb::handle object, const char* name, Keep& keep, Access access = Access::read);
+// The same where None is a TypeError.
+TensorView required(nb::handle object, const char* name, Keep& keep, Access access = Access::read);
 
 // As view_of, and `keep` owns all there is to own. Lists and tuples of numbers are copied into
 // `dtype`; an array must have it: TypeError.

@@ -18,6 +18,7 @@ namespace tilewright::python {
 
 void register_errors();
 void bind_expr(nb::module_& m);
+void bind_rope(nb::module_& m);
 void bind_variant(nb::module_& m);
 void bind_kv_cache(nb::module_& m);
 void bind_attention(nb::module_& m);

@@ -14,6 +14,7 @@ NB_MODULE(_tilewright, m) {
   m.doc() = "The compiled part of tilewright.";
   python::register_errors();
   python::bind_expr(m);
+  python::bind_rope(m);
   python::bind_variant(m);
   python::bind_kv_cache(m);
   python::bind_attention(m);

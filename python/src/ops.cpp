@@ -20,11 +20,6 @@ Output given_or_like(nb::object out, nb::handle x, const TensorView& view, std::
   return {std::move(out), x, view.dtype, std::span(shape).first(view.rank)};
 }
 
-TensorView required(nb::handle object, const char* name, Keep& keep, Access access = Access::read) {
-  if (object.is_none()) raise_type_error(fmt::format("{} is None: it must be an array", name));
-  return view_of(object, name, keep, access);
-}
-
 void write_cache(nb::handle k, nb::handle v, nb::handle kv, nb::handle slot_mapping,
                  nb::handle layout, nb::handle k_scale, nb::handle v_scale) {
   Keep keep;
@@ -88,36 +83,6 @@ void bind_norms(nb::module_& m) {
               "tilewright._typing.ArrayT"),
       "residual += x, then rms_norm(residual). residual is updated in place; out may be x. Returns "
       "out.");
-}
-
-void bind_rope(nb::module_& m) {
-  m.def(
-      "apply_rope",
-      [](nb::handle x, nb::handle positions, int dim, double theta, double position_scale,
-         bool interleaved, nb::object out) {
-        Keep keep;
-        const TensorView view = required(x, "x", keep);
-        const TensorView where = list_or_view_of(positions, "positions", DType::i64, keep);
-        Output result = given_or_like(std::move(out), x, view, view.shape[view.rank - 1]);
-        const TensorView out_view = result.view("out", keep);
-        const RopeSpec rope{dim, theta, position_scale, interleaved};
-        {
-          const nb::gil_scoped_release release;
-          apply_rope(view, where, out_view, rope);
-        }
-        return result.result();
-      },
-      "x"_a.none(), "positions"_a.none(), nb::kw_only(), "dim"_a = 0, "theta"_a = 10000.0,
-      "position_scale"_a = 1.0, "interleaved"_a = false, "out"_a = nb::none(),
-      nb::sig(
-          "def apply_rope(x: tilewright._typing.ArrayT, positions: tilewright._typing.Indices, *, "
-          "dim: int = 0, theta: float = 10000.0, position_scale: float = 1.0, interleaved: bool = "
-          "False, out: tilewright._typing.ArrayT | None = None) -> tilewright._typing.ArrayT"),
-      "Rotates x [tokens, heads, head_dim] by positions, int32 or int64 [tokens] (arXiv "
-      "2104.09864).\n\n"
-      "dim: the first `dim` elements of a head (0: all). interleaved: pairs are (2i, 2i + 1), else "
-      "(i, i + "
-      "dim / 2).\nout may be x. Returns out.");
 }
 
 void def_activation(nb::module_& m, const char* name, Activation activation, const char* doc) {
@@ -199,7 +164,6 @@ void bind_ops(nb::module_& m) {
         "outside the "
         "cache raises InvalidArgument, and nothing is written.");
   bind_norms(m);
-  bind_rope(m);
   def_activation(
       m, "silu_and_mul", Activation::silu,
       "silu(x[:, :dim]) * x[:, dim:] for x [tokens, 2 * dim]; returns out [tokens, dim].");

@@ -34,22 +34,6 @@ std::optional<Expr> to_optional(const Expr& expr) {
 }
 
 void bind_variant_class(nb::module_& m) {
-  nb::class_<RopeSpec>(
-      m, "RopeSpec",
-      "Rotary position embedding (arXiv 2104.09864) of a head's first `dim` elements (0: all of "
-      "them).\n\ninterleaved: pairs are (2i, 2i + 1); else (i, i + dim / 2), \"rotate half\".")
-      .def(
-          "__init__",
-          [](RopeSpec* self, int dim, double theta, double position_scale, bool interleaved) {
-            new (self) RopeSpec{dim, theta, position_scale, interleaved};
-          },
-          nb::kw_only(), "dim"_a = 0, "theta"_a = 10000.0, "position_scale"_a = 1.0,
-          "interleaved"_a = false)
-      .def_ro("dim", &RopeSpec::dim)
-      .def_ro("theta", &RopeSpec::theta)
-      .def_ro("position_scale", &RopeSpec::position_scale)
-      .def_ro("interleaved", &RopeSpec::interleaved);
-
   nb::class_<Variant>(
       m, "Variant",
       "What an attention computes between Q K^T and the output; what is left out is as usual.\n\n"

@@ -40,11 +40,11 @@ void store_all(const float* from, void* to, std::size_t count) {
   if (i < count) store_first(d, load_first(d, from + i, count - i), target + i, count - i);
 }
 
-void load_elements(DType dtype, const void* from, float* to, std::size_t count) {
+HWY_NOINLINE void load_elements(DType dtype, const void* from, float* to, std::size_t count) {
   visit_float(dtype, [&](auto zero) { load_all<decltype(zero)>(from, to, count); });
 }
 
-void store_elements(DType dtype, const float* from, void* to, std::size_t count) {
+HWY_NOINLINE void store_elements(DType dtype, const float* from, void* to, std::size_t count) {
   visit_float(dtype, [&](auto zero) { store_all<decltype(zero)>(from, to, count); });
 }
 
