@@ -13,7 +13,7 @@ namespace tilewright::engine {
 namespace {
 
 // Of the batches that the scheduler makes.
-constexpr int kMostLevels = 1;
+constexpr int kMostLevels = 4;
 
 // A request whose answer the trace calls empty gets one token: its prompt's last logits are wanted.
 std::int64_t answer_tokens(const TraceRequest& request) {
