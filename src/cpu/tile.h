@@ -12,9 +12,10 @@
 
 namespace tilewright::cpu {
 
-inline constexpr int kTileRows = 256;
+inline constexpr int kTileRows = 512;
 inline constexpr int kBlockTokens = 64;
-// Rows of a tile are computed this many at a time; all of them share a loaded block of keys.
+// Rows of a tile are computed this many at a time; all of them share a loaded block of keys. Tiles
+// of bf16: kBf16Rows.
 inline constexpr int kSubTileRows = 64;
 // Up to this many rows a tile is computed with SIMD lanes along the head dimension, above with
 // lanes along the rows.
@@ -81,6 +82,7 @@ struct TilePart {
   std::int32_t block_end = 0;
   TileScratch scratch;
   const Bf16Kernels* bf16 = nullptr;  // compute_part's choice
+  bool raw_scores = false;            // bf16: the softmax scales them
 };
 
 // Partial results of rows: the output before it is divided by l, o [rows][value_dim], the maximum m

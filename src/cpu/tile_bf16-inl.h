@@ -101,7 +101,7 @@ inline void load_bf16_values(const TilePart& part, const Bf16Kernels& kernels, B
   kernels.transpose_values(rows, padded, value_columns_of(part, place));
 }
 
-// q as pairs [dim pair][kSubTileRows] and the rows' scales. A negative scale is a sign of q: the
+// q as pairs [dim pair][kBf16Rows] and the rows' scales. A negative scale is a sign of q: the
 // largest score is then the largest logit.
 inline void load_bf16_queries(const TilePart& sub) {
   const AttentionCall& call = *sub.call;
@@ -109,7 +109,7 @@ inline void load_bf16_queries(const TilePart& sub) {
   const int dim = tile_dim(call.spec->head_dim);
   auto* const row_pairs =
       reinterpret_cast<std::uint32_t*>(scratch.k);  // free until a block is loaded
-  std::fill_n(row_pairs, kSubTileRows * dim / 2, 0U);
+  std::fill_n(row_pairs, kBf16Rows * dim / 2, 0U);
   for (int r = 0; r < sub.num_rows; ++r) {
     std::uint32_t* const pairs = row_pairs + r * dim / 2;
     load_bf16_row(query_row(call, scratch.rows[r]), call.q.dtype, call.spec->head_dim, dim,
@@ -120,14 +120,15 @@ inline void load_bf16_queries(const TilePart& sub) {
       scale = -scale;
     }
   }
-  transpose(reinterpret_cast<const float*>(row_pairs), dim / 2, kSubTileRows, dim / 2, scratch.q,
-            kSubTileRows);
+  transpose(reinterpret_cast<const float*>(row_pairs), dim / 2, kBf16Rows, dim / 2, scratch.q,
+            kBf16Rows);
 }
 
 constexpr float kLog2E = 1.44269504F;
 constexpr float kLn2 = 0.693147181F;
 
-// Whether scores can go into the softmax as they are, with their scale applied there.
+// Sets the scales that the softmax applies, or, where that cannot be, those that are applied before
+// it; returns which.
 inline bool set_base2_scales(const TilePart& sub) {
   const TileScratch& scratch = sub.scratch;
   bool raw = !sub.call->variant->logits.defined();
@@ -135,7 +136,7 @@ inline bool set_base2_scales(const TilePart& sub) {
     // Masked scores are -inf: they must not be multiplied by 0.
     raw = raw && std::isnormal(scratch.logit_scale[r]);
   }
-  for (int r = 0; r < kSubTileRows; ++r) {
+  for (int r = 0; r < kBf16Rows; ++r) {
     const bool scaled = raw && r < sub.num_rows;
     scratch.base2_scale[r] = scaled ? scratch.logit_scale[r] * kLog2E : kLog2E;
   }
@@ -145,8 +146,8 @@ inline bool set_base2_scales(const TilePart& sub) {
 inline void scale_scores(const TilePart& sub, int keys) {
   const int lanes = static_cast<int>(hn::Lanes(kTag));
   for (int key = 0; key < keys; ++key) {
-    float* const s = sub.scratch.s + key * kSubTileRows;
-    for (int r = 0; r < kSubTileRows; r += lanes) {
+    float* const s = sub.scratch.s + key * kBf16Rows;
+    for (int r = 0; r < kBf16Rows; r += lanes) {
       hn::Store(hn::Mul(hn::Load(kTag, s + r), hn::Load(kTag, sub.scratch.logit_scale + r)), kTag,
                 s + r);
     }
@@ -158,7 +159,7 @@ inline void rescale_outputs(const TilePart& sub, int group, int dim, const float
   for (int r = group * kRowGroup; r < (group + 1) * kRowGroup; r += lanes) {
     const Vec by = hn::Load(kTag, factor + r);
     for (int d = 0; d < dim; ++d) {
-      float* const o = sub.scratch.o + d * kSubTileRows + r;
+      float* const o = sub.scratch.o + d * kBf16Rows + r;
       hn::Store(hn::Mul(hn::Load(kTag, o), by), kTag, o);
     }
   }
@@ -172,7 +173,7 @@ inline float bf16_value(std::uint32_t bits) {
 }
 
 inline std::uint32_t* weights_of(const TilePart& sub, int place) {
-  return sub.scratch.p + place * kSubTileRows * kBlockTokens / 2;
+  return sub.scratch.p + place * kBf16Rows * kBlockTokens / 2;
 }
 
 // Adds the keys that were set aside, to the rows that attend to them.
@@ -184,11 +185,11 @@ inline void add_wild_bf16_keys(const TilePart& sub, const Bf16Block& block, int 
     load_row(block.wild_values[key], call.kv[sub.row->level].v.dtype, call.spec->value_dim(),
              values);
     for (int r = 0; r < sub.num_rows; ++r) {
-      const std::uint32_t pair = weights_of(sub, place)[key / 2 * kSubTileRows + r];
+      const std::uint32_t pair = weights_of(sub, place)[key / 2 * kBf16Rows + r];
       const float weight = bf16_value(key % 2 == 0 ? pair & 0xFFFFU : pair >> 16);
       if (weight == 0.0F) continue;
       for (int d = 0; d < call.spec->value_dim(); ++d) {
-        sub.scratch.o[d * kSubTileRows + r] += weight * values[d];
+        sub.scratch.o[d * kBf16Rows + r] += weight * values[d];
       }
     }
   }
@@ -212,9 +213,9 @@ inline std::uint32_t bf16_weights(const TilePart& sub, const Bf16Kernels& kernel
   kernels.multiply(
       keys_of(sub, place), (block.keys + 31) / 32 * 32, tile_dim(sub.call->spec->head_dim) / 2,
       reinterpret_cast<const std::uint32_t*>(scratch.q), row_groups(sub), 1, false, scratch.s);
-  if (!set_base2_scales(sub)) scale_scores(sub, block.keys);
-  if (sub.call->variant->logits.defined()) wide_variant(sub, block);
-  if (block.mixed) wide_mask(sub, block);
+  if (!sub.raw_scores) scale_scores(sub, block.keys);
+  if (sub.call->variant->logits.defined()) wide_variant(sub, block, kBf16Rows);
+  if (block.mixed) wide_mask(sub, block, kBf16Rows);
   std::uint32_t moved = 0;
   for (int group = 0; group < row_groups(sub); ++group) {
     const int r = group * kRowGroup;
@@ -226,13 +227,33 @@ inline std::uint32_t bf16_weights(const TilePart& sub, const Bf16Kernels& kernel
   return moved;
 }
 
+// Whether some row attends to some key of the block, as far as intervals tell.
+inline bool sees_block(const TilePart& sub, const Block& block) {
+  for (int r = 0; r < sub.num_rows; ++r) {
+    const TileRow& row = sub.scratch.rows[r];
+    if (!row.exact_keys) return true;
+    for (int i = 0; i < row.keys.count; ++i) {
+      if (row.keys.intervals[i].begin < block.key_begin + block.keys &&
+          row.keys.intervals[i].end > block.key_begin) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
 // The products with the values wait until all blocks that were loaded together have weights, or a
 // row's sums need a factor.
 inline void bf16_blocks(const TilePart& sub, const Bf16Kernels& kernels, const Bf16Block* blocks,
                         int count) {
-  HWY_ALIGN float factor[kSubTileRows];
+  HWY_ALIGN float factor[kBf16Rows];
   int waiting = 0;
   for (int i = 0; i < count; ++i) {
+    if (blocks[i].mixed && !sees_block(sub, blocks[i])) {
+      add_bf16_values(sub, kernels, waiting, i);
+      waiting = i + 1;
+      continue;
+    }
     const std::uint32_t moved = bf16_weights(sub, kernels, blocks[i], i, factor);
     if (moved != 0) {
       add_bf16_values(sub, kernels, waiting, i);

@@ -28,9 +28,9 @@ HWY_PUSH_ATTRIBUTES(
 namespace tilewright::cpu {
 namespace {
 
-constexpr std::int64_t kRowBytes = 4 * kSubTileRows;  // of b and c
-constexpr int kStep = 16;                             // pairs of one tile product
-static_assert(kBlockTokens == 64 && kSubTileRows == 4 * kRowGroup);
+constexpr std::int64_t kRowBytes = 4 * kBf16Rows;  // of b and c
+constexpr int kStep = 16;                          // pairs of one tile product
+static_assert(kBlockTokens == 64 && kBf16Rows == 2 * kRowGroup);
 
 // ---- products with AMX tiles: 16 rows of 64 bytes each ----
 
@@ -58,19 +58,28 @@ inline void memory_barrier() {
   asm volatile("" ::: "memory");
 }
 
-// Operands of one product and the distances between those of a sum.
+// Operands of one product of 32 rows of a; those of a sum lie a_step apart.
 struct Operands {
   const std::uint16_t* a;
   int pairs;
   std::int64_t a_step;
   const std::uint32_t* b;
   int blocks;
+
+  // What is multiplied after `block`. It is asked for early: a is read once, from the L2 cache.
+  const std::uint16_t* after(int block) const {
+    return block + 1 < blocks ? a + (block + 1) * a_step : a + std::int64_t{64} * pairs;
+  }
 };
 
-// 32 rows of a, two row groups.
+inline void prefetch_step(const std::uint16_t* a) {
+  for (int line = 0; line < 32; ++line) _mm_prefetch(a + 32 * line, _MM_HINT_T0);
+}
+
+// Two row groups.
 inline void amx_2x2(const Operands& in, bool add, float* c) {
   const std::int64_t a_bytes = 4 * in.pairs;
-  float* const c_low = c + 16 * kSubTileRows;
+  float* const c_low = c + 16 * kBf16Rows;
   if (add) {
     _tile_loadd(0, c, kRowBytes);
     _tile_loadd(1, c + kRowGroup, kRowBytes);
@@ -86,18 +95,21 @@ inline void amx_2x2(const Operands& in, bool add, float* c) {
   for (int block = 0; block < in.blocks; ++block) {
     const std::uint16_t* a = in.a + block * in.a_step;
     const std::uint16_t* a_low = a + 32 * in.pairs;
+    const std::uint16_t* next = in.after(block);
     for (int pair = 0; pair < in.pairs; pair += kStep) {
       _tile_loadd(6, b, kRowBytes);
       _tile_loadd(4, a, a_bytes);
-      _tile_dpbf16ps(0, 4, 6);
       _tile_loadd(7, b + kRowGroup, kRowBytes);
-      _tile_dpbf16ps(1, 4, 7);
       _tile_loadd(5, a_low, a_bytes);
+      prefetch_step(next);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
       a += 2 * kStep;
       a_low += 2 * kStep;
-      b += kStep * kSubTileRows;
+      b += kStep * kBf16Rows;
+      next += 64 * kStep;
     }
   }
   _tile_stored(0, c, kRowBytes);
@@ -106,10 +118,10 @@ inline void amx_2x2(const Operands& in, bool add, float* c) {
   _tile_stored(3, c_low + kRowGroup, kRowBytes);
 }
 
-// 32 rows of a, one row group.
+// One row group.
 inline void amx_2x1(const Operands& in, bool add, float* c) {
   const std::int64_t a_bytes = 4 * in.pairs;
-  float* const c_low = c + 16 * kSubTileRows;
+  float* const c_low = c + 16 * kBf16Rows;
   if (add) {
     _tile_loadd(0, c, kRowBytes);
     _tile_loadd(2, c_low, kRowBytes);
@@ -129,7 +141,7 @@ inline void amx_2x1(const Operands& in, bool add, float* c) {
       _tile_dpbf16ps(2, 5, 6);
       a += 2 * kStep;
       a_low += 2 * kStep;
-      b += kStep * kSubTileRows;
+      b += kStep * kBf16Rows;
     }
   }
   _tile_stored(0, c, kRowBytes);
@@ -142,7 +154,7 @@ void amx_multiply(const std::uint16_t* a, int a_rows, int pairs, const std::uint
   const std::int64_t a_step = std::int64_t{2} * a_rows * pairs;
   for (int row = 0; row < a_rows; row += 32) {
     const std::uint16_t* const a_here = a + std::int64_t{2} * row * pairs;
-    float* const c_here = c + static_cast<std::int64_t>(row) * kSubTileRows;
+    float* const c_here = c + static_cast<std::int64_t>(row) * kBf16Rows;
     int group = 0;
     for (; group + 2 <= groups; group += 2) {
       amx_2x2({a_here, pairs, a_step, b + group * kRowGroup, blocks}, add,
@@ -163,24 +175,24 @@ void nothing() {}
 template <int kGroups>
 void dot_multiply_groups(const std::uint16_t* a, int a_rows, int pairs, const std::uint32_t* b,
                          int blocks, bool add, float* c) {
-  constexpr int kRows = kGroups > 2 ? 4 : 8;
+  constexpr int kRows = 8;
   for (int row = 0; row < a_rows; row += kRows) {
     __m512 sum[kRows][kGroups];
-    float* const c_here = c + static_cast<std::int64_t>(row) * kSubTileRows;
+    float* const c_here = c + static_cast<std::int64_t>(row) * kBf16Rows;
     for (int i = 0; i < kRows; ++i) {
       for (int g = 0; g < kGroups; ++g) {
         sum[i][g] =
-            add ? _mm512_load_ps(c_here + i * kSubTileRows + g * kRowGroup) : _mm512_setzero_ps();
+            add ? _mm512_load_ps(c_here + i * kBf16Rows + g * kRowGroup) : _mm512_setzero_ps();
       }
     }
     for (int block = 0; block < blocks; ++block) {
       const auto* const a_here = reinterpret_cast<const std::int32_t*>(a) +
                                  (static_cast<std::int64_t>(block) * a_rows + row) * pairs;
-      const std::uint32_t* const b_here = b + block * pairs * kSubTileRows;
+      const std::uint32_t* const b_here = b + block * pairs * kBf16Rows;
       for (int pair = 0; pair < pairs; ++pair) {
         __m512bh b_pair[kGroups];
         for (int g = 0; g < kGroups; ++g) {
-          b_pair[g] = (__m512bh)_mm512_load_si512(b_here + pair * kSubTileRows + g * kRowGroup);
+          b_pair[g] = (__m512bh)_mm512_load_si512(b_here + pair * kBf16Rows + g * kRowGroup);
         }
         for (int i = 0; i < kRows; ++i) {
           const __m512bh a_pair = (__m512bh)_mm512_set1_epi32(a_here[i * pairs + pair]);
@@ -192,7 +204,7 @@ void dot_multiply_groups(const std::uint16_t* a, int a_rows, int pairs, const st
     }
     for (int i = 0; i < kRows; ++i) {
       for (int g = 0; g < kGroups; ++g) {
-        _mm512_store_ps(c_here + i * kSubTileRows + g * kRowGroup, sum[i][g]);
+        _mm512_store_ps(c_here + i * kBf16Rows + g * kRowGroup, sum[i][g]);
       }
     }
   }
@@ -200,16 +212,8 @@ void dot_multiply_groups(const std::uint16_t* a, int a_rows, int pairs, const st
 
 void dot_multiply(const std::uint16_t* a, int a_rows, int pairs, const std::uint32_t* b, int groups,
                   int blocks, bool add, float* c) {
-  switch (groups) {
-    case 1:
-      return dot_multiply_groups<1>(a, a_rows, pairs, b, blocks, add, c);
-    case 2:
-      return dot_multiply_groups<2>(a, a_rows, pairs, b, blocks, add, c);
-    case 3:
-      return dot_multiply_groups<3>(a, a_rows, pairs, b, blocks, add, c);
-    default:
-      return dot_multiply_groups<4>(a, a_rows, pairs, b, blocks, add, c);
-  }
+  if (groups == 1) return dot_multiply_groups<1>(a, a_rows, pairs, b, blocks, add, c);
+  dot_multiply_groups<2>(a, a_rows, pairs, b, blocks, add, c);
 }
 
 // ---- what both share ----
@@ -240,11 +244,11 @@ bool softmax(const float* s, int keys, const float* scale, float* m, float* l, f
   int key = 0;
   for (; key + 4 <= keys; key += 4) {
     for (int i = 0; i < 4; ++i) {
-      largest[i] = _mm512_max_ps(_mm512_load_ps(s + (key + i) * kSubTileRows), largest[i]);
+      largest[i] = _mm512_max_ps(_mm512_load_ps(s + (key + i) * kBf16Rows), largest[i]);
     }
   }
   for (; key < keys; ++key) {
-    largest[0] = _mm512_max_ps(_mm512_load_ps(s + key * kSubTileRows), largest[0]);
+    largest[0] = _mm512_max_ps(_mm512_load_ps(s + key * kBf16Rows), largest[0]);
   }
   const __m512 scales = _mm512_load_ps(scale);
   const __m512 top = _mm512_mul_ps(
@@ -261,23 +265,22 @@ bool softmax(const float* s, int keys, const float* scale, float* m, float* l, f
   _mm512_store_ps(factor, factors);
   __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
   for (key = 0; key + 2 <= keys; key += 2) {
-    const float* const at = s + key * kSubTileRows;
+    const float* const at = s + key * kBf16Rows;
     const __m512 first = exp2_of(_mm512_fmsub_ps(_mm512_load_ps(at), scales, shift));
-    const __m512 second =
-        exp2_of(_mm512_fmsub_ps(_mm512_load_ps(at + kSubTileRows), scales, shift));
+    const __m512 second = exp2_of(_mm512_fmsub_ps(_mm512_load_ps(at + kBf16Rows), scales, shift));
     sum[0] = _mm512_add_ps(sum[0], first);
     sum[1] = _mm512_add_ps(sum[1], second);
-    _mm512_store_si512(p + key / 2 * kSubTileRows, to_pairs(first, second));
+    _mm512_store_si512(p + key / 2 * kBf16Rows, to_pairs(first, second));
   }
   if (key < keys) {
     const __m512 first =
-        exp2_of(_mm512_fmsub_ps(_mm512_load_ps(s + key * kSubTileRows), scales, shift));
+        exp2_of(_mm512_fmsub_ps(_mm512_load_ps(s + key * kBf16Rows), scales, shift));
     sum[0] = _mm512_add_ps(sum[0], first);
-    _mm512_store_si512(p + key / 2 * kSubTileRows, to_pairs(first, _mm512_setzero_ps()));
+    _mm512_store_si512(p + key / 2 * kBf16Rows, to_pairs(first, _mm512_setzero_ps()));
     key += 2;
   }
   for (; key < kBlockTokens; key += 2) {
-    _mm512_store_si512(p + key / 2 * kSubTileRows, _mm512_setzero_si512());
+    _mm512_store_si512(p + key / 2 * kBf16Rows, _mm512_setzero_si512());
   }
   _mm512_store_ps(l, _mm512_fmadd_ps(_mm512_load_ps(l), factors, _mm512_add_ps(sum[0], sum[1])));
   return moves != 0;

@@ -42,10 +42,10 @@ void add_wild_keys(const TilePart& part, const Block& block, const float* const*
   }
 }
 
-// Rows [first, first + kSubTileRows) of a tile.
-TilePart sub_tile(const TilePart& part, int first) {
+// Rows [first, first + rows) of a tile.
+TilePart sub_tile(const TilePart& part, int first, int rows) {
   TilePart sub = part;
-  sub.num_rows = std::min(kSubTileRows, part.num_rows - first);
+  sub.num_rows = std::min(rows, part.num_rows - first);
   TileScratch& scratch = sub.scratch;
   scratch.q += first * tile_dim(part.call->spec->head_dim);
   scratch.o += first * tile_dim(part.call->spec->value_dim());
@@ -62,16 +62,20 @@ TilePart sub_tile(const TilePart& part, int first) {
 
 class SubTiles {
  public:
-  explicit SubTiles(const TilePart& part) {
-    for (int first = 0; first < part.num_rows; first += kSubTileRows) {
-      subs_[count_++] = sub_tile(part, first);
+  SubTiles(const TilePart& part, int rows) : rows_(rows) {
+    for (int first = 0; first < part.num_rows; first += rows) {
+      subs_[count_++] = sub_tile(part, first, rows);
     }
   }
+  TilePart* begin() { return subs_.data(); }
+  TilePart* end() { return subs_.data() + count_; }
   const TilePart* begin() const { return subs_.data(); }
   const TilePart* end() const { return subs_.data() + count_; }
+  int rows() const { return rows_; }
 
  private:
-  std::array<TilePart, kTileRows / kSubTileRows> subs_;
+  int rows_;
+  std::array<TilePart, kTileRows / kBf16Rows> subs_;
   int count_ = 0;
 };
 
@@ -88,7 +92,7 @@ void clear_sums(const TilePart& part) {
 Partial wide_result(const TilePart& part, const SubTiles& subs) {
   const int dim = part.call->spec->value_dim();
   for (const TilePart& sub : subs) {
-    transpose(sub.scratch.o, kSubTileRows, dim, sub.num_rows, sub.scratch.result, dim);
+    transpose(sub.scratch.o, subs.rows(), dim, sub.num_rows, sub.scratch.result, dim);
   }
   return {part.scratch.result, part.scratch.m, part.scratch.l};
 }
@@ -145,7 +149,7 @@ Partial compute_narrow(const TilePart& part) {
 }
 
 Partial compute_wide(const TilePart& part) {
-  const SubTiles subs(part);
+  const SubTiles subs(part, kSubTileRows);
   for (const TilePart& sub : subs) load_wide_queries(sub);
   for (std::int32_t n = part.block_begin; n < part.block_end; ++n) {
     const float* wild_values[kBlockTokens];
@@ -159,8 +163,11 @@ Partial compute_wide(const TilePart& part) {
 }
 
 Partial compute_bf16(const TilePart& part, const Bf16Kernels& kernels) {
-  const SubTiles subs(part);
-  for (const TilePart& sub : subs) load_bf16_queries(sub);
+  SubTiles subs(part, kBf16Rows);
+  for (TilePart& sub : subs) {
+    load_bf16_queries(sub);
+    sub.raw_scores = set_base2_scales(sub);
+  }
   kernels.begin();
   Bf16Block blocks[kBf16Blocks];
   for (std::int32_t n = part.block_begin; n < part.block_end; n += kBf16Blocks) {

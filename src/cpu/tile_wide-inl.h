@@ -46,23 +46,22 @@ void wide_scores_of(const TileScratch& scratch, const Block& block, int dim, int
   }
 }
 
-inline void wide_variant(const TilePart& part, const Block& block) {
+// Scores s [key][stride].
+inline void wide_variant(const TilePart& part, const Block& block, int stride) {
   const TileScratch& scratch = part.scratch;
   for (int r = 0; r < part.num_rows; ++r) {
-    for (int key = 0; key < block.keys; ++key)
-      scratch.line[key] = scratch.s[key * kSubTileRows + r];
+    for (int key = 0; key < block.keys; ++key) scratch.line[key] = scratch.s[key * stride + r];
     part.call->variant->logits.eval_logits(scratch.rows[r].context, part.call->bindings,
                                            block.kv_pos, scratch.line, scratch.line, block.keys,
                                            scratch.program);
-    for (int key = 0; key < block.keys; ++key)
-      scratch.s[key * kSubTileRows + r] = scratch.line[key];
+    for (int key = 0; key < block.keys; ++key) scratch.s[key * stride + r] = scratch.line[key];
   }
 }
 
 // Rows with one interval of keys are masked all together, the others each by itself.
-inline void wide_mask(const TilePart& part, const Block& block) {
+inline void wide_mask(const TilePart& part, const Block& block, int stride) {
   const TileScratch& scratch = part.scratch;
-  for (int r = 0; r < kSubTileRows; ++r) {
+  for (int r = 0; r < stride; ++r) {
     scratch.key_begin[r] = 0;
     scratch.key_end[r] = 0;
     if (r >= part.num_rows) continue;
@@ -80,7 +79,7 @@ inline void wide_mask(const TilePart& part, const Block& block) {
     scratch.key_end[r] = block.keys;
     find_allowed(part, block, row);
     for (int key = 0; key < block.keys; ++key) {
-      if (scratch.allowed[key] == 0) scratch.s[key * kSubTileRows + r] = kNegInf;
+      if (scratch.allowed[key] == 0) scratch.s[key * stride + r] = kNegInf;
     }
   }
   const IntTag ints;
@@ -91,7 +90,7 @@ inline void wide_mask(const TilePart& part, const Block& block) {
     for (int key = 0; key < block.keys; ++key) {
       const auto at = hn::Set(ints, key);
       const auto inside = hn::And(hn::Not(hn::Lt(at, begin)), hn::Lt(at, end));
-      float* s = scratch.s + key * kSubTileRows + r;
+      float* s = scratch.s + key * stride + r;
       hn::Store(
           hn::IfThenElse(hn::RebindMask(kTag, inside), hn::Load(kTag, s), hn::Set(kTag, kNegInf)),
           kTag, s);
@@ -186,8 +185,8 @@ inline void wide_block(const TilePart& part, const Block& block) {
   over_rows(part.num_rows, [&](int first_row, auto vectors) {
     wide_scores_of<vectors>(scratch, block, part.call->spec->head_dim, first_row);
   });
-  if (part.call->variant->logits.defined()) wide_variant(part, block);
-  if (block.mixed) wide_mask(part, block);
+  if (part.call->variant->logits.defined()) wide_variant(part, block, kSubTileRows);
+  if (block.mixed) wide_mask(part, block, kSubTileRows);
   HWY_ALIGN float factor[kSubTileRows];
   wide_softmax(part, block, factor);
   over_rows(part.num_rows, [&](int first_row, auto vectors) {
