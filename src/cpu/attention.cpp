@@ -39,8 +39,7 @@ class Runner {
       : call_(call),
         memory_(memory),
         schedule_(call.plan->schedule),
-        scratch_(TileScratch::carve(memory.scratch + memory.scratch_bytes * thread,
-                                    call.spec->head_dim, call.spec->value_dim())) {}
+        scratch_(TileScratch::carve(memory.scratch + memory.scratch_bytes * thread, *call.spec)) {}
 
   // A whole item of section A.
   void run_item(const plan::Item& item) {
@@ -142,6 +141,12 @@ class Runner {
     }
   }
 
+  std::byte* output_row(std::int64_t token, const RowContext& context) const {
+    const TensorView& out = call_.out;
+    return static_cast<std::byte*>(out.data) +
+           (token * out.strides[0] + context.q_head * out.strides[1]) * dtype_bytes(out.dtype);
+  }
+
   // `levels`: a bit for each level that has a partial result; there may be none.
   void join_token(std::int64_t token, unsigned levels) {
     const AttentionSpec& spec = *call_.spec;
@@ -218,12 +223,7 @@ class Runner {
   }
 
   void store(std::int64_t token, const RowContext& context, const float* o, float factor) const {
-    const TensorView& out = call_.out;
-    store_output(
-        o, factor, call_.spec->value_dim(),
-        static_cast<std::byte*>(out.data) +
-            (token * out.strides[0] + context.q_head * out.strides[1]) * dtype_bytes(out.dtype),
-        out.dtype);
+    store_output(o, factor, call_.spec->value_dim(), output_row(token, context), call_.out.dtype);
   }
 
   const AttentionCall& call_;
@@ -264,6 +264,8 @@ plan::Config plan_config(const AttentionSpec& spec, const CompiledVariant& varia
   constexpr std::int64_t kCacheBytes = 1 << 20;  // half of a usual L2
   config.heads_per_group = static_cast<std::int32_t>(std::clamp<std::int64_t>(
       kCacheBytes / std::max<std::int64_t>(kv_bytes_per_head, 1), 1, spec.num_kv_heads));
+  // Packed keys are kept for one head at a time.
+  if (fits_bf16(spec)) config.heads_per_group = 1;
   config.heads_differ = variant.mask_depends_on_head ? 1 : 0;
   // In units of one packed row against one block: setting up a tile costs as much as about ten,
   // converting a block's keys and values to f32 as much as about eight, a join about two.
@@ -285,7 +287,7 @@ std::size_t scratch_bytes(const AttentionSpec& spec, const CompiledVariant& vari
   for (const ExprProgram* p : {&variant.logits, &variant.mask_program, &variant.output}) {
     if (p->defined()) program = std::max(program, p->scratch_bytes());
   }
-  return TileScratch::bytes(spec.head_dim, spec.value_dim(), program);
+  return TileScratch::bytes(spec, program);
 }
 
 void run_attention(const AttentionCall& call, const RunMemory& memory) {
@@ -293,6 +295,9 @@ void run_attention(const AttentionCall& call, const RunMemory& memory) {
   const plan::Header& header = *schedule.header;
   // Shares of section B are the longest pieces of work, so they go first; then section A from its
   // longest items on.
+  for (int thread = 0; thread < memory.threads; ++thread) {
+    *TileScratch::carve(memory.scratch + memory.scratch_bytes * thread, *call.spec).packed = {};
+  }
   const std::int64_t shares = header.b_items > 0 ? header.workers : 0;
   parallel_chunks(shares + header.a_items, 1, memory.threads,
                   [&](int thread, std::int64_t begin, std::int64_t end) {

@@ -27,19 +27,25 @@ class Carver {
   std::size_t offset_ = 0;
 };
 
-TileScratch carve_scratch(Carver& carver, int head_dim, int value_dim) {
+TileScratch carve_scratch(Carver& carver, const AttentionSpec& spec) {
+  const int head_dim = spec.head_dim;
+  const int value_dim = spec.value_dim();
+  const bool bf16 = fits_bf16(spec);
   TileScratch scratch;
   const auto padded_qk = static_cast<std::size_t>(tile_dim(head_dim));
   const auto padded_vo = static_cast<std::size_t>(tile_dim(value_dim));
   scratch.q = carver.take<float>(kTileRows * padded_qk);
-  static_assert(kBf16Blocks == 4, "twice the bytes of a block of f32");
-  scratch.k = carver.take<float>(2 * kBlockTokens * padded_qk);
+  scratch.k = carver.take<float>(kBlockTokens * padded_qk);
   scratch.v = carver.take<float>(kBlockTokens * padded_vo);
   scratch.s = carver.take<float>(kSubTileRows * kBlockTokens);
   scratch.o = carver.take<float>(kTileRows * padded_vo);
   scratch.result = carver.take<float>(kTileRows * padded_vo);
   scratch.p = carver.take<std::uint32_t>(kBf16Blocks * kSubTileRows * kBlockTokens / 2);
-  scratch.v_columns = carver.take<std::uint16_t>(kBf16Blocks * kBlockTokens * padded_vo);
+  scratch.packed = carver.take<PackedKeys>(1);
+  const auto packed_tokens =
+      static_cast<std::size_t>((kBf16Blocks + kept_blocks(head_dim, value_dim)) * kBlockTokens);
+  scratch.k_packed = carver.take<std::uint16_t>(bf16 ? packed_tokens * padded_qk : 0);
+  scratch.v_columns = carver.take<std::uint16_t>(bf16 ? packed_tokens * padded_vo : 0);
   scratch.base2_scale = carver.take<float>(kTileRows);
   scratch.m = carver.take<float>(kTileRows);
   scratch.l = carver.take<float>(kTileRows);
@@ -81,18 +87,25 @@ void find_keys(const AttentionCall& call, const plan::Row& row, TileRow& tile_ro
 
 }  // namespace
 
-std::size_t TileScratch::bytes(int head_dim, int value_dim, std::size_t program_bytes) {
+bool fits_bf16(const AttentionSpec& spec) {
+  const auto exact = [](DType dtype) {
+    return dtype == DType::bf16 || dtype == DType::f8e4m3 || dtype == DType::f8e5m2;
+  };
+  return exact(spec.q_dtype) && exact(spec.kv_dtype) && exact(spec.value_dtype());
+}
+
+std::size_t TileScratch::bytes(const AttentionSpec& spec, std::size_t program_bytes) {
   Carver carver(nullptr);
-  carve_scratch(carver, head_dim, value_dim);
+  carve_scratch(carver, spec);
   carver.take<std::byte>(program_bytes);
   return carver.bytes();
 }
 
-TileScratch TileScratch::carve(std::byte* memory, int head_dim, int value_dim) {
+TileScratch TileScratch::carve(std::byte* memory, const AttentionSpec& spec) {
   Carver carver(memory);
-  TileScratch scratch = carve_scratch(carver, head_dim, value_dim);
+  TileScratch scratch = carve_scratch(carver, spec);
   scratch.program = carver.take<std::byte>(0);
-  std::fill_n(scratch.zeros, tile_dim(value_dim), 0.0F);
+  std::fill_n(scratch.zeros, tile_dim(spec.value_dim()), 0.0F);
   return scratch;
 }
 

@@ -12,7 +12,7 @@
 
 namespace tilewright::cpu {
 
-inline constexpr int kTileRows = 512;
+inline constexpr int kTileRows = 256;
 inline constexpr int kBlockTokens = 64;
 // Rows of a tile are computed this many at a time; all of them share a loaded block of keys. Tiles
 // of bf16: kBf16Rows.
@@ -37,6 +37,24 @@ struct TileRow {
   IntervalSet keys;  // indices of the keys it attends to, where exact_keys
 };
 
+// Queries, keys and values are exact in bf16: Bf16Kernels compute it where there are some.
+bool fits_bf16(const AttentionSpec& spec);
+
+// Blocks that Bf16Kernels read stay packed between the tiles of one row and KV head: the first
+// ones, which most tiles need, as many as leave room in a usual L2. They lie behind kBf16Blocks
+// others.
+struct PackedKeys {
+  const plan::Row* row = nullptr;
+  std::int32_t head = 0;
+  std::uint64_t blocks = 0;  // a bit for each
+};
+
+constexpr int kept_blocks(int head_dim, int value_dim) {
+  const int block_bytes = 2 * kBlockTokens * (tile_dim(head_dim) + tile_dim(value_dim));
+  const int blocks = (1 << 20) / block_bytes;
+  return blocks > 64 ? 64 : blocks;
+}
+
 // Scratch of one thread. "Wide" tiles keep rows in the lanes: q [dim][kSubTileRows] and o
 // [dim][kSubTileRows] for each sub-tile, s [key][kSubTileRows]; narrow ones keep them outermost: q
 // [row][dim], s [row][kBlockTokens], o [row][dim]. Tiles of bf16 are wide; their operands are those
@@ -49,6 +67,8 @@ struct TileScratch {
   float* o = nullptr;
   float* result = nullptr;             // [kTileRows][value_dim] of wide tiles
   std::uint32_t* p = nullptr;          // bf16: [block][key pair][kSubTileRows] weights
+  PackedKeys* packed = nullptr;        // bf16: what the next two hold
+  std::uint16_t* k_packed = nullptr;   // bf16: [block][kBlockTokens][head_dim]
   std::uint16_t* v_columns = nullptr;  // bf16: [block][value_dim][kBlockTokens]
   float* base2_scale = nullptr;        // bf16: [kTileRows] what makes exponents of 2 of scores
   float* m = nullptr;                  // [kTileRows] running maximum
@@ -67,8 +87,8 @@ struct TileScratch {
   TileRow* rows = nullptr;          // [kTileRows]
   void* program = nullptr;          // scratch of expression programs
 
-  static std::size_t bytes(int head_dim, int value_dim, std::size_t program_bytes);
-  static TileScratch carve(std::byte* memory, int head_dim, int value_dim);
+  static std::size_t bytes(const AttentionSpec& spec, std::size_t program_bytes);
+  static TileScratch carve(std::byte* memory, const AttentionSpec& spec);
 };
 
 // A part of a tile: the blocks [block_begin, block_end) of those it needs.

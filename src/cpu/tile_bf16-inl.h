@@ -38,8 +38,9 @@ inline void load_bf16_row(const std::byte* source, DType dtype, int n, int padde
   std::fill(out + n, out + padded, std::uint16_t{0});
 }
 
-// A block of keys, and where its values lie that are not finite.
+// A block of keys, its place among the packed ones, and where its values lie that are not finite.
 struct Bf16Block : Block {
+  int place = 0;
   const std::byte* wild_values[kBlockTokens];
 };
 
@@ -50,19 +51,18 @@ inline bool all_finite(const std::uint16_t* values, int n) {
   return wild == 0;
 }
 
-inline const std::uint16_t* keys_of(const TilePart& part, int place) {
-  return reinterpret_cast<const std::uint16_t*>(part.scratch.k) +
-         place * kBlockTokens * tile_dim(part.call->spec->head_dim);
+inline std::uint16_t* keys_of(const TilePart& part, int place) {
+  return part.scratch.k_packed + place * kBlockTokens * tile_dim(part.call->spec->head_dim);
 }
 inline std::uint16_t* value_columns_of(const TilePart& part, int place) {
   return part.scratch.v_columns + place * kBlockTokens * tile_dim(part.call->spec->value_dim());
 }
 
-inline void load_bf16_keys(const TilePart& part, const Block& block, int place) {
+inline void load_bf16_keys(const TilePart& part, const Bf16Block& block) {
   const AttentionSpec& spec = *part.call->spec;
   const DType dtype = part.call->kv[part.row->level].k.dtype;
   const int dim = tile_dim(spec.head_dim);
-  auto* const k = const_cast<std::uint16_t*>(keys_of(part, place));
+  std::uint16_t* const k = keys_of(part, block.place);
   for (int key = 0; key < block.keys; ++key) {
     if (key < block.next_keys) {
       prefetch_row(part.scratch.next_k_rows[key], spec.head_dim * dtype_bytes(dtype));
@@ -74,7 +74,7 @@ inline void load_bf16_keys(const TilePart& part, const Block& block, int place) 
 
 // Values that are not finite are set aside (Block::wild).
 inline void load_bf16_values(const TilePart& part, const Bf16Kernels& kernels, Bf16Block& block,
-                             int place) {
+                             bool keep) {
   const TileScratch& scratch = part.scratch;
   const int dim = part.call->spec->value_dim();
   const int padded = tile_dim(dim);
@@ -92,13 +92,41 @@ inline void load_bf16_values(const TilePart& part, const Bf16Kernels& kernels, B
       load_bf16_row(scratch.v_rows[key], dtype, dim, padded, row);
       rows[key] = row;
     }
-    if (block.mixed && !all_finite(rows[key], dim)) {
+    if ((block.mixed || keep) && !all_finite(rows[key], dim)) {
       block.wild |= std::uint64_t{1} << key;
       block.wild_values[key] = scratch.v_rows[key];
       rows[key] = zeros;
     }
   }
-  kernels.transpose_values(rows, padded, value_columns_of(part, place));
+  kernels.transpose_values(rows, padded, value_columns_of(part, block.place));
+}
+
+// Loads up to kBf16Blocks blocks from the n-th on that follow each other, also where they are
+// packed; returns how many.
+inline int load_bf16_blocks(const TilePart& part, const Bf16Kernels& kernels, std::int32_t n,
+                            Bf16Block* blocks) {
+  PackedKeys& packed = *part.scratch.packed;
+  const int kept = part.row->tiles > 1
+                       ? kept_blocks(part.call->spec->head_dim, part.call->spec->value_dim())
+                       : 0;
+  if (kept > 0 && (packed.row != part.row || packed.head != part.head)) {
+    packed = {part.row, part.head, 0};
+  }
+  const std::int32_t first = part.ranges->nth(n);
+  const bool keep = first < kept;
+  const int most = std::min({kBf16Blocks, part.block_end - n, keep ? kept - first : kBf16Blocks});
+  int count = 0;
+  for (; count < most && part.ranges->nth(n + count) == first + count; ++count) {
+    Bf16Block& block = blocks[count];
+    static_cast<Block&>(block) = find_block(part, n + count, count, kBf16Blocks);
+    block.place = keep ? kBf16Blocks + first + count : count;
+    const std::uint64_t bit = keep ? std::uint64_t{1} << (first + count) : 0;
+    if ((packed.blocks & bit) != 0) continue;
+    load_bf16_keys(part, block);
+    load_bf16_values(part, kernels, block, keep);
+    if (block.wild == 0) packed.blocks |= bit;
+  }
+  return count;
 }
 
 // q as pairs [dim pair][kBf16Rows] and the rows' scales. A negative scale is a sign of q: the
@@ -172,12 +200,12 @@ inline float bf16_value(std::uint32_t bits) {
   return value;
 }
 
-inline std::uint32_t* weights_of(const TilePart& sub, int place) {
-  return sub.scratch.p + place * kBf16Rows * kBlockTokens / 2;
+inline std::uint32_t* weights_of(const TilePart& sub, int index) {
+  return sub.scratch.p + index * kBf16Rows * kBlockTokens / 2;
 }
 
 // Adds the keys that were set aside, to the rows that attend to them.
-inline void add_wild_bf16_keys(const TilePart& sub, const Bf16Block& block, int place) {
+inline void add_wild_bf16_keys(const TilePart& sub, const Bf16Block& block, int index) {
   const AttentionCall& call = *sub.call;
   for (int key = 0; key < block.keys; ++key) {
     if ((block.wild >> key & 1U) == 0) continue;
@@ -185,7 +213,7 @@ inline void add_wild_bf16_keys(const TilePart& sub, const Bf16Block& block, int 
     load_row(block.wild_values[key], call.kv[sub.row->level].v.dtype, call.spec->value_dim(),
              values);
     for (int r = 0; r < sub.num_rows; ++r) {
-      const std::uint32_t pair = weights_of(sub, place)[key / 2 * kBf16Rows + r];
+      const std::uint32_t pair = weights_of(sub, index)[key / 2 * kBf16Rows + r];
       const float weight = bf16_value(key % 2 == 0 ? pair & 0xFFFFU : pair >> 16);
       if (weight == 0.0F) continue;
       for (int d = 0; d < call.spec->value_dim(); ++d) {
@@ -199,20 +227,22 @@ inline int row_groups(const TilePart& sub) {
   return (sub.num_rows + kRowGroup - 1) / kRowGroup;
 }
 
-inline void add_bf16_values(const TilePart& sub, const Bf16Kernels& kernels, int begin, int end) {
+inline void add_bf16_values(const TilePart& sub, const Bf16Kernels& kernels,
+                            const Bf16Block* blocks, int begin, int end) {
   if (begin == end) return;
-  kernels.multiply(value_columns_of(sub, begin), tile_dim(sub.call->spec->value_dim()),
-                   kBlockTokens / 2, weights_of(sub, begin), row_groups(sub), end - begin, true,
-                   sub.scratch.o);
+  kernels.multiply(value_columns_of(sub, blocks[begin].place),
+                   tile_dim(sub.call->spec->value_dim()), kBlockTokens / 2, weights_of(sub, begin),
+                   row_groups(sub), end - begin, true, sub.scratch.o);
 }
 
 // Scores of a block become weights; returns which row groups' sums need their factor.
 inline std::uint32_t bf16_weights(const TilePart& sub, const Bf16Kernels& kernels,
-                                  const Block& block, int place, float* factor) {
+                                  const Bf16Block& block, int index, float* factor) {
   const TileScratch& scratch = sub.scratch;
-  kernels.multiply(
-      keys_of(sub, place), (block.keys + 31) / 32 * 32, tile_dim(sub.call->spec->head_dim) / 2,
-      reinterpret_cast<const std::uint32_t*>(scratch.q), row_groups(sub), 1, false, scratch.s);
+  kernels.multiply(keys_of(sub, block.place), (block.keys + 31) / 32 * 32,
+                   tile_dim(sub.call->spec->head_dim) / 2,
+                   reinterpret_cast<const std::uint32_t*>(scratch.q), row_groups(sub), 1, false,
+                   scratch.s);
   if (!sub.raw_scores) scale_scores(sub, block.keys);
   if (sub.call->variant->logits.defined()) wide_variant(sub, block, kBf16Rows);
   if (block.mixed) wide_mask(sub, block, kBf16Rows);
@@ -220,7 +250,7 @@ inline std::uint32_t bf16_weights(const TilePart& sub, const Bf16Kernels& kernel
   for (int group = 0; group < row_groups(sub); ++group) {
     const int r = group * kRowGroup;
     if (kernels.softmax(scratch.s + r, block.keys, scratch.base2_scale + r, scratch.m + r,
-                        scratch.l + r, factor + r, weights_of(sub, place) + r)) {
+                        scratch.l + r, factor + r, weights_of(sub, index) + r)) {
       moved |= 1U << group;
     }
   }
@@ -250,13 +280,13 @@ inline void bf16_blocks(const TilePart& sub, const Bf16Kernels& kernels, const B
   int waiting = 0;
   for (int i = 0; i < count; ++i) {
     if (blocks[i].mixed && !sees_block(sub, blocks[i])) {
-      add_bf16_values(sub, kernels, waiting, i);
+      add_bf16_values(sub, kernels, blocks, waiting, i);
       waiting = i + 1;
       continue;
     }
     const std::uint32_t moved = bf16_weights(sub, kernels, blocks[i], i, factor);
     if (moved != 0) {
-      add_bf16_values(sub, kernels, waiting, i);
+      add_bf16_values(sub, kernels, blocks, waiting, i);
       waiting = i;
       for (int group = 0; group < row_groups(sub); ++group) {
         if ((moved >> group & 1U) != 0) {
@@ -265,12 +295,12 @@ inline void bf16_blocks(const TilePart& sub, const Bf16Kernels& kernels, const B
       }
     }
     if (blocks[i].wild != 0) {
-      add_bf16_values(sub, kernels, waiting, i + 1);
+      add_bf16_values(sub, kernels, blocks, waiting, i + 1);
       waiting = i + 1;
       add_wild_bf16_keys(sub, blocks[i], i);
     }
   }
-  add_bf16_values(sub, kernels, waiting, count);
+  add_bf16_values(sub, kernels, blocks, waiting, count);
 }
 
 }  // namespace tilewright::cpu::HWY_NAMESPACE

@@ -170,14 +170,10 @@ Partial compute_bf16(const TilePart& part, const Bf16Kernels& kernels) {
   }
   kernels.begin();
   Bf16Block blocks[kBf16Blocks];
-  for (std::int32_t n = part.block_begin; n < part.block_end; n += kBf16Blocks) {
-    const int count = std::min(kBf16Blocks, part.block_end - n);
-    for (int i = 0; i < count; ++i) {
-      static_cast<Block&>(blocks[i]) = find_block(part, n + i, i, kBf16Blocks);
-      load_bf16_keys(part, blocks[i], i);
-      load_bf16_values(part, kernels, blocks[i], i);
-    }
+  for (std::int32_t n = part.block_begin; n < part.block_end;) {
+    const int count = load_bf16_blocks(part, kernels, n, blocks);
     for (const TilePart& sub : subs) bf16_blocks(sub, kernels, blocks, count);
+    n += count;
   }
   kernels.end();
   for (int r = 0; r < part.num_rows; ++r) part.scratch.m[r] *= kLn2;
@@ -233,21 +229,9 @@ HWY_EXPORT(compute_part_simd);
 HWY_EXPORT(merge_partial_simd);
 HWY_EXPORT(store_output_simd);
 
-namespace {
-
-bool exact_in_bf16(DType dtype) {
-  return dtype == DType::bf16 || dtype == DType::f8e4m3 || dtype == DType::f8e5m2;
-}
-
-}  // namespace
-
 Partial compute_part(const TilePart& part) {
-  const AttentionSpec& spec = *part.call->spec;
   TilePart ready = part;
-  if (exact_in_bf16(spec.q_dtype) && exact_in_bf16(spec.kv_dtype) &&
-      exact_in_bf16(spec.value_dtype())) {
-    ready.bf16 = bf16_kernels();
-  }
+  if (fits_bf16(*part.call->spec)) ready.bf16 = bf16_kernels();
   return HWY_DYNAMIC_DISPATCH(compute_part_simd)(ready);
 }
 
