@@ -15,11 +15,16 @@ namespace tilewright {
 
 // Writes k, v [tokens, kv_heads, dim] (any strides) into the cache: token t goes to page slot /
 // page_size, row slot % page_size, where slot = slot_mapping[t], i32 or i64; -1 skips. Converts to
-// the cache's dtype; for fp8 caches values are divided by k_scale / v_scale ([1] or per KV head)
-// and saturated. A slot outside the cache or below -1 is an Error and nothing is written.
+// the cache's dtype; for fp8 caches values are divided by k_scale / v_scale and saturated. Scales
+// are those that RunArgs multiplies by: a number, or f32 [1], [1, kv_heads], [requests, 1] or
+// [requests, kv_heads]; also [kv_heads]. With more than one request token_indptr says whose the
+// tokens are: i32 or i64 [requests + 1], ascending from 0, request r has the tokens
+// [token_indptr[r], token_indptr[r + 1]); tokens behind the last request's must be skipped. A slot
+// outside the cache or below -1 is an Error and nothing is written.
 TILEWRIGHT_API void write_kv_cache(const TensorView& k, const TensorView& v, const KvCache& cache,
                                    const TensorView& slot_mapping, const Scale& k_scale = {},
-                                   const Scale& v_scale = {}, Stream stream = {});
+                                   const Scale& v_scale = {}, const TensorView& token_indptr = {},
+                                   Stream stream = {});
 
 // out = x / sqrt(mean(x^2) + eps) * (weight + weight_offset); x, out [..., dim] of rank 1 to 3,
 // weight [dim] (arXiv 1910.07467). weight_offset = 1 is Gemma's form.

@@ -21,7 +21,8 @@ Output given_or_like(nb::object out, nb::handle x, const TensorView& view, std::
 }
 
 void write_cache(nb::handle k, nb::handle v, nb::handle kv, nb::handle slot_mapping,
-                 nb::handle layout, nb::handle k_scale, nb::handle v_scale) {
+                 nb::handle layout, nb::handle k_scale, nb::handle v_scale,
+                 nb::handle token_indptr) {
   Keep keep;
   const TensorView k_view = required(k, "k", keep);
   const TensorView v_view = required(v, "v", keep);
@@ -29,8 +30,9 @@ void write_cache(nb::handle k, nb::handle v, nb::handle kv, nb::handle slot_mapp
   const TensorView slots = list_or_view_of(slot_mapping, "slot_mapping", DType::i64, keep);
   const Scale k_factor = to_scale(k_scale, "k_scale", keep);
   const Scale v_factor = to_scale(v_scale, "v_scale", keep);
+  const TensorView indptr = list_or_view_of(token_indptr, "token_indptr", DType::i64, keep);
   const nb::gil_scoped_release release;
-  write_kv_cache(k_view, v_view, cache, slots, k_factor, v_factor);
+  write_kv_cache(k_view, v_view, cache, slots, k_factor, v_factor, indptr);
 }
 
 void bind_norms(nb::module_& m) {
@@ -148,21 +150,24 @@ void bind_merge(nb::module_& m) {
 }  // namespace
 
 void bind_ops(nb::module_& m) {
-  m.def("write_kv_cache", &write_cache, "k"_a.none(), "v"_a.none(), "kv"_a.none(),
-        "slot_mapping"_a.none(), nb::kw_only(), "layout"_a = nb::none(), "k_scale"_a = 1.0,
-        "v_scale"_a = 1.0,
-        nb::sig(
-            "def write_kv_cache(k: tilewright._typing.Array, v: tilewright._typing.Array, kv: "
-            "tilewright._typing.KvLike, slot_mapping: tilewright._typing.Indices, *, layout: str | "
-            "None = None, k_scale: tilewright._typing.Scalar = 1.0, v_scale: "
-            "tilewright._typing.Scalar = 1.0) -> None"),
-        "Writes k and v [tokens, kv_heads, dim] into the cache `kv` (as for Attention.run).\n\n"
-        "slot_mapping: int32 or int64 [tokens]; token t goes to page slot // page_size, row slot % "
-        "page_size; -1 skips it.\nConverts to the cache's dtype; for fp8 caches values are divided "
-        "by "
-        "k_scale and v_scale (a number, or float32 [1]\nor [kv_heads]) and saturated. A slot "
-        "outside the "
-        "cache raises InvalidArgument, and nothing is written.");
+  m.def(
+      "write_kv_cache", &write_cache, "k"_a.none(), "v"_a.none(), "kv"_a.none(),
+      "slot_mapping"_a.none(), nb::kw_only(), "layout"_a = nb::none(), "k_scale"_a = 1.0,
+      "v_scale"_a = 1.0, "token_indptr"_a = nb::none(),
+      nb::sig(
+          "def write_kv_cache(k: tilewright._typing.Array, v: tilewright._typing.Array, kv: "
+          "tilewright._typing.KvLike, slot_mapping: tilewright._typing.Indices, *, layout: str | "
+          "None = None, k_scale: tilewright._typing.Scalar = 1.0, v_scale: "
+          "tilewright._typing.Scalar = 1.0, token_indptr: tilewright._typing.Indices | None = "
+          "None) -> None"),
+      "Writes k and v [tokens, kv_heads, dim] into the cache `kv` (as for Attention.run).\n\n"
+      "slot_mapping: int32 or int64 [tokens]; token t goes to page slot // page_size, row slot % "
+      "page_size; -1 skips it.\nConverts to the cache's dtype; for fp8 caches values are divided "
+      "by k_scale and v_scale and saturated. Scales are\nthose of Attention.run: a number, or "
+      "float32 [1], [kv_heads], [requests, 1], [1, kv_heads] or [requests, kv_heads].\n"
+      "token_indptr: [requests + 1], for scales by request: request r has the tokens "
+      "token_indptr[r] to token_indptr[r + 1];\ntokens behind the last request's must be skipped. "
+      "A slot outside the cache raises InvalidArgument, and nothing is\nwritten.");
   bind_norms(m);
   def_activation(
       m, "silu_and_mul", Activation::silu,

@@ -25,13 +25,14 @@
 namespace tilewright {
 namespace {
 
-// All tokens of one KV head of keys or of values. Strides are in elements.
+// Tokens [begin, end) of one KV head of keys or of values. Strides are in elements.
 struct HeadWrite {
   const void* from;
   void* to;
   DType from_dtype;
   DType to_dtype;
-  std::int64_t tokens;
+  std::int64_t begin;
+  std::int64_t end;
   std::size_t dim;
   std::int64_t token_stride;
   std::int64_t element_stride;
@@ -78,7 +79,7 @@ void convert_row(const From* from, To* to, const HeadWrite& write) {
 template <typename From, typename To>
 void write_rows(const HeadWrite& write) {
   std::vector<From> gathered(write.element_stride == 1 ? 0 : write.dim);
-  for (std::int64_t token = 0; token < write.tokens; ++token) {
+  for (std::int64_t token = write.begin; token < write.end; ++token) {
     const std::int64_t slot = write.slot(token);
     if (slot < 0) continue;
     const From* from = static_cast<const From*>(write.from) + token * write.token_stride;
@@ -128,7 +129,29 @@ struct Side {
   const Scale& scale;
 };
 
-void check_scale(const Side& side) {
+// What belongs to whom, for scales by request.
+struct Requests {
+  TensorView token_indptr;  // undefined: one request
+  std::int64_t count = 1;
+  std::int64_t tokens = 0;
+
+  std::int64_t begin(std::int64_t request) const {
+    if (!token_indptr.defined()) return request == 0 ? 0 : tokens;
+    return load_integer(token_indptr.data, token_indptr.dtype, request * token_indptr.strides[0]);
+  }
+};
+
+// The scale of a request's head; the tensor is [heads] or [requests, heads], or 1 instead of each.
+float scale_of(const Scale& scale, std::int64_t request, std::int64_t head) {
+  const TensorView& t = scale.tensor;
+  if (!t.defined()) return scale.value;
+  const int last = t.rank - 1;
+  std::int64_t at = t.shape[last] == 1 ? 0 : head * t.strides[last];
+  if (t.rank == 2 && t.shape[0] > 1) at += request * t.strides[0];
+  return static_cast<const float*>(t.data)[at];
+}
+
+void check_scale(const Side& side, const Requests& requests) {
   const TensorView& tensor = side.scale.tensor;
   require(side.scale.value > 0 && std::isfinite(side.scale.value),
           "{} is {}: it must be positive and finite", side.scale_name, side.scale.value);
@@ -143,35 +166,39 @@ void check_scale(const Side& side) {
   require_dtype(side.scale_name, tensor, {DType::f32});
   require_device(side.scale_name, tensor, {});
   const std::int64_t heads = side.to.shape[2];
-  const std::int64_t extent = tensor.shape[tensor.rank - 1];
-  require((tensor.rank == 1 || tensor.shape[0] == 1) && (extent == 1 || extent == heads),
-          "{} is {}: its shape must be [1] or [{}], one a KV head", side.scale_name, tensor, heads);
-  for (std::int64_t i = 0; i < extent; ++i) {
-    const float value = static_cast<const float*>(tensor.data)[i * tensor.strides[tensor.rank - 1]];
-    require(value > 0 && std::isfinite(value), "{}[{}] is {}: it must be positive and finite",
-            side.scale_name, i, value);
+  const std::int64_t columns = tensor.shape[tensor.rank - 1];
+  const std::int64_t rows = tensor.rank == 2 ? tensor.shape[0] : 1;
+  require((columns == 1 || columns == heads) && (rows == 1 || rows == requests.count),
+          "{} is {}: its shape must be [1] or [{}], one a KV head, or broadcast to [{}, {}]{}",
+          side.scale_name, tensor, heads, requests.count, heads,
+          requests.token_indptr.defined() ? "" : "; token_indptr tells the requests");
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t column = 0; column < columns; ++column) {
+      const float value = scale_of(side.scale, row, column);
+      require(value > 0 && std::isfinite(value), "{}[{}] is {}: it must be positive and finite",
+              side.scale_name,
+              tensor.rank == 2 ? fmt::format("{}, {}", row, column) : fmt::format("{}", column),
+              value);
+    }
   }
 }
 
-void check_side(const Side& side, std::int64_t tokens) {
+void check_side(const Side& side, const Requests& requests) {
   require_rank(side.cache_name, side.to, {4});
   require_dtype(side.cache_name, side.to,
                 {DType::f32, DType::f16, DType::bf16, DType::f8e4m3, DType::f8e5m2});
   require_device(side.cache_name, side.to, {});
   require_last_dim_contiguous(side.cache_name, side.to);
   require_writable(side.cache_name, side.to);
-  require_shape(side.name, side.from, {tokens, side.to.shape[2], side.to.shape[3]});
+  require_shape(side.name, side.from, {requests.tokens, side.to.shape[2], side.to.shape[3]});
   if (side.from.dtype != side.to.dtype) {
     require_dtype(side.name, side.from, {DType::f32, DType::f16, DType::bf16});
   }
   require_device(side.name, side.from, {});
-  check_scale(side);
+  check_scale(side, requests);
 }
 
 void check_slots(const TensorView& slots, const KvCache& cache) {
-  require_rank("slot_mapping", slots, {1});
-  require_dtype("slot_mapping", slots, {DType::i32, DType::i64});
-  require_device("slot_mapping", slots, {});
   const std::int64_t limit = cache.k.shape[0] * cache.k.shape[1];
   for (std::int64_t token = 0; token < slots.shape[0]; ++token) {
     const std::int64_t slot = load_integer(slots.data, slots.dtype, token * slots.strides[0]);
@@ -181,36 +208,62 @@ void check_slots(const TensorView& slots, const KvCache& cache) {
   }
 }
 
+Requests read_requests(const TensorView& token_indptr, std::int64_t tokens,
+                       const TensorView& slots) {
+  Requests requests{token_indptr, 1, tokens};
+  if (!token_indptr.defined()) return requests;
+  require_rank("token_indptr", token_indptr, {1});
+  require_dtype("token_indptr", token_indptr, {DType::i32, DType::i64});
+  require_device("token_indptr", token_indptr, {});
+  requests.count = token_indptr.shape[0] - 1;
+  require(requests.count >= 0, "token_indptr is {}: it must have an entry more than requests",
+          token_indptr);
+  std::int64_t last = 0;
+  for (std::int64_t r = 0; r <= requests.count; ++r) {
+    const std::int64_t begin = requests.begin(r);
+    require(begin >= last && begin <= tokens && (r > 0 || begin == 0),
+            "token_indptr[{}] is {}: it must ascend from 0 to at most {}, the tokens", r, begin,
+            tokens);
+    last = begin;
+  }
+  for (std::int64_t token = last; token < tokens; ++token) {
+    const std::int64_t slot = load_integer(slots.data, slots.dtype, token * slots.strides[0]);
+    require(slot == -1,
+            "slot_mapping[{}] is {}: it must be -1 behind the last token of token_indptr, {}",
+            token, slot, last);
+  }
+  return requests;
+}
+
 // Heads are dealt out to threads, not tokens: of two tokens with one slot the later one stays,
 // whatever the threads.
-void write_side(const Side& side, const TensorView& slots) {
+void write_side(const Side& side, const TensorView& slots, const Requests& requests) {
   const TensorView& from = side.from;
   const TensorView& to = side.to;
+  const TensorView& scale = side.scale.tensor;
+  const std::int64_t parts = scale.rank == 2 && scale.shape[0] > 1 ? requests.count : 1;
   const std::int64_t elements = from.shape[0] * from.shape[2];
   parallel_items(to.shape[2], elements, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t head = begin; head < end; ++head) {
       const TensorView source = from.select(1, head);
       const TensorView target = to.select(2, head);
-      float scale = side.scale.value;
-      if (const TensorView& scales = side.scale.tensor; scales.defined()) {
-        const int last = scales.rank - 1;
-        const std::int64_t at = scales.shape[last] == 1 ? 0 : head * scales.strides[last];
-        scale = static_cast<const float*>(scales.data)[at];
+      for (std::int64_t part = 0; part < parts; ++part) {
+        const HeadWrite write{source.data,
+                              target.data,
+                              from.dtype,
+                              to.dtype,
+                              parts == 1 ? 0 : requests.begin(part),
+                              parts == 1 ? requests.tokens : requests.begin(part + 1),
+                              static_cast<std::size_t>(from.shape[2]),
+                              source.strides[0],
+                              source.shape[1] > 1 ? source.strides[1] : 1,
+                              target.strides[0],
+                              target.strides[1],
+                              to.shape[1],
+                              slots,
+                              scale_of(side.scale, part, head)};
+        HWY_DYNAMIC_DISPATCH(write_head)(write);
       }
-      const HeadWrite write{source.data,
-                            target.data,
-                            from.dtype,
-                            to.dtype,
-                            from.shape[0],
-                            static_cast<std::size_t>(from.shape[2]),
-                            source.strides[0],
-                            source.shape[1] > 1 ? source.strides[1] : 1,
-                            target.strides[0],
-                            target.strides[1],
-                            to.shape[1],
-                            slots,
-                            scale};
-      HWY_DYNAMIC_DISPATCH(write_head)(write);
     }
   });
 }
@@ -219,22 +272,26 @@ void write_side(const Side& side, const TensorView& slots) {
 
 void write_kv_cache(const TensorView& k, const TensorView& v, const KvCache& cache,
                     const TensorView& slot_mapping, const Scale& k_scale, const Scale& v_scale,
-                    Stream /*stream*/) {
+                    const TensorView& token_indptr, Stream /*stream*/) {
   const Side keys{"k", "cache.k", "k_scale", k, cache.k, k_scale};
   const Side values{"v", "cache.v", "v_scale", v, cache.v, v_scale};
   require_rank("k", k, {3});
-  check_side(keys, k.shape[0]);
-  check_side(values, k.shape[0]);
+  require_rank("slot_mapping", slot_mapping, {1});
+  require_shape("slot_mapping", slot_mapping, {k.shape[0]});
+  require_dtype("slot_mapping", slot_mapping, {DType::i32, DType::i64});
+  require_device("slot_mapping", slot_mapping, {});
+  const Requests requests = read_requests(token_indptr, k.shape[0], slot_mapping);
+  check_side(keys, requests);
+  check_side(values, requests);
   for (int dim = 0; dim < 3; ++dim) {
     require(cache.k.shape[dim] == cache.v.shape[dim],
             "cache.v is {}: pages, page size and heads must be those of cache.k, {}", cache.v,
             cache.k);
   }
-  require_shape("slot_mapping", slot_mapping, {k.shape[0]});
   check_slots(slot_mapping, cache);
   if (k.shape[0] == 0) return;
-  write_side(keys, slot_mapping);
-  write_side(values, slot_mapping);
+  write_side(keys, slot_mapping, requests);
+  write_side(values, slot_mapping, requests);
 }
 
 }  // namespace tilewright

@@ -112,6 +112,59 @@ TEST(WriteKvCache, Fp8ScalesDivideAndSaturate) {
   }
 }
 
+// Tokens 0 to 2 are request 0's, request 1 has none, 3 and 4 are request 2's, 5 and 6 nobody's.
+TEST(WriteKvCache, Fp8ScalesByRequestAndHead) {
+  Random random(7);
+  Tensor k(DType::f32, {7, kHeads, 16});
+  fill_normal(k, random, 100);
+  const std::vector<std::int64_t> slots = {7, 3, 0, 19, 4, -1, -1};
+  Tensor scale(DType::f32, {3, kHeads}, {5, 1});
+  for (std::int64_t r = 0; r < 3; ++r) {
+    for (std::int64_t h = 0; h < kHeads; ++h)
+      scale.set({r, h}, 0.25 + static_cast<double>(r + 3 * h));
+  }
+  const TensorView by_request = scale.view().slice(1, 0, 1);
+  for (const DType index : {DType::i32, DType::i64}) {
+    Tensor kc(DType::f8e4m3, {kPages, kPageSize, kHeads, 16});
+    Tensor vc(DType::f8e4m3, {kPages, kPageSize, kHeads, 16});
+    const KvCache cache{kc.view(), vc.view()};
+    write_kv_cache(k.view(), k.view(), cache, slots_of(slots, index).view(), scale.view(),
+                   by_request, slots_of({0, 3, 3, 5}, index).view());
+    for (std::int64_t token = 0; token < 5; ++token) {
+      const std::int64_t r = token < 3 ? 0 : 2;
+      for (std::int64_t h = 0; h < kHeads; ++h) {
+        for (std::int64_t i = 0; i < 16; ++i) {
+          const auto value = static_cast<float>(k.get({token, h, i}));
+          const std::int64_t slot = slots[static_cast<std::size_t>(token)];
+          ASSERT_EQ(element(cache.k, slot, h, i),
+                    rounded(value / static_cast<float>(scale.get({r, h})), DType::f8e4m3));
+          ASSERT_EQ(element(cache.v, slot, h, i),
+                    rounded(value / static_cast<float>(scale.get({r, 0})), DType::f8e4m3));
+        }
+      }
+    }
+    const auto before = kc.snapshot();
+    const auto write = [&](const std::vector<std::int64_t>& to, const std::vector<std::int64_t>& of,
+                           const TensorView& k_scale) {
+      return [&cache, &k, to, of, k_scale, index] {
+        write_kv_cache(k.view(), k.view(), cache, slots_of(to, index).view(), k_scale, {},
+                       of.empty() ? TensorView() : slots_of(of, index).view());
+      };
+    };
+    expect_invalid(write(slots, {}, scale.view()), "token_indptr tells the requests");
+    expect_invalid(write(slots, {0, 3, 5}, scale.view()), "or broadcast to [2, 3]");
+    expect_invalid(write(slots, {0, 3, 2, 5}, scale.view()), "token_indptr[2] is 2");
+    expect_invalid(write(slots, {1, 3, 4, 5}, scale.view()), "token_indptr[0] is 1");
+    expect_invalid(write(slots, {0, 3, 4, 8}, scale.view()), "token_indptr[3] is 8");
+    expect_invalid(write({7, 3, 0, 19, 4, -1, 2}, {0, 3, 3, 5}, scale.view()),
+                   "slot_mapping[6] is 2: it must be -1 behind the last token");
+    scale.set({1, 2}, -1);
+    expect_invalid(write(slots, {0, 3, 3, 5}, scale.view()), "k_scale[1, 2] is -1");
+    scale.set({1, 2}, 1);
+    EXPECT_EQ(kc.snapshot(), before);
+  }
+}
+
 TEST(WriteKvCache, StridedLastDimensionAndRawFp8) {
   const auto tokens = static_cast<std::int64_t>(kSlots.size());
   Tensor k(DType::f8e4m3, {tokens, kHeads, 16}, strides_in_order({tokens, kHeads, 16}, {2, 0, 1}));

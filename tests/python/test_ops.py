@@ -107,6 +107,46 @@ def test_write_narrow_cache():
     assert (cache[1][1].astype(np.float32) == -6).all()
 
 
+SCALES = {"number": None, "tensor": (1,), "request": (3, 1), "head": (1, 2), "request and head": (3, 2)}
+
+
+@pytest.mark.parametrize("name", SCALES)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_narrow_cache_end_to_end(random, name, ragged):
+    """Written with scales, read by attention with the same ones: as the quantised values in float64."""
+    shape = SCALES[name]
+    lengths, heads, dim, fp8 = [5, 9, 2], 2, 16, ml_dtypes.float8_e4m3fn
+    indptr = np.cumsum([0, *lengths]).astype(np.int32)
+    q = random.standard_normal((3, 2 * heads, dim)).astype(np.float32)
+    k, v = random.standard_normal((2, indptr[-1], heads, dim)).astype(np.float32)
+    k_scale, v_scale = (
+        np.float32(x) if shape is None else np.full(shape, x, np.float32) * (1 + random.random(shape, np.float32))
+        for x in (0.02, 0.3)
+    )
+    if ragged:
+        slots, cache = np.arange(indptr[-1]), tuple(np.zeros((indptr[-1], heads, dim), fp8) for _ in range(2))
+    else:
+        pages = random.permutation(9).astype(np.int32).reshape(3, 3)
+        slots = [int(pages[r, t // 4]) * 4 + t % 4 for r, length in enumerate(lengths) for t in range(length)]
+        cache = tuple(np.zeros((9, 4, heads, dim), fp8) for _ in range(2))
+    scales = dict(k_scale=k_scale, v_scale=v_scale)
+    tw.write_kv_cache(k, v, cache, slots, token_indptr=indptr, **scales)
+    attention_ = tw.Attention(
+        num_qo_heads=2 * heads, num_kv_heads=heads, head_dim=dim, dtype="float32", kv_dtype="float8_e4m3fn"
+    )
+    table = dict(kv_indptr=indptr) if ragged else dict(block_table=pages, kv_lens=np.array(lengths, np.int32), page_size=4)
+    plan = attention_.plan(qo_indptr=[0, 1, 2, 3], **table)
+    out = attention_.run(plan, q, cache, **scales)
+    for r in range(3):
+        rows = slice(indptr[r], indptr[r + 1])
+        quantised = []
+        for x, scale in ((k, k_scale), (v, v_scale)):
+            of_heads = np.broadcast_to(np.reshape(scale, (1, 1)) if np.ndim(scale) < 2 else scale, (3, heads))[r][:, None]
+            quantised.append((x[rows] / of_heads).astype(fp8).astype(np.float64) * of_heads)
+        expected, _ = attention(q[r : r + 1], *quantised)
+        np.testing.assert_allclose(out[r : r + 1], expected, atol=2e-5)
+
+
 class TestErrors:
     def test_read_only_cache(self):
         k = np.zeros((1, 1, 8), np.float32)
