@@ -41,6 +41,14 @@ auto visit_wide_float(DType dtype, const Visitor& visitor) {
   }
 }
 
+// visitor(T{}, U{}) for two dtypes.
+template <typename Visitor>
+auto visit_wide_floats(DType first, DType second, const Visitor& visitor) {
+  return visit_wide_float(first, [&](auto t) {
+    return visit_wide_float(second, [&](auto u) { return visitor(t, u); });
+  });
+}
+
 template <typename Visitor>
 auto visit_float(DType dtype, const Visitor& visitor) {
   switch (dtype) {

@@ -105,9 +105,8 @@ void activate_any(const ActivationCall& call, std::int64_t begin, std::int64_t e
 }
 
 void activation_chunk(const ActivationCall& call, std::int64_t begin, std::int64_t end) {
-  visit_wide_float(call.x.dtype, [&](auto x) {
-    visit_wide_float(call.out.dtype,
-                     [&](auto out) { activate_any<decltype(x), decltype(out)>(call, begin, end); });
+  visit_wide_floats(call.x.dtype, call.out.dtype, [&](auto x, auto out) {
+    activate_any<decltype(x), decltype(out)>(call, begin, end);
   });
 }
 

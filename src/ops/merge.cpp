@@ -105,10 +105,8 @@ void merge_rows(const MergeCall& call, std::int64_t begin, std::int64_t end) {
 }
 
 void merge_chunk(const MergeCall& call, std::int64_t begin, std::int64_t end) {
-  visit_wide_float(call.values.dtype, [&](auto value) {
-    visit_wide_float(call.out.dtype, [&](auto out) {
-      merge_rows<decltype(value), decltype(out)>(call, begin, end);
-    });
+  visit_wide_floats(call.values.dtype, call.out.dtype, [&](auto value, auto out) {
+    merge_rows<decltype(value), decltype(out)>(call, begin, end);
   });
 }
 

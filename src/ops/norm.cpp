@@ -92,17 +92,14 @@ void add_norm_rows(const NormCall& call, std::int64_t begin, std::int64_t end) {
 }
 
 void norm_chunk(const NormCall& call, std::int64_t begin, std::int64_t end) {
-  visit_wide_float(call.x.dtype, [&](auto x) {
-    visit_wide_float(call.out.dtype,
-                     [&](auto out) { norm_rows<decltype(x), decltype(out)>(call, begin, end); });
+  visit_wide_floats(call.x.dtype, call.out.dtype, [&](auto x, auto out) {
+    norm_rows<decltype(x), decltype(out)>(call, begin, end);
   });
 }
 
 void add_norm_chunk(const NormCall& call, std::int64_t begin, std::int64_t end) {
-  visit_wide_float(call.x.dtype, [&](auto x) {
-    visit_wide_float(call.residual.dtype, [&](auto residual) {
-      add_norm_rows<decltype(x), decltype(residual)>(call, begin, end);
-    });
+  visit_wide_floats(call.x.dtype, call.residual.dtype, [&](auto x, auto residual) {
+    add_norm_rows<decltype(x), decltype(residual)>(call, begin, end);
   });
 }
 

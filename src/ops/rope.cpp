@@ -177,9 +177,8 @@ void rope_tokens(const RopeCall& call, std::int64_t begin, std::int64_t end) {
 }
 
 void rope_chunk(const RopeCall& call, std::int64_t begin, std::int64_t end) {
-  visit_wide_float(call.x.dtype, [&](auto x) {
-    visit_wide_float(call.out.dtype,
-                     [&](auto out) { rope_tokens<decltype(x), decltype(out)>(call, begin, end); });
+  visit_wide_floats(call.x.dtype, call.out.dtype, [&](auto x, auto out) {
+    rope_tokens<decltype(x), decltype(out)>(call, begin, end);
   });
 }
 

@@ -68,6 +68,24 @@ TEST(RmsNorm, InPlaceRanksAndZeroRows) {
   rms_norm(none, weight.view(), none, 1e-6F);
 }
 
+TEST(FusedAddRmsNorm, DoesNotDependOnThreads) {
+  Random random(8);
+  Tensor x(DType::bf16, {200, 300});
+  Tensor weight(DType::bf16, {300});
+  fill_normal(x, random);
+  fill_normal(weight, random);
+  Tensor residual(DType::f32, {200, 300});
+  fill_normal(residual, random);
+  Tensor out(DType::bf16, {200, 300});
+  expect_same_for_threads(out, [&](Tensor& result) {
+    const Tensor sum = copy_of(residual);
+    fused_add_rms_norm(x.view(), sum.view(), weight.view(), result.view(), 1e-5F);
+  });
+  expect_same_for_threads(residual, [&](Tensor& sum) {
+    fused_add_rms_norm(x.view(), sum.view(), weight.view(), out.view(), 1e-5F);
+  });
+}
+
 TEST(RmsNorm, DoesNotDependOnThreads) {
   Random random(3);
   Tensor x(DType::f32, {200, 512});

@@ -257,6 +257,11 @@ TEST(Rope, DoesNotDependOnThreads) {
   const Tensor out(DType::bf16, {300, 4, 64});
   expect_same_for_threads(
       out, [&](Tensor& result) { apply_rope(x.view(), index.view(), result.view(), {}); });
+  Tensor table(DType::bf16, {300 * 31, 64});
+  fill_normal(table, random);
+  expect_same_for_threads(out, [&](Tensor& result) {
+    apply_rope_with_cos_sin_cache(x.view(), index.view(), table.view(), result.view());
+  });
 }
 
 TEST(Rope, ZeroTokensAndErrors) {

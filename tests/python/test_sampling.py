@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sampling from Python: the forms of its arguments, and that a draw depends on nothing else."""
 
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -31,6 +33,18 @@ def test_the_same_draw_in_any_batch(logits):
     assert len(set(sample(same_row, seeds=np.arange(64)).tolist())) > 10
     assert len(set(sample(same_row, steps=np.arange(64)).tolist())) > 10
     assert len(set(sample(same_row, seeds=5, steps=9).tolist())) == 1
+
+
+def test_golden_stream():
+    """Of 2^16 equal tokens the upper 16 bits of the random number are drawn."""
+    path = Path(__file__).parents[1] / "data/philox_golden.txt"
+    seeds, steps, bits = zip(*(line.split() for line in path.read_text().splitlines() if line[0] != "#"))
+    tokens = sample(
+        np.zeros((len(seeds), 2**16), np.float32),
+        seeds=np.array([int(seed) for seed in seeds]),
+        steps=np.array([int(step) for step in steps]),
+    )
+    assert tokens.tolist() == [int(word[:4], 16) for word in bits]
 
 
 def test_frequencies():
