@@ -54,7 +54,7 @@ struct Tree {
 
 // A level 0 for all, a level 1 for consecutive groups, a level 2 for each request.
 Tree random_tree(const Dims& dims, DType dtype, Random& random) {
-  const std::int64_t shared = random.range(0, 150);
+  const std::int64_t shared = random.range(0, 600);
   Tree tree;
   tree.levels.resize(3);
   Level& all = tree.levels[0];
@@ -67,7 +67,7 @@ Tree random_tree(const Dims& dims, DType dtype, Random& random) {
   Extents group_indptr = {0};
   std::int64_t tokens = 0;
   for (std::int64_t g = random.range(1, 3); g > 0; --g) {
-    const std::int64_t group_len = random.range(0, 70);
+    const std::int64_t group_len = random.range(0, 150);
     groups.rows.push_back(draw(0, group_len));
     for (std::int64_t members = random.range(1, 3); members > 0; --members) {
       const std::int64_t q = random.range(0, 5);
@@ -114,7 +114,7 @@ TEST_P(Levels, TreesOfPrefixes) {
         const VariantCase c =
             make_variant(GetParam(), dims, static_cast<std::int64_t>(tree.requests.size()), random);
         const Attention attention(make_spec(dims, dtype, c.variant));
-        Limits limits{9, 45, 5, 260, 3};
+        Limits limits{9, 45, 5, 800, 3};
         limits.workers = workers;
         Plan plan({attention}, limits);
         const Tensor qo_indptr = int_tensor(query_indptr(tree.requests));
@@ -148,9 +148,9 @@ TEST_P(Levels, TreesOfPrefixes) {
       }
     }
   }
-  // Both ways were taken.
-  EXPECT_GT(folded, outer_rows / 4);
-  EXPECT_LT(folded, outer_rows);
+  // Both ways were taken, many times.
+  EXPECT_GT(folded, outer_rows / 10);
+  EXPECT_LT(folded, outer_rows - outer_rows / 10);
 }
 INSTANTIATE_TEST_SUITE_P(Variants, Levels,
                          testing::Values(VariantKind::full, VariantKind::causal,
