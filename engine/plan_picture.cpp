@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <iterator>
 #include <map>
+#include <numeric>
 #include <tuple>
 
 namespace tilewright::engine {
@@ -127,17 +129,32 @@ class Picture {
     return parts_[tile_of(pieces_[index])] > 1;
   }
 
+  // The requests with the most work of their own, largest first.
+  std::vector<std::size_t> largest(std::size_t count) const {
+    std::vector<std::int64_t> costs(requests_.size(), 0);
+    for (const PlanPiece& piece : pieces_) {
+      if (piece.level == levels_ - 1) costs[static_cast<std::size_t>(piece.request)] += piece.cost;
+    }
+    std::vector<std::size_t> order(requests_.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::ranges::stable_sort(order, std::greater<>(), [&](std::size_t r) { return costs[r]; });
+    order.resize(count);
+    return order;
+  }
+
   void legend(double y, std::size_t shown, std::size_t columns) {
-    for (std::size_t r = 0; r < shown; ++r) {
-      const double left = kLeft + kLegendColumn * static_cast<double>(r % columns);
-      const double top = y + kLegendRow * static_cast<double>(r / columns);
+    const std::vector<std::size_t> order = largest(shown);
+    for (std::size_t i = 0; i < shown; ++i) {
+      const std::size_t r = order[i];
+      const double left = kLeft + kLegendColumn * static_cast<double>(i % columns);
+      const double top = y + kLegendRow * static_cast<double>(i / columns);
       add("<rect x=\"{:.0f}\" y=\"{:.0f}\" width=\"11\" height=\"11\" fill=\"{}\"/>", left, top - 9,
           colour(static_cast<std::int32_t>(r), true));
       add("<text x=\"{:.0f}\" y=\"{:.0f}\">request {}: {} of {} tokens</text>\n", left + 16, top, r,
           requests_[r].q_len, requests_[r].kv_len);
     }
     if (shown == requests_.size()) return;
-    add("<text x=\"{:.0f}\" y=\"{:.0f}\">and {} more</text>\n", kLeft,
+    add("<text x=\"{:.0f}\" y=\"{:.0f}\">and {} more, with less work</text>\n", kLeft,
         y + kLegendRow * static_cast<double>((shown + columns - 1) / columns),
         requests_.size() - shown);
   }

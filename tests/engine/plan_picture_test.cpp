@@ -4,8 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <regex>
 #include <stack>
+#include <string>
 
 namespace tilewright::engine {
 namespace {
@@ -32,16 +32,21 @@ std::size_t count(const std::string& text, const std::string& what) {
 
 // Every element that is opened is closed, in order.
 void expect_well_formed(const std::string& svg) {
-  const std::regex tag("<(/?)([a-z]+)[^<>]*?(/?)>");
   std::stack<std::string> open;
-  for (std::sregex_iterator it(svg.begin(), svg.end(), tag), end; it != end; ++it) {
-    if ((*it)[1] == "/") {
-      ASSERT_FALSE(open.empty());
-      EXPECT_EQ(open.top(), (*it)[2]);
-      open.pop();
-    } else if ((*it)[3] != "/") {
-      open.push((*it)[2]);
+  for (std::size_t begin = svg.find('<'); begin != std::string::npos;
+       begin = svg.find('<', begin)) {
+    const std::size_t end = svg.find('>', begin);
+    ASSERT_NE(end, std::string::npos);
+    const std::string tag = svg.substr(begin + 1, end - begin - 1);
+    begin = end;
+    if (tag.ends_with('/')) continue;
+    if (!tag.starts_with('/')) {
+      open.push(tag.substr(0, tag.find(' ')));
+      continue;
     }
+    ASSERT_FALSE(open.empty());
+    EXPECT_EQ(open.top(), tag.substr(1));
+    open.pop();
   }
   EXPECT_TRUE(open.empty());
 }
@@ -79,7 +84,7 @@ TEST(PlanPicture, JoinsWhatIsTooNarrowAndCutsTheLegend) {
   expect_well_formed(svg);
   EXPECT_LT(count(svg, "<title>"), 1000U);
   EXPECT_GE(count(svg, "<title>"), 100U);
-  EXPECT_THAT(svg, HasSubstr("and 76 more"));
+  EXPECT_THAT(svg, HasSubstr("and 76 more, with less work"));
 }
 
 TEST(PlanPicture, ShowsLevelsAndNothing) {
