@@ -11,6 +11,7 @@
 #include "attention/plan_impl.h"
 #include "base/checks.h"
 #include "base/numeric.h"
+#include "base/rope.h"
 
 namespace tilewright {
 namespace {
@@ -37,6 +38,10 @@ void require_spec(const AttentionSpec& spec) {
   require_float("v_dtype", spec.value_dtype());
   require_float("out_dtype", spec.output_dtype());
   spec.variant.validate();
+  if (spec.variant.rope.has_value()) {
+    check_rope(*spec.variant.rope);
+    rope_dim(*spec.variant.rope, spec.head_dim);
+  }
 }
 
 // What must hold of q, out and lse beyond their own checks: rows for every query token.
@@ -123,6 +128,10 @@ void run_levels(const AttentionImpl& attention, PlanImpl& plan_impl, const PlanP
     require_device("lse", args.lse, attention.device);
     require_writable("lse", args.lse);
   }
+  require(spec.variant.softmax || !args.lse.defined(),
+          "lse is {}: a variant without softmax has no log-sum-exp", args.lse);
+  require(spec.variant.softmax || !args.sinks.defined(),
+          "sinks is {}: a variant without softmax has no denominator", args.sinks);
   if (args.sinks.defined()) {
     require_shape("sinks", args.sinks, {spec.num_qo_heads});
     require_dtype("sinks", args.sinks, {DType::f32});
@@ -174,13 +183,6 @@ Support supports(Device device, const AttentionSpec& spec) {
   if (device.type != DeviceType::cpu) {
     return {false, fmt::format("{}: not supported by this build, which has the CPU backend only",
                                device_name(device))};
-  }
-  if (spec.variant.rope.has_value()) {
-    return {false,
-            "variant.rope: not supported by the CPU backend; rotate q and k with apply_rope"};
-  }
-  if (!spec.variant.softmax) {
-    return {false, "variant.softmax = false: not supported by the CPU backend"};
   }
   return {true, ""};
 }

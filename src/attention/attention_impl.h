@@ -13,7 +13,7 @@ class AttentionImpl {
   AttentionImpl(const AttentionSpec& attention_spec, Device where)
       : spec(attention_spec),
         device(where),
-        variant(spec.variant),
+        variant(spec.variant, spec.head_dim),
         soft_cap_param(variant.binder.index_of("logits_soft_cap")) {}
 
   AttentionSpec spec;

@@ -209,6 +209,7 @@ class Runner {
       }
     }
     if (lse != nullptr) *lse = m + std::log(l);
+    if (!call_.spec->variant.softmax) l = 1;
     float factor = scale_of(call_.v_scale, context.batch, context.kv_head) / l;
     const float out_scale = scale_of(call_.out_scale, context.batch, context.kv_head);
     if (call_.variant->output.defined()) {

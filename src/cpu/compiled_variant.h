@@ -4,6 +4,7 @@
 
 #include <tilewright/variant.h>
 
+#include "base/rope.h"
 #include "variant/bindings.h"
 #include "variant/graph.h"
 #include "variant/mask.h"
@@ -19,13 +20,17 @@ inline bool depends_on_head(const Expr& expression) {
 }
 
 struct CompiledVariant {
-  explicit CompiledVariant(const Variant& variant)
+  CompiledVariant(const Variant& variant, int head_dim)
       : binder(variant),
         mask(variant),
         logits(variant.logits.defined() ? ExprProgram(variant.logits, binder) : ExprProgram()),
         mask_program(variant.mask.defined() ? ExprProgram(variant.mask, binder) : ExprProgram()),
         output(variant.output.defined() ? ExprProgram(variant.output, binder) : ExprProgram()),
-        mask_depends_on_head(depends_on_head(variant.mask)) {}
+        mask_depends_on_head(depends_on_head(variant.mask)) {
+    if (!variant.rope.has_value()) return;
+    rope_dim = tilewright::rope_dim(*variant.rope, head_dim);
+    rope = rope_frequencies(*variant.rope, rope_dim);
+  }
 
   ParamBinder binder;
   MaskAnalysis mask;
@@ -33,6 +38,8 @@ struct CompiledVariant {
   ExprProgram mask_program;  // undefined: no mask
   ExprProgram output;        // undefined: outputs stay as they are
   bool mask_depends_on_head = false;
+  int rope_dim = 0;  // 0: queries and keys stay as they are
+  RopeFrequencies rope;
 };
 
 }  // namespace tilewright::cpu

@@ -27,6 +27,10 @@ class Carver {
   std::size_t offset_ = 0;
 };
 
+std::size_t padded_rope(int head_dim) {
+  return (static_cast<std::size_t>(head_dim) / 2 + kRopePadding - 1) / kRopePadding * kRopePadding;
+}
+
 TileScratch carve_scratch(Carver& carver, const AttentionSpec& spec) {
   const int head_dim = spec.head_dim;
   const int value_dim = spec.value_dim();
@@ -47,6 +51,8 @@ TileScratch carve_scratch(Carver& carver, const AttentionSpec& spec) {
   scratch.k_packed = carver.take<std::uint16_t>(bf16 ? packed_tokens * padded_qk : 0);
   scratch.v_columns = carver.take<std::uint16_t>(bf16 ? packed_tokens * padded_vo : 0);
   scratch.base2_scale = carver.take<float>(kTileRows);
+  scratch.cosines = carver.take<float>(padded_rope(head_dim));
+  scratch.sines = carver.take<float>(padded_rope(head_dim));
   scratch.m = carver.take<float>(kTileRows);
   scratch.l = carver.take<float>(kTileRows);
   scratch.logit_scale = carver.take<float>(kTileRows);
@@ -91,7 +97,8 @@ bool fits_bf16(const AttentionSpec& spec) {
   const auto exact = [](DType dtype) {
     return dtype == DType::bf16 || dtype == DType::f8e4m3 || dtype == DType::f8e5m2;
   };
-  return exact(spec.q_dtype) && exact(spec.kv_dtype) && exact(spec.value_dtype());
+  return exact(spec.q_dtype) && exact(spec.kv_dtype) && exact(spec.value_dtype()) &&
+         !spec.variant.rope.has_value();
 }
 
 std::size_t TileScratch::bytes(const AttentionSpec& spec, std::size_t program_bytes) {

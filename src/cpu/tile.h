@@ -37,7 +37,8 @@ struct TileRow {
   IntervalSet keys;  // indices of the keys it attends to, where exact_keys
 };
 
-// Queries, keys and values are exact in bf16: Bf16Kernels compute it where there are some.
+// Queries, keys and values are exact in bf16, which rotated ones would not be: Bf16Kernels compute
+// it where there are some.
 bool fits_bf16(const AttentionSpec& spec);
 
 // Blocks that Bf16Kernels read stay packed between the tiles of one row and KV head: the first
@@ -70,6 +71,8 @@ struct TileScratch {
   PackedKeys* packed = nullptr;        // bf16: what the next two hold
   std::uint16_t* k_packed = nullptr;   // bf16: [block][kBlockTokens][head_dim]
   std::uint16_t* v_columns = nullptr;  // bf16: [block][value_dim][kBlockTokens]
+  float* cosines = nullptr;            // of one position, by pair, for rope
+  float* sines = nullptr;
   float* base2_scale = nullptr;        // bf16: [kTileRows] what makes exponents of 2 of scores
   float* m = nullptr;                  // [kTileRows] running maximum
   float* l = nullptr;                  // [kTileRows] running sum

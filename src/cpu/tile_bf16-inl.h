@@ -159,7 +159,7 @@ constexpr float kLn2 = 0.693147181F;
 // it; returns which.
 inline bool set_base2_scales(const TilePart& sub) {
   const TileScratch& scratch = sub.scratch;
-  bool raw = !sub.call->variant->logits.defined();
+  bool raw = sub.call->spec->variant.softmax && !sub.call->variant->logits.defined();
   for (int r = 0; r < sub.num_rows; ++r) {
     // Masked scores are -inf: they must not be multiplied by 0.
     raw = raw && std::isnormal(scratch.logit_scale[r]);
@@ -249,6 +249,10 @@ inline std::uint32_t bf16_weights(const TilePart& sub, const Bf16Kernels& kernel
   std::uint32_t moved = 0;
   for (int group = 0; group < row_groups(sub); ++group) {
     const int r = group * kRowGroup;
+    if (!sub.call->spec->variant.softmax) {
+      kernels.plain_weights(scratch.s + r, block.keys, scratch.m + r, weights_of(sub, index) + r);
+      continue;
+    }
     if (kernels.softmax(scratch.s + r, block.keys, scratch.base2_scale + r, scratch.m + r,
                         scratch.l + r, factor + r, weights_of(sub, index) + r)) {
       moved |= 1U << group;

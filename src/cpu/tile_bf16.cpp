@@ -286,6 +286,22 @@ bool softmax(const float* s, int keys, const float* scale, float* m, float* l, f
   return moves != 0;
 }
 
+void plain_weights(const float* s, int keys, float* m, std::uint32_t* p) {
+  const __m512 masked = _mm512_set1_ps(-__builtin_inff());
+  __m512 seen = _mm512_load_ps(m);
+  for (int key = 0; key < kBlockTokens; key += 2) {
+    __m512 weights[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    for (int i = 0; i < 2 && key + i < keys; ++i) {
+      const __m512 score = _mm512_load_ps(s + (key + i) * kBf16Rows);
+      const __mmask16 attends = _mm512_cmp_ps_mask(score, masked, _CMP_NEQ_UQ);
+      weights[i] = _mm512_maskz_mov_ps(attends, score);
+      seen = _mm512_mask_mov_ps(seen, attends, _mm512_setzero_ps());
+    }
+    _mm512_store_si512(p + key / 2 * kBf16Rows, to_pairs(weights[0], weights[1]));
+  }
+  _mm512_store_ps(m, seen);
+}
+
 // Transposes 16 x 16 elements of 32 bits.
 inline void transpose_16x16(__m512i (&rows)[16]) {
   __m512i other[16];
@@ -335,8 +351,10 @@ void transpose_values(const std::uint16_t* const* rows, int dim, std::uint16_t* 
   }
 }
 
-constexpr Bf16Kernels kAmx = {amx_begin, amx_end, amx_multiply, softmax, transpose_values};
-constexpr Bf16Kernels kDot = {nothing, nothing, dot_multiply, softmax, transpose_values};
+constexpr Bf16Kernels kAmx = {amx_begin, amx_end,       amx_multiply,
+                              softmax,   plain_weights, transpose_values};
+constexpr Bf16Kernels kDot = {nothing, nothing,       dot_multiply,
+                              softmax, plain_weights, transpose_values};
 
 }  // namespace
 }  // namespace tilewright::cpu

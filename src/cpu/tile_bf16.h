@@ -39,6 +39,9 @@ struct Bf16Kernels {
   // returns whether some factor is not 1.
   bool (*softmax)(const float* s, int keys, const float* scale, float* m, float* l, float* factor,
                   std::uint32_t* p);
+  // The same without softmax: scores are weights but for -inf, which is 0; m is 0 in rows that have
+  // seen a key.
+  void (*plain_weights)(const float* s, int keys, float* m, std::uint32_t* p);
   // out [dim][kBlockTokens] = the transpose of kBlockTokens rows, of which `dim` (a multiple of 32)
   // elements are read.
   void (*transpose_values)(const std::uint16_t* const* rows, int dim, std::uint16_t* out);

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "base/rope-inl.h"
 #include "base/simd_io-inl.h"
 #include "cpu/tile.h"
 
@@ -104,6 +105,27 @@ HWY_INLINE Vec shift_of(Vec m) {
   return hn::IfThenElse(hn::Eq(m, hn::Set(kTag, kNegInf)), hn::Zero(kTag), m);
 }
 
+// Rotates the first elements of a row to its position.
+inline void rotate_row(const AttentionCall& call, const TileScratch& scratch, std::int64_t position,
+                       float* row) {
+  const CompiledVariant& variant = *call.variant;
+  const int pairs = variant.rope_dim / 2;
+  if (pairs == 0) return;
+  io::rope_angles(static_cast<double>(position), variant.rope.values.data(),
+                  static_cast<std::size_t>(pairs), scratch.cosines, scratch.sines,
+                  variant.rope.amplitude);
+  const bool interleaved = call.spec->variant.rope->interleaved;
+  float* const first = row;
+  float* const second = interleaved ? row + 1 : row + pairs;
+  const int step = interleaved ? 2 : 1;
+  for (int i = 0; i < pairs; ++i) {
+    const float a = first[i * step];
+    const float b = second[i * step];
+    first[i * step] = a * scratch.cosines[i] - b * scratch.sines[i];
+    second[i * step] = b * scratch.cosines[i] + a * scratch.sines[i];
+  }
+}
+
 // One block of keys, loaded and ready.
 struct Block {
   std::int64_t key_begin = 0;
@@ -181,7 +203,14 @@ inline void load_block(const TilePart& part, Block& block) {
   const AttentionCall& call = *part.call;
   const TileScratch& scratch = part.scratch;
   const KvCache& kv = call.kv[part.row->level];
-  load_rows(scratch.k_rows, block.keys, kv.k.dtype, call.spec->head_dim, true, scratch.k);
+  const bool rotated = call.variant->rope_dim > 0;
+  load_rows(scratch.k_rows, block.keys, kv.k.dtype, call.spec->head_dim, !rotated, scratch.k);
+  if (rotated) {
+    for (int key = 0; key < block.keys; ++key) {
+      rotate_row(call, scratch, call.plan->position_of_key(*part.row, block.key_begin + key),
+                 scratch.k + key * padded_dim(call.spec->head_dim));
+    }
+  }
   load_rows(scratch.v_rows, block.keys, kv.v.dtype, call.spec->value_dim(), !block.mixed,
             scratch.v);
   if (block.mixed) {

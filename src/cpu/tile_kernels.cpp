@@ -102,6 +102,8 @@ void load_narrow_queries(const TilePart& part) {
   for (int r = 0; r < part.num_rows; ++r) {
     load_row(query_row(*part.call, part.scratch.rows[r]), part.call->q.dtype, dim,
              part.scratch.q + r * padded_dim(dim));
+    rotate_row(*part.call, part.scratch, part.scratch.rows[r].context.q_pos,
+               part.scratch.q + r * padded_dim(dim));
   }
 }
 
@@ -112,6 +114,7 @@ void load_wide_queries(const TilePart& sub) {
   std::fill_n(rows, kSubTileRows * padded, 0.0F);
   for (int r = 0; r < sub.num_rows; ++r) {
     load_row(query_row(*sub.call, sub.scratch.rows[r]), sub.call->q.dtype, dim, rows + r * padded);
+    rotate_row(*sub.call, sub.scratch, sub.scratch.rows[r].context.q_pos, rows + r * padded);
   }
   transpose(rows, padded, kSubTileRows, dim, sub.scratch.q, kSubTileRows);
 }

@@ -83,6 +83,19 @@ inline float narrow_softmax(const TileScratch& scratch, int r) {
   return rescale;
 }
 
+// Without softmax the scores are the weights; m is 0 in rows that have seen a key.
+inline float narrow_plain_weights(const TileScratch& scratch, int r) {
+  float* s = scratch.s + r * kBlockTokens;
+  for (int key = 0; key < kBlockTokens; ++key) {
+    if (s[key] == kNegInf) {
+      s[key] = 0;
+    } else {
+      scratch.m[r] = 0;
+    }
+  }
+  return 1;
+}
+
 template <int kRows, int kVecs>
 void narrow_values_at(const TileScratch& scratch, const Block& block, int padded, int first_row,
                       const float* factor, int d) {
@@ -153,7 +166,8 @@ inline void narrow_block(const TilePart& part, const Block& block) {
       }
     }
     std::fill(s + block.keys, s + kBlockTokens, kNegInf);
-    factor[r] = narrow_softmax(scratch, r);
+    factor[r] = part.call->spec->variant.softmax ? narrow_softmax(scratch, r)
+                                                 : narrow_plain_weights(scratch, r);
   }
   over_few_rows(part.num_rows, [&](int first_row, auto rows) {
     narrow_values_of<rows>(scratch, block, padded_dim(part.call->spec->value_dim()), first_row,

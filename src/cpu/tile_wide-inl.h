@@ -123,6 +123,25 @@ inline void wide_softmax(const TilePart& part, const Block& block, float* factor
   }
 }
 
+// Without softmax the scores are the weights; m is 0 in rows that have seen a key.
+inline void wide_plain_weights(const TilePart& part, const Block& block, float* factor) {
+  const TileScratch& scratch = part.scratch;
+  const int lanes = static_cast<int>(hn::Lanes(kTag));
+  const Vec masked = hn::Set(kTag, kNegInf);
+  for (int r = 0; r < part.num_rows; r += lanes) {
+    Vec m = hn::Load(kTag, scratch.m + r);
+    for (int key = 0; key < block.keys; ++key) {
+      float* s = scratch.s + key * kSubTileRows + r;
+      const Vec score = hn::Load(kTag, s);
+      const auto is_masked = hn::Eq(score, masked);
+      hn::Store(hn::IfThenZeroElse(is_masked, score), kTag, s);
+      m = hn::IfThenElse(is_masked, m, hn::Zero(kTag));
+    }
+    hn::Store(m, kTag, scratch.m + r);
+    hn::Store(hn::Set(kTag, 1.0F), kTag, factor + r);
+  }
+}
+
 template <int kVecs>
 void wide_values_of(const TileScratch& scratch, const Block& block, int dim, int first_row,
                     const float* factor) {
@@ -188,7 +207,8 @@ inline void wide_block(const TilePart& part, const Block& block) {
   if (part.call->variant->logits.defined()) wide_variant(part, block, kSubTileRows);
   if (block.mixed) wide_mask(part, block, kSubTileRows);
   HWY_ALIGN float factor[kSubTileRows];
-  wide_softmax(part, block, factor);
+  part.call->spec->variant.softmax ? wide_softmax(part, block, factor)
+                                   : wide_plain_weights(part, block, factor);
   over_rows(part.num_rows, [&](int first_row, auto vectors) {
     wide_values_of<vectors>(scratch, block, part.call->spec->value_dim(), first_row, factor);
   });

@@ -132,6 +132,20 @@ TEST_F(AttentionErrors, Sinks) {
   expect_error(kInvalid, {"sinks", dtype_name(DType::f32)}, [&] { run(); });
 }
 
+TEST_F(AttentionErrors, WithoutSoftmax) {
+  const Attention sigmoid(make_spec(dims, DType::bf16, variants::sigmoid()));
+  Plan sigmoid_plan({sigmoid}, plan.limits());
+  sigmoid_plan.update(batch, {PlanInput(sigmoid, {level()})});
+  const auto run_sigmoid = [&] { sigmoid.run(sigmoid_plan, query, kv, args); };
+  expect_error(kInvalid, {"lse", "softmax"}, run_sigmoid);
+  args.lse = {};
+  const Tensor sinks = float_tensor({1, 2, 3, 4});
+  args.sinks = sinks.view();
+  expect_error(kInvalid, {"sinks", "softmax"}, run_sigmoid);
+  args.sinks = {};
+  run_sigmoid();
+}
+
 TEST_F(AttentionErrors, Scales) {
   update();
   const Tensor bad_shape(DType::f32, {3, 3});
