@@ -23,12 +23,13 @@ struct Engine::Active {
 
 namespace {
 
-Limits plan_limits(const ModelConfig& config, const EngineOptions& options) {
+Limits plan_limits(const ModelConfig& config, const EngineOptions& options, int levels) {
   Limits limits;
   limits.requests = options.max_batch;
   limits.q_tokens = options.token_budget;
   limits.q_len = options.token_budget;
   limits.kv_len = std::min(config.context, options.kv_pages * options.page_size);
+  limits.levels = levels;
   return limits;
 }
 
@@ -41,7 +42,8 @@ Engine::Engine(Model& model, const Tokenizer& tokenizer, const EngineOptions& op
       events_(std::move(events)),
       scheduler_(options),
       kv_(model.kv_shape(options.kv_pages, options.page_size)),
-      plan_({model.attention()}, plan_limits(model.config(), options)) {
+      plan_({model.attention()}, plan_limits(model.config(), options, options.most_levels())),
+      unshared_plan_({model.attention()}, plan_limits(model.config(), options, 1)) {
   plan_.prepare();
 }
 
@@ -150,6 +152,17 @@ void Engine::emit_text(Active& active) {
   if (events_.token) events_.token(request.id, std::ssize(result.tokens), emitted);
 }
 
+void Engine::count_bytes(const StepBatch& batch) {
+  const auto bytes = [&](const Plan& plan) {
+    return plan.stats(model_.attention()).kv_bytes * model_.config().layers;
+  };
+  kv_bytes_read_ += bytes(plan_);
+  if (batch.levels.size() > 1) {
+    model_.update_plan(unshared_plan_, batch.without_levels(), kv_.page_size());
+  }
+  kv_bytes_unshared_ += bytes(batch.levels.size() > 1 ? unshared_plan_ : plan_);
+}
+
 bool Engine::step() {
   const Stopwatch whole;
   Stopwatch watch;
@@ -164,8 +177,8 @@ bool Engine::step() {
   watch.lap(times_.other);
   model_.update_plan(plan_, step.batch, kv_.page_size());
   watch.lap(times_.plan);
-  kv_bytes_read_ += plan_.stats(model_.attention()).kv_bytes * model_.config().layers;
-
+  count_bytes(step.batch);
+  watch.lap(times_.other);
   logits_.resize(step.sampled.size() * static_cast<std::size_t>(model_.config().vocabulary));
   model_.forward(step.batch, plan_, kv_, logits_, times_);
 
@@ -189,7 +202,7 @@ bool Engine::step() {
 }
 
 EngineStats Engine::stats() const {
-  return {scheduler_.stats(), seconds_, kv_bytes_read_, times_};
+  return {scheduler_.stats(), seconds_, kv_bytes_read_, kv_bytes_unshared_, times_};
 }
 
 }  // namespace tilewright::engine

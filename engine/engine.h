@@ -46,8 +46,9 @@ struct Result {
 struct EngineOptions : SchedulerOptions {};
 
 struct EngineStats : SchedulerStats {
-  double seconds = 0;              // in step()
-  std::int64_t kv_bytes_read = 0;  // by attention, all layers
+  double seconds = 0;                  // in step()
+  std::int64_t kv_bytes_read = 0;      // by attention, all layers
+  std::int64_t kv_bytes_unshared = 0;  // had each sequence read all its pages itself
   StepTimes times;
 };
 
@@ -77,6 +78,7 @@ class Engine {
 
   void check(const Request& request) const;
   std::vector<std::int32_t> sample_tokens(const std::vector<Active*>& requests);
+  void count_bytes(const StepBatch& batch);
   void append_token(Active& active, std::int32_t token);
   void emit_text(Active& active);
 
@@ -86,10 +88,12 @@ class Engine {
   Scheduler scheduler_;
   KvStorage kv_;
   Plan plan_;
+  Plan unshared_plan_;  // of the same batches without levels: for the counts alone
   std::unordered_map<SequenceId, std::unique_ptr<Active>> active_;
   std::vector<float> logits_;
   double seconds_ = 0;
   std::int64_t kv_bytes_read_ = 0;
+  std::int64_t kv_bytes_unshared_ = 0;
   StepTimes times_;
 };
 

@@ -191,37 +191,78 @@ const Step& Scheduler::schedule() {
   return step_;
 }
 
+// Pages that were whole before this step: no query comes before the end of them.
+std::span<const std::int32_t> Scheduler::whole_pages(const Sequence& sequence) const {
+  const auto count = static_cast<std::size_t>(sequence.computed / options_.page_size);
+  return std::span(sequence.pages).first(count);
+}
+
 void Scheduler::build_batch() {
-  StepBatch& batch = step_.batch;
-  batch = {};
+  step_.batch = {};
   step_.sequences.clear();
   step_.sampled.clear();
-  StepLevel& own = batch.levels.emplace_back();
-  own.page_indptr.push_back(0);
-  for (const Chunk& chunk : chunks_) {
-    const Sequence& sequence = *chunk.sequence;
-    const std::int64_t end = sequence.computed + chunk.tokens;
-    for (std::int64_t i = sequence.computed; i < end; ++i) {
-      const std::int32_t page = sequence.pages[static_cast<std::size_t>(i / options_.page_size)];
-      batch.tokens.push_back(sequence.tokens[static_cast<std::size_t>(i)]);
-      batch.positions.push_back(static_cast<std::int32_t>(i));
-      batch.slots.push_back(
-          static_cast<std::int32_t>(page * options_.page_size + i % options_.page_size));
-    }
-    batch.qo_indptr.push_back(static_cast<std::int32_t>(batch.tokens.size()));
-    batch.kv_lens.push_back(static_cast<std::int32_t>(end));
-    own.pages.insert(own.pages.end(), sequence.pages.begin(),
-                     sequence.pages.begin() + pages_for(end, options_.page_size));
-    own.page_indptr.push_back(static_cast<std::int32_t>(own.pages.size()));
-    step_.sequences.push_back(sequence.id);
-    if (end == sequence.length()) {
-      batch.logit_rows.push_back(static_cast<std::int64_t>(batch.tokens.size()) - 1);
-      step_.sampled.push_back(sequence.id);
-    }
+  std::vector<std::span<const std::int32_t>> pages;
+  for (const Chunk& chunk : chunks_) pages.push_back(whole_pages(*chunk.sequence));
+  const SharedPages shared =
+      find_shared_pages(pages, static_cast<std::size_t>(options_.most_levels() - 1));
+  step_.batch.levels.assign(shared.levels.size() + 1, {{0}, {}, {}, {0}, {}});
+  std::vector<Chunk> ordered;
+  for (std::size_t i = 0; i < chunks_.size(); ++i) {
+    ordered.push_back(chunks_[shared.order[i]]);
+    append_chunk(ordered.back(), shared.own_page[i]);
   }
-  own.qo_indptr = batch.qo_indptr;
-  own.kv_lens = batch.kv_lens;
-  own.kv_pos.resize(own.kv_lens.size(), 0);
+  chunks_ = std::move(ordered);
+  for (std::size_t level = 0; level < shared.levels.size(); ++level) append_shared(shared, level);
+}
+
+// The query tokens of a row of several sequences end with the last of these.
+void Scheduler::append_row(StepLevel& level, std::size_t end, const Sequence& sequence,
+                           std::size_t first_page, std::int64_t kv_len) {
+  const std::int64_t begin = static_cast<std::int64_t>(first_page) * options_.page_size;
+  const auto from = sequence.pages.begin() + static_cast<std::ptrdiff_t>(first_page);
+  level.qo_indptr.push_back(step_.batch.qo_indptr[end]);
+  level.kv_lens.push_back(static_cast<std::int32_t>(kv_len));
+  level.kv_pos.push_back(static_cast<std::int32_t>(begin));
+  level.pages.insert(level.pages.end(), from, from + pages_for(kv_len, options_.page_size));
+  level.page_indptr.push_back(static_cast<std::int32_t>(level.pages.size()));
+}
+
+void Scheduler::append_chunk(const Chunk& chunk, std::size_t own_page) {
+  StepBatch& batch = step_.batch;
+  const Sequence& sequence = *chunk.sequence;
+  const std::int64_t end = sequence.computed + chunk.tokens;
+  for (std::int64_t i = sequence.computed; i < end; ++i) {
+    const std::int32_t page = sequence.pages[static_cast<std::size_t>(i / options_.page_size)];
+    batch.tokens.push_back(sequence.tokens[static_cast<std::size_t>(i)]);
+    batch.positions.push_back(static_cast<std::int32_t>(i));
+    batch.slots.push_back(
+        static_cast<std::int32_t>(page * options_.page_size + i % options_.page_size));
+  }
+  batch.qo_indptr.push_back(static_cast<std::int32_t>(batch.tokens.size()));
+  batch.kv_lens.push_back(static_cast<std::int32_t>(end));
+  append_row(batch.levels.back(), batch.kv_lens.size(), sequence, own_page,
+             end - static_cast<std::int64_t>(own_page) * options_.page_size);
+  step_.sequences.push_back(sequence.id);
+  if (end == sequence.length()) {
+    batch.logit_rows.push_back(static_cast<std::int64_t>(batch.tokens.size()) - 1);
+    step_.sampled.push_back(sequence.id);
+  }
+}
+
+// The rows of a level stand next to each other: sequences between them get one without keys, which
+// says where their own keys begin.
+void Scheduler::append_shared(const SharedPages& shared, std::size_t level) {
+  StepLevel& rows = step_.batch.levels[level];
+  std::size_t next = 0;
+  for (const SharedRow& row : shared.levels[level]) {
+    for (; next < row.begin; ++next) {
+      append_row(rows, next + 1, *chunks_[next].sequence, shared.own_page[next], 0);
+    }
+    const auto kv_len = static_cast<std::int64_t>(row.last_page - row.first_page);
+    append_row(rows, row.end, *chunks_[row.begin].sequence, row.first_page,
+               kv_len * options_.page_size);
+    next = row.end;
+  }
 }
 
 void Scheduler::commit(std::span<const std::int32_t> next) {

@@ -13,6 +13,7 @@
 
 #include "engine/page_pool.h"
 #include "engine/prefix_cache.h"
+#include "engine/shared_pages.h"
 #include "engine/step_batch.h"
 
 namespace tilewright::engine {
@@ -23,6 +24,12 @@ struct SchedulerOptions {
   std::int64_t kv_pages = 1024;
   std::int64_t page_size = 16;
   bool share_prefixes = true;
+  // Pages that several sequences of a step share are levels of its batch, at most most_levels() - 1
+  // of them in each other; else every sequence has all its pages to itself.
+  bool share_attention = true;
+
+  // What Limits::levels must be.
+  int most_levels() const { return share_prefixes && share_attention ? 4 : 1; }
 };
 
 using SequenceId = std::int64_t;
@@ -96,6 +103,11 @@ class Scheduler {
   bool reserve_pages(Sequence& sequence, std::int64_t tokens);
   void preempt(std::int64_t& budget);
   void build_batch();
+  std::span<const std::int32_t> whole_pages(const Sequence& sequence) const;
+  void append_row(StepLevel& level, std::size_t end, const Sequence& sequence,
+                  std::size_t first_page, std::int64_t kv_len);
+  void append_chunk(const Chunk& chunk, std::size_t own_page);
+  void append_shared(const SharedPages& shared, std::size_t level);
 
   SchedulerOptions options_;
   PagePool pool_;

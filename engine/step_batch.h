@@ -32,6 +32,8 @@ struct StepBatch {
   std::vector<StepLevel> levels;
   std::vector<std::int64_t> logit_rows;  // the tokens whose logits are wanted
 
+  // The same step with all pages in one level, without tokens, slots and logit rows: for a plan.
+  StepBatch without_levels() const;
   // For Plan::update(); they point into this batch.
   Batch plan_batch() const;
   PlanInput plan_input(const Attention& attention, std::int64_t page_size) const;

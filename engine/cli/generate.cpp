@@ -22,6 +22,7 @@ struct GenerateOptions {
   std::string question;
   std::string input;
   std::string share = "on";
+  std::string share_attention = "on";
   std::string stats_file;
   bool json = false;
   bool progress = false;
@@ -106,7 +107,9 @@ Json stats_json(const GenerateOptions& options, const EngineStats& stats, const 
           {"ttft_ms", quantiles(totals.ttft_ms)},
           {"itl_ms", quantiles(totals.itl_ms)},
           {"kv_pages_peak", stats.kv_pages_peak},
+          {"page_copies", stats.page_copies},
           {"kv_bytes_read", stats.kv_bytes_read},
+          {"kv_bytes_unshared", stats.kv_bytes_unshared},
           {"steps", stats.steps},
           {"preemptions", stats.preemptions},
           {"time_s",
@@ -134,6 +137,7 @@ Json result_json(const Result& result) {
 
 int generate(GenerateOptions options) {
   options.engine.share_prefixes = options.share == "on";
+  options.engine.share_attention = options.share_attention == "on";
   options.engine.token_budget =
       std::max<std::int64_t>(options.engine.token_budget, options.engine.max_batch);
   const bool streams = !options.question.empty();
@@ -241,6 +245,11 @@ void add_generate(CLI::App& app, int& status) {
       ->capture_default_str()
       ->check(CLI::Range(1, 1024));
   command->add_option("--share", options->share, "Share the pages of common beginnings")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"on", "off"}));
+  command
+      ->add_option("--share-attention", options->share_attention,
+                   "Attend to shared pages for all their sequences at once")
       ->capture_default_str()
       ->check(CLI::IsMember({"on", "off"}));
   command->add_option("--stats", options->stats_file,

@@ -75,6 +75,7 @@ TEST_F(Cli, WrongUseOfTheCommandLineIsStatus2) {
            {"generate", "--input", "-", "--kv-pages", "0"},
            {"generate", "--input", "-", "--page-size", "1025"},
            {"generate", "--input", "-", "--share", "maybe"},
+           {"generate", "--input", "-", "--share-attention", "maybe"},
            {"generate", "--input", "-", "--stop", ""},
            {"score", "--model", model},
            {"score", "--input", "-", "--top", "-1"},
@@ -305,6 +306,7 @@ TEST_F(Cli, TokensDoNotDependOnTheFlagsOfTheEngine) {
   const auto expected = answers({});
   EXPECT_EQ(expected.size(), 5U);
   EXPECT_EQ(answers({"--max-batch", "1", "--threads", "1"}), expected);
+  EXPECT_EQ(answers({"--share-attention", "off"}), expected);
   EXPECT_EQ(answers({"--share", "off", "--page-size", "3", "--token-budget", "5"}), expected);
   EXPECT_EQ(answers({"--kv-pages", "10", "--page-size", "4"}), expected);
 }
@@ -320,8 +322,9 @@ TEST_F(Cli, StatsHoldWhatTheDemoShows) {
   EXPECT_EQ(keys(json),
             (std::vector<std::string>{"seconds", "requests", "prompt_tokens", "shared_tokens",
                                       "generated_tokens", "tokens_per_s", "ttft_ms", "itl_ms",
-                                      "kv_pages_peak", "kv_bytes_read", "steps", "preemptions",
-                                      "time_s", "threads", "dtype", "max_batch", "page_size"}));
+                                      "kv_pages_peak", "page_copies", "kv_bytes_read",
+                                      "kv_bytes_unshared", "steps", "preemptions", "time_s",
+                                      "threads", "dtype", "max_batch", "page_size"}));
   EXPECT_EQ(json["requests"], 2);
   EXPECT_EQ(json["prompt_tokens"], 6);
   EXPECT_EQ(json["generated_tokens"], 8);

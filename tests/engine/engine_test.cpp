@@ -118,6 +118,7 @@ TEST(Engine, TokensDoNotDependOnHowTheWorkIsSplit) {
     std::int64_t token_budget, kv_pages, page_size;
     bool share;
     int threads;
+    bool share_attention = true;
   };
   for (const Case& c : std::initializer_list<Case>{{1, 512, 64, 16, true, 1},
                                                    {1, 1, 64, 16, false, 1},
@@ -126,11 +127,13 @@ TEST(Engine, TokensDoNotDependOnHowTheWorkIsSplit) {
                                                    {6, 6, 512, 1, true, 2},
                                                    {6, 64, 512, 1, false, 3},
                                                    {8, 512, 4, 128, true, 1},
+                                                   {8, 512, 128, 4, true, 2, false},
                                                    {8, 33, 128, 8, false, 2}}) {
     set_num_threads(c.threads);
     omp_set_num_threads(c.threads);
     const Served other =
-        serve(loaded, requests, {c.max_batch, c.token_budget, c.kv_pages, c.page_size, c.share});
+        serve(loaded, requests,
+              {c.max_batch, c.token_budget, c.kv_pages, c.page_size, c.share, c.share_attention});
     EXPECT_EQ(other.tokens(), expected)
         << "max_batch " << c.max_batch << ", token_budget " << c.token_budget << ", page_size "
         << c.page_size << ", share " << c.share << ", threads " << c.threads;
@@ -227,6 +230,12 @@ TEST(Engine, CommonBeginningsAreStoredAndComputedOnce) {
   EXPECT_EQ(shared.stats.page_copies, 4);
   EXPECT_EQ(apart.stats.page_copies, 0);
   EXPECT_LT(shared.stats.kv_bytes_read, apart.stats.kv_bytes_read);
+  EXPECT_EQ(apart.stats.kv_bytes_read, apart.stats.kv_bytes_unshared);
+  EXPECT_LT(shared.stats.kv_bytes_read, shared.stats.kv_bytes_unshared);
+  const Served flat = serve(loaded, requests, {8, 512, 128, 8, true, false});
+  EXPECT_EQ(flat.tokens(), apart.tokens());
+  EXPECT_EQ(flat.stats.kv_bytes_read, shared.stats.kv_bytes_unshared);
+  EXPECT_EQ(flat.stats.kv_bytes_read, flat.stats.kv_bytes_unshared);
 }
 
 TEST(Engine, AConversationFindsItsOwnAnswerInTheCache) {
