@@ -23,6 +23,8 @@ struct Engine::Active {
 
 namespace {
 
+constexpr std::int32_t kMostSamples = 1024;
+
 Limits plan_limits(const ModelConfig& config, const EngineOptions& options, int levels) {
   Limits limits;
   limits.requests = options.max_batch;
@@ -30,6 +32,7 @@ Limits plan_limits(const ModelConfig& config, const EngineOptions& options, int 
   limits.q_len = options.token_budget;
   limits.kv_len = std::min(config.context, options.kv_pages * options.page_size);
   limits.levels = levels;
+  if (options.batch_invariant) limits.determinism = Determinism::batch_invariant;
   return limits;
 }
 
@@ -56,6 +59,8 @@ void Engine::check(const Request& request) const {
   require(prompt < context, "prompt has {} tokens: the context of the model is {}, answer included",
           prompt, context);
   model_.require_tokens(request.prompt);
+  require(request.n >= 1 && request.n <= kMostSamples, "n is {}: it must be in [1, {}]", request.n,
+          kMostSamples);
   require(request.max_new_tokens >= 1, "max_new_tokens is {}: it must be at least 1",
           request.max_new_tokens);
   require(request.temperature >= 0 && std::isfinite(request.temperature),
@@ -73,11 +78,18 @@ void Engine::submit(Request request) {
   check(request);
   const auto prompt = static_cast<std::int64_t>(request.prompt.size());
   request.max_new_tokens = std::min(request.max_new_tokens, model_.config().context - prompt);
-  const SequenceId id = scheduler_.submit(request.prompt, prompt + request.max_new_tokens - 1);
-  auto active = std::make_unique<Active>(std::move(request), tokenizer_);
-  active->result.id = active->request.id;
-  active->result.prompt_tokens = prompt;
-  active_.emplace(id, std::move(active));
+  std::vector<std::int32_t> tokens = std::move(request.prompt);
+  for (std::int32_t i = 0; i < request.n; ++i) {
+    const SequenceId id = scheduler_.submit(tokens, prompt + request.max_new_tokens - 1);
+    auto active = std::make_unique<Active>(request, tokenizer_);
+    // Unsigned: it may wrap.
+    active->request.seed = static_cast<std::int64_t>(static_cast<std::uint64_t>(request.seed) +
+                                                     static_cast<std::uint64_t>(i));
+    active->result.id = request.id;
+    active->result.index = i;
+    active->result.prompt_tokens = prompt;
+    active_.emplace(id, std::move(active));
+  }
 }
 
 std::vector<std::int32_t> Engine::sample_tokens(const std::vector<Active*>& requests) {
@@ -149,7 +161,7 @@ void Engine::emit_text(Active& active) {
   const std::string emitted = text.substr(0, certain);
   text.erase(0, certain);
   result.text += emitted;
-  if (events_.token) events_.token(request.id, std::ssize(result.tokens), emitted);
+  if (events_.token) events_.token(result, emitted);
 }
 
 void Engine::count_bytes(const StepBatch& batch) {
@@ -171,7 +183,7 @@ bool Engine::step() {
   for (const Step::Admission& admission : step.admitted) {
     Active& active = *active_.at(admission.sequence);
     active.result.shared_tokens = admission.shared_tokens;
-    if (events_.admitted) events_.admitted(active.request.id);
+    if (events_.admitted) events_.admitted(active.result);
   }
   for (const PageCopy& copy : step.copies) kv_.copy_page(copy.from, copy.to);
   watch.lap(times_.other);
@@ -185,6 +197,10 @@ bool Engine::step() {
   watch = {};
   std::vector<Active*> sampled;
   for (const SequenceId id : step.sampled) sampled.push_back(active_.at(id).get());
+  const auto vocabulary = static_cast<std::size_t>(model_.config().vocabulary);
+  for (std::size_t i = 0; events_.logits && i < sampled.size(); ++i) {
+    events_.logits(sampled[i]->result, std::span(logits_).subspan(i * vocabulary, vocabulary));
+  }
   std::vector<std::int32_t> tokens;
   if (!sampled.empty()) tokens = sample_tokens(sampled);
   watch.lap(times_.sampling);

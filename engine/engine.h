@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -21,6 +22,7 @@ struct Request {
   std::string id;
   std::vector<std::int32_t> prompt;
   std::int64_t max_new_tokens = 128;
+  std::int32_t n = 1;  // samples: sample i is answered as if it were a request with seed + i
   float temperature = 0;
   std::int32_t top_k = 0;
   float top_p = 1;
@@ -34,6 +36,7 @@ enum class FinishReason : std::uint8_t { stop, length };
 
 struct Result {
   std::string id;
+  std::int32_t index = 0;            // of the sample
   std::vector<std::int32_t> tokens;  // generated; a token that ended the generation is the last one
   std::string text;
   FinishReason finish_reason = FinishReason::length;
@@ -43,7 +46,11 @@ struct Result {
   std::int64_t shared_tokens = 0;  // of the prompt, found in the prefix cache
 };
 
-struct EngineOptions : SchedulerOptions {};
+struct EngineOptions : SchedulerOptions {
+  // A request's logits, to the last bit, and so its tokens, depend on nothing but itself: not on
+  // other requests, chunks of its prompt, what was found in the prefix cache, or sharing.
+  bool batch_invariant = false;
+};
 
 struct EngineStats : SchedulerStats {
   double seconds = 0;                  // in step()
@@ -55,11 +62,12 @@ struct EngineStats : SchedulerStats {
 class Engine {
  public:
   struct Events {
-    std::function<void(const std::string& id)> admitted;
-    // `text` is what became certain, perhaps nothing.
-    std::function<void(const std::string& id, std::int64_t generated, const std::string& text)>
-        token;
+    std::function<void(const Result&)> admitted;  // nothing generated yet
+    // `text` is what became certain with the last token, perhaps nothing; a part of result.text.
+    std::function<void(const Result& result, const std::string& text)> token;
     std::function<void(const Result&)> finished;
+    // What the next token is drawn from.
+    std::function<void(const Result& result, std::span<const float> logits)> logits;
   };
 
   Engine(Model& model, const Tokenizer& tokenizer, const EngineOptions& options, Events events);

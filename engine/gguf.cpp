@@ -202,6 +202,20 @@ void place(std::vector<DirectoryEntry>& entries, std::span<const std::byte> data
   }
 }
 
+// No byte belongs to two tensors.
+void refuse_overlaps(const std::vector<DirectoryEntry>& entries, const std::string& path) {
+  std::vector<const DirectoryEntry*> order;
+  for (const DirectoryEntry& entry : entries) order.push_back(&entry);
+  std::ranges::sort(order, {}, &DirectoryEntry::offset);
+  for (std::size_t i = 1; i < order.size(); ++i) {
+    const DirectoryEntry& before = *order[i - 1];
+    require(before.offset + before.bytes <= order[i]->offset,
+            "{}: tensors {} and {} overlap: at data offsets {} and {}, the first has {} bytes",
+            path, quoted(before.tensor.name), quoted(order[i]->tensor.name), before.offset,
+            order[i]->offset, before.bytes);
+  }
+}
+
 constexpr std::array<std::string_view, 6> kVariantNames = {"a boolean", "an integer", "an integer",
                                                            "a number",  "a string",   "an array"};
 
@@ -285,6 +299,7 @@ GgufFile::GgufFile(const std::string& path) : path_(path), file_(path) {
   const std::uint64_t begin = (cursor.position() + alignment - 1) / alignment * alignment;
   const auto bytes = file_.bytes();
   place(entries, bytes.subspan(std::min<std::uint64_t>(begin, bytes.size())), alignment, path_);
+  refuse_overlaps(entries, path_);
   for (DirectoryEntry& entry : entries) tensors_.push_back(std::move(entry.tensor));
 }
 

@@ -75,6 +75,18 @@ class ShapeProducts {
   std::array<dnnl::matmul, kExactRows + 1> products_;  // by rows - 1; the last is kBlockRows
 };
 
+bool has_isa(dnnl::cpu_isa isa) {
+  // The values of cpu_isa are sets of bits: each instruction set includes those before it.
+  const auto needed = static_cast<unsigned>(isa);
+  return (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & needed) == needed;
+}
+
+// How many rows a product of RowBlocks::fixed has. oneDNN's products for AVX2 treat some rows of a
+// block differently from others, so there it can only be one.
+std::int64_t fixed_rows() {
+  return has_isa(dnnl::cpu_isa::avx512_core) ? 32 : 1;
+}
+
 // oneDNN's errors say only which call failed.
 template <typename Call>
 auto with_dnnl_errors(const char* what, const Call& call) {
@@ -107,7 +119,27 @@ struct Linear::Impl {
   bool emulated;
   ShapeProducts* products = nullptr;
   dnnl::memory weight{};
-  std::vector<float> x_f32{}, y_f32{};  // one block of rows, when emulated
+  std::vector<float> x_f32{}, y_f32{};            // one block of rows, when emulated
+  std::vector<std::byte> x_filled{}, y_filled{};  // a block of fixed rows that are not all there
+
+  std::int64_t x_bytes(std::int64_t rows) const { return rows * in * dtype_bytes(x_dtype); }
+  std::int64_t y_bytes(std::int64_t rows) const { return rows * out * dtype_bytes(y_dtype); }
+
+  void run(std::int64_t rows, const std::byte* x, std::byte* y) {
+    if (emulated) {
+      run_emulated(rows, x, y);
+    } else {
+      products->run(cache.stream, rows, x, weight, y);
+    }
+  }
+
+  void run_filled_up(std::int64_t block, std::int64_t rows, const std::byte* x, std::byte* y) {
+    x_filled.assign(static_cast<std::size_t>(x_bytes(block)), std::byte{});
+    y_filled.resize(static_cast<std::size_t>(y_bytes(block)));
+    std::copy_n(x, x_bytes(rows), x_filled.begin());
+    run(block, x_filled.data(), y_filled.data());
+    std::copy_n(y_filled.begin(), y_bytes(rows), y);
+  }
 
   void run_emulated(std::int64_t rows, const void* x, void* y) {
     const auto* x_bits = static_cast<const std::uint16_t*>(x);
@@ -168,30 +200,32 @@ Linear::~Linear() = default;
 Linear::Linear(Linear&&) noexcept = default;
 Linear& Linear::operator=(Linear&&) noexcept = default;
 
-void Linear::run(std::int64_t rows, const void* x, void* y) const {
+void Linear::run(std::int64_t rows, const void* x, void* y, RowBlocks blocks) const {
   require(rows >= 0, "rows is {}: it must not be negative", rows);
   require(rows == 0 || (x != nullptr && y != nullptr), "x or y is null: {} rows need both", rows);
   const auto* from = static_cast<const std::byte*>(x);
   auto* to = static_cast<std::byte*>(y);
   with_dnnl_errors("run a linear layer", [&] {
+    const std::int64_t block = fixed_rows();
     for (std::int64_t count = 0; rows > 0; rows -= count) {
-      count = rows >= kBlockRows ? kBlockRows : std::min(rows, kExactRows);
-      if (impl_->emulated) {
-        impl_->run_emulated(count, from, to);
+      if (blocks == RowBlocks::any) {
+        count = rows >= kBlockRows ? kBlockRows : std::min(rows, kExactRows);
       } else {
-        impl_->products->run(impl_->cache.stream, count, from, impl_->weight, to);
+        count = std::min(rows, block);
       }
-      from += count * impl_->in * dtype_bytes(impl_->x_dtype);
-      to += count * impl_->out * dtype_bytes(impl_->y_dtype);
+      if (blocks == RowBlocks::any || count == block) {
+        impl_->run(count, from, to);
+      } else {
+        impl_->run_filled_up(block, count, from, to);
+      }
+      from += impl_->x_bytes(count);
+      to += impl_->y_bytes(count);
     }
   });
 }
 
 bool has_bf16_matmul() {
-  // The values of cpu_isa are sets of bits: each instruction set includes those before it.
-  const auto bits = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
-  const auto needed = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);
-  return (bits & needed) == needed;
+  return has_isa(dnnl::cpu_isa::avx512_core_bf16);
 }
 
 }  // namespace tilewright::engine

@@ -24,14 +24,18 @@ class MatmulCache {
   std::unique_ptr<Impl> impl_;
 };
 
+enum class RowBlocks : std::uint8_t { any, fixed };
+
 // Accumulates in f32. x has the dtype of the weights, f32 or bf16. Where the CPU has no bf16
 // arithmetic (AVX512-BF16 or AMX), bf16 layers keep their rounded weights as f32 and convert x and
 // y: twice the memory, the same rounding, and several times faster than oneDNN's emulation.
 //
-// Rows beyond 64 are computed in blocks of 256, then 64, then the rest, so that at most 65 products
-// are compiled for a shape. With f32 on AVX-512 a row's bits depend neither on the other rows nor
-// on the number of threads (measured with oneDNN 2.6, tested); in bf16 and on AVX2 they differ by
-// rounding of the f32 sum. Threads are OpenMP's: as many as omp_get_max_threads() says at the call.
+// RowBlocks::any: rows beyond 64 are computed in blocks of 256, then 64, then the rest, so that at
+// most 65 products are compiled for a shape. With f32 on AVX-512 a row's bits depend neither on the
+// other rows nor on the number of threads (measured with oneDNN 2.6, tested); in bf16 and on AVX2
+// they differ by rounding of the f32 sum. RowBlocks::fixed: one product of 32 rows (of one, without
+// AVX-512) computes all of them, the last ones filled up with zeros, so that a row's bits never
+// depend on the others. Threads are OpenMP's: as many as omp_get_max_threads() says at the call.
 class Linear {
  public:
   // weight is [out_features, in_features], row-major, and is not kept. Error when it does not have
@@ -44,7 +48,7 @@ class Linear {
 
   // x [rows, in_features], y [rows, out_features], both contiguous and not overlapping; rows may be
   // 0.
-  void run(std::int64_t rows, const void* x, void* y) const;
+  void run(std::int64_t rows, const void* x, void* y, RowBlocks blocks = RowBlocks::any) const;
 
  private:
   struct Impl;

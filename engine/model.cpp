@@ -65,6 +65,12 @@ void* grown(std::vector<std::byte>& buffer, std::int64_t elements, DType dtype) 
   return buffer.data();
 }
 
+// What is said of attention goes for the products too.
+RowBlocks row_blocks(const Plan& plan) {
+  return plan.limits().determinism == Determinism::batch_invariant ? RowBlocks::fixed
+                                                                   : RowBlocks::any;
+}
+
 TensorView vector_view(const std::vector<float>& values) {
   return {values.data(), DType::f32, {static_cast<std::int64_t>(values.size())}};
 }
@@ -149,13 +155,14 @@ void Model::run_layer(const Layer& layer, const std::vector<float>& next_norm,
   const std::int64_t heads = config_.heads;
   const std::int64_t kv_heads = config_.kv_heads;
   const std::int64_t dim = config_.head_dim;
+  const RowBlocks blocks = row_blocks(plan);
   const TensorView residual(buffers_.residual.data(), DType::f32, {n, config_.hidden});
   const TensorView delta(buffers_.delta.data(), DType::f32, {n, config_.hidden});
   const TensorView normed(buffers_.normed.data(), dtype_, {n, config_.hidden});
 
   const TensorView qkv(grown(buffers_.qkv, n * (heads + 2 * kv_heads) * dim, dtype_), dtype_,
                        {n, heads + 2 * kv_heads, dim});
-  layer.qkv.run(n, normed.data, qkv.data);
+  layer.qkv.run(n, normed.data, qkv.data, blocks);
   watch.lap(times.matmul);
 
   const TensorView q = qkv.slice(1, 0, heads);
@@ -172,20 +179,20 @@ void Model::run_layer(const Layer& layer, const std::vector<float>& next_norm,
   attention_.run(plan, q, std::vector<KvCache>(batch.levels.size(), cache), args);
   watch.lap(times.attention);
 
-  layer.output.run(n, args.out.data, delta.data);
+  layer.output.run(n, args.out.data, delta.data, blocks);
   watch.lap(times.matmul);
   fused_add_rms_norm(delta, residual, vector_view(layer.ffn_norm), normed, config_.norm_eps);
   watch.lap(times.other);
 
   const TensorView gate_up(grown(buffers_.gate_up, n * 2 * config_.ffn, dtype_), dtype_,
                            {n, 2 * config_.ffn});
-  layer.gate_up.run(n, normed.data, gate_up.data);
+  layer.gate_up.run(n, normed.data, gate_up.data, blocks);
   watch.lap(times.matmul);
   const TensorView activated(grown(buffers_.activated, n * config_.ffn, dtype_), dtype_,
                              {n, config_.ffn});
   act_and_mul(gate_up, activated, Activation::silu);
   watch.lap(times.other);
-  layer.down.run(n, activated.data, delta.data);
+  layer.down.run(n, activated.data, delta.data, blocks);
   watch.lap(times.matmul);
   fused_add_rms_norm(delta, residual, vector_view(next_norm), normed, config_.norm_eps);
   watch.lap(times.other);
@@ -216,7 +223,7 @@ void Model::forward(const StepBatch& batch, Plan& plan, const KvStorage& kv,
                 row_bytes, selected + i * row_bytes);
   }
   watch.lap(times.other);
-  head_->run(rows, selected, logits.data());
+  head_->run(rows, selected, logits.data(), row_blocks(plan));
   watch.lap(times.matmul);
 }
 

@@ -59,6 +59,7 @@ Request read_request(const Json& id, const Json& json, const Request& defaults,
   request.id = id.dump();
   request.prompt = loaded.tokens_of(json);
   read_field(json, "max_new_tokens", request.max_new_tokens);
+  read_field(json, "n", request.n);
   read_field(json, "temperature", request.temperature);
   read_field(json, "top_k", request.top_k);
   read_field(json, "top_p", request.top_p);
@@ -126,6 +127,7 @@ Json stats_json(const GenerateOptions& options, const EngineStats& stats, const 
 
 Json result_json(const Result& result) {
   return {{"id", Json::parse(result.id)},
+          {"index", result.index},
           {"tokens", result.tokens},
           {"text", result.text},
           {"finish_reason", result.finish_reason == FinishReason::stop ? "stop" : "length"},
@@ -140,7 +142,8 @@ int generate(GenerateOptions options) {
   options.engine.share_attention = options.share_attention == "on";
   options.engine.token_budget =
       std::max<std::int64_t>(options.engine.token_budget, options.engine.max_batch);
-  const bool streams = !options.question.empty();
+  const bool asked = !options.question.empty();
+  const bool streams = asked && options.defaults.n == 1 && !options.json;
   std::ofstream stats_file;
   if (!options.stats_file.empty()) {
     stats_file.open(options.stats_file);
@@ -149,34 +152,36 @@ int generate(GenerateOptions options) {
   LoadedModel loaded(options.common);
   Totals totals;
   Engine::Events events;
-  events.admitted = [&](const std::string& id) {
-    if (options.progress)
-      print_line(stderr, {{"event", "admitted"}, {"id", Json::parse(id)}, {"generated", 0}});
+  const auto report = [&](const char* event, const Result& result) {
+    return Json{{"event", event},
+                {"id", Json::parse(result.id)},
+                {"index", result.index},
+                {"generated", result.tokens.size()}};
   };
-  events.token = [&](const std::string& id, std::int64_t generated, const std::string& text) {
+  events.admitted = [&](const Result& result) {
+    if (options.progress) print_line(stderr, report("admitted", result));
+  };
+  events.token = [&](const Result& result, const std::string& text) {
     if (options.progress) {
-      print_line(
-          stderr,
-          {{"event", "token"}, {"id", Json::parse(id)}, {"generated", generated}, {"text", text}});
+      Json event = report("token", result);
+      event["text"] = text;
+      print_line(stderr, event);
     }
-    if (streams && !options.json) {
+    if (streams) {
       fmt::print("{}", text);
       std::fflush(stdout);
     }
   };
   events.finished = [&](const Result& result) {
     totals.add(result);
-    if (options.progress) {
-      print_line(stderr, {{"event", "finished"},
-                          {"id", Json::parse(result.id)},
-                          {"generated", result.tokens.size()}});
-    }
+    if (options.progress) print_line(stderr, report("finished", result));
     if (options.json) {
       print_line(stdout, result_json(result));
     } else if (streams) {
       fmt::print("\n");
     } else {
-      fmt::print("== {}\n{}\n\n", Json::parse(result.id).dump(), result.text);
+      fmt::print("== {}{}\n{}\n\n", Json::parse(result.id).dump(),
+                 result.index > 0 ? fmt::format(" {}", result.index) : "", result.text);
     }
   };
   Engine engine(*loaded.model, loaded.tokenizer, options.engine, events);
@@ -185,7 +190,7 @@ int generate(GenerateOptions options) {
   const auto submit = [&](const Json& id, const Json& json) {
     engine.submit(read_request(id, json, options.defaults, loaded));
   };
-  if (streams) {
+  if (asked) {
     const Json message{{"role", "user"}, {"content", options.question}};
     submit("question", {{"messages", Json::array({message})}});
   } else {
@@ -217,6 +222,9 @@ void add_generate(CLI::App& app, int& status) {
   command->add_option("--max-new-tokens", defaults.max_new_tokens)
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 30));
+  command->add_option("--n", defaults.n, "Samples of each request, with seeds S, S + 1, ...")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
   command->add_option("--temperature", defaults.temperature, "0 is greedy")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 1e4));
@@ -252,6 +260,8 @@ void add_generate(CLI::App& app, int& status) {
                    "Attend to shared pages for all their sequences at once")
       ->capture_default_str()
       ->check(CLI::IsMember({"on", "off"}));
+  command->add_flag("--batch-invariant", options->engine.batch_invariant,
+                    "A request's bits depend on nothing but itself");
   command->add_option("--stats", options->stats_file,
                       "Write totals and times to this file, as JSON");
   command->add_flag("--json", options->json, "One JSON object a line for each answer");

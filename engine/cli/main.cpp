@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <exception>
 
+#include "engine/checks.h"
 #include "engine/cli/options.h"
 
 namespace tilewright::engine::cli {
@@ -29,6 +30,9 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kAnswered : kBadUsage;
+  }
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    raise(ErrorCode::invalid_state, "standard output cannot be written: the answers are not whole");
   }
   return status;
 }

@@ -3,7 +3,9 @@
 
 #include <omp.h>
 
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -141,7 +143,8 @@ std::vector<std::int32_t> LoadedModel::tokens_of(const Json& request) const {
 
 void print_line(std::FILE* to, const Json& line) {
   fmt::print(to, "{}\n", line.dump(-1, ' ', false, Json::error_handler_t::replace));
-  std::fflush(to);
+  require(std::fflush(to) == 0 || to == stderr, "standard output cannot be written: {}",
+          std::strerror(errno));
 }
 
 void print_failure(bool json, const Json& id, const std::string& message, int line) {
@@ -181,6 +184,7 @@ bool read_requests(const std::string& path, bool json,
       print_failure(json, id, error.what(), number);
     }
   }
+  require(!input.bad(), "--input is {}: it cannot be read behind line {}", path, number);
   return all_well;
 }
 

@@ -51,7 +51,8 @@ struct LoadedModel {
 
 // A value for messages, cut when it is long.
 std::string shown(const Json& value);
-// One line, at once. Bytes that are not UTF-8 become U+FFFD.
+// One line, at once. Bytes that are not UTF-8 become U+FFFD. Error when standard output takes
+// no more.
 void print_line(std::FILE* to, const Json& line);
 // An answer that is an error: {"id", "error", "line"} on standard output, or text on standard
 // error.

@@ -56,13 +56,14 @@ class CliFixture : public ::testing::Test {
     command.append(environment).append(word(TILEWRIGHT_CLI));
     for (const std::string& argument : arguments) command.append(word(argument));
     command.append(" <").append(in.path()).append(" >").append(out.path());
-    command.append(" 2>").append(err.path());
+    command.append(redirect).append(" 2>").append(err.path());
     const int status = std::system(command.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(out.path()),
             contents(err.path())};
   }
 
-  std::string environment;
+  std::string environment;  // before the program, for the shell
+  std::string redirect;     // behind its arguments
 };
 
 }  // namespace tilewright::test

@@ -64,6 +64,7 @@ TEST_F(Cli, WrongUseOfTheCommandLineIsStatus2) {
            {"generate", "--input", "-", "--unknown"},
            {"generate", "--input", "-", "--max-new-tokens", "0"},
            {"generate", "--input", "-", "--max-new-tokens", "many"},
+           {"generate", "--input", "-", "--n", "0"},
            {"generate", "--input", "-", "--temperature", "-1"},
            {"generate", "--input", "-", "--top-p", "2"},
            {"generate", "--input", "-", "--min-p", "-0.1"},
@@ -134,6 +135,43 @@ TEST_F(Cli, FilesThatCannotBeUsedAreStatus1) {
   EXPECT_THAT(stats.err, HasSubstr("--stats is /nowhere/stats.json"));
 }
 
+TEST_F(Cli, FullDisksAreSaid) {
+  const TemporaryFile input("{\"prompt\": \"x\"}\n{\"prompt\": \"y\"}\n");
+  const std::vector<std::string> base{"generate",   "--model",      model_.path(),      "--input",
+                                      input.path(), "--ignore-eos", "--max-new-tokens", "2"};
+  redirect = " >/dev/full";
+  for (const char* flag : {"--json", "--progress"}) {  // the latter: answers as text
+    auto arguments = base;
+    arguments.push_back(flag);
+    const Outcome full = run(arguments);
+    EXPECT_EQ(full.status, 1) << flag;
+    EXPECT_THAT(full.err, HasSubstr("tilewright: standard output cannot be written")) << flag;
+  }
+  EXPECT_EQ(run({"tokenize", "--model", model_.path(), "x"}).status, 1);
+  redirect = "";
+  auto arguments = base;
+  arguments.insert(arguments.end(), {"--stats", "/dev/full"});
+  const Outcome stats = run(arguments);
+  EXPECT_EQ(stats.status, 1);
+  EXPECT_THAT(stats.err, HasSubstr("--stats is /dev/full: it cannot be written"));
+}
+
+// Memory that is not there is an error, and a run that was killed leaves nothing that a later one
+// would stumble over.
+TEST_F(Cli, ScarceMemoryAndViolentEnds) {
+  const std::string input = "{\"prompt\": \"x\", \"max_new_tokens\": 250, \"n\": 200}\n";
+  environment = "; ulimit -v 4000000; ";
+  const Outcome scarce = generate(input, {"--kv-pages", "10000000", "--page-size", "64"});
+  EXPECT_EQ(scarce.status, 1);
+  EXPECT_THAT(scarce.err, HasSubstr("10000000 KV pages of 64 tokens need"));
+  environment = "timeout -s KILL 0.2 ";
+  const TemporaryFile stats("");
+  EXPECT_NE(generate(input, {"--stats", stats.path(), "--ignore-eos"}).status, 0);
+  environment = "";
+  EXPECT_EQ(generate(input, {"--stats", stats.path(), "--max-new-tokens", "2"}).status, 0);
+  EXPECT_EQ(Json::parse(contents(stats.path()))["generated_tokens"].get<int>() > 0, true);
+}
+
 TEST_F(Cli, CudaIsRefusedByThisBuild) {
   for (const char* device : {"cuda", "cuda:1"}) {
     const Outcome outcome = generate("{\"prompt\": \"x\"}\n", {"--device", device});
@@ -163,7 +201,7 @@ TEST_F(Cli, AnswersAreJsonLinesInOrderOfFinishing) {
   ASSERT_EQ(lines.size(), 3U);
   for (const Json& line : lines) {
     EXPECT_EQ(keys(line),
-              (std::vector<std::string>{"id", "tokens", "text", "finish_reason", "ttft_ms",
+              (std::vector<std::string>{"id", "index", "tokens", "text", "finish_reason", "ttft_ms",
                                         "itl_ms_p50", "prompt_tokens", "shared_tokens"}));
     EXPECT_EQ(line["finish_reason"], "length");
     EXPECT_GT(line["ttft_ms"], 0);
@@ -365,6 +403,27 @@ TEST_F(Cli, ProgressTellsOfEveryToken) {
     text += events[i].value("text", "");
   }
   EXPECT_EQ(outcome.lines().at(0)["text"], text);
+}
+
+TEST_F(Cli, SamplesOfARequestAreNumbered) {
+  const std::string request = "{\"id\": \"a\", \"prompt\": \"abc\", \"seed\": 5";
+  const std::vector<std::string> flags{"--json", "--temperature", "1.5", "--max-new-tokens", "6"};
+  std::map<int, Json> samples;
+  for (const Json& line : generate(request + ", \"n\": 3}\n", flags).lines()) {
+    EXPECT_EQ(line["id"], "a");
+    samples[line["index"]] = line["tokens"];
+  }
+  ASSERT_EQ(samples.size(), 3U);
+  auto seeded = flags;
+  seeded.insert(seeded.end(), {"--seed", "7"});
+  EXPECT_EQ(generate("{\"prompt\": \"abc\"}\n", seeded).lines().at(0)["tokens"], samples[2]);
+  EXPECT_THAT(generate(request + ", \"n\": 0}\n", flags).lines().at(0)["error"].dump(),
+              HasSubstr("n is 0: it must be in [1, 1024]"));
+  const Outcome plain = run({"generate", "--model", model_.path(), "--n", "2", "--progress",
+                             "--max-new-tokens", "2", "--ignore-eos", "What?"});
+  EXPECT_EQ(plain.status, 0) << plain.err;
+  EXPECT_THAT(plain.out, AllOf(HasSubstr("== \"question\"\n"), HasSubstr("== \"question\" 1\n")));
+  EXPECT_THAT(plain.err, HasSubstr("\"index\":1"));
 }
 
 TEST_F(Cli, AQuestionStreamsItsAnswer) {

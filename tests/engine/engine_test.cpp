@@ -3,11 +3,13 @@
 // chunked, paged, shared, preempted or threaded.
 #include "engine/engine.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <omp.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <map>
 #include <random>
@@ -24,8 +26,8 @@ using test::TemporaryFile;
 using test::TinyModel;
 
 struct Loaded {
-  explicit Loaded(TinyModel tiny = {})
-      : path(tiny.write().bytes()), file(path.path()), tokenizer(file), model(file, DType::f32) {}
+  explicit Loaded(TinyModel tiny = {}, DType dtype = DType::f32)
+      : path(tiny.write().bytes()), file(path.path()), tokenizer(file), model(file, dtype) {}
 
   TemporaryFile path;
   GgufFile file;
@@ -74,20 +76,26 @@ Served serve(Loaded& loaded, const std::vector<Request>& requests,
              const EngineOptions& options = {}) {
   Served served;
   Engine::Events events;
-  events.token = [&](const std::string& id, std::int64_t generated, const std::string& text) {
-    served.streamed[id] += text;
-    EXPECT_GE(generated, 1);
+  const auto name = [](const Result& result) {
+    return result.index == 0 ? result.id : fmt::format("{}/{}", result.id, result.index);
+  };
+  events.token = [&](const Result& result, const std::string& text) {
+    served.streamed[name(result)] += text;
+    EXPECT_GE(result.tokens.size(), 1U);
   };
   events.finished = [&](const Result& result) {
-    EXPECT_TRUE(served.results.emplace(result.id, result).second) << result.id << " finished twice";
-    served.order.push_back(result.id);
+    EXPECT_TRUE(served.results.emplace(name(result), result).second)
+        << name(result) << " finished twice";
+    served.order.push_back(name(result));
   };
   Engine engine(loaded.model, loaded.tokenizer, options, events);
   for (const Request& request : requests) engine.submit(request);
   while (engine.step()) {
   }
   served.stats = engine.stats();
-  EXPECT_EQ(served.results.size(), requests.size());
+  std::size_t samples = 0;
+  for (const Request& request : requests) samples += static_cast<std::size_t>(request.n);
+  EXPECT_EQ(served.results.size(), samples);
   // Nothing runs: only the prefix cache may hold pages.
   EXPECT_EQ(served.stats.kv_pages_used, served.stats.kv_pages_cached);
   if (!options.share_prefixes) {
@@ -186,6 +194,59 @@ TEST(Engine, AnyMixAnswersAsEachAlone) {
   }
 }
 
+// Logits by the bit, of requests alone and in any company.
+TEST(Engine, BatchInvariantLogitsDependOnTheRequestAlone) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    Loaded loaded({}, dtype);
+    auto requests = some_requests();
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      requests[i].temperature = 1;
+      requests[i].seed = static_cast<std::int64_t>(i);
+      requests[i].max_new_tokens = 60;
+    }
+    requests[1].n = 3;
+    EngineOptions options{1, 512, 64, 16, false};
+    options.batch_invariant = true;
+    const auto logits_of = [&](const EngineOptions& other) {
+      std::map<std::string, std::vector<float>> logits;
+      Engine::Events events;
+      events.logits = [&](const Result& result, std::span<const float> row) {
+        auto& all = logits[fmt::format("{}/{}", result.id, result.index)];
+        all.insert(all.end(), row.begin(), row.end());
+      };
+      Engine engine(loaded.model, loaded.tokenizer, other, events);
+      for (const Request& request : requests) engine.submit(request);
+      while (engine.step()) {
+      }
+      return logits;
+    };
+    const auto expected = logits_of(options);
+    ASSERT_EQ(expected.size(), 8U);
+    struct Case {
+      int max_batch;
+      std::int64_t token_budget, kv_pages, page_size;
+      bool share, share_attention;
+    };
+    for (const Case& c : std::initializer_list<Case>{{8, 512, 256, 16, true, true},
+                                                     {8, 512, 256, 4, true, false},
+                                                     {3, 9, 256, 5, true, true},
+                                                     {8, 40, 30, 4, true, true},
+                                                     {5, 33, 128, 8, false, false}}) {
+      EngineOptions other{c.max_batch, c.token_budget, c.kv_pages,
+                          c.page_size, c.share,        c.share_attention};
+      other.batch_invariant = true;
+      const auto logits = logits_of(other);
+      for (const auto& [name, values] : expected) {
+        const auto& found = logits.at(name);
+        ASSERT_EQ(found.size(), values.size()) << name;
+        EXPECT_EQ(std::memcmp(found.data(), values.data(), values.size() * sizeof(float)), 0)
+            << name << ", max_batch " << c.max_batch << ", token_budget " << c.token_budget
+            << ", page_size " << c.page_size << ", share " << c.share;
+      }
+    }
+  }
+}
+
 TEST(Engine, SeedsDecideWhateverTheBatch) {
   Loaded loaded;
   auto requests = some_requests();
@@ -236,6 +297,50 @@ TEST(Engine, CommonBeginningsAreStoredAndComputedOnce) {
   EXPECT_EQ(flat.tokens(), apart.tokens());
   EXPECT_EQ(flat.stats.kv_bytes_read, shared.stats.kv_bytes_unshared);
   EXPECT_EQ(flat.stats.kv_bytes_read, flat.stats.kv_bytes_unshared);
+}
+
+// Sample i is the request with seed + i; the samples share the pages of the prompt.
+TEST(Engine, SamplesAnswerAsRequestsWithTheirSeeds) {
+  Loaded loaded;
+  auto requests = some_requests();
+  requests.resize(2);
+  std::vector<Request> apart;
+  for (Request& request : requests) {
+    request.n = 5;
+    request.temperature = 1;
+    request.seed = 40;
+    for (std::int32_t i = 0; i < request.n; ++i) {
+      apart.push_back(request);
+      apart.back().n = 1;
+      apart.back().seed = request.seed + i;
+      if (i > 0) apart.back().id = fmt::format("{}/{}", request.id, i);
+    }
+  }
+  const auto expected = serve(loaded, apart, {1, 512, 64, 16, false}).tokens();
+  EXPECT_NE(expected.at("0"), expected.at("0/1"));
+  for (const EngineOptions& options :
+       std::initializer_list<EngineOptions>{{8, 512, 256, 16, true},
+                                            {3, 20, 256, 4, true},
+                                            {8, 512, 22, 4, true},
+                                            {8, 64, 256, 7, false}}) {
+    EXPECT_EQ(serve(loaded, requests, options).tokens(), expected)
+        << "max_batch " << options.max_batch << ", page_size " << options.page_size;
+  }
+}
+
+TEST(Engine, SamplesHoldThePagesOfThePromptOnce) {
+  Loaded loaded;
+  std::mt19937 random(3);
+  Request request;
+  request.prompt = random_tokens(random, 53);  // 6 pages and 5 tokens
+  request.n = 8;
+  request.temperature = 1;
+  request.max_new_tokens = 3;  // they fit the last page
+  request.ignore_eos = true;
+  const Served served = serve(loaded, {request}, {8, 512, 128, 8, true});
+  EXPECT_EQ(served.stats.kv_pages_peak, 6 + 8);
+  EXPECT_EQ(served.stats.page_copies, 7);
+  EXPECT_EQ(serve(loaded, {request}, {8, 512, 128, 8, false}).stats.kv_pages_peak, 8 * 7);
 }
 
 TEST(Engine, AConversationFindsItsOwnAnswerInTheCache) {
@@ -361,6 +466,7 @@ TEST(Engine, RefusesRequestsItCannotServe) {
   refused([](Request& r) { r.prompt.assign(256, 5); }, {"256 tokens", "context"});
   refused([](Request& r) { r.prompt = {5, -1}; }, {"token is -1", "[0, 263)"});
   refused([](Request& r) { r.prompt = {263}; }, {"token is 263"});
+  refused([](Request& r) { r.n = 0; }, {"n is 0", "[1, 1024]"});
   refused([](Request& r) { r.max_new_tokens = 0; }, {"max_new_tokens is 0"});
   refused([](Request& r) { r.max_new_tokens = 64; }, {"5 KV pages", "there are 4"});
   refused([](Request& r) { r.temperature = -1; }, {"temperature is -1"});

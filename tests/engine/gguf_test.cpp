@@ -207,6 +207,16 @@ TEST(Gguf, RefusesDataOutOfPlace) {
   expect_damaged(writer, {"'vector'", "truncated"});
 }
 
+TEST(Gguf, RefusesTensorsThatOverlap) {
+  GgufWriter writer;
+  writer.add_tensor("first", {16}, std::vector<float>(16))
+      .add_tensor("second", {16}, std::vector<float>(16));
+  writer.offset_shift["second"] = -32;
+  expect_damaged(writer, {"'first'", "'second'", "overlap", "offsets 0 and 32"});
+  writer.offset_shift["second"] = -64;  // the same bytes
+  expect_damaged(writer, {"overlap"});
+}
+
 TEST(Gguf, RefusesEveryTruncation) {
   const std::string whole = example().bytes();
   for (std::size_t length = 0; length < whole.size(); ++length) {

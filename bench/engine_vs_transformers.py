@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine against transformers: the same SmolLM2 weights, prompts, threads and greedy answers, on the CPU.
+
+Needs torch, transformers and gguf (`pip install torch transformers gguf`), the model (scripts/get_model.py) and a build
+of the command line. Prints a line for each dtype and batch size: generated tokens a second of both, and their ratio. Both
+serve all requests at once; rounds alternate and the best of each counts. The engine's time is that of its steps, that of
+transformers of `generate()`: neither loads or tokenizes in it.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+VOCABULARY = 49152
+
+
+def prompts(batch: int, length: int) -> list[list[int]]:
+    """Random tokens: what they are does not matter for speed, and none begins like another."""
+    generator = random.Random(1)
+    return [[generator.randrange(100, VOCABULARY) for _ in range(length)] for _ in range(batch)]
+
+
+class Engine:
+    """A run of the command line for each measurement."""
+
+    def __init__(self, cli: str, model: Path, dtype: str, threads: int) -> None:
+        self.command = [cli, "generate", "--model", str(model), "--dtype", dtype, "--threads", str(threads), "--json",
+                        "--ignore-eos", "--input", "-"]  # fmt: skip
+
+    def seconds(self, requests: list[list[int]], new_tokens: int) -> float:
+        lines = "".join(json.dumps({"tokens": tokens, "max_new_tokens": new_tokens}) + "\n" for tokens in requests)
+        with tempfile.NamedTemporaryFile() as stats:
+            command = [*self.command, "--max-batch", str(len(requests)), "--stats", stats.name]
+            subprocess.run(command, input=lines, text=True, stdout=subprocess.DEVNULL, check=True)
+            report = json.loads(Path(stats.name).read_text())
+        assert report["generated_tokens"] == len(requests) * new_tokens
+        return report["seconds"]
+
+
+class Transformers:
+    """The model in this process, made from the same file."""
+
+    def __init__(self, model: Path, dtype: str, threads: int) -> None:
+        import torch
+        import transformers
+
+        transformers.logging.set_verbosity_error()
+        torch.set_num_threads(threads)
+        self.torch = torch
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(
+            str(model.parent), gguf_file=model.name, dtype={"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
+        ).eval()
+
+    def seconds(self, requests: list[list[int]], new_tokens: int) -> float:
+        tokens = self.torch.tensor(requests)
+        start = time.perf_counter()
+        with self.torch.inference_mode():
+            out = self.model.generate(
+                tokens,
+                attention_mask=self.torch.ones_like(tokens),
+                do_sample=False,
+                min_new_tokens=new_tokens,
+                max_new_tokens=new_tokens,
+                pad_token_id=0,
+            )
+        seconds = time.perf_counter() - start
+        assert out.shape[1] == tokens.shape[1] + new_tokens
+        return seconds
+
+
+def main() -> None:
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cli", default="build/release/bin/tilewright")
+    parser.add_argument("--model", type=Path, default=cache / "tilewright/models/SmolLM2-135M-Instruct.Q4_1.gguf")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--dtypes", nargs="+", default=["f32", "bf16"], choices=["f32", "bf16"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--prompt-tokens", type=int, default=128)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    print(f"{'dtype':<6}{'batch':>6}{'engine tok/s':>14}{'transformers':>14}{'ratio':>8}")
+    for dtype in arguments.dtypes:
+        engine = Engine(arguments.cli, arguments.model, dtype, arguments.threads)
+        peer = Transformers(arguments.model, dtype, arguments.threads)
+        for batch in arguments.batches:
+            requests = prompts(batch, arguments.prompt_tokens)
+            own, others = [], []
+            peer.seconds(requests, 4)  # warm
+            for _ in range(arguments.rounds):
+                own.append(engine.seconds(requests, arguments.new_tokens))
+                others.append(peer.seconds(requests, arguments.new_tokens))
+            tokens = batch * arguments.new_tokens
+            rates = tokens / min(own), tokens / min(others)
+            ratio = f"{rates[0] / rates[1]:.2f}"
+            print(f"{dtype:<6}{batch:>6}{rates[0]:>14.1f}{rates[1]:>14.1f}{ratio:>8}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
