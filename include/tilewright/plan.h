@@ -4,6 +4,7 @@
 #pragma once
 
 #include <tilewright/attention.h>
+#include <tilewright/block_structure.h>
 #include <tilewright/kv_cache.h>
 
 #include <cstddef>
@@ -61,6 +62,7 @@ struct PlanInput {
   Attention attention;
   std::vector<KvLevel> levels;  // outermost (shared by most) first; the plain case is one level
   std::vector<ParamValue> params;
+  BlockStructure blocks;  // optional: for masks that only an evaluation of every element decides
 
   PlanInput(Attention a, const PageTable& table, std::vector<ParamValue> p = {})
       : attention(std::move(a)), levels{KvLevel{table, {}, {}, {}, {}}}, params(std::move(p)) {}

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <tilewright/attention.h>
+#include <tilewright/block_structure.h>
 #include <tilewright/dlpack.h>
 #include <tilewright/error.h>
+#include <tilewright/explain.h>
 #include <tilewright/kv_cache.h>
 #include <tilewright/ops.h>
 #include <tilewright/plan.h>

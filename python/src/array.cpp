@@ -387,8 +387,7 @@ Scale to_scale(nb::handle object, const char* name, Keep& keep) {
   return view_of(object, name, keep);
 }
 
-// Arrays of bool as their bytes, 0 and 1; others as they are.
-static nb::object without_bool(nb::handle object) {
+nb::object without_bool(nb::handle object) {
   if (PyArray_Check(object.ptr())) {
     if (PyArray_DESCR(as_numpy(object))->type_num != NPY_BOOL) return nb::borrow(object);
     return object.attr("view")("uint8");

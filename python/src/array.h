@@ -69,6 +69,8 @@ class Output {
 std::optional<double> number_of(nb::handle object);
 
 Scale to_scale(nb::handle object, const char* name, Keep& keep);
+// Arrays of bool as their bytes, 0 and 1; others as they are.
+nb::object without_bool(nb::handle object);
 std::vector<ParamValue> to_params(nb::handle params, const char* name, Keep& keep);
 
 // A dtype by its name ("bfloat16", "bf16"), or as NumPy, ml_dtypes or torch have it.

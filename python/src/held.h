@@ -25,6 +25,11 @@ struct HeldLevel {
   Keep keep;
 };
 
+struct HeldBlocks {
+  BlockStructure blocks;
+  Keep keep;
+};
+
 struct HeldBatch {
   Batch batch;
   Keep keep;
@@ -37,8 +42,8 @@ class HeldPlan {
 
   void prepare();
   // tables: dict of Attention -> PageTable or a list of Level (or PageTable); params: dict of
-  // Attention -> dict.
-  void update(const HeldBatch& batch, nb::handle tables, nb::handle params);
+  // Attention -> dict; blocks: dict of Attention -> BlockStructure.
+  void update(const HeldBatch& batch, nb::handle tables, nb::handle params, nb::handle blocks);
 
   const nb::tuple& attentions() const { return attentions_; }
   Plan& plan() { return plan_; }

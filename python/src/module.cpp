@@ -19,6 +19,7 @@ NB_MODULE(_tilewright, m) {
   python::bind_kv_cache(m);
   python::bind_attention(m);
   python::bind_plan(m);
+  python::bind_masks(m);
   python::bind_ops(m);
   python::bind_sampling(m);
   m.def("version", &tilewright::version, "Version of the library.");

@@ -78,19 +78,41 @@ const Attention& to_attention_key(nb::handle key, const char* name) {
   return nb::cast<const Attention&>(key);
 }
 
-std::vector<PlanInput> to_inputs(nb::handle tables, nb::handle params, Keep& keep) {
+// The input of an attention that `name` has for a key.
+PlanInput& input_of(std::vector<PlanInput>& inputs, nb::handle key, const char* name) {
+  const Attention& attention = to_attention_key(key, name);
+  const auto input = std::find_if(inputs.begin(), inputs.end(), [&](const PlanInput& known) {
+    return known.attention == attention;
+  });
+  if (input == inputs.end()) {
+    raise_invalid(fmt::format("{} has an attention that tables does not have", name));
+  }
+  return *input;
+}
+
+void add_blocks(std::vector<PlanInput>& inputs, nb::handle blocks, Keep& keep) {
+  for (const auto [key, value] : to_dict(blocks, "blocks")) {
+    PlanInput& input = input_of(inputs, key, "blocks");
+    if (!nb::isinstance<HeldBlocks>(value)) {
+      raise_type_error(fmt::format("blocks has a value that is {}: it must be a BlockStructure",
+                                   describe_type(value)));
+    }
+    const auto& held = nb::cast<const HeldBlocks&>(value);
+    keep.push_back(nb::borrow(value));
+    input.blocks = held.blocks;
+  }
+}
+
+std::vector<PlanInput> to_inputs(nb::handle tables, nb::handle params, nb::handle blocks,
+                                 Keep& keep) {
   std::vector<PlanInput> inputs;
   for (const auto [key, value] : to_dict(tables, "tables")) {
     inputs.emplace_back(to_attention_key(key, "tables"), to_levels(value, keep));
   }
+  if (!blocks.is_none()) add_blocks(inputs, blocks, keep);
   if (params.is_none()) return inputs;
   for (const auto [key, value] : to_dict(params, "params")) {
-    const Attention& attention = to_attention_key(key, "params");
-    const auto input = std::find_if(inputs.begin(), inputs.end(), [&](const PlanInput& known) {
-      return known.attention == attention;
-    });
-    if (input == inputs.end()) raise_invalid("params has an attention that tables does not have");
-    input->params = to_params(value, "params", keep);
+    input_of(inputs, key, "params").params = to_params(value, "params", keep);
     for (const auto [name, array] : nb::borrow<nb::dict>(value)) keep.push_back(nb::borrow(array));
   }
   return inputs;
@@ -292,16 +314,18 @@ void bind_plan_class(nb::module_& m) {
           "or "
           "allocate. Returns\nthe plan.")
       .def("update", &HeldPlan::update, "batch"_a, nb::kw_only(), "tables"_a.none(),
-           "params"_a = nb::none(),
+           "params"_a = nb::none(), "blocks"_a = nb::none(),
            nb::sig("def update(self, batch: Batch, *, tables: collections.abc.Mapping[Attention, "
                    "PageTable | collections.abc.Sequence[Level | PageTable]], params: "
                    "collections.abc.Mapping[Attention, collections.abc.Mapping[str, "
-                   "tilewright._typing.Scalar]] | None = None) -> None"),
+                   "tilewright._typing.Scalar]] | None = None, blocks: "
+                   "collections.abc.Mapping[Attention, BlockStructure] | None = None) -> None"),
            "Makes the schedules of this batch. tables: each attention of the plan with its "
            "PageTable, or "
            "a list of Level,\noutermost (shared by most) first. params: the variant parameters "
            "that bind at "
-           "plan, by attention.\n\nErrors: InvalidArgument for arrays or values that are "
+           "plan, by attention. blocks: block structures of elementwise masks.\n\nErrors: "
+           "InvalidArgument for arrays or values that are "
            "malformed, Error "
            "(limit_exceeded) for a batch over the\nlimits. Releases the GIL.")
       .def(
@@ -373,9 +397,10 @@ void HeldPlan::prepare() {
   plan_.prepare();
 }
 
-void HeldPlan::update(const HeldBatch& batch, nb::handle tables, nb::handle params) {
+void HeldPlan::update(const HeldBatch& batch, nb::handle tables, nb::handle params,
+                      nb::handle blocks) {
   Keep keep = batch.keep;
-  const std::vector<PlanInput> inputs = to_inputs(tables, params, keep);
+  const std::vector<PlanInput> inputs = to_inputs(tables, params, blocks, keep);
   const Use use(*this);
   try {
     const nb::gil_scoped_release release;

@@ -77,7 +77,7 @@ void bind_variant_class(nb::module_& m) {
            [](const Variant& v) { return fmt::format("<tilewright.Variant {}>", v.serialize()); });
 }
 
-void bind_masks(nb::module_& m) {
+void bind_mask_variants(nb::module_& m) {
   m.def("full", &variants::full, "logits_soft_cap"_a = 0.0,
         "Every query attends to all keys. A soft cap c > 0 replaces logits by c * tanh(logit / c); "
         "it is the run\nparameter \"logits_soft_cap\", whose default is given here.");
@@ -206,7 +206,7 @@ void bind_tables(nb::module_& m) {
 
 void bind_variant(nb::module_& m) {
   bind_variant_class(m);
-  bind_masks(m);
+  bind_mask_variants(m);
   bind_table_masks(m);
   bind_logits(m);
   bind_tables(m);

@@ -14,12 +14,14 @@ from ._attention import Attention, merge_state, single_attention
 from ._errors import Error, InvalidArgument
 from ._tilewright import (
     Batch,
+    BlockStructure,
     Expr,
     KvCache,
     Level,
     Limits,
     Llama3Scaling,
     LongRopeScaling,
+    MaskMap,
     NtkScaling,
     PageTable,
     Param,
@@ -33,6 +35,7 @@ from ._tilewright import (
     abs,  # noqa: A004
     apply_rope,
     apply_rope_with_cos_sin_cache,
+    block_structure,
     cpu_features,
     exp,
     fused_add_rms_norm,
@@ -69,6 +72,7 @@ __version__ = version()
 __all__ = [
     "Attention",
     "Batch",
+    "BlockStructure",
     "Context",
     "Error",
     "Expr",
@@ -78,6 +82,7 @@ __all__ = [
     "Limits",
     "Llama3Scaling",
     "LongRopeScaling",
+    "MaskMap",
     "NtkScaling",
     "PageTable",
     "Param",
@@ -93,6 +98,7 @@ __all__ = [
     "abs",
     "apply_rope",
     "apply_rope_with_cos_sin_cache",
+    "block_structure",
     "cpu_features",
     "exp",
     "expr",

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _tilewright, variants
 from ._errors import InvalidArgument
-from ._tilewright import Batch, Level, Limits, PageTable, Plan, Variant
+from ._tilewright import Batch, BlockStructure, Level, Limits, PageTable, Plan, Variant
 from ._typing import Array, ArrayT, Indices, Scalar
 
 _INT32 = np.iinfo(np.int32)
@@ -71,6 +71,7 @@ class Attention(_tilewright.Attention):
         q_pos: Indices | None = None,
         q_pos_offset: Indices | None = None,
         params: Mapping[str, Scalar] | None = None,
+        blocks: BlockStructure | None = None,
         determinism: str = "repeatable",
     ) -> Plan:
         """A plan for one batch: made for limits that just fit it, and updated. The short form for scripts; an engine makes
@@ -84,7 +85,7 @@ class Attention(_tilewright.Attention):
           ragged: kv_indptr [requests + 1] alone, for k and v [tokens, heads, dim];
           levels, outermost first, with kv_lens where a level's lengths are the batch's.
         qo_indptr: [requests + 1]. q_pos [tokens] or q_pos_offset [requests]: positions of the queries; default: they are
-        the last tokens. params: the variant's parameters that bind at plan.
+        the last tokens. params: the variant's parameters that bind at plan. blocks: the block structure of its mask.
 
         All index arrays are in host memory: int32, or other integers, which are copied. The plan keeps what it reads.
         """
@@ -100,7 +101,12 @@ class Attention(_tilewright.Attention):
             q_pos_offset=_optional_int32("q_pos_offset", q_pos_offset),
         )
         plan = Plan([self], _limits(indptr, lens, kv, determinism)).prepare()
-        plan.update(batch, tables={self: kv}, params=None if params is None else {self: params})
+        plan.update(
+            batch,
+            tables={self: kv},
+            params=None if params is None else {self: params},
+            blocks=None if blocks is None else {self: blocks},
+        )
         return plan
 
 

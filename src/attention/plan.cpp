@@ -8,6 +8,7 @@
 
 #include "attention/attention_impl.h"
 #include "attention/batch_reader.h"
+#include "attention/block_reader.h"
 #include "attention/level_folding.h"
 #include "attention/plan_impl.h"
 #include "base/checks.h"
@@ -258,11 +259,14 @@ void PlanImpl::update(const Batch& batch, const std::vector<PlanInput>& inputs) 
     const AttentionImpl& attention = part->attention.impl();
     cpu::AttentionPlan& plan = part->plan;
     reader.read(inputs[i], {part->token_levels, token_keys_}, plan);
-    attention.variant.binder.bind(
-        inputs[i].params, Bind::plan,
-        {attention.spec.num_qo_heads, attention.spec.num_kv_heads, reader.num_requests(),
-         plan.schedule.header->q_tokens},
-        attention.device, plan.bindings);
+    attention.variant.binder.bind(inputs[i].params, Bind::plan,
+                                  {attention.spec.num_qo_heads, attention.spec.num_kv_heads,
+                                   reader.num_requests(), plan.schedule.header->q_tokens},
+                                  attention.device, plan.bindings);
+    read_blocks(inputs[i].blocks, attention.spec, attention.device, plan);
+    part->blocks_memory = inputs[i].blocks.memory;
+    plan.schedule.config.heads_differ =
+        attention.variant.mask_depends_on_head || plan.blocks.heads > 1 ? 1 : 0;
     part->make_schedule();
   }
   num_requests = reader.num_requests();

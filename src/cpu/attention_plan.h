@@ -39,6 +39,19 @@ struct LevelPages {
   std::int64_t first_page(std::int64_t row) const { return indptr != nullptr ? indptr[row] : row; }
 };
 
+// A BlockStructure, checked.
+struct BlockLists {
+  std::int64_t q_block = 1;
+  std::int64_t kv_block = 1;
+  std::int32_t heads = 1;  // lists of a block row
+  const std::int32_t* request_rows = nullptr;
+  const std::int32_t* indptr = nullptr;  // null: there is no structure
+  const std::int32_t* indices = nullptr;
+  const std::uint8_t* full = nullptr;  // null: no block is known to be
+
+  bool defined() const { return indptr != nullptr; }
+};
+
 struct AttentionPlan {
   plan::Schedule schedule;
   plan::Request* requests = nullptr;
@@ -56,6 +69,7 @@ struct AttentionPlan {
   std::int64_t q_pos_stride = 1;
   // A row's bits must not depend on the other rows of its tile, nor on how many there are.
   bool batch_invariant = false;
+  BlockLists blocks;
   Bindings bindings;  // parameters bound at plan
 
   // Query token `i` of a row.

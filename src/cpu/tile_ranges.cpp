@@ -26,6 +26,14 @@ std::int64_t AttentionPlan::keys_before(const plan::Row& row, std::int64_t posit
 }
 
 std::int32_t TileRanges::nth(std::int32_t n) const {
+  if (num_lists > 0) {
+    if (n < num_known_ - kKnown) num_known_ = 0;
+    for (; num_known_ <= n; ++num_known_) {
+      const std::int32_t before = num_known_ == 0 ? -1 : known_[(num_known_ - 1) % kKnown];
+      known_[num_known_ % kKnown] = next(before + 1);
+    }
+    return known_[n % kKnown];
+  }
   int span = 0;
   while (n >= spans[span].end - spans[span].begin) {
     n -= spans[span].end - spans[span].begin;
@@ -34,7 +42,55 @@ std::int32_t TileRanges::nth(std::int32_t n) const {
   return spans[span].begin + n;
 }
 
+std::int32_t TileRanges::next(std::int32_t block) const {
+  for (int i = 0; i < num_spans; ++i) {
+    if (spans[i].end <= block) continue;
+    block = std::max(block, spans[i].begin);
+    if (num_lists > 0) block = next_listed(block);
+    if (block < 0 || block < spans[i].end) return block;
+  }
+  return -1;
+}
+
+// The first block from `block` on that some list names, or -1. Where the keys of a shard lie apart,
+// it may have none of a listed block's positions: then it is needed for nothing.
+std::int32_t TileRanges::next_listed(std::int32_t block) const {
+  const BlockLists& structure = plan->blocks;
+  const std::int64_t width = plan->schedule.config.block_tokens;
+  const std::int64_t key = block * width;
+  if (key >= row->kv_len) return -1;
+  const std::int64_t position = plan->position_of_key(*row, key);
+  std::int64_t first = row->kv_len;
+  for (int i = 0; i < num_lists; ++i) {
+    const std::int32_t* const end = structure.indices + structure.indptr[lists[i] + 1];
+    const std::int32_t* const found = std::lower_bound(
+        structure.indices + structure.indptr[lists[i]], end, position / structure.kv_block);
+    if (found == end) continue;
+    const std::int64_t begin = *found * structure.kv_block;
+    first = std::min(first, begin <= position ? key : plan->keys_before(*row, begin));
+  }
+  return first < row->kv_len ? static_cast<std::int32_t>(first / width) : -1;
+}
+
+bool TileRanges::is_listed_full(std::int64_t key_begin, std::int64_t key_end) const {
+  const BlockLists& structure = plan->blocks;
+  if (structure.full == nullptr) return false;
+  const std::int64_t first = plan->position_of_key(*row, key_begin) / structure.kv_block;
+  const std::int64_t last = plan->position_of_key(*row, key_end - 1) / structure.kv_block;
+  for (int i = 0; i < num_lists; ++i) {
+    const std::int64_t end = structure.indptr[lists[i] + 1];
+    std::int64_t at = std::lower_bound(structure.indices + structure.indptr[lists[i]],
+                                       structure.indices + end, first) -
+                      structure.indices;
+    for (std::int64_t block = first; block <= last; ++block, ++at) {
+      if (at >= end || structure.indices[at] != block || structure.full[at] == 0) return false;
+    }
+  }
+  return true;
+}
+
 bool TileRanges::is_full(std::int64_t key_begin, std::int64_t key_end) const {
+  if (num_lists > 0 && is_listed_full(key_begin, key_end)) return true;
   for (int i = 0; i < full.count; ++i) {
     if (full.intervals[i].begin <= key_begin && key_end <= full.intervals[i].end) return true;
   }
@@ -95,6 +151,22 @@ IntervalSet to_keys(const AttentionPlan& plan, const plan::Row& row, const Inter
   return keys;
 }
 
+// Adds the lists of the query tokens [begin, end) of one request. False: there is no room.
+bool add_lists(TileRanges& ranges, const plan::Request& request, std::int32_t index,
+               std::int32_t head, std::int64_t begin, std::int64_t end) {
+  const BlockLists& structure = ranges.plan->blocks;
+  const std::int64_t last = (end - 1 - request.q_begin) / structure.q_block;
+  for (std::int64_t block = (begin - request.q_begin) / structure.q_block; block <= last; ++block) {
+    const auto list =
+        static_cast<std::int32_t>((structure.request_rows[index] + block) * structure.heads +
+                                  (structure.heads > 1 ? head : 0));
+    if (ranges.num_lists > 0 && ranges.lists[ranges.num_lists - 1] == list) continue;
+    if (ranges.num_lists == TileRanges::kMaxLists) return false;
+    ranges.lists[ranges.num_lists++] = list;
+  }
+  return true;
+}
+
 // The query range of the tokens [begin, end) of one request.
 QueryRange query_range(const AttentionPlan& plan, const plan::Request& request, std::int64_t begin,
                        std::int64_t end) {
@@ -137,6 +209,9 @@ TileRanges tile_ranges(const AttentionPlan& plan, const MaskAnalysis& mask, cons
   const std::int64_t last =
       (packed + plan::rows_of_tile(config, row, tile) - 1) / config.group_size;
   bool any_request = false;
+  bool listed = plan.blocks.defined();
+  ranges.plan = &plan;
+  ranges.row = &row;
   while (entry <= last) {
     // The next query tokens that belong to one request and follow each other.
     const std::int64_t begin = plan.token_of(row, entry);
@@ -167,7 +242,15 @@ TileRanges tile_ranges(const AttentionPlan& plan, const MaskAnalysis& mask, cons
     const IntervalSet full = to_keys(plan, row, positions.full);
     ranges.full = any_request ? intersect(ranges.full, full) : full;
     any_request = true;
+    listed = listed && add_lists(ranges, request, r, head, begin, end);
   }
+  if (listed) {
+    for (std::int32_t block = ranges.next(0); block >= 0; block = ranges.next(block + 1)) {
+      ++ranges.blocks;
+    }
+    return ranges;
+  }
+  ranges.num_lists = 0;
   for (int i = 0; i < ranges.num_spans; ++i) {
     ranges.blocks += ranges.spans[i].end - ranges.spans[i].begin;
   }
@@ -179,6 +262,15 @@ TileCounts count_tile(const TileRanges& ranges, const plan::Config& config, cons
   TileCounts counts;
   counts.blocks = ranges.blocks;
   counts.skipped_blocks = plan::ceil_div(row.kv_len, width) - ranges.blocks;
+  if (ranges.num_lists > 0) {
+    for (std::int32_t block = ranges.next(0); block >= 0; block = ranges.next(block + 1)) {
+      const std::int64_t begin = block * width;
+      const std::int64_t end = std::min<std::int64_t>(begin + width, row.kv_len);
+      counts.keys += end - begin;
+      counts.full_blocks += ranges.is_full(begin, end) ? 1 : 0;
+    }
+    return counts;
+  }
   for (int i = 0; i < ranges.num_spans; ++i) {
     const std::int64_t end = std::min<std::int64_t>(ranges.spans[i].end * width, row.kv_len);
     counts.keys += end - ranges.spans[i].begin * width;

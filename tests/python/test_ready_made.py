@@ -220,3 +220,83 @@ def test_they_combine(batch, random):
         for d, q, c in zip(documents, batch.q_lens, by_formula(batch, lambda q, k: k - q))
     ]
     check(variant, batch, masks, {"document_begin": begins})
+
+
+class TestBlockStructure:
+    def test_it_skips_what_the_mask_does_not_need(self, random):
+        batch = Requests.make([300, 1], [300, 900])
+        blocks = random.random((2, 5, 15)) < 0.4
+        masks = [
+            np.repeat(np.repeat(of, 64, 0), 64, 1)[:q, :kv] for of, q, kv in zip(blocks, batch.q_lens, batch.kv_lens)
+        ]
+        variant = variants.block_sparse(64, 64)
+        described = tw.Batch(qo_indptr=batch.qo_indptr, kv_lens=np.diff(batch.kv_indptr))
+        structure = tw.block_structure(variant, described, {"block_mask": blocks})
+        assert (structure.q_block, structure.kv_block, structure.num_kv_heads) == (64, 64, 1)
+        np.testing.assert_array_equal(structure.request_rows, [0, 5, 6])
+        for row, of in enumerate([*blocks[0, :, :5], blocks[1, 0]]):
+            listed = structure.indices[structure.indptr[row] : structure.indptr[row + 1]]
+            np.testing.assert_array_equal(listed, np.flatnonzero(of))
+        assert structure.full.all()
+        expected = np.concatenate(
+            [attention(*batch.request(r), mask=lambda q, k, r=r: masks[r])[0] for r in range(2)]
+        )
+        attn = tw.Attention(**SPEC, variant=variant)
+        skipped = []
+        own = tw.BlockStructure(
+            q_block=64,
+            kv_block=64,
+            request_rows=structure.request_rows,
+            indptr=list(structure.indptr),
+            indices=structure.indices,
+            full=structure.full.astype(bool),
+        )
+        for given in (None, structure, own):
+            plan = attn.plan(
+                qo_indptr=batch.qo_indptr, kv_indptr=batch.kv_indptr, params={"block_mask": blocks}, blocks=given
+            )
+            assert_close(attn.run(plan, batch.q, (batch.k, batch.v)), expected)
+            skipped.append(plan.stats(attn).skipped_blocks)
+        assert skipped[0] == 0
+        assert skipped[1] == skipped[2] > 0
+
+    def test_errors(self, batch):
+        attn = tw.Attention(**SPEC, variant=variants.causal())
+        described = tw.Batch(qo_indptr=batch.qo_indptr, kv_lens=np.diff(batch.kv_indptr))
+        structure = tw.block_structure(attn.variant, described, q_block=16)
+        assert "16 x 64" in repr(structure)
+        plan = attn.plan(qo_indptr=batch.qo_indptr, kv_indptr=batch.kv_indptr)
+        table = tw.PageTable.ragged(batch.kv_indptr)
+        with pytest.raises(TypeError, match="blocks has a value that is"):
+            plan.update(described, tables={attn: table}, blocks={attn: 3})
+        with pytest.raises(ValueError, match="blocks has an attention that tables does not have"):
+            other = tw.Attention(**SPEC, variant=variants.causal())
+            plan.update(described, tables={attn: table}, blocks={other: structure})
+        with pytest.raises(ValueError, match="the variant has no mask"):
+            tw.block_structure(variants.full(), described)
+
+
+class TestExplain:
+    def test_map(self):
+        seen = variants.causal(window_left=10).explain(32, 48, q_tile=8, kv_block=8)
+        assert seen.tiles.shape == seen.exact.shape == (4, 6)
+        assert seen.empty + seen.mixed + seen.full == 24
+        assert seen.mask_class == "closed form"
+        assert seen.pairs == 32 * 11
+        assert seen.saved == seen.empty / 24
+        assert str(seen) == seen.text()
+        assert "tiles of 8 x 8" in str(seen)
+        assert seen._repr_svg_() == seen.svg()
+        assert seen.svg().startswith("<svg ")
+
+    def test_parameters(self):
+        seen = variants.prefix_lm().explain(16, 16, {"prefix_len": np.array([5], np.int32)}, q_tile=4, kv_block=4)
+        np.testing.assert_array_equal(seen.tiles, [[2, 1, 0, 0], [2, 1, 0, 0], [2, 2, 1, 0], [2, 2, 2, 1]])
+        shifted = variants.causal().explain(4, 16, q_tile=4, kv_block=4, q_pos_offset=3)
+        np.testing.assert_array_equal(shifted.tiles, [[2, 1, 0, 0]])
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match="prefix_len"):
+            variants.prefix_lm().explain(4, 4)
+        with pytest.raises(ValueError, match="q_pos_offset is -1"):
+            variants.causal().explain(4, 4, q_pos_offset=-1)
