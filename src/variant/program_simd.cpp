@@ -15,6 +15,7 @@
 #include <limits>
 
 #include "variant/integer.h"
+#include "variant/param_line.h"
 #include "variant/program_code.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -84,15 +85,6 @@ HWY_INLINE hn::Mask<DF> less_equal(VF a, VF b) {
 HWY_INLINE hn::Mask<DI> less_equal(VI a, VI b) {
   return hn::Not(hn::Lt(b, a));
 }
-
-// One line of a parameter's tensor along its last dimension, and where on it each lane reads.
-struct Line {
-  const void* data = nullptr;
-  std::int64_t offset = 0;  // of its first element
-  std::int64_t extent = 0;  // 0: all lanes read outside of the tensor
-  std::int64_t stride = 1;
-  View index;
-};
 
 class Machine {
  public:
@@ -412,61 +404,20 @@ class Machine {
     }
   }
 
-  // The usual read: all indices but the last are the same for every lane, so that the lanes lie on
-  // one line of the tensor. False: it is not one, or not of a usual dtype.
+  // False: the lanes' reads do not lie on one line of the tensor, or its dtype is not a usual one.
   bool gather_line(const BoundParam& param, const View (&indices)[3], std::byte* out) const {
     if (!call_.narrow) return false;
-    Line line{nullptr, 0, param.shape[static_cast<std::size_t>(param.rank - 1)],
-              param.strides[static_cast<std::size_t>(param.rank - 1)], indices[param.rank - 1]};
-    bool inside = true;
+    ParamLine line;
+    const View& along = indices[param.rank - 1];
+    line.indices = static_cast<const std::int32_t*>(along.data);
+    line.step = static_cast<std::int64_t>(along.step);
+    line.lanes = static_cast<std::int64_t>(call_.count);
+    std::int64_t fixed[2] = {};
     for (int dim = 0; dim + 1 < param.rank; ++dim) {
       if (indices[dim].step != 0) return false;
-      const std::int64_t index = *indices[dim].at<std::int32_t>(0);
-      inside = inside && index >= 0 && index < param.shape[dim];
-      line.offset += index * param.strides[dim];
+      fixed[dim] = *indices[dim].at<std::int32_t>(0);
     }
-    if (!inside) line.extent = 0;
-    line.data = param.data;
-    switch (param.dtype) {
-      case DType::f32:
-        return read_line<float>(line, reinterpret_cast<float*>(out));
-      case DType::i32:
-        return read_line<std::int32_t>(line, reinterpret_cast<std::int32_t*>(out));
-      case DType::u8:
-        return read_line<std::uint8_t>(line, reinterpret_cast<std::int32_t*>(out));
-      case DType::i8:
-        return read_line<std::int8_t>(line, reinterpret_cast<std::int32_t*>(out));
-      default:
-        return false;
-    }
-  }
-
-  template <typename T, typename Out>
-  bool read_line(const Line& line, Out* out) const {
-    const auto* index = static_cast<const std::int32_t*>(line.index.data);
-    const auto n = static_cast<std::int64_t>(call_.count);
-    if (line.extent == 0) {
-      std::fill_n(out, n, Out{});
-      return true;
-    }
-    const T* from = static_cast<const T*>(line.data) + line.offset;
-    const auto step = static_cast<std::int64_t>(line.index.step);
-    if (step == 1 && line.stride == 1 && counts_up(index, n) && index[0] >= 0 &&
-        index[n - 1] < line.extent) {
-      for (std::int64_t i = 0; i < n; ++i) out[i] = from[index[0] + i];
-      return true;
-    }
-    for (std::int64_t i = 0; i < n; ++i) {
-      const std::int64_t at = index[i * step];
-      out[i] = at >= 0 && at < line.extent ? static_cast<Out>(from[at * line.stride]) : Out{};
-    }
-    return true;
-  }
-
-  static bool counts_up(const std::int32_t* index, std::int64_t n) {
-    std::int64_t wrong = 0;
-    for (std::int64_t i = 0; i < n; ++i) wrong |= index[i] - index[0] - i;
-    return wrong == 0;
+    return line.read(param, fixed, out);
   }
 
   HWY_NOINLINE void gather(const ProgramInstruction& in, const View (&indices)[3],

@@ -13,6 +13,7 @@
 #include <limits>
 #include <memory>
 
+#include "base/numeric.h"
 #include "reference.h"
 
 namespace tilewright::test {
@@ -274,6 +275,56 @@ TEST_P(OnEveryTarget, IntegerDivisionAtTheEdgeOf32Bits) {
               testing::Each(1));
   EXPECT_THAT(holds(mod(lowest, 2147483647) == mod(expr::kv_pos() - 1, 2147483647)),
               testing::Each(1));
+}
+
+// Tables of every dtype, read in order, with gaps, backwards and beyond their ends.
+TEST_P(OnEveryTarget, TablesOfEveryDType) {
+  constexpr std::int64_t kColumns = 60;
+  std::array<std::uint8_t, 3 * (kColumns + 4) * 4> bytes{};
+  Rng rng(77);
+  for (const DType dtype :
+       {DType::i32, DType::i8, DType::u8, DType::f32, DType::f16, DType::bf16}) {
+    const bool real = is_floating_point(dtype);
+    for (std::int64_t i = 0; i < 3 * (kColumns + 4); ++i) {
+      const auto value =
+          static_cast<std::int32_t>(uniform(rng, dtype == DType::u8 ? 0 : -100, 100));
+      if (real) {
+        store_element(bytes.data(), dtype, i, static_cast<float>(value));
+      } else if (dtype == DType::i32) {
+        std::memcpy(bytes.data() + 4 * i, &value, 4);
+      } else {
+        bytes[static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(value);
+      }
+    }
+    const TensorView view(bytes.data(), dtype, {3, kColumns}, {kColumns + 4, 1});
+    const auto value_at = [&](std::int64_t row, std::int64_t column) {
+      if (row < 0 || row >= 3 || column < 0 || column >= kColumns) return 0.0F;
+      const std::int64_t at = row * (kColumns + 4) + column;
+      return real ? load_element(bytes.data(), dtype, at)
+                  : static_cast<float>(load_integer(bytes.data(), dtype, at));
+    };
+    for (const auto& [scale, shift] : {std::pair{1, 0}, {1, -7}, {3, -20}, {-1, 40}, {1, 30}}) {
+      const Param table = real ? Param::real("t", 2) : Param::integer("t", 2, Bind::run);
+      const Expr e = to_real(table(expr::q_index() * 1, expr::kv_pos() * scale + shift));
+      const ParamBinder binder(with_logits(e));
+      const ExprProgram program(e, binder);
+      Bindings bindings;
+      binder.bind({{"t", view}}, Bind::run, {1, 1, 1, 1}, {}, bindings);
+      const Scratch scratch = make_scratch(program);
+      std::vector<std::int32_t> kv_pos(50);
+      for (std::size_t i = 0; i < kv_pos.size(); ++i) kv_pos[i] = static_cast<std::int32_t>(i);
+      const std::vector<float> logits(50, 1.0F);
+      std::vector<float> out(50);
+      for (const std::int64_t row : {-1, 0, 2, 3}) {
+        program.eval_logits({.q_index = row}, bindings, kv_pos.data(), logits.data(), out.data(),
+                            50, scratch.get());
+        for (std::size_t i = 0; i < out.size(); ++i) {
+          ASSERT_EQ(out[i], value_at(row, kv_pos[i] * scale + shift))
+              << dtype_name(dtype) << " " << row << " " << i;
+        }
+      }
+    }
+  }
 }
 
 TEST_P(OnEveryTarget, OutputTransform) {
