@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine against transformers: the same SmolLM2 weights, prompts, threads and greedy answers, on the CPU.
 
-Needs torch, transformers and gguf (`pip install torch transformers gguf`), the model (scripts/get_model.py) and a build
-of the command line. Prints a line for each dtype and batch size: generated tokens a second of both, and their ratio. Both
+Needs torch, transformers, accelerate and gguf (from PyPI), the model (scripts/get_model.py) and a build of the command
+line. Prints a line for each dtype and batch size: generated tokens a second of both, and their ratio. Both
 serve all requests at once; rounds alternate and the best of each counts. The engine's time is that of its steps, that of
 transformers of `generate()`: neither loads or tokenizes in it.
+
+On a machine that others use too, `--cpu-time --threads 1` compares CPU time instead, of decoding alone: what the answers
+cost beyond their first token.
 """
 
 import argparse
 import json
 import os
 import random
+import resource
 import subprocess
 import tempfile
 import time
@@ -32,6 +36,11 @@ class Engine:
         self.command = [cli, "generate", "--model", str(model), "--dtype", dtype, "--threads", str(threads), "--json",
                         "--ignore-eos", "--input", "-"]  # fmt: skip
 
+    @staticmethod
+    def cpu_seconds() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
     def seconds(self, requests: list[list[int]], new_tokens: int) -> float:
         lines = "".join(json.dumps({"tokens": tokens, "max_new_tokens": new_tokens}) + "\n" for tokens in requests)
         with tempfile.NamedTemporaryFile() as stats:
@@ -50,11 +59,16 @@ class Transformers:
         import transformers
 
         transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
         torch.set_num_threads(threads)
         self.torch = torch
         self.model = transformers.AutoModelForCausalLM.from_pretrained(
             str(model.parent), gguf_file=model.name, dtype={"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
         ).eval()
+
+    @staticmethod
+    def cpu_seconds() -> float:
+        return time.process_time()
 
     def seconds(self, requests: list[list[int]], new_tokens: int) -> float:
         tokens = self.torch.tensor(requests)
@@ -73,6 +87,15 @@ class Transformers:
         return seconds
 
 
+def decoding_cpu_seconds(side: "Engine | Transformers", requests: list[list[int]], new_tokens: int) -> float:
+    spent = []
+    for count in (1, new_tokens):
+        before = side.cpu_seconds()
+        side.seconds(requests, count)
+        spent.append(side.cpu_seconds() - before)
+    return spent[1] - spent[0]
+
+
 def main() -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -84,6 +107,7 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cpu-time", action="store_true", help="CPU seconds of decoding alone")
     arguments = parser.parse_args()
     print(f"{'dtype':<6}{'batch':>6}{'engine tok/s':>14}{'transformers':>14}{'ratio':>8}")
     for dtype in arguments.dtypes:
@@ -94,9 +118,12 @@ def main() -> None:
             own, others = [], []
             peer.seconds(requests, 4)  # warm
             for _ in range(arguments.rounds):
-                own.append(engine.seconds(requests, arguments.new_tokens))
-                others.append(peer.seconds(requests, arguments.new_tokens))
-            tokens = batch * arguments.new_tokens
+                for side, seconds in ((engine, own), (peer, others)):
+                    if arguments.cpu_time:
+                        seconds.append(decoding_cpu_seconds(side, requests, arguments.new_tokens))
+                    else:
+                        seconds.append(side.seconds(requests, arguments.new_tokens))
+            tokens = batch * (arguments.new_tokens - int(arguments.cpu_time))
             rates = tokens / min(own), tokens / min(others)
             ratio = f"{rates[0] / rates[1]:.2f}"
             print(f"{dtype:<6}{batch:>6}{rates[0]:>14.1f}{rates[1]:>14.1f}{ratio:>8}", flush=True)
