@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which blocks a tile needs, by brute force: random masks, block lists, positions, shards and
+// levels; and that many threads may ask at once.
+#include "cpu/tile_ranges.h"
+
+#include <gtest/gtest.h>
+#include <tilewright/threads.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "base/parallel.h"
+#include "support/random.h"
+
+namespace tilewright::cpu {
+namespace {
+
+using test::Random;
+
+constexpr std::int32_t kTokens = 40;
+
+// One request, with the memory behind its plan.
+struct RandomPlan {
+  std::int64_t left;  // the mask: q_pos - left <= kv_pos <= bounds[q_index]
+  Variant variant;
+  MaskAnalysis mask;
+  ParamBinder binder;
+  plan::Header header;
+  plan::Request request;
+  plan::Row row;
+  std::vector<std::int32_t> positions, bounds, request_rows, indptr, indices;
+  std::vector<std::uint8_t> full;
+  AttentionPlan plan;
+
+  static Variant variant_of(std::int64_t left) {
+    Variant variant;
+    variant.mask = expr::kv_pos() <= Param::integer("bound", 1)(expr::q_index()) &&
+                   expr::kv_pos() >= expr::q_pos() - left;
+    return variant;
+  }
+
+  explicit RandomPlan(Random& random)
+      : left(random.range(0, 600)), variant(variant_of(left)), mask(variant), binder(variant) {
+    request.q_begin = static_cast<std::int32_t>(random.range(0, 3));
+    request.q_len = static_cast<std::int32_t>(random.range(1, kTokens - 3));
+    request.kv_len = 900;
+    request.q_pos = static_cast<std::int32_t>(random.range(0, 800));
+    header.num_requests = 1;
+    header.num_rows = 1;
+    header.q_tokens = request.q_begin + request.q_len;
+    row.q_begin = request.q_begin;
+    row.q_len = request.q_len;
+    row.kv_len = static_cast<std::int32_t>(random.range(0, 700));
+    for (int i = 0; i < kTokens; ++i) {
+      positions.push_back(static_cast<std::int32_t>(random.range(0, 900)));
+      bounds.push_back(static_cast<std::int32_t>(random.range(-10, 1400)));
+    }
+    plan.schedule.header = &header;
+    plan.schedule.rows = &row;
+    plan.schedule.config.group_size = static_cast<std::int32_t>(random.range(1, 3));
+    plan.schedule.config.tile_rows = static_cast<std::int32_t>(random.range(1, 30));
+    plan.schedule.config.block_tokens = random.chance(0.5) ? 64 : 16;
+    plan.requests = &request;
+    if (random.chance(0.5)) plan.q_pos = positions.data();
+    if (random.chance(0.4)) {
+      plan.interleave = {random.range(1, 20), random.range(2, 3), 0};
+      plan.interleave.rank = random.range(0, plan.interleave.world - 1);
+    } else {
+      row.kv_pos = static_cast<std::int32_t>(random.range(0, 200));
+    }
+    binder.bind({{"bound", TensorView(bounds.data(), DType::i32, {kTokens})}}, Bind::plan,
+                {1, 1, 1, kTokens}, {}, plan.bindings);
+    if (random.chance(0.7)) add_lists(random);
+  }
+
+  void add_lists(Random& random) {
+    BlockLists& lists = plan.blocks;
+    lists.q_block = random.range(1, 20);
+    lists.kv_block = random.pick<std::int64_t>({1, 7, 16, 64, 100});
+    const std::int64_t rows = plan::ceil_div(request.q_len, lists.q_block);
+    request_rows = {0, static_cast<std::int32_t>(rows)};
+    indptr = {0};
+    const double density = random.pick({0.02, 0.3, 0.9});
+    for (std::int64_t i = 0; i < rows; ++i) {
+      for (std::int32_t block = 0; block < 2200 / lists.kv_block; ++block) {
+        if (!random.chance(density)) continue;
+        indices.push_back(block);
+        full.push_back(random.chance(0.8) ? 1 : 0);
+      }
+      indptr.push_back(static_cast<std::int32_t>(indices.size()));
+    }
+    lists.request_rows = request_rows.data();
+    lists.indptr = indptr.data();
+    lists.indices = indices.data();
+    if (random.chance(0.8)) lists.full = full.data();
+  }
+
+  // What the lists say of a pair: not listed, listed, full.
+  int listed(std::int64_t token, std::int64_t position) const {
+    if (!plan.blocks.defined()) return 1;
+    const std::int64_t list = (token - request.q_begin) / plan.blocks.q_block;
+    for (std::int32_t i = indptr[static_cast<std::size_t>(list)];
+         i < indptr[static_cast<std::size_t>(list) + 1]; ++i) {
+      if (indices[static_cast<std::size_t>(i)] == position / plan.blocks.kv_block) {
+        return plan.blocks.full != nullptr && full[static_cast<std::size_t>(i)] != 0 ? 2 : 1;
+      }
+    }
+    return 0;
+  }
+  bool seen(std::int64_t token, std::int64_t position) const {
+    return position <= bounds[static_cast<std::size_t>(token)] &&
+           position >= plan.position_of_query(request, token) - left;
+  }
+
+  void check_tile(std::int32_t tile) const {
+    const plan::Config& config = plan.schedule.config;
+    const TileRanges ranges = tile_ranges(plan, mask, row, 0, tile);
+    std::vector<std::int32_t> walked;
+    for (std::int32_t b = ranges.next(0); b >= 0; b = ranges.next(b + 1)) walked.push_back(b);
+    ASSERT_EQ(ranges.blocks, static_cast<std::int32_t>(walked.size()));
+    for (std::size_t i = 0; i < walked.size(); ++i) {
+      ASSERT_EQ(ranges.nth(static_cast<std::int32_t>(i)), walked[i]);
+      if (i + 3 < walked.size()) {
+        ASSERT_EQ(ranges.nth(static_cast<std::int32_t>(i) + 3), walked[i + 3]);
+      }
+    }
+    if (!walked.empty()) {
+      ASSERT_EQ(ranges.nth(0), walked[0]) << "after the last one";
+    }
+    const std::int64_t first =
+        row.q_begin + std::int64_t{tile} * config.tile_rows / config.group_size;
+    const std::int64_t last = row.q_begin + (std::int64_t{tile} * config.tile_rows +
+                                             plan::rows_of_tile(config, row, tile) - 1) /
+                                                config.group_size;
+    std::int64_t full_blocks = 0;
+    for (std::int64_t begin = 0; begin < row.kv_len; begin += config.block_tokens) {
+      const std::int64_t end = std::min<std::int64_t>(begin + config.block_tokens, row.kv_len);
+      const auto block = static_cast<std::int32_t>(begin / config.block_tokens);
+      const bool is_needed = std::binary_search(walked.begin(), walked.end(), block);
+      const bool is_full = ranges.is_full(begin, end);
+      full_blocks += is_needed && is_full ? 1 : 0;
+      for (std::int64_t token = first; token <= last; ++token) {
+        for (std::int64_t key = begin; key < end; ++key) {
+          const std::int64_t position = plan.position_of_key(row, key);
+          const int list = listed(token, position);
+          ASSERT_TRUE(is_needed || list == 0 || !seen(token, position)) << "block " << block;
+          ASSERT_TRUE(!is_full || list == 2 || seen(token, position)) << "block " << block;
+        }
+      }
+    }
+    const TileCounts counts = count_tile(ranges, config, row);
+    EXPECT_EQ(counts.blocks, ranges.blocks);
+    EXPECT_EQ(counts.blocks + counts.skipped_blocks,
+              plan::ceil_div(row.kv_len, config.block_tokens));
+    EXPECT_EQ(counts.full_blocks, full_blocks);
+  }
+};
+
+TEST(TileRanges, NeverWrong) {
+  Random random(41);
+  std::int64_t skipped = 0;
+  for (int i = 0; i < 400; ++i) {
+    const RandomPlan plan(random);
+    const std::int32_t tiles = plan::tiles_of(plan.plan.schedule.config, plan.row.q_len);
+    for (std::int32_t tile = 0; tile < tiles; ++tile) {
+      plan.check_tile(tile);
+      if (testing::Test::HasFatalFailure()) return;
+      skipped += count_tile(tile_ranges(plan.plan, plan.mask, plan.row, 0, tile),
+                            plan.plan.schedule.config, plan.row)
+                     .skipped_blocks;
+    }
+  }
+  EXPECT_GT(skipped, 1000);
+}
+
+TEST(TileRanges, ManyThreadsAtOnce) {
+  Random random(42);
+  const RandomPlan plan(random);
+  const std::int32_t tiles = plan::tiles_of(plan.plan.schedule.config, plan.row.q_len);
+  std::vector<std::int32_t> alone;
+  for (std::int32_t tile = 0; tile < tiles; ++tile) {
+    alone.push_back(tile_ranges(plan.plan, plan.mask, plan.row, 0, tile).blocks);
+  }
+  std::vector<std::int32_t> together(static_cast<std::size_t>(tiles) * 50);
+  parallel_chunks(tiles * 50, 1, 4, [&](int, std::int64_t begin, std::int64_t) {
+    together[static_cast<std::size_t>(begin)] =
+        tile_ranges(plan.plan, plan.mask, plan.row, 0, static_cast<std::int32_t>(begin % tiles))
+            .blocks;
+  });
+  for (std::size_t i = 0; i < together.size(); ++i) {
+    EXPECT_EQ(together[i], alone[i % static_cast<std::size_t>(tiles)]);
+  }
+}
+
+}  // namespace
+}  // namespace tilewright::cpu
