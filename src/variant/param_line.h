@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/numeric.h"
 #include "variant/bindings.h"
 
 namespace tilewright {
@@ -23,6 +24,9 @@ struct ParamLine {
       case DType::f32:
         read_as<float>(param, fixed, reinterpret_cast<float*>(out));
         return true;
+      case DType::bf16:
+        read_as<Bf16>(param, fixed, reinterpret_cast<float*>(out));
+        return true;
       case DType::i32:
         read_as<std::int32_t>(param, fixed, reinterpret_cast<std::int32_t*>(out));
         return true;
@@ -38,6 +42,11 @@ struct ParamLine {
   }
 
  private:
+  struct Bf16 {
+    std::uint16_t bits;
+    explicit operator float() const { return bf16_to_f32(bits); }
+  };
+
   template <typename T, typename Out>
   void read_as(const BoundParam& param, const std::int64_t* fixed, Out* out) const {
     const auto last = static_cast<std::size_t>(param.rank - 1);
@@ -54,7 +63,7 @@ struct ParamLine {
     }
     const T* from = static_cast<const T*>(param.data) + offset;
     if (step == 1 && stride == 1 && counts_up() && indices[0] >= 0 && indices[lanes - 1] < extent) {
-      for (std::int64_t i = 0; i < lanes; ++i) out[i] = from[indices[0] + i];
+      for (std::int64_t i = 0; i < lanes; ++i) out[i] = static_cast<Out>(from[indices[0] + i]);
       return;
     }
     for (std::int64_t i = 0; i < lanes; ++i) {
