@@ -12,9 +12,6 @@
 namespace tilewright::engine {
 namespace {
 
-// Of the batches that the scheduler makes.
-constexpr int kMostLevels = 4;
-
 // A request whose answer the trace calls empty gets one token: its prompt's last logits are wanted.
 std::int64_t answer_tokens(const TraceRequest& request) {
   return std::max<std::int64_t>(request.output_tokens, 1);
@@ -58,29 +55,6 @@ Limits limits_of(const std::vector<TraceRequest>& trace, const ReplayOptions& op
   return limits;
 }
 
-// The same step with a single level: every request has all its pages for itself.
-StepBatch without_levels(const StepBatch& batch) {
-  StepBatch flat;
-  flat.qo_indptr = batch.qo_indptr;
-  flat.kv_lens = batch.kv_lens;
-  StepLevel& own = flat.levels.emplace_back();
-  own.page_indptr.push_back(0);
-  for (std::size_t r = 0; r < batch.kv_lens.size(); ++r) {
-    for (const StepLevel& level : batch.levels) {
-      const auto row = std::ranges::upper_bound(level.qo_indptr, batch.qo_indptr[r]) -
-                       level.qo_indptr.begin() - 1;
-      if (row < 0 || row >= std::ssize(level.kv_lens)) continue;
-      own.pages.insert(own.pages.end(), level.pages.begin() + level.page_indptr[row],
-                       level.pages.begin() + level.page_indptr[row + 1]);
-    }
-    own.page_indptr.push_back(static_cast<std::int32_t>(own.pages.size()));
-  }
-  own.qo_indptr = flat.qo_indptr;
-  own.kv_lens = flat.kv_lens;
-  own.kv_pos.resize(flat.kv_lens.size(), 0);
-  return flat;
-}
-
 }  // namespace
 
 Replay::Replay(std::vector<TraceRequest> trace, const ReplayOptions& options)
@@ -89,7 +63,7 @@ Replay::Replay(std::vector<TraceRequest> trace, const ReplayOptions& options)
       tokens_(trace_),
       scheduler_(options_.scheduler),
       attention_(options_.shape.attention_spec()),
-      plan_({attention_}, limits_of(trace_, options_, kMostLevels)),
+      plan_({attention_}, limits_of(trace_, options_, options_.scheduler.most_levels())),
       unshared_plan_({attention_}, limits_of(trace_, options_, 1)),
       generated_(trace_.size(), 0),
       page_uses_(static_cast<std::size_t>(options_.scheduler.kv_pages), 0),
@@ -164,7 +138,7 @@ bool Replay::step() {
 
 void Replay::count_pages(ReplayStep& record) {
   const StepBatch& batch = step_->batch;
-  StepBatch flat = without_levels(batch);
+  const StepBatch flat = batch.without_levels();
   for (const std::int32_t page : flat.levels[0].pages) {
     const std::int32_t uses = ++page_uses_[static_cast<std::size_t>(page)];
     if (uses == 1) ++record.pages;
