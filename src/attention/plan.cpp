@@ -123,9 +123,8 @@ std::size_t PlanImpl::lay_out(std::byte* base) {
         limits.kv_len * (spec.head_dim * dtype_bytes(spec.kv_dtype) +
                          spec.value_dim() * dtype_bytes(spec.value_dtype()));
     plan::Schedule& schedule = part.plan.schedule;
-    schedule.config = cpu::plan_config(spec, attention.variant, kv_bytes, workers);
-    part.plan.batch_invariant = limits.determinism == Determinism::batch_invariant;
-    schedule.config.cuts_items = part.plan.batch_invariant ? 0 : 1;
+    cpu::configure(spec, attention.variant, kv_bytes, workers,
+                   limits.determinism == Determinism::batch_invariant, part.plan);
     take_array(schedule.header, 1);
     take_array(part.plan.requests, limits.requests);
     take_array(schedule.rows, limits.requests * limits.levels);
@@ -191,9 +190,7 @@ void PlanPart::measure_rows() {
   };
   for (std::int32_t i = 0; i < plan.schedule.header->num_rows; ++i) {
     plan::Row& row = plan.schedule.rows[i];
-    row.tiles = plan::tiles_of(config, row.q_len);
-    row.max_tile_blocks = 0;
-    row.head_cost = 0;
+    plan::start_row(config, row);
     PlanStats counted;
     if (row.tiles <= kTilesATime) {
       measure(row, 0, row.tiles, counted);
@@ -230,7 +227,9 @@ void PlanPart::make_schedule() {
       [](plan::Row* begin, plan::Row* end, const plan::RowOrder& order) {
         if (!std::is_sorted(begin, end, order)) std::sort(begin, end, order);
       });
-  stats.split_tiles = schedule.header->num_splits;
+  for (std::int32_t i = 0; i < schedule.header->num_splits; ++i) {
+    stats.split_tiles += schedule.rows[plan::b_item(schedule, schedule.splits[i].item).row].heads;
+  }
   std::int64_t largest = 0;
   for (std::int32_t worker = 0; worker < schedule.header->workers; ++worker) {
     largest = std::max(largest, plan::share_cost(schedule, worker));

@@ -65,20 +65,24 @@ class PieceList {
   std::int64_t add(std::int32_t worker, const plan::Item& item, std::int32_t begin,
                    std::int32_t end, std::int64_t start) {
     const plan::Row& row = schedule_.rows[item.row];
+    const std::int64_t cost = (begin == 0 ? schedule_.config.cost.fixed : 0) +
+                              (end - begin) * plan::block_cost(schedule_.config, row, item.tile);
     PlanPiece piece;
     piece.worker = worker;
     piece.level = row.level;
     piece.row = row.index;
     piece.request = plan_.request_of(row, plan_.token_of(row, 0));
-    piece.kv_head = item.head;
     piece.tile = item.tile;
     piece.first_block = begin;
     piece.num_blocks = end - begin;
-    piece.start = start;
-    piece.cost = (begin == 0 ? schedule_.config.cost.fixed : 0) +
-                 piece.num_blocks * plan::block_cost(schedule_.config, row, item.tile);
-    pieces_.push_back(piece);
-    return piece.start + piece.cost;
+    // Heads that are computed together stand one after the other.
+    for (std::int32_t i = 0; i < row.heads; ++i) {
+      piece.kv_head = item.head + i;
+      piece.start = start + cost * i / row.heads;
+      piece.cost = start + cost * (i + 1) / row.heads - piece.start;
+      pieces_.push_back(piece);
+    }
+    return start + cost;
   }
 
   const cpu::AttentionPlan& plan_;

@@ -44,7 +44,8 @@ class Runner {
   // A whole item of section A.
   void run_item(const plan::Item& item) {
     begin(item);
-    finish(compute(0, ranges_.blocks));
+    compute(0, ranges_.blocks);
+    finish();
   }
 
   // A worker's share of section B.
@@ -56,26 +57,25 @@ class Runner {
       begin(plan::b_item(schedule_, index));
       const bool from_start = index != from.item || from.block == 0;
       const bool to_end = index != to.item;
-      const Partial part = compute(from_start ? 0 : from.block, to_end ? ranges_.blocks : to.block);
+      compute(from_start ? 0 : from.block, to_end ? ranges_.blocks : to.block);
       if (from_start && to_end) {
-        finish(part);
+        finish();
       } else {
-        keep(part, from_start ? plan::second_slot(worker) : plan::first_slot(worker));
+        keep(from_start ? plan::second_slot(worker) : plan::first_slot(worker));
       }
     }
   }
 
   // Joins the parts of a split item, in the order of its blocks.
   void merge(const plan::Split& split) {
-    item_ = plan::b_item(schedule_, split.item);
-    row_ = &schedule_.rows[item_.row];
-    num_rows_ = plan::rows_of_tile(schedule_.config, *row_, item_.tile);
-    set_up_rows(call_, *row_, item_.head, item_.tile, num_rows_, scratch_);
+    set_up(plan::b_item(schedule_, split.item));
     const Partial joined = slot(plan::second_slot(split.first));
     for (std::int32_t worker = split.first + 1; worker <= split.last; ++worker) {
-      merge_partial(joined, slot(plan::first_slot(worker)), num_rows_, call_.spec->value_dim());
+      merge_partial(joined, slot(plan::first_slot(worker)), num_rows_ * row_->heads,
+                    call_.spec->value_dim());
     }
-    finish(joined);
+    for (int head = 0; head < row_->heads; ++head) results_[head] = of_head(joined, head);
+    finish();
   }
 
   // Writes the output of those query tokens of [begin, end) that no row of one level completes
@@ -88,17 +88,38 @@ class Runner {
   }
 
  private:
-  void begin(const plan::Item& item) {
+  void set_up(const plan::Item& item) {
     item_ = item;
     row_ = &schedule_.rows[item.row];
     num_rows_ = plan::rows_of_tile(schedule_.config, *row_, item.tile);
-    ranges_ = tile_ranges(*call_.plan, call_.variant->mask, *row_, item.head, item.tile);
-    set_up_rows(call_, *row_, item.head, item.tile, num_rows_, scratch_);
+    for (int head = 0; head < row_->heads; ++head) {
+      set_up_rows(call_, *row_, item.head + head, item.tile, num_rows_, scratch_of(head));
+    }
   }
 
-  Partial compute(std::int32_t block_begin, std::int32_t block_end) {
-    return compute_part(
-        {&call_, row_, item_.head, num_rows_, &ranges_, block_begin, block_end, scratch_});
+  void begin(const plan::Item& item) {
+    set_up(item);
+    ranges_ = tile_ranges(*call_.plan, call_.variant->mask, *row_, item.head, item.tile);
+  }
+
+  // Scratch of one of the item's KV heads.
+  TileScratch scratch_of(int head) const {
+    return scratch_.from_row(head * kBf16Rows, *call_.spec);
+  }
+
+  void compute(std::int32_t block_begin, std::int32_t block_end) {
+    std::array<TilePart, kMaxJointHeads> parts;
+    for (int head = 0; head < row_->heads; ++head) {
+      parts[head] = {&call_,   row_,        item_.head + head, num_rows_,
+                     &ranges_, block_begin, block_end,         scratch_of(head)};
+    }
+    compute_parts(parts.data(), row_->heads, results_.data());
+  }
+
+  // The rows of one of the item's KV heads, in a slot.
+  Partial of_head(const Partial& partial, int head) const {
+    const std::int64_t first = static_cast<std::int64_t>(head) * num_rows_;
+    return {partial.o + first * call_.spec->value_dim(), partial.m + first, partial.l + first};
   }
 
   Partial slot(std::int32_t index) const {
@@ -118,7 +139,11 @@ class Runner {
     return {partial.o + row * value_dim, partial.m + row, partial.l + row};
   }
 
-  void keep(const Partial& part, std::int32_t index) { copy_rows(part, 0, slot(index), num_rows_); }
+  void keep(std::int32_t index) {
+    for (int head = 0; head < row_->heads; ++head) {
+      copy_rows(results_[head], 0, of_head(slot(index), head), num_rows_);
+    }
+  }
 
   void copy_rows(const Partial& from, int row, const Partial& to, int count) const {
     const int value_dim = call_.spec->value_dim();
@@ -128,10 +153,14 @@ class Runner {
   }
 
   // The item's rows are complete in their level.
-  void finish(const Partial& part) {
+  void finish() {
+    for (int head = 0; head < row_->heads; ++head) finish(results_[head], scratch_of(head));
+  }
+
+  void finish(const Partial& part, const TileScratch& scratch) {
     const std::uint8_t* levels = call_.plan->token_levels;
     for (int r = 0; r < num_rows_; ++r) {
-      const TileRow& row = scratch_.rows[r];
+      const TileRow& row = scratch.rows[r];
       if (levels == nullptr || std::has_single_bit(levels[row.token])) {
         store_row(row.token, row.context, part.o + r * call_.spec->value_dim(), part.m[r],
                   part.l[r]);
@@ -235,6 +264,7 @@ class Runner {
   const plan::Row* row_ = nullptr;
   int num_rows_ = 0;
   TileRanges ranges_;
+  std::array<Partial, kMaxJointHeads> results_;  // by KV head of the item
 };
 
 void zero_padding(const AttentionCall& call) {
@@ -254,9 +284,12 @@ void zero_padding(const AttentionCall& call) {
 
 }  // namespace
 
-plan::Config plan_config(const AttentionSpec& spec, const CompiledVariant& variant,
-                         std::int64_t kv_bytes_per_head, int workers) {
-  plan::Config config;
+void configure(const AttentionSpec& spec, const CompiledVariant& variant,
+               std::int64_t kv_bytes_per_head, int workers, bool batch_invariant,
+               AttentionPlan& plan) {
+  plan.batch_invariant = batch_invariant;
+  plan.bf16 = fits_bf16(spec) ? bf16_kernels() : nullptr;
+  plan::Config& config = plan.schedule.config;
   config.num_kv_heads = spec.num_kv_heads;
   config.group_size = spec.group_size();
   config.tile_rows = kTileRows;
@@ -266,13 +299,16 @@ plan::Config plan_config(const AttentionSpec& spec, const CompiledVariant& varia
   config.heads_per_group = static_cast<std::int32_t>(std::clamp<std::int64_t>(
       kCacheBytes / std::max<std::int64_t>(kv_bytes_per_head, 1), 1, spec.num_kv_heads));
   // Packed keys are kept for one head at a time.
-  if (fits_bf16(spec)) config.heads_per_group = 1;
+  if (plan.bf16 != nullptr) config.heads_per_group = 1;
+  // Wide tiles of f32 take more scratch than a part of a joint item has.
+  config.joint_rows = plan.bf16 != nullptr ? kBf16Rows : batch_invariant ? 0 : kNarrowRows;
+  config.max_heads = std::min(kMaxJointHeads, spec.num_kv_heads);
   config.heads_differ = variant.mask_depends_on_head ? 1 : 0;
+  config.cuts_items = batch_invariant ? 0 : 1;
   // In units of one packed row against one block: setting up a tile costs as much as about ten,
   // converting a block's keys and values to f32 as much as about eight, a join about two.
   config.cost = {10, 8, 1, 2};
   config.least_share = 512;
-  return config;
 }
 
 std::size_t slot_bytes(const plan::Config& config, int value_dim) {

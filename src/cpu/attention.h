@@ -12,10 +12,11 @@
 
 namespace tilewright::cpu {
 
-// The schedule's constants for this backend. `kv_bytes_per_head`: the K and V of one head at the
-// limits' length.
-plan::Config plan_config(const AttentionSpec& spec, const CompiledVariant& variant,
-                         std::int64_t kv_bytes_per_head, int workers);
+// Sets what of a plan does not depend on the batch: the schedule's constants for this backend and
+// the kernels. `kv_bytes_per_head`: the K and V of one head at the limits' length.
+void configure(const AttentionSpec& spec, const CompiledVariant& variant,
+               std::int64_t kv_bytes_per_head, int workers, bool batch_invariant,
+               AttentionPlan& plan);
 
 // A checked call: every tensor fits the plan.
 struct AttentionCall {

@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdint>
 
+#include "cpu/tile_bf16.h"
 #include "plan/schedule.h"
 #include "variant/bindings.h"
 
@@ -68,6 +69,7 @@ struct AttentionPlan {
   const std::int32_t* q_pos = nullptr;  // by query token, or null: consecutive from Request::q_pos
   std::int64_t q_pos_stride = 1;
   // A row's bits must not depend on the other rows of its tile, nor on how many there are.
+  const Bf16Kernels* bf16 = nullptr;  // what computes bf16; null: the portable kernels
   bool batch_invariant = false;
   BlockLists blocks;
   Bindings bindings;  // parameters bound at plan

@@ -116,6 +116,21 @@ TileScratch TileScratch::carve(std::byte* memory, const AttentionSpec& spec) {
   return scratch;
 }
 
+TileScratch TileScratch::from_row(int first, const AttentionSpec& spec) const {
+  TileScratch scratch = *this;
+  scratch.q += first * tile_dim(spec.head_dim);
+  scratch.o += first * tile_dim(spec.value_dim());
+  scratch.result += first * spec.value_dim();
+  scratch.m += first;
+  scratch.l += first;
+  scratch.logit_scale += first;
+  scratch.base2_scale += first;
+  scratch.key_begin += first;
+  scratch.key_end += first;
+  scratch.rows += first;
+  return scratch;
+}
+
 float scale_of(const Scale& scale, std::int64_t request, std::int64_t head) {
   if (!scale.tensor.defined()) return scale.value;
   const TensorView& t = scale.tensor;

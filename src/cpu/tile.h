@@ -92,6 +92,8 @@ struct TileScratch {
 
   static std::size_t bytes(const AttentionSpec& spec, std::size_t program_bytes);
   static TileScratch carve(std::byte* memory, const AttentionSpec& spec);
+  // With what belongs to rows from `first` on, a multiple of kBf16Rows.
+  TileScratch from_row(int first, const AttentionSpec& spec) const;
 };
 
 // A part of a tile: the blocks [block_begin, block_end) of those it needs.
@@ -104,8 +106,6 @@ struct TilePart {
   std::int32_t block_begin = 0;
   std::int32_t block_end = 0;
   TileScratch scratch;
-  const Bf16Kernels* bf16 = nullptr;  // compute_part's choice
-  bool raw_scores = false;            // bf16: the softmax scales them
 };
 
 // Partial results of rows: the output before it is divided by l, o [rows][value_dim], the maximum m
@@ -124,8 +124,12 @@ void set_up_rows(const AttentionCall& call, const plan::Row& row, std::int32_t h
 void locate_keys(const AttentionCall& call, const plan::Row& row, std::int32_t head,
                  std::int64_t begin, int count, const std::byte** k, const std::byte** v);
 
-// The result lies in the part's scratch.
-Partial compute_part(const TilePart& part);
+// KV heads whose parts of one tile, of at most kBf16Rows rows each, can be computed together.
+inline constexpr int kMaxJointHeads = kTileRows / kBf16Rows;
+
+// The same rows and blocks of several KV heads, or one part alone. Results lie in the parts'
+// scratch.
+void compute_parts(const TilePart* parts, int count, Partial* results);
 
 // into := into joined with from, in this order.
 void merge_partial(const Partial& into, const Partial& from, int rows, int value_dim);

@@ -101,10 +101,10 @@ inline void load_bf16_values(const TilePart& part, const Bf16Kernels& kernels, B
   kernels.transpose_values(rows, padded, value_columns_of(part, block.place));
 }
 
-// Loads up to kBf16Blocks blocks from the n-th on that follow each other, also where they are
-// packed; returns how many.
+// Loads up to kBf16Blocks blocks from the n-th on, before the end-th, that follow each other, also
+// where they are packed; returns how many.
 inline int load_bf16_blocks(const TilePart& part, const Bf16Kernels& kernels, std::int32_t n,
-                            Bf16Block* blocks) {
+                            std::int32_t end, const Next& next, Bf16Block* blocks) {
   PackedKeys& packed = *part.scratch.packed;
   const int kept = part.row->tiles > 1
                        ? kept_blocks(part.call->spec->head_dim, part.call->spec->value_dim())
@@ -114,11 +114,11 @@ inline int load_bf16_blocks(const TilePart& part, const Bf16Kernels& kernels, st
   }
   const std::int32_t first = part.ranges->nth(n);
   const bool keep = first < kept;
-  const int most = std::min({kBf16Blocks, part.block_end - n, keep ? kept - first : kBf16Blocks});
+  const int most = std::min({kBf16Blocks, end - n, keep ? kept - first : kBf16Blocks});
   int count = 0;
   for (; count < most && part.ranges->nth(n + count) == first + count; ++count) {
     Bf16Block& block = blocks[count];
-    static_cast<Block&>(block) = find_block(part, n + count, count, kBf16Blocks);
+    static_cast<Block&>(block) = find_block(part, n + count, next, count);
     block.place = keep ? kBf16Blocks + first + count : count;
     const std::uint64_t bit = keep ? std::uint64_t{1} << (first + count) : 0;
     if ((packed.blocks & bit) != 0) continue;
@@ -155,20 +155,21 @@ inline void load_bf16_queries(const TilePart& sub) {
 constexpr float kLog2E = 1.44269504F;
 constexpr float kLn2 = 0.693147181F;
 
-// Sets the scales that the softmax applies, or, where that cannot be, those that are applied before
-// it; returns which.
-inline bool set_base2_scales(const TilePart& sub) {
+// Whether scores go into the softmax as they are, with their scale applied there. Masked scores are
+// -inf: they must not be multiplied by 0.
+inline bool raw_scores(const AttentionCall& call) {
+  return call.spec->variant.softmax && !call.variant->logits.defined() &&
+         !call.q_scale.tensor.defined() && !call.k_scale.tensor.defined() &&
+         std::isnormal(call.sm_scale * call.q_scale.value * call.k_scale.value);
+}
+
+inline void set_base2_scales(const TilePart& sub) {
   const TileScratch& scratch = sub.scratch;
-  bool raw = sub.call->spec->variant.softmax && !sub.call->variant->logits.defined();
-  for (int r = 0; r < sub.num_rows; ++r) {
-    // Masked scores are -inf: they must not be multiplied by 0.
-    raw = raw && std::isnormal(scratch.logit_scale[r]);
-  }
+  const bool raw = raw_scores(*sub.call);
   for (int r = 0; r < kBf16Rows; ++r) {
     const bool scaled = raw && r < sub.num_rows;
     scratch.base2_scale[r] = scaled ? scratch.logit_scale[r] * kLog2E : kLog2E;
   }
-  return raw;
 }
 
 inline void scale_scores(const TilePart& sub, int keys) {
@@ -243,7 +244,7 @@ inline std::uint32_t bf16_weights(const TilePart& sub, const Bf16Kernels& kernel
                    tile_dim(sub.call->spec->head_dim) / 2,
                    reinterpret_cast<const std::uint32_t*>(scratch.q), row_groups(sub), 1, false,
                    scratch.s);
-  if (!sub.raw_scores) scale_scores(sub, block.keys);
+  if (!raw_scores(*sub.call)) scale_scores(sub, block.keys);
   if (sub.call->variant->logits.defined()) wide_variant(sub, block, kBf16Rows);
   if (block.mixed) wide_mask(sub, block, kBf16Rows);
   std::uint32_t moved = 0;

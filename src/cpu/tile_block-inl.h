@@ -164,9 +164,15 @@ inline void load_rows(const std::byte** rows, int count, DType dtype, int dim, b
   }
 }
 
-// Block `n` of those that the tile needs: located, not loaded. `place`: among those that are loaded
-// together. `ahead`: which later block is located for prefetching.
-inline Block find_block(const TilePart& part, std::int32_t n, int place = 0, int ahead = 1) {
+// What is computed after a block: the same one of another head, or one `ahead` blocks later.
+struct Next {
+  std::int32_t head = 0;
+  std::int32_t ahead = 1;
+};
+
+// Block `n` of those that the tile needs: located, not loaded. `next` is located for prefetching.
+// `place`: among those that are loaded together.
+inline Block find_block(const TilePart& part, std::int32_t n, const Next& next, int place = 0) {
   const AttentionCall& call = *part.call;
   const TileScratch& scratch = part.scratch;
   const auto first_key = [&](std::int32_t i) {
@@ -181,10 +187,10 @@ inline Block find_block(const TilePart& part, std::int32_t n, int place = 0, int
   block.mixed = !part.ranges->is_full(block.key_begin, block.key_begin + block.keys);
   locate_keys(call, *part.row, part.head, block.key_begin, block.keys, scratch.k_rows,
               scratch.v_rows);
-  if (n + ahead < part.block_end) {
-    const std::int64_t next = first_key(n + ahead);
-    block.next_keys = keys_from(next);
-    locate_keys(call, *part.row, part.head, next, block.next_keys, scratch.next_k_rows,
+  if (n + next.ahead < part.block_end) {
+    const std::int64_t begin = first_key(n + next.ahead);
+    block.next_keys = keys_from(begin);
+    locate_keys(call, *part.row, next.head, begin, block.next_keys, scratch.next_k_rows,
                 scratch.next_v_rows);
   }
   if (call.variant->logits.defined() || call.variant->mask_program.defined()) {

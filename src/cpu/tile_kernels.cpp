@@ -46,17 +46,7 @@ void add_wild_keys(const TilePart& part, const Block& block, const float* const*
 TilePart sub_tile(const TilePart& part, int first, int rows) {
   TilePart sub = part;
   sub.num_rows = std::min(rows, part.num_rows - first);
-  TileScratch& scratch = sub.scratch;
-  scratch.q += first * tile_dim(part.call->spec->head_dim);
-  scratch.o += first * tile_dim(part.call->spec->value_dim());
-  scratch.result += first * part.call->spec->value_dim();
-  scratch.m += first;
-  scratch.l += first;
-  scratch.logit_scale += first;
-  scratch.base2_scale += first;
-  scratch.key_begin += first;
-  scratch.key_end += first;
-  scratch.rows += first;
+  sub.scratch = part.scratch.from_row(first, *part.call->spec);
   return sub;
 }
 
@@ -67,8 +57,6 @@ class SubTiles {
       subs_[count_++] = sub_tile(part, first, rows);
     }
   }
-  TilePart* begin() { return subs_.data(); }
-  TilePart* end() { return subs_.data() + count_; }
   const TilePart* begin() const { return subs_.data(); }
   const TilePart* end() const { return subs_.data() + count_; }
   int rows() const { return rows_; }
@@ -79,9 +67,10 @@ class SubTiles {
   int count_ = 0;
 };
 
-void clear_sums(const TilePart& part) {
+// Of whole sub-tiles.
+void clear_sums(const TilePart& part, int sub_rows) {
   const TileScratch& scratch = part.scratch;
-  const int rows = (part.num_rows + kSubTileRows - 1) / kSubTileRows * kSubTileRows;
+  const int rows = (part.num_rows + sub_rows - 1) / sub_rows * sub_rows;
   std::fill_n(scratch.o, rows * tile_dim(part.call->spec->value_dim()), 0.0F);
   std::fill_n(scratch.m, rows, kNegInf);
   std::fill_n(scratch.l, rows, 0.0F);
@@ -120,9 +109,10 @@ void load_wide_queries(const TilePart& sub) {
 }
 
 // Loads block `n`; the values that are not finite are set aside in `wild_values`.
-Block load_f32_block(const TilePart& part, std::int32_t n, const float** wild_values) {
+Block load_f32_block(const TilePart& part, std::int32_t n, const Next& next,
+                     const float** wild_values) {
   const TileScratch& scratch = part.scratch;
-  Block block = find_block(part, n);
+  Block block = find_block(part, n, next);
   load_block(part, block);
   for (int key = 0; block.wild >> key != 0; ++key) {
     if ((block.wild >> key & 1U) == 0) continue;
@@ -133,16 +123,75 @@ Block load_f32_block(const TilePart& part, std::int32_t n, const float** wild_va
   return block;
 }
 
-Partial compute_narrow(const TilePart& part) {
-  const TileScratch& scratch = part.scratch;
-  const int dim = part.call->spec->value_dim();
-  load_narrow_queries(part);
-  for (std::int32_t n = part.block_begin; n < part.block_end; ++n) {
-    const float* wild_values[kBlockTokens];
-    const Block block = load_f32_block(part, n, wild_values);
-    narrow_block(part, block);
-    if (block.wild != 0) add_wild_keys(part, block, wild_values, false);
+enum class Shape { narrow, wide, bf16 };
+
+Shape shape_of(const TilePart& part) {
+  const AttentionPlan& plan = *part.call->plan;
+  if (plan.bf16 != nullptr) return Shape::bf16;
+  // Wide tiles give a row the same bits whatever other rows there are; so do those of bf16.
+  return part.num_rows <= kNarrowRows && !plan.batch_invariant ? Shape::narrow : Shape::wide;
+}
+
+void start(const TilePart& part) {
+  const Shape shape = shape_of(part);
+  clear_sums(part, shape == Shape::wide ? kSubTileRows : kBf16Rows);
+  switch (shape) {
+    case Shape::narrow:
+      load_narrow_queries(part);
+      break;
+    case Shape::wide:
+      for (const TilePart& sub : SubTiles(part, kSubTileRows)) load_wide_queries(sub);
+      break;
+    case Shape::bf16:
+      for (const TilePart& sub : SubTiles(part, kBf16Rows)) {
+        load_bf16_queries(sub);
+        set_base2_scales(sub);
+      }
+      break;
   }
+}
+
+// Blocks [begin, end) of those that the tile needs.
+void add_blocks(const TilePart& part, std::int32_t begin, std::int32_t end, const Next& next) {
+  const Shape shape = shape_of(part);
+  if (shape == Shape::bf16) {
+    const Bf16Kernels& kernels = *part.call->plan->bf16;
+    const SubTiles subs(part, kBf16Rows);
+    Bf16Block blocks[kBf16Blocks];
+    while (begin < end) {
+      const int count = load_bf16_blocks(part, kernels, begin, end, next, blocks);
+      for (const TilePart& sub : subs) bf16_blocks(sub, kernels, blocks, count);
+      begin += count;
+    }
+    return;
+  }
+  for (std::int32_t n = begin; n < end; ++n) {
+    const float* wild_values[kBlockTokens];
+    const Block block = load_f32_block(part, n, next, wild_values);
+    if (shape == Shape::narrow) {
+      narrow_block(part, block);
+      if (block.wild != 0) add_wild_keys(part, block, wild_values, false);
+      continue;
+    }
+    for (const TilePart& sub : SubTiles(part, kSubTileRows)) {
+      wide_block(sub, block);
+      if (block.wild != 0) add_wild_keys(sub, block, wild_values, true);
+    }
+  }
+}
+
+Partial result_of(const TilePart& part) {
+  const TileScratch& scratch = part.scratch;
+  switch (shape_of(part)) {
+    case Shape::bf16:
+      for (int r = 0; r < part.num_rows; ++r) scratch.m[r] *= kLn2;
+      return wide_result(part, SubTiles(part, kBf16Rows));
+    case Shape::wide:
+      return wide_result(part, SubTiles(part, kSubTileRows));
+    default:
+      break;
+  }
+  const int dim = part.call->spec->value_dim();
   if (padded_dim(dim) != dim) {
     for (int r = 1; r < part.num_rows; ++r) {
       std::copy_n(scratch.o + r * padded_dim(dim), dim, scratch.o + r * dim);
@@ -151,46 +200,21 @@ Partial compute_narrow(const TilePart& part) {
   return {scratch.o, scratch.m, scratch.l};
 }
 
-Partial compute_wide(const TilePart& part) {
-  const SubTiles subs(part, kSubTileRows);
-  for (const TilePart& sub : subs) load_wide_queries(sub);
-  for (std::int32_t n = part.block_begin; n < part.block_end; ++n) {
-    const float* wild_values[kBlockTokens];
-    const Block block = load_f32_block(part, n, wild_values);
-    for (const TilePart& sub : subs) {
-      wide_block(sub, block);
-      if (block.wild != 0) add_wild_keys(sub, block, wild_values, true);
+// Parts of one row and tile, of several KV heads, go through the blocks together.
+void compute_parts_simd(const TilePart* parts, int count, Partial* results) {
+  const TilePart& first = parts[0];
+  const Bf16Kernels* const bf16 = first.call->plan->bf16;
+  if (bf16 != nullptr) bf16->begin();
+  for (int i = 0; i < count; ++i) start(parts[i]);
+  const std::int32_t step = bf16 != nullptr ? kBf16Blocks : 1;
+  for (std::int32_t n = first.block_begin; n < first.block_end; n += step) {
+    for (int i = 0; i < count; ++i) {
+      const Next next = i + 1 < count ? Next{parts[i + 1].head, 0} : Next{first.head, step};
+      add_blocks(parts[i], n, std::min(n + step, first.block_end), next);
     }
   }
-  return wide_result(part, subs);
-}
-
-Partial compute_bf16(const TilePart& part, const Bf16Kernels& kernels) {
-  SubTiles subs(part, kBf16Rows);
-  for (TilePart& sub : subs) {
-    load_bf16_queries(sub);
-    sub.raw_scores = set_base2_scales(sub);
-  }
-  kernels.begin();
-  Bf16Block blocks[kBf16Blocks];
-  for (std::int32_t n = part.block_begin; n < part.block_end;) {
-    const int count = load_bf16_blocks(part, kernels, n, blocks);
-    for (const TilePart& sub : subs) bf16_blocks(sub, kernels, blocks, count);
-    n += count;
-  }
-  kernels.end();
-  for (int r = 0; r < part.num_rows; ++r) part.scratch.m[r] *= kLn2;
-  return wide_result(part, subs);
-}
-
-Partial compute_part_simd(const TilePart& part) {
-  clear_sums(part);
-  if (part.bf16 != nullptr) return compute_bf16(part, *part.bf16);
-  // Wide tiles give a row the same bits whatever other rows there are; so do those of bf16.
-  if (part.num_rows <= kNarrowRows && !part.call->plan->batch_invariant) {
-    return compute_narrow(part);
-  }
-  return compute_wide(part);
+  for (int i = 0; i < count; ++i) results[i] = result_of(parts[i]);
+  if (bf16 != nullptr) bf16->end();
 }
 
 void merge_partial_simd(const Partial& into, const Partial& from, int rows, int value_dim) {
@@ -228,14 +252,12 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace tilewright::cpu {
 
-HWY_EXPORT(compute_part_simd);
+HWY_EXPORT(compute_parts_simd);
 HWY_EXPORT(merge_partial_simd);
 HWY_EXPORT(store_output_simd);
 
-Partial compute_part(const TilePart& part) {
-  TilePart ready = part;
-  if (fits_bf16(*part.call->spec)) ready.bf16 = bf16_kernels();
-  return HWY_DYNAMIC_DISPATCH(compute_part_simd)(ready);
+void compute_parts(const TilePart* parts, int count, Partial* results) {
+  HWY_DYNAMIC_DISPATCH(compute_parts_simd)(parts, count, results);
 }
 
 void merge_partial(const Partial& into, const Partial& from, int rows, int value_dim) {

@@ -35,6 +35,10 @@ struct Config {
   std::int32_t workers = 1;  // virtual: results do not depend on how many threads or SMs run them
   std::int32_t heads_per_group =
       1;  // section A walks the KV heads in groups whose K and V stay in the cache
+  // Tiles of at most joint_rows rows are computed for up to max_heads KV heads together: tokens of
+  // a cache [.., token, head, dim] are then read whole.
+  std::int32_t joint_rows = 0;
+  std::int32_t max_heads = 1;
   std::int32_t heads_differ = 0;  // the mask depends on the head: so do block counts
   // Whether section B may cut inside an item: the bits of its rows then depend on where.
   std::int32_t cuts_items = 1;
@@ -68,10 +72,12 @@ struct Row {
   std::int32_t q_len = 0;
   std::int32_t kv_len = 0;  // of all its segments
   std::int32_t kv_pos = 0;  // position of the first key (before interleaving)
+  std::int32_t heads = 1;   // KV heads of one item; more than one only for single tiles
   std::int32_t tiles = 0;   // a KV head
   std::int32_t max_tile_blocks = 0;
-  std::int64_t head_cost = 0;     // of one KV head's tiles, or of all KV heads' where heads differ
-  std::int64_t tiles_before = 0;  // in this section, a KV head
+  // Of the tiles of `heads` KV heads, or of all KV heads' where heads differ.
+  std::int64_t head_cost = 0;
+  std::int64_t tiles_before = 0;  // section A: tiles a KV head; section B: items
   std::int64_t cost_before = 0;   // section B: all KV heads
 };
 
@@ -108,7 +114,7 @@ struct Split {
 
 struct Item {
   std::int32_t row = 0;   // of Schedule::rows
-  std::int32_t head = 0;  // KV head
+  std::int32_t head = 0;  // the first of Row::heads KV heads
   std::int32_t tile = 0;
 };
 

@@ -38,7 +38,18 @@ TILEWRIGHT_HD inline std::int32_t tiles_of(const Config& config, std::int32_t q_
       ceil_div(static_cast<std::int64_t>(q_len) * config.group_size, config.tile_rows));
 }
 
-// Packed rows of a tile: all but the last are whole.
+// How many KV heads an item of a row covers.
+TILEWRIGHT_HD inline std::int32_t heads_of(const Config& config, std::int32_t q_len) {
+  if (config.heads_differ ||
+      static_cast<std::int64_t>(q_len) * config.group_size > config.joint_rows) {
+    return 1;
+  }
+  std::int32_t heads = config.max_heads;
+  while (config.num_kv_heads % heads != 0) --heads;
+  return heads;
+}
+
+// Packed rows of a tile, a KV head: all but the last are whole.
 TILEWRIGHT_HD inline std::int32_t rows_of_tile(const Config& config, const Row& row,
                                                std::int32_t tile) {
   const std::int64_t begin = static_cast<std::int64_t>(tile) * config.tile_rows;
@@ -48,8 +59,8 @@ TILEWRIGHT_HD inline std::int32_t rows_of_tile(const Config& config, const Row& 
 
 TILEWRIGHT_HD inline std::int64_t block_cost(const Config& config, const Row& row,
                                              std::int32_t tile) {
-  return config.cost.block +
-         static_cast<std::int64_t>(config.cost.block_row) * rows_of_tile(config, row, tile);
+  return row.heads * (config.cost.block + static_cast<std::int64_t>(config.cost.block_row) *
+                                              rows_of_tile(config, row, tile));
 }
 
 template <typename Blocks>
@@ -72,17 +83,23 @@ TILEWRIGHT_HD void measure_tiles(const Config& config, Row& row, std::int32_t be
   }
 }
 
-// Fills in a row's tiles and cost.
-template <typename Blocks>
-TILEWRIGHT_HD void measure_row(const Config& config, Row& row, const Blocks& blocks) {
+// What measure_tiles adds to.
+TILEWRIGHT_HD inline void start_row(const Config& config, Row& row) {
+  row.heads = heads_of(config, row.q_len);
   row.tiles = tiles_of(config, row.q_len);
   row.max_tile_blocks = 0;
   row.head_cost = 0;
+}
+
+// Fills in a row's tiles and cost.
+template <typename Blocks>
+TILEWRIGHT_HD void measure_row(const Config& config, Row& row, const Blocks& blocks) {
+  start_row(config, row);
   measure_tiles(config, row, 0, row.tiles, blocks);
 }
 
 TILEWRIGHT_HD inline std::int64_t row_cost(const Config& config, const Row& row) {
-  return config.heads_differ ? row.head_cost : row.head_cost * config.num_kv_heads;
+  return config.heads_differ ? row.head_cost : row.head_cost * (config.num_kv_heads / row.heads);
 }
 
 // An upper bound of the cost of any of a row's items.
@@ -127,12 +144,11 @@ TILEWRIGHT_HD inline Item a_item(const Schedule& s, std::int64_t index) {
 TILEWRIGHT_HD inline Item b_item(const Schedule& s, std::int64_t index) {
   if (index < s.header->tail_items) return a_item(s, s.header->a_items + index);
   index -= s.header->tail_items;
-  const std::int64_t heads = s.config.num_kv_heads;
-  const std::int32_t row = find_row(s, s.header->num_a_rows, s.header->num_rows, index / heads,
+  const std::int32_t row = find_row(s, s.header->num_a_rows, s.header->num_rows, index,
                                     [](const Row& r) { return r.tiles_before; });
   const Row& r = s.rows[row];
-  index -= r.tiles_before * heads;
-  return {row, static_cast<std::int32_t>(index / r.tiles),
+  index -= r.tiles_before;
+  return {row, static_cast<std::int32_t>(index / r.tiles) * r.heads,
           static_cast<std::int32_t>(index % r.tiles)};
 }
 
@@ -164,7 +180,7 @@ TILEWRIGHT_HD Cut find_cut(const Schedule& s, std::int64_t cost, const Blocks& b
         find_row(s, h.num_a_rows, h.num_rows, cost, [](const Row& r) { return r.cost_before; });
     const Row& r = s.rows[row];
     cost -= r.cost_before;
-    item = h.tail_items + r.tiles_before * s.config.num_kv_heads;
+    item = h.tail_items + r.tiles_before;
     if (!s.config.heads_differ) {
       item += cost / r.head_cost * r.tiles;
       cost %= r.head_cost;
@@ -226,21 +242,24 @@ TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, const Bl
     const Item at = a_item(s, h.a_items + i);
     h.tail_cost += item_cost(s.config, s.rows[at.row], at.head, at.tile, blocks);
   }
-  tiles = 0;
+  std::int64_t items = 0;
   std::int64_t cost = 0;
   for (; row < h.num_rows; ++row) {
-    s.rows[row].tiles_before = tiles;
+    s.rows[row].tiles_before = items;
     s.rows[row].cost_before = cost;
-    tiles += s.rows[row].tiles;
+    items += s.rows[row].tiles * (heads / s.rows[row].heads);
     cost += row_cost(s.config, s.rows[row]);
   }
-  h.b_items = h.tail_items + tiles * heads;
+  h.b_items = h.tail_items + items;
   h.b_cost = h.tail_cost + cost;
   // Cuts move by less than a fixed cost and a block: with larger shares no worker's share is empty.
   const CostModel& c = s.config.cost;
-  const std::int64_t least =
-      max64(s.config.least_share,
-            c.fixed + c.block + static_cast<std::int64_t>(c.block_row) * s.config.tile_rows + 1);
+  const std::int64_t least = max64(
+      s.config.least_share,
+      c.fixed + 1 +
+          max64(c.block + static_cast<std::int64_t>(c.block_row) * s.config.tile_rows,
+                s.config.max_heads *
+                    (c.block + static_cast<std::int64_t>(c.block_row) * s.config.joint_rows)));
   h.workers = static_cast<std::int32_t>(max64(1, min64(s.config.workers, h.b_cost / least)));
 }
 
