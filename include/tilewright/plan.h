@@ -53,7 +53,7 @@ struct Batch {
   // At most one of the two; neither: the queries are the last tokens, kv_len - q_len + i.
   TensorView q_pos;         // optional [q tokens]: positions, in any order within a request
   TensorView q_pos_offset;  // optional [requests]: position of a request's first query token
-  // With world > 1 q_pos or q_pos_offset is needed.
+  // With world > 1 there is one level, without kv_pos, and q_pos or q_pos_offset is needed.
   KvInterleave interleave;
 };
 

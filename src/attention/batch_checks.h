@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <string_view>
 #include <utility>
 
@@ -48,6 +49,9 @@ struct fmt::formatter<tilewright::FieldName> : fmt::formatter<std::string_view> 
 };
 
 namespace tilewright {
+
+// Positions are 32-bit numbers.
+inline constexpr std::int64_t kMaxPosition32 = std::numeric_limits<std::int32_t>::max();
 
 inline std::int64_t element(const TensorView& tensor, std::int64_t i) {
   return static_cast<const std::int32_t*>(tensor.data)[i * tensor.strides[0]];

@@ -38,11 +38,11 @@ BatchReader::BatchReader(const Batch& batch, const Limits& limits, Device device
     require_integers("batch.kv_lens", batch.kv_lens, -1, device);
   }
   const KvInterleave& shard = batch.interleave;
-  require(
-      shard.size >= 1 && shard.world >= 1 && shard.rank >= 0 && shard.rank < shard.world,
-      "batch.interleave has size {}, world {}, rank {}: size and world must be at least 1, rank "
-      "in [0, world)",
-      shard.size, shard.world, shard.rank);
+  require(shard.size >= 1 && shard.size <= kMaxPosition32 && shard.world >= 1 &&
+              shard.world <= kMaxPosition32 && shard.rank >= 0 && shard.rank < shard.world,
+          "batch.interleave has size {}, world {}, rank {}: size and world must be in [1, 2^31), "
+          "rank in [0, world)",
+          shard.size, shard.world, shard.rank);
   require(shard.world == 1 || batch.q_pos.defined() || batch.q_pos_offset.defined(),
           "batch.interleave has world {}: q_pos or q_pos_offset must be given", shard.world);
   require(!batch.q_pos.defined() || !batch.q_pos_offset.defined(),
@@ -57,6 +57,13 @@ BatchReader::BatchReader(const Batch& batch, const Limits& limits, Device device
     require_integers("batch.q_pos_offset", batch.q_pos_offset, -1, device);
     require(batch.q_pos_offset.shape[0] >= requests,
             "batch.q_pos_offset is {}: it must have {} entries", batch.q_pos_offset, requests);
+    for (std::int64_t r = 0; r < requests; ++r) {
+      const std::int64_t last = element(batch.q_pos_offset, r) + q_begin(r + 1) - q_begin(r) - 1;
+      require(last <= kMaxPosition32,
+              "batch.q_pos_offset[{}] is {}: the request's last query token would be at {}, beyond "
+              "2^31 - 1",
+              r, element(batch.q_pos_offset, r), last);
+    }
   }
 }
 

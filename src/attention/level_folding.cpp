@@ -4,12 +4,13 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstdlib>
 
 namespace tilewright {
 namespace {
 
-// The rows of each level stand one after the other in the plan, in the order of their query tokens.
-// Folded ones are marked by q_len = 0.
+// The rows of each level stand one after the other in the plan, in the order of their query tokens,
+// and have the segments of the same numbers. Folded ones are marked by a negative q_len.
 class Folding {
  public:
   explicit Folding(cpu::AttentionPlan& plan)
@@ -43,7 +44,7 @@ class Folding {
     for (int inner = level + 1; inner < plan_.num_levels; ++inner) {
       if (plan_.levels[inner].q_rows != nullptr) continue;
       std::int32_t& at = cursor_[inner];
-      while (at < end_[inner] && (rows_[at].q_begin < token || rows_[at].q_len == 0)) ++at;
+      while (at < end_[inner] && (rows_[at].q_begin < token || rows_[at].q_len < 0)) ++at;
       if (at < end_[inner] && rows_[at].q_begin == token) return rows_ + at;
     }
     return nullptr;
@@ -60,11 +61,25 @@ class Folding {
           child->kv_pos != row.kv_pos + row.kv_len) {
         return false;
       }
+      // A folded row between the two must not have children elsewhere: its segment has one parent.
+      const plan::Row& between = rows_[outermost(*child, row)];
+      if (between.q_begin < row.q_begin || between.q_begin + std::abs(between.q_len) > end) {
+        return false;
+      }
       token += child->q_len;
       visit(*child);
     }
     cursor_ = start;
     return true;
+  }
+
+  // The segment of a child's chain that is, or will be, the one below `row`'s.
+  std::int32_t outermost(const plan::Row& child, const plan::Row& row) const {
+    std::int32_t segment = child.segment;
+    while (plan_.segments[segment].parent >= 0 && plan_.segments[segment].parent != row.segment) {
+      segment = plan_.segments[segment].parent;
+    }
+    return segment;
   }
 
   bool find_children(const plan::Row& row) {
@@ -85,18 +100,14 @@ class Folding {
 
   void fold_into_children(plan::Row& row) {
     over_children(row, [&](plan::Row& child) {
-      std::int32_t outermost = child.segment;
-      while (plan_.segments[outermost].parent >= 0 && outermost != row.segment) {
-        outermost = plan_.segments[outermost].parent;
-      }
       // Children that share an inner segment find their chain extended already.
-      if (outermost != row.segment) plan_.segments[outermost].parent = row.segment;
+      plan_.segments[outermost(child, row)].parent = row.segment;
       child.kv_len += row.kv_len;
       child.kv_pos = row.kv_pos;
     });
     const auto others = static_cast<std::uint8_t>(~(1U << row.level));
     for (std::int32_t i = 0; i < row.q_len; ++i) plan_.token_levels[row.q_begin + i] &= others;
-    row.q_len = 0;
+    row.q_len = -row.q_len;
   }
 
   cpu::AttentionPlan& plan_;
@@ -114,10 +125,10 @@ std::int32_t fold_levels(cpu::AttentionPlan& plan) {
   plan::Header& header = *plan.schedule.header;
   const std::int32_t folded = Folding(plan).fold();
   plan::Row* rows = plan.schedule.rows;
-  header.num_rows = static_cast<std::int32_t>(
-      std::remove_if(rows, rows + header.num_rows,
-                     [](const plan::Row& row) { return row.q_len == 0; }) -
-      rows);
+  header.num_rows =
+      static_cast<std::int32_t>(std::remove_if(rows, rows + header.num_rows,
+                                               [](const plan::Row& row) { return row.q_len < 0; }) -
+                                rows);
   plan.joins_levels = std::any_of(plan.token_levels, plan.token_levels + header.q_tokens,
                                   [](std::uint8_t levels) { return !std::has_single_bit(levels); });
   return folded;

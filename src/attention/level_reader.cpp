@@ -64,6 +64,23 @@ std::int32_t LevelReader::first_position(const plan::Row& row) const {
   return behind;
 }
 
+void LevelReader::require_positions(const plan::Row& row) const {
+  if (row.kv_len == 0) return;
+  const KvInterleave& shard = batch_.interleave;
+  std::int64_t last = std::int64_t{row.kv_pos} + row.kv_len - 1;
+  if (shard.world > 1) {
+    // No product may overflow: turns are at most 2^30 * 2^31.
+    const std::int64_t index = row.kv_len - 1;
+    const std::int64_t chunk = index / shard.size * shard.world + shard.rank;
+    last = chunk <= kMaxPosition32 / shard.size ? chunk * shard.size + index % shard.size
+                                                : kMaxPosition32 + 1;
+  }
+  require(last <= kMaxPosition32,
+          "levels[{}] has a row of {} keys, row {}, whose last would be at a position beyond "
+          "2^31 - 1",
+          index_, row.kv_len, row.index);
+}
+
 void LevelReader::cover_tokens(const plan::Row& row) {
   const auto level = static_cast<std::uint8_t>(1U << index_);
   for (std::int32_t i = 0; i < row.q_len; ++i) {
@@ -98,6 +115,9 @@ void LevelReader::read() {
     require_integers(name.text(), tensor, -1, device_);
     require(tensor.shape[0] >= rows, "{} is {}: it must have {} entries", name, tensor, rows);
   }
+  require(!level_.kv_pos.defined() || batch_.interleave.world == 1,
+          "levels[{}].kv_pos is given: with batch.interleave.world {} the shard tells positions",
+          index_, batch_.interleave.world);
   for (std::int64_t r = 0; r < rows; ++r) {
     plan::Row row = read_row(r);
     const std::int64_t length = table.kv_len(r);
@@ -113,6 +133,7 @@ void LevelReader::read() {
     }
     table.note_pages(r, row.kv_len);
     row.kv_pos = first_position(row);
+    require_positions(row);
     if (plan_.token_levels != nullptr) cover_tokens(row);
     row.segment = plan_.num_segments;
     plan_.segments[plan_.num_segments++] = {row.level, row.index, row.kv_len, -1};

@@ -24,6 +24,8 @@ class LevelReader {
   plan::Row read_row(std::int64_t index) const;
   // The position of a row's first key.
   std::int32_t first_position(const plan::Row& row) const;
+  // Error unless the row's keys are at positions of 32 bits.
+  void require_positions(const plan::Row& row) const;
   // Notes that the row's query tokens have its keys.
   void cover_tokens(const plan::Row& row);
 

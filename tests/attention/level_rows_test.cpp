@@ -124,6 +124,48 @@ TEST(LevelRows, AnySetsOfQueryTokens) {
   }
 }
 
+// An inner row that covers the tokens of several outer rows: where it is folded into the rows
+// below, the outer ones cannot be as well, for its keys have one place in one chain.
+TEST(LevelFolding, RowsWiderThanThoseOutsideThem) {
+  const Dims dims{4, 2, 24, 16};
+  constexpr std::int64_t kTokens = 4;
+  Random random(21);
+  std::vector<Request> references;
+  Extents one_each = {0};
+  for (std::int64_t t = 0; t < kTokens; ++t) {
+    references.push_back(random_request(random, dims, 1, 0, DType::f32, DType::f32, DType::f32));
+    references.back().q_pos[0] = 3 + 2 * t;
+    one_each.push_back(t + 1);
+  }
+  std::vector<RaggedLevel> levels(3);
+  for (std::int64_t t = 0; t < kTokens; ++t) levels[0].add_row(dims, {t}, 1, 0, random, references);
+  levels[1].add_row(dims, {0, 1, 2, 3}, 6, 1, random, references);
+  for (std::int64_t t = 0; t < kTokens; ++t) {
+    levels[2].add_row(dims, {t}, t, 7, random, references);
+  }
+  std::vector<KvLevel> views;
+  std::vector<KvCache> caches;
+  for (RaggedLevel& level : levels) {
+    views.push_back(level.view(dims, false));
+    caches.push_back(level.cache());
+  }
+  const Tensor indptr = int_tensor(one_each);
+  const Tensor q_pos = int_tensor({3, 5, 7, 9});
+  Batch batch;
+  batch.qo_indptr = indptr.view();
+  batch.q_pos = q_pos.view();
+  const Attention attention(make_spec(dims, DType::f32, variants::causal()));
+  for (const Determinism mode : {Determinism::repeatable, Determinism::batch_invariant}) {
+    Limits limits{kTokens, kTokens, 1, 16, 3};
+    limits.determinism = mode;
+    Plan plan({attention}, limits);
+    plan.update(batch, {PlanInput(attention, views)});
+    const BatchTensors tensors(references, dims, DType::f32, 2);
+    attention.run(plan, tensors.q.view(), caches, tensors.args());
+    tensors.expect(references, causal_semantics());
+  }
+}
+
 // `requests` decode behind a common prefix.
 PlanStats stats_of_shared_prefix(std::int64_t requests, std::int64_t prefix, std::int64_t own,
                                  Determinism determinism = Determinism::repeatable) {

@@ -199,10 +199,37 @@ TEST_F(AttentionErrors, Positions) {
 TEST_F(AttentionErrors, Interleave) {
   const Tensor offsets = int_tensor({0, 1, 2});
   batch.q_pos_offset = offsets.view();
-  for (const KvInterleave bad : {KvInterleave{0, 2, 0}, KvInterleave{1, 0, 0},
-                                 KvInterleave{1, 2, 2}, KvInterleave{1, 2, -1}}) {
+  for (const KvInterleave bad :
+       {KvInterleave{0, 2, 0}, KvInterleave{1, 0, 0}, KvInterleave{1, 2, 2}, KvInterleave{1, 2, -1},
+        KvInterleave{std::int64_t{1} << 40, 2, 0}, KvInterleave{1, std::int64_t{1} << 31, 0}}) {
     batch.interleave = bad;
     expect_error(kInvalid, {"interleave"}, [&] { update(); });
+  }
+  // The shard tells positions; so would kv_pos.
+  batch.interleave = {1, 2, 0};
+  const Tensor kv_pos = int_tensor({0, 0, 0});
+  KvLevel placed = level();
+  placed.kv_pos = kv_pos.view();
+  expect_error(kInvalid, {"levels[0].kv_pos", "interleave"},
+               [&] { plan.update(batch, {PlanInput(attention, {placed}, plan_params)}); });
+}
+
+TEST_F(AttentionErrors, PositionsBeyond32Bits) {
+  constexpr std::int64_t kLast = (std::int64_t{1} << 31) - 1;
+  const Tensor offsets = int_tensor({0, kLast, 0});
+  batch.q_pos_offset = offsets.view();
+  expect_error(kInvalid, {"q_pos_offset[1]", "2^31"}, [&] { update(); });
+  batch.q_pos_offset = {};
+  const Tensor kv_pos = int_tensor({kLast, 0, 0});
+  KvLevel placed = level();
+  placed.kv_pos = kv_pos.view();
+  expect_error(kInvalid, {"levels[0]", "row 0", "2^31"},
+               [&] { plan.update(batch, {PlanInput(attention, {placed}, plan_params)}); });
+  const Tensor zeros = int_tensor({0, 0, 0});
+  batch.q_pos_offset = zeros.view();
+  for (const KvInterleave far : {KvInterleave{1, kLast, 0}, KvInterleave{kLast, 2, 1}}) {
+    batch.interleave = far;
+    expect_error(kInvalid, {"levels[0]", "2^31"}, [&] { update(); });
   }
 }
 
