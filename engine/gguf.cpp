@@ -261,7 +261,15 @@ std::int64_t GgufTensor::numel() const {
 }
 
 GgufFile::GgufFile(const std::string& path) : path_(path), file_(path) {
-  Cursor cursor(path_, file_.bytes());
+  read(file_->bytes());
+}
+
+GgufFile::GgufFile(const std::string& name, std::span<const std::byte> bytes) : path_(name) {
+  read(bytes);
+}
+
+void GgufFile::read(std::span<const std::byte> bytes) {
+  Cursor cursor(path_, bytes);
   const auto magic = cursor.read<std::array<char, 4>>("the magic");
   require(std::string_view(magic.data(), magic.size()) == kMagic,
           "{}: begins with {}: a GGUF file begins with 'GGUF'", path_,
@@ -297,7 +305,6 @@ GgufFile::GgufFile(const std::string& path) : path_(path), file_(path) {
   require(std::has_single_bit(alignment), "{}: general.alignment is {}: it must be a power of two",
           path_, alignment);
   const std::uint64_t begin = (cursor.position() + alignment - 1) / alignment * alignment;
-  const auto bytes = file_.bytes();
   place(entries, bytes.subspan(std::min<std::uint64_t>(begin, bytes.size())), alignment, path_);
   refuse_overlaps(entries, path_);
   for (DirectoryEntry& entry : entries) tensors_.push_back(std::move(entry.tensor));

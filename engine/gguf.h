@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -39,6 +40,8 @@ struct GgufTensor {
 class GgufFile {
  public:
   explicit GgufFile(const std::string& path);
+  // A file that is in memory, for as long as this lives; `name` is what errors call it.
+  GgufFile(const std::string& name, std::span<const std::byte> bytes);
 
   const std::string& path() const { return path_; }
 
@@ -58,8 +61,10 @@ class GgufFile {
   const GgufTensor& tensor(std::string_view name, std::span<const std::int64_t> shape) const;
 
  private:
+  void read(std::span<const std::byte> bytes);
+
   std::string path_;
-  MappedFile file_;
+  std::optional<MappedFile> file_;
   std::unordered_map<std::string_view, GgufValue> metadata_;
   std::vector<GgufTensor> tensors_;
   std::unordered_map<std::string_view, std::size_t> tensor_index_;

@@ -28,56 +28,6 @@ struct GenerateOptions {
   bool progress = false;
 };
 
-// Sets `value` from a request's field; Error when it has another type.
-template <typename T>
-void read_field(const Json& request, const char* name, T& value) {
-  if (!request.contains(name)) return;
-  const Json& field = request[name];
-  bool fits = false;
-  if constexpr (std::is_same_v<T, bool>) {
-    fits = field.is_boolean();
-  } else if constexpr (std::is_integral_v<T>) {
-    fits =
-        field.is_number_integer() &&
-        (!field.is_number_unsigned() ||
-         field.get<std::uint64_t>() <= static_cast<std::uint64_t>(std::numeric_limits<T>::max())) &&
-        field.get<std::int64_t>() >= std::numeric_limits<T>::min() &&
-        field.get<std::int64_t>() <= std::numeric_limits<T>::max();
-  } else {
-    fits = field.is_number();
-  }
-  require(fits, "{} is {}: it must be {}", name, shown(field),
-          std::is_same_v<T, bool> ? "true or false"
-          : std::is_integral_v<T> ? "an integer"
-                                  : "a number");
-  value = field.get<T>();
-}
-
-Request read_request(const Json& id, const Json& json, const Request& defaults,
-                     const LoadedModel& loaded) {
-  Request request = defaults;
-  request.id = id.dump();
-  request.prompt = loaded.tokens_of(json);
-  read_field(json, "max_new_tokens", request.max_new_tokens);
-  read_field(json, "n", request.n);
-  read_field(json, "temperature", request.temperature);
-  read_field(json, "top_k", request.top_k);
-  read_field(json, "top_p", request.top_p);
-  read_field(json, "min_p", request.min_p);
-  read_field(json, "seed", request.seed);
-  read_field(json, "ignore_eos", request.ignore_eos);
-  if (json.contains("stop")) {
-    const Json& stop = json["stop"];
-    request.stop.clear();
-    for (const Json& text : stop.is_array() ? stop : Json::array({stop})) {
-      require(text.is_string(), "stop is {}: it must be a string or a list of strings",
-              shown(stop));
-      request.stop.push_back(text);
-    }
-  }
-  return request;
-}
-
 // What was measured over all requests.
 struct Totals {
   std::int64_t requests = 0, prompt_tokens = 0, shared_tokens = 0, generated_tokens = 0;
@@ -188,7 +138,7 @@ int generate(GenerateOptions options) {
 
   bool all_well = true;
   const auto submit = [&](const Json& id, const Json& json) {
-    engine.submit(read_request(id, json, options.defaults, loaded));
+    engine.submit(read_request(id, json, options.defaults, loaded.file, loaded.tokenizer));
   };
   if (asked) {
     const Json message{{"role", "user"}, {"content", options.question}};

@@ -9,7 +9,6 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
-#include <limits>
 
 #include "engine/checks.h"
 
@@ -30,37 +29,7 @@ GgufFile open_model(const CommonOptions& options) {
   return GgufFile(model_path(options.model));
 }
 
-// Objects in objects beyond any request's need would overflow the stack of whoever walks them.
-constexpr int kMaxDepth = 16;
-
-Json parse_line(const std::string& line) {
-  try {
-    Json request = Json::parse(line, [](int depth, Json::parse_event_t, Json&) {
-      require(depth <= kMaxDepth, "the line nests deeper than {}", kMaxDepth);
-      return true;
-    });
-    require(request.is_object(), "the line is {}: it must be a JSON object", engine::quoted(line));
-    return request;
-  } catch (const Json::parse_error& error) {
-    raise(ErrorCode::invalid_argument, "the line is no JSON: byte {} is wrong", error.byte);
-  } catch (const Json::exception&) {  // a number beyond double
-    raise(ErrorCode::invalid_argument, "the line is no JSON that can be read: {}",
-          engine::quoted(line));
-  }
-}
-
-std::int32_t token_of(const Json& value) {
-  require(
-      value.is_number_integer() && value >= 0 && value <= std::numeric_limits<std::int32_t>::max(),
-      "tokens has {}: they must be token ids", shown(value));
-  return value.get<std::int32_t>();
-}
-
 }  // namespace
-
-std::string shown(const Json& value) {
-  return engine::quoted(value.dump(-1, ' ', true, Json::error_handler_t::replace));
-}
 
 void CommonOptions::add_to(CLI::App& app) {
   app.add_option("--model", model, "A GGUF file, or smollm2 as fetched by `make demo`")
@@ -111,34 +80,7 @@ LoadedModel::LoadedModel(const CommonOptions& options)
       model(std::make_unique<Model>(file, options.dtype == "bf16" ? DType::bf16 : DType::f32)) {}
 
 std::vector<std::int32_t> LoadedModel::tokens_of(const Json& request) const {
-  const int given = static_cast<int>(request.contains("prompt")) +
-                    static_cast<int>(request.contains("messages")) +
-                    static_cast<int>(request.contains("tokens"));
-  require(given == 1, "a request has {} of prompt, messages and tokens: it must have one", given);
-  std::vector<std::int32_t> tokens;
-  if (request.contains("tokens")) {
-    require(request["tokens"].is_array(), "tokens is {}: it must be a list of token ids",
-            shown(request["tokens"]));
-    for (const Json& value : request["tokens"]) tokens.push_back(token_of(value));
-  } else if (request.contains("prompt")) {
-    require(request["prompt"].is_string(), "prompt is {}: it must be a string",
-            shown(request["prompt"]));
-    tokens = tokenizer.encode(request["prompt"].get<std::string>(), ControlTokens::parse);
-    if (tokenizer.adds_bos() && tokenizer.bos()) tokens.insert(tokens.begin(), *tokenizer.bos());
-  } else {
-    const Json& messages = request["messages"];
-    std::vector<ChatMessage> chat;
-    require(messages.is_array() && !messages.empty(),
-            "messages is {}: it must be a list of messages", shown(messages));
-    for (const Json& message : messages) {
-      require(message.is_object() && message.contains("role") && message["role"].is_string() &&
-                  message.contains("content") && message["content"].is_string(),
-              "messages has {}: it must have a role and a content, both strings", shown(message));
-      chat.push_back({message["role"], message["content"]});
-    }
-    tokens = ChatTemplate(file, tokenizer).encode(tokenizer, chat);
-  }
-  return tokens;
+  return read_prompt(request, file, tokenizer);
 }
 
 void print_line(std::FILE* to, const Json& line) {
@@ -155,8 +97,7 @@ void print_failure(bool json, const Json& id, const std::string& message, int li
   }
 }
 
-bool read_requests(const std::string& path, bool json,
-                   const std::function<void(const Json&, const Json&)>& handle) {
+bool read_requests(const std::string& path, bool json, const RequestHandler& handle) {
   std::ifstream file;
   if (path != "-") {
     file.open(path);
@@ -164,27 +105,14 @@ bool read_requests(const std::string& path, bool json,
     require(file.is_open() && (file.peek(), !file.bad()), "--input is {}: it cannot be read", path);
     file.clear();
   }
-  std::istream& input = path == "-" ? std::cin : file;
   bool all_well = true;
-  int number = 0;
-  for (std::string line; std::getline(input, line);) {
-    ++number;
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    Json id = number;
-    try {
-      const Json request = parse_line(line);
-      if (request.contains("id")) {
-        require(request["id"].is_string() || request["id"].is_number(),
-                "id is {}: it must be a string or a number", shown(request["id"]));
-        id = request["id"];
-      }
-      handle(id, request);
-    } catch (const Error& error) {
-      all_well = false;
-      print_failure(json, id, error.what(), number);
-    }
-  }
-  require(!input.bad(), "--input is {}: it cannot be read behind line {}", path, number);
+  std::istream& input = path == "-" ? std::cin : file;
+  const int last =
+      read_requests(input, handle, [&](const Json& id, const std::string& message, int line) {
+        all_well = false;
+        print_failure(json, id, message, line);
+      });
+  require(!input.bad(), "--input is {}: it cannot be read behind line {}", path, last);
   return all_well;
 }
 

@@ -12,13 +12,12 @@
 #include <vector>
 
 #include "engine/chat_template.h"
+#include "engine/cli/request_reader.h"
 #include "engine/engine.h"
 #include "engine/model.h"
 #include "engine/tokenizer.h"
 
 namespace tilewright::engine::cli {
-
-using Json = nlohmann::ordered_json;
 
 // Exit statuses of the program.
 enum ExitStatus : int { kAnswered = 0, kSomeFailed = 1, kBadUsage = 2 };
@@ -49,8 +48,6 @@ struct LoadedModel {
   std::vector<std::int32_t> tokens_of(const Json& request) const;
 };
 
-// A value for messages, cut when it is long.
-std::string shown(const Json& value);
 // One line, at once. Bytes that are not UTF-8 become U+FFFD. Error when standard output takes
 // no more.
 void print_line(std::FILE* to, const Json& line);
@@ -58,11 +55,9 @@ void print_line(std::FILE* to, const Json& line);
 // error.
 void print_failure(bool json, const Json& id, const std::string& message, int line);
 
-// Calls handle(id, request) for each line of a JSON lines file ("-": standard input). A line that
-// is no JSON object, or that `handle` raises an Error for, goes to print_failure, and the others go
-// on. `id` is the number of the line when it has none. Returns whether all went well.
-bool read_requests(const std::string& path, bool json,
-                   const std::function<void(const Json&, const Json&)>& handle);
+// The requests of a JSON lines file ("-": standard input); failures go to print_failure. Returns
+// whether all went well.
+bool read_requests(const std::string& path, bool json, const RequestHandler& handle);
 
 // Adds the subcommands; their callbacks set `status`.
 void add_generate(CLI::App& app, int& status);
