@@ -11,7 +11,9 @@
 #include <string>
 #include <vector>
 
+#include "cpu/tile_bf16.h"
 #include "support/allocation_counter.h"
+#include "support/shared_prefix.h"
 #include "support/simple_batch.h"
 
 namespace tilewright::test {
@@ -145,34 +147,74 @@ TEST(Workspace, GrowsWithTheLimitsOnly) {
   EXPECT_LT(Plan::workspace_bytes({attention}, large), std::size_t{256} << 20);
 }
 
+// Calls of operator new in an update and two runs.
+std::int64_t allocations(Plan& plan, const Batch& batch, const std::vector<PlanInput>& inputs,
+                         const TensorView& q, const std::vector<KvCache>& kv, const RunArgs& args) {
+  const Attention& attention = inputs[0].attention;
+  const AllocationCounter counter;
+  plan.update(batch, inputs);
+  attention.run(plan, q, kv, args);
+  attention.run(plan, q, kv, args);
+  return counter.count();
+}
+
 TEST_F(WithThreads, NothingIsAllocatedInRunsAndUpdates) {
   const Dims dims{6, 2, 64, 64};
-  SimpleBatch b(dims, DType::bf16, kMixed, 16, 46);
-  Random random(47);
-  for (const VariantKind kind :
-       {VariantKind::causal, VariantKind::alibi, VariantKind::modulo, VariantKind::soft_cap,
-        VariantKind::window_by_request, VariantKind::bias_table}) {
-    SCOPED_TRACE(variant_name(kind));
-    const VariantCase c =
-        make_variant(kind, dims, static_cast<std::int64_t>(kMixed.size()), random);
-    const Attention attention(make_spec(dims, DType::bf16, c.variant));
-    for (const int threads : {1, 2}) {
-      set_num_threads(threads);
-      Plan plan({attention}, b.limits());
-      plan.prepare();
-      const Batch batch = b.batch();
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    SimpleBatch b(dims, dtype, kMixed, 16, 46);
+    Random random(47);
+    for (const VariantKind kind :
+         {VariantKind::causal, VariantKind::alibi, VariantKind::modulo, VariantKind::soft_cap,
+          VariantKind::window_by_request, VariantKind::bias_table, VariantKind::documents}) {
+      const VariantCase c =
+          make_variant(kind, dims, static_cast<std::int64_t>(kMixed.size()), random);
+      const Attention attention(make_spec(dims, dtype, c.variant));
       const std::vector<PlanInput> inputs = b.inputs(attention, c.plan_params);
       RunArgs args = b.tensors.args();
       args.params = c.run_params;
-      const KvCache kv = b.cache.view();
-      const TensorView q = b.tensors.q.view();
-      AllocationCounter update_counter;
-      plan.update(batch, inputs);
-      EXPECT_EQ(update_counter.count(), 0) << "in update()";
-      AllocationCounter run_counter;
-      attention.run(plan, q, kv, args);
-      attention.run(plan, q, kv, args);
-      EXPECT_EQ(run_counter.count(), 0) << "in run()";
+      for (const Determinism mode : {Determinism::repeatable, Determinism::batch_invariant}) {
+        for (const int threads : {1, 2}) {
+          set_num_threads(threads);
+          Limits limits = b.limits();
+          limits.determinism = mode;
+          Plan plan({attention}, limits);
+          plan.prepare();
+          EXPECT_EQ(
+              allocations(plan, b.batch(), inputs, b.tensors.q.view(), {b.cache.view()}, args), 0)
+              << variant_name(kind) << " " << dtype_name(dtype) << " threads " << threads
+              << " mode " << static_cast<int>(mode);
+        }
+      }
+    }
+  }
+}
+
+// Prefixes that are read once for all, and those that are folded; every kind of bf16 kernel.
+TEST_F(WithThreads, NothingIsAllocatedWithLevels) {
+  const Dims dims{8, 2, 64, 64};
+  for (const cpu::Bf16Choice choice :
+       {cpu::Bf16Choice::none, cpu::Bf16Choice::avx512, cpu::Bf16Choice::best}) {
+    cpu::choose_bf16_kernels(choice);
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      for (const std::int64_t prefix : {3, 1500}) {
+        const SharedPrefix b(dims, dtype, prefix, Lengths(16, {2, 40}), 50);
+        const BatchTensors tensors(b.requests, dims, dtype);
+        const Attention attention(make_spec(dims, dtype, variants::causal()));
+        for (const Determinism mode : {Determinism::repeatable, Determinism::batch_invariant}) {
+          set_num_threads(2);
+          Limits limits = b.limits();
+          limits.determinism = mode;
+          Plan plan({attention}, limits);
+          plan.prepare();
+          const std::vector<PlanInput> inputs = {PlanInput(attention, b.levels())};
+          EXPECT_EQ(
+              allocations(plan, b.batch(), inputs, tensors.q.view(), b.caches(), tensors.args()), 0)
+              << dtype_name(dtype) << " prefix " << prefix << " mode " << static_cast<int>(mode);
+          const bool folds = mode == Determinism::batch_invariant || prefix == 3;
+          EXPECT_EQ(plan.stats(attention).folded_rows, folds ? 1 : 0);
+          tensors.expect(b.requests, causal_semantics());
+        }
+      }
     }
   }
 }

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "support/shared_prefix.h"
 #include "support/simple_batch.h"
 
 namespace tilewright::test {
@@ -137,37 +138,94 @@ TEST(NotFinite, ReachesOnlyTheRowsThatSeeIt) {
   }
 }
 
+// What a sick request has instead of its queries, keys or values.
+void make_sick(Request& request, int what, double value, std::int64_t first_key, const Dims& dims) {
+  if (what == 0) std::fill(request.q.begin(), request.q.end(), value);
+  if (what == 1)
+    std::fill(request.k.begin() + first_key * dims.kv_heads * dims.head_dim, request.k.end(),
+              value);
+  if (what == 2)
+    std::fill(request.v.begin() + first_key * dims.kv_heads * dims.value_dim, request.v.end(),
+              value);
+}
+
+// Request `sick` is NaN everywhere, every other output is as in `clean`.
+void expect_only_sick(const BatchTensors& tensors, const BatchTensors& clean,
+                      const std::vector<Request>& requests, std::size_t sick) {
+  std::int64_t token = 0;
+  for (std::size_t r = 0; r < requests.size(); ++r) {
+    for (std::int64_t i = 0; i < requests[r].q_len(); ++i, ++token) {
+      for (std::int64_t head = 0; head < tensors.dims.qo_heads; ++head) {
+        for (std::int64_t d = 0; d < tensors.dims.value_dim; ++d) {
+          const double value = tensors.out.get({token, head, d});
+          if (r == sick) {
+            ASSERT_TRUE(std::isnan(value)) << "request " << r << " query " << i;
+          } else {
+            ASSERT_EQ(value, clean.out.get({token, head, d})) << "request " << r << " query " << i;
+          }
+        }
+      }
+    }
+  }
+}
+
 // One request's NaN, in queries, keys or values, changes no bit of the others.
 TEST(NotFinite, StaysInItsRequest) {
   const Dims dims{6, 2, 64, 64};
-  constexpr DType kDType = DType::bf16;
   const Lengths lengths = {{1, 700}, {1, 50}, {17, 90}, {1, 700}, {40, 40}};
-  SimpleBatch clean(dims, kDType, lengths, 16, 57);
-  const Attention attention(make_spec(dims, kDType, variants::causal()));
-  Plan plan({attention}, clean.limits());
-  clean.bits(plan, attention);
-  for (int what = 0; what < 3; ++what) {
-    for (const std::size_t sick : {std::size_t{0}, std::size_t{2}, std::size_t{4}}) {
-      SCOPED_TRACE(testing::Message() << "what " << what << " request " << sick);
-      std::vector<Request> requests = SimpleBatch::draw(dims, kDType, lengths, 57);
-      if (what == 0) std::fill(requests[sick].q.begin(), requests[sick].q.end(), kNan);
-      if (what == 1) std::fill(requests[sick].k.begin(), requests[sick].k.end(), kNan);
-      if (what == 2) std::fill(requests[sick].v.begin(), requests[sick].v.end(), kNan);
-      SimpleBatch b(dims, kDType, requests, 16, 57);
-      b.bits(plan, attention);
-      std::int64_t token = 0;
-      for (std::size_t r = 0; r < requests.size(); ++r) {
-        for (std::int64_t i = 0; i < requests[r].q_len(); ++i, ++token) {
-          for (std::int64_t head = 0; head < dims.qo_heads; ++head) {
-            for (std::int64_t d = 0; d < dims.value_dim; ++d) {
-              const double value = b.tensors.out.get({token, head, d});
-              if (r == sick) {
-                ASSERT_TRUE(std::isnan(value)) << "request " << r << " query " << i;
-              } else {
-                ASSERT_EQ(value, clean.tensors.out.get({token, head, d}))
-                    << "request " << r << " query " << i;
-              }
-            }
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    SimpleBatch clean(dims, dtype, lengths, 16, 57);
+    const Attention attention(make_spec(dims, dtype, variants::causal()));
+    Plan plan({attention}, clean.limits());
+    clean.bits(plan, attention);
+    for (int what = 0; what < 3; ++what) {
+      for (const std::size_t sick : {std::size_t{0}, std::size_t{2}, std::size_t{4}}) {
+        SCOPED_TRACE(testing::Message()
+                     << dtype_name(dtype) << " what " << what << " request " << sick);
+        std::vector<Request> requests = SimpleBatch::draw(dims, dtype, lengths, 57);
+        make_sick(requests[sick], what, kNan, 0, dims);
+        SimpleBatch b(dims, dtype, requests, 16, 57);
+        b.bits(plan, attention);
+        expect_only_sick(b.tensors, clean.tensors, requests, sick);
+      }
+    }
+  }
+}
+
+// The same where requests share a prefix, and so the tiles in which it is computed.
+TEST(NotFinite, StaysInItsRequestBehindASharedPrefix) {
+  const Dims dims{6, 2, 64, 64};
+  const Lengths lengths = {{1, 30}, {3, 70}, {1, 5}, {40, 40}, {1, 9}, {2, 33}};
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Attention attention(make_spec(dims, dtype, variants::causal()));
+    for (const Determinism mode : {Determinism::repeatable, Determinism::batch_invariant}) {
+      const auto outputs = [&](const SharedPrefix& b) {
+        Limits limits = b.limits();
+        limits.determinism = mode;
+        Plan plan({attention}, limits);
+        plan.update(b.batch(), {PlanInput(attention, b.levels())});
+        EXPECT_EQ(plan.stats(attention).folded_rows, mode == Determinism::repeatable ? 0 : 1);
+        BatchTensors tensors(b.requests, dims, dtype);
+        attention.run(plan, tensors.q.view(), b.caches(), tensors.args());
+        return tensors;
+      };
+      SharedPrefix b(dims, dtype, 900, lengths, 61);
+      const std::vector<Request> healthy = b.requests;
+      const BatchTensors clean = outputs(b);
+      clean.expect(healthy, causal_semantics());
+      for (int what = 0; what < 3; ++what) {
+        for (const std::size_t sick : {std::size_t{0}, std::size_t{3}}) {
+          if (what != 0 && sick == 0) continue;  // the reference is slow
+          SCOPED_TRACE(testing::Message()
+                       << dtype_name(dtype) << " what " << what << " request " << sick);
+          b.requests = healthy;
+          make_sick(b.requests[sick], what, kNan, b.prefix, dims);
+          b.store();
+          const BatchTensors tensors = outputs(b);
+          if (what == 0) {
+            expect_only_sick(tensors, clean, b.requests, sick);
+          } else {
+            tensors.expect(b.requests, causal_semantics());
           }
         }
       }
