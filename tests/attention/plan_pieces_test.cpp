@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Plan::pieces: every tile and block once, on workers whose time has no holes.
+#include "support/plan_pieces.h"
+
 #include <gtest/gtest.h>
 #include <tilewright/tilewright.h>
 
 #include <algorithm>
-#include <map>
 #include <set>
 #include <tuple>
 #include <vector>
@@ -25,47 +26,6 @@ AttentionSpec spec(const Variant& variant = variants::causal()) {
   spec.q_dtype = spec.kv_dtype = DType::f32;
   spec.variant = variant;
   return spec;
-}
-
-using Tile = std::tuple<int, int, int, int>;  // level, row, KV head, tile
-
-void expect_whole(const std::vector<PlanPiece>& pieces, const PlanStats& stats, int workers) {
-  std::map<Tile, std::vector<PlanPiece>> tiles;
-  std::map<int, std::int64_t> busy;
-  std::int64_t blocks = 0;
-  std::int64_t total = 0;
-  int worker = 0;
-  for (const PlanPiece& piece : pieces) {
-    EXPECT_GE(piece.worker, worker);
-    worker = piece.worker;
-    ASSERT_LT(worker, workers);
-    EXPECT_EQ(piece.start, busy[worker]);
-    EXPECT_GT(piece.cost, 0);
-    busy[worker] += piece.cost;
-    total += piece.cost;
-    blocks += piece.num_blocks;
-    tiles[{piece.level, piece.row, piece.kv_head, piece.tile}].push_back(piece);
-  }
-  EXPECT_EQ(static_cast<std::int64_t>(tiles.size()), stats.tiles);
-  EXPECT_EQ(blocks, stats.blocks);
-  std::int64_t split = 0;
-  for (auto& [tile, parts] : tiles) {
-    std::ranges::sort(parts, {}, &PlanPiece::first_block);
-    split += parts.size() > 1 ? 1 : 0;
-    std::int32_t next = 0;
-    std::set<std::int32_t> seen;
-    for (const PlanPiece& part : parts) {
-      EXPECT_EQ(part.first_block, next);
-      next += part.num_blocks;
-      EXPECT_TRUE(parts.size() == 1 || part.num_blocks > 0);
-      EXPECT_TRUE(seen.insert(part.worker).second);
-    }
-  }
-  EXPECT_EQ(split, stats.split_tiles);
-  // No worker can finish before the mean.
-  std::int64_t latest = 0;
-  for (const auto& [who, time] : busy) latest = std::max(latest, time);
-  EXPECT_GE(latest * workers, total);
 }
 
 TEST(PlanPieces, EveryBlockOnceInRandomBatches) {

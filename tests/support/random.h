@@ -14,13 +14,20 @@ namespace tilewright::test {
 class Random {
  public:
   explicit Random(std::uint64_t seed) : state_(seed) {}
+  Random(const Random&) = default;
+  Random& operator=(const Random&) = default;
+  virtual ~Random() = default;
 
-  std::uint64_t bits() {
+  // The one source of all that follows: a number below `bound`; 0 stands for 2^64.
+  virtual std::uint64_t below(std::uint64_t bound) {
     std::uint64_t z = (state_ += 0x9E3779B97F4A7C15U);
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9U;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBU;
-    return z ^ (z >> 31);
+    z ^= z >> 31;
+    return bound > 0 ? z % bound : z;
   }
+
+  std::uint64_t bits() { return below(0); }
 
   // In [0, 1).
   double uniform() { return static_cast<double>(bits() >> 11) * 0x1.0p-53; }
@@ -32,7 +39,8 @@ class Random {
 
   // In [low, high], both included.
   std::int64_t range(std::int64_t low, std::int64_t high) {
-    return low + static_cast<std::int64_t>(bits() % static_cast<std::uint64_t>(high - low + 1));
+    const auto span = static_cast<std::uint64_t>(high) - static_cast<std::uint64_t>(low) + 1;
+    return static_cast<std::int64_t>(static_cast<std::uint64_t>(low) + below(span));
   }
 
   bool chance(double probability) { return uniform() < probability; }
@@ -45,7 +53,7 @@ class Random {
   template <typename T>
   void shuffle(std::vector<T>& values) {
     for (std::size_t i = values.size(); i > 1; --i) {
-      std::swap(values[i - 1], values[static_cast<std::size_t>(bits() % i)]);
+      std::swap(values[i - 1], values[static_cast<std::size_t>(below(i))]);
     }
   }
 

@@ -33,8 +33,8 @@ Expr random_mask(RandomExpressions& random) {
 }
 
 TEST(Explain, RandomMasksAgainstBruteForce) {
-  RandomExpressions random(31, false, false);
-  Rng& rng = random.rng();
+  Rng rng(31);
+  RandomExpressions random(rng, false, false);
   for (int i = 0; i < 150; ++i) {
     const Variant variant = with_mask(random_mask(random));
     const std::int64_t q_len = uniform(rng, 1, 30);
@@ -130,8 +130,8 @@ TEST(Explain, Errors) {
 }
 
 TEST(BlockStructure, RandomMasksAgainstBruteForce) {
-  RandomExpressions random(32, false, false);
-  Rng& rng = random.rng();
+  Rng rng(32);
+  RandomExpressions random(rng, false, false);
   for (int i = 0; i < 100; ++i) {
     const Variant variant = with_mask(random_mask(random));
     const int group = 2;

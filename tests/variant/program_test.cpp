@@ -8,29 +8,13 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
-#include <cstdlib>
-#include <cstring>
 #include <limits>
-#include <memory>
 
 #include "base/numeric.h"
-#include "reference.h"
+#include "variant/program_check.h"
 
 namespace tilewright::test {
 namespace {
-
-constexpr std::int64_t kBig = std::numeric_limits<std::int32_t>::max();
-
-struct AlignedDelete {
-  void operator()(void* p) const { std::free(p); }
-};
-using Scratch = std::unique_ptr<void, AlignedDelete>;
-Scratch make_scratch(const ExprProgram& program) {
-  const std::size_t bytes = (program.scratch_bytes() + 127) / 64 * 64;
-  Scratch scratch(std::aligned_alloc(64, bytes));
-  std::memset(scratch.get(), 0xFF, bytes);  // NaN, and not 0
-  return scratch;
-}
 
 // Runs each test for each instruction set, and leaves the choice as it was.
 class OnEveryTarget : public testing::TestWithParam<std::int64_t> {
@@ -60,157 +44,33 @@ INSTANTIATE_TEST_SUITE_P(Targets, OnEveryTarget, testing::ValuesIn(targets()),
                            return name;
                          });
 
-// Random values for the parameters of RandomExpressions.
-struct RandomParams {
-  std::array<float, 8> slope{};
-  std::array<float, 64> bias{};
-  std::array<std::int32_t, 4> i1{};
-  std::array<std::int32_t, 60> table{};
-  std::vector<ParamValue> run_values;
-  std::vector<ParamValue> plan_values;
-
-  RandomParams(Rng& rng, bool huge) {
-    const auto real = [&] { return static_cast<float>(uniform(rng, -3000, 3000)) / 1000; };
-    const auto integer = [&] {
-      return static_cast<std::int32_t>(
-          huge && uniform(rng, 0, 1) == 0 ? uniform(rng, -kBig - 1, kBig) : uniform(rng, -30, 30));
-    };
-    std::generate(slope.begin(), slope.end(), real);
-    std::generate(bias.begin(), bias.end(), real);
-    std::generate(i1.begin(), i1.end(), integer);
-    std::generate(table.begin(), table.end(), integer);
-    run_values.emplace_back("r0", static_cast<double>(real()));
-    run_values.emplace_back("slope", TensorView(slope.data(), DType::f32, {8}));
-    // Strides that are not those of a dense tensor.
-    run_values.emplace_back("bias", TensorView(bias.data(), DType::f32, {8, 8}, {1, 8}));
-    plan_values.emplace_back("i0", static_cast<double>(integer()));
-    plan_values.emplace_back("i1", TensorView(i1.data(), DType::i32, {4}));
-    plan_values.emplace_back("table", TensorView(table.data(), DType::i32, {3, 4, 5}));
-  }
-
-  void bind(const ParamBinder& binder, Bindings& bindings,
-            std::map<std::string, BoundParam>& by_name) {
-    const auto known = [&](const std::vector<ParamValue>& all) {
-      std::vector<ParamValue> used;
-      for (const ParamValue& value : all) {
-        if (binder.index_of(value.name) >= 0) used.push_back(value);
-      }
-      return used;
-    };
-    const ParamExtents extents{8, 8, 4};
-    binder.bind(known(run_values), Bind::run, extents, {}, bindings);
-    binder.bind(known(plan_values), Bind::plan, extents, {}, bindings);
-    for (std::size_t i = 0; i < binder.params().size(); ++i) {
-      by_name[binder.params()[i].name()] = bindings.params[i];
-    }
-  }
-};
-
-struct RandomRow {
-  RowContext row;
-  std::vector<std::int32_t> kv_pos;
-  std::vector<float> logits;
-
-  RandomRow(Rng& rng, bool huge) {
-    const std::int64_t most = huge ? kBig : 100;
-    // A query may stand before the first key.
-    row = {uniform(rng, -most / 10, most),
-           uniform(rng, 0, 7),
-           uniform(rng, 0, 7),
-           uniform(rng, 0, 3),
-           uniform(rng, 0, most),
-           uniform(rng, 0, most),
-           uniform(rng, 0, most),
-           uniform(rng, 0, most)};
-    const auto n = static_cast<std::size_t>(
-        uniform(rng, 0, 3) == 0 ? kProgramWidth : uniform(rng, 1, kProgramWidth));
-    for (std::size_t i = 0; i < n; ++i) {
-      kv_pos.push_back(static_cast<std::int32_t>(
-          huge && uniform(rng, 0, 3) == 0 ? uniform(rng, kBig - 3, kBig) : uniform(rng, 0, most)));
-      logits.push_back(static_cast<float>(uniform(rng, -40000, 40000)) / 1000);
-    }
-  }
-
-  RefInputs at(std::size_t i, const std::map<std::string, BoundParam>& params) const {
-    return {row, kv_pos[i], static_cast<double>(logits[i]), &params};
-  }
-};
-
-void check_mask(const Expr& mask, RandomExpressions& random, bool huge) {
-  const ParamBinder binder(with_mask(mask));
-  const ExprProgram program(mask, binder);
-  const Scratch scratch = make_scratch(program);
-  for (int repeat = 0; repeat < 3; ++repeat) {
-    RandomParams params(random.rng(), huge);
-    Bindings bindings;
-    std::map<std::string, BoundParam> by_name;
-    params.bind(binder, bindings, by_name);
-    const RandomRow row(random.rng(), huge);
-    std::vector<std::uint8_t> out(row.kv_pos.size() + 1, 77);
-    program.eval_mask(row.row, bindings, row.kv_pos.data(), out.data(),
-                      static_cast<int>(row.kv_pos.size()), scratch.get());
-    for (std::size_t i = 0; i < row.kv_pos.size(); ++i) {
-      const RefInputs inputs = row.at(i, by_name);
-      const RefValue expected = Reference(inputs).eval(mask);
-      if (expected.unsure) continue;
-      ASSERT_EQ(out[i], expected.integer)
-          << "kv_pos " << row.kv_pos[i] << " q_pos " << row.row.q_pos << "\n"
-          << with_mask(mask).serialize();
-    }
-    EXPECT_EQ(out.back(), 77) << "written past the end";
-  }
-}
-
 TEST_P(OnEveryTarget, MasksOfIntegersAreExact) {
-  RandomExpressions random(1, false, false);
+  Rng rng(1);
+  RandomExpressions random(rng, false, false);
   for (int i = 0; i < 400; ++i) {
-    check_mask(random.boolean(static_cast<int>(uniform(random.rng(), 1, 4))), random, false);
+    check_mask(random.boolean(static_cast<int>(uniform(rng, 1, 4))), rng, false);
     if (HasFatalFailure()) return;
   }
 }
 
 TEST_P(OnEveryTarget, MasksAreExactWhereIntegersOverflow) {
-  RandomExpressions random(2, false, true);
+  Rng rng(2);
+  RandomExpressions random(rng, false, true);
   for (int i = 0; i < 400; ++i) {
-    check_mask(random.boolean(static_cast<int>(uniform(random.rng(), 1, 4))), random, true);
+    check_mask(random.boolean(static_cast<int>(uniform(rng, 1, 4))), rng, true);
     if (HasFatalFailure()) return;
   }
 }
 
 TEST_P(OnEveryTarget, LogitsAreWithinRounding) {
-  RandomExpressions random(3, true, false);
-  std::int64_t checked = 0;
-  std::int64_t skipped = 0;
-  for (int round = 0; round < 500; ++round) {
-    const Expr e = random.real(static_cast<int>(uniform(random.rng(), 0, 4)));
-    const ParamBinder binder(with_logits(e));
-    const ExprProgram program(e, binder);
-    const Scratch scratch = make_scratch(program);
-    RandomParams params(random.rng(), false);
-    Bindings bindings;
-    std::map<std::string, BoundParam> by_name;
-    params.bind(binder, bindings, by_name);
-    const RandomRow row(random.rng(), false);
-    const int n = static_cast<int>(row.logits.size());
-    std::vector<float> out(row.logits.size() + 1, 77.0F);
-    program.eval_logits(row.row, bindings, row.kv_pos.data(), row.logits.data(), out.data(), n,
-                        scratch.get());
-    EXPECT_EQ(out.back(), 77.0F) << "written past the end";
-    std::vector<float> in_place = row.logits;
-    program.eval_logits(row.row, bindings, row.kv_pos.data(), in_place.data(), in_place.data(), n,
-                        scratch.get());
-    for (std::size_t i = 0; i < row.logits.size(); ++i) {
-      ASSERT_EQ(std::memcmp(&in_place[i], &out[i], sizeof(float)), 0) << "in place";
-      const RefInputs inputs = row.at(i, by_name);
-      const RefValue expected = Reference(inputs).eval(e);
-      ++(expected.unsure ? skipped : checked);
-      if (expected.unsure) continue;
-      ASSERT_NEAR(static_cast<double>(out[i]), expected.real, 2 * expected.error + 1e-30)
-          << "logit " << row.logits[i] << " kv_pos " << row.kv_pos[i] << "\n"
-          << with_logits(e).serialize();
-    }
+  Rng rng(3);
+  RandomExpressions random(rng, true, false);
+  Sureness sureness;
+  for (int i = 0; i < 500; ++i) {
+    check_logits(random.real(static_cast<int>(uniform(rng, 0, 4))), rng, sureness);
+    if (HasFatalFailure()) return;
   }
-  EXPECT_LT(skipped, checked) << "the reference gives up too often to prove anything";
+  EXPECT_LT(sureness.skipped, sureness.checked) << "the reference gives up too often";
 }
 
 float eval_at(const Expr& e, float x) {

@@ -9,10 +9,10 @@
 #include <cmath>
 #include <cstdint>
 #include <map>
-#include <random>
 #include <string>
 #include <vector>
 
+#include "support/random.h"
 #include "variant/bindings.h"
 
 namespace tilewright::test {
@@ -86,16 +86,16 @@ class Reference {
   std::map<const ExprNode*, RefValue> known_;
 };
 
-using Rng = std::mt19937_64;
+using Rng = Random;
 inline std::int64_t uniform(Rng& rng, std::int64_t low, std::int64_t high) {
-  return std::uniform_int_distribution<std::int64_t>(low, high)(rng);
+  return rng.range(low, high);
 }
 
 // Random expressions over all inputs and params(), with shared subtrees.
 class RandomExpressions {
  public:
-  RandomExpressions(std::uint64_t seed, bool with_logit, bool huge)
-      : rng_(seed), with_logit_(with_logit), huge_(huge) {}
+  RandomExpressions(Rng& rng, bool with_logit, bool huge)
+      : rng_(rng), with_logit_(with_logit), huge_(huge) {}
 
   Expr integer(int depth) { return shared(ValueType::integer, depth); }
   Expr real(int depth) { return shared(ValueType::real, depth); }
@@ -110,7 +110,7 @@ class RandomExpressions {
   Expr new_real(int depth);
   Expr new_boolean(int depth);
   Expr integer_leaf();
-  Rng rng_;
+  Rng& rng_;
   bool with_logit_;
   bool huge_;
   std::vector<Expr> made_;  // the latest ones
