@@ -31,7 +31,7 @@ struct TILEWRIGHT_API MaskMap {
   std::vector<TileKind> tiles;  // [rows, columns], as a plan knows them: mixed where it does not
   std::vector<TileKind> exact;  // as an evaluation of every pair shows them; block_structure()
                                 // finds these
-  std::int64_t pairs = 0;  // (query, key) that attend, of q_len * kv_len; for head 0
+  std::int64_t pairs = 0;       // (query, key) that attend, of q_len * kv_len; for head 0
   // [q_len, kv_len], for head 0: 1 where the query attends. Left out beyond kMaxPairs.
   std::vector<std::uint8_t> seen;
   static constexpr std::int64_t kMaxPairs = 1 << 16;

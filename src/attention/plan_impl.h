@@ -20,7 +20,7 @@ struct PlanPart {
 
   Attention attention;
   cpu::AttentionPlan plan;
-  std::uint8_t* token_levels = nullptr;  // memory for plan.token_levels
+  std::uint8_t* token_levels = nullptr;       // memory for plan.token_levels
   std::shared_ptr<const void> blocks_memory;  // behind plan.blocks, where the library made it
   PlanStats stats;
 
