@@ -104,7 +104,7 @@ class Runner {
 
   // Scratch of one of the item's KV heads.
   TileScratch scratch_of(int head) const {
-    return scratch_.from_row(head * kBf16Rows, *call_.spec);
+    return scratch_.from_row(head * kSubTileRows, *call_.spec);
   }
 
   void compute(std::int32_t block_begin, std::int32_t block_end) {
@@ -300,8 +300,7 @@ void configure(const AttentionSpec& spec, const CompiledVariant& variant,
       kCacheBytes / std::max<std::int64_t>(kv_bytes_per_head, 1), 1, spec.num_kv_heads));
   // Packed keys are kept for one head at a time.
   if (plan.bf16 != nullptr) config.heads_per_group = 1;
-  // Wide tiles of f32 take more scratch than a part of a joint item has.
-  config.joint_rows = plan.bf16 != nullptr ? kBf16Rows : batch_invariant ? 0 : kNarrowRows;
+  config.joint_rows = kSubTileRows;
   config.max_heads = std::min(kMaxJointHeads, spec.num_kv_heads);
   config.heads_differ = variant.mask_depends_on_head ? 1 : 0;
   config.cuts_items = batch_invariant ? 0 : 1;

@@ -56,7 +56,7 @@ TileScratch carve_scratch(Carver& carver, const AttentionSpec& spec) {
   scratch.m = carver.take<float>(kTileRows);
   scratch.l = carver.take<float>(kTileRows);
   scratch.logit_scale = carver.take<float>(kTileRows);
-  scratch.line = carver.take<float>(kBlockTokens);
+  scratch.lines = carver.take<float>(kSubTileRows * kBlockTokens);
   scratch.zeros = carver.take<float>(padded_vo);
   scratch.k_rows = carver.take<const std::byte*>(kBlockTokens);
   scratch.v_rows = carver.take<const std::byte*>(kBlockTokens);

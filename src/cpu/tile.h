@@ -14,9 +14,6 @@ namespace tilewright::cpu {
 
 inline constexpr int kTileRows = 256;
 inline constexpr int kBlockTokens = 64;
-// Rows of a tile are computed this many at a time; all of them share a loaded block of keys. Tiles
-// of bf16: kBf16Rows.
-inline constexpr int kSubTileRows = 64;
 // Up to this many rows a tile is computed with SIMD lanes along the head dimension, above with
 // lanes along the rows.
 inline constexpr int kNarrowRows = 8;
@@ -77,7 +74,7 @@ struct TileScratch {
   float* m = nullptr;                  // [kTileRows] running maximum
   float* l = nullptr;                  // [kTileRows] running sum
   float* logit_scale = nullptr;        // [kTileRows] sm_scale and the scales of q and k
-  float* line = nullptr;               // [kBlockTokens] one row's logits
+  float* lines = nullptr;              // [kSubTileRows][kBlockTokens] scores, by row
   float* zeros = nullptr;              // [value_dim]
   const std::byte** k_rows = nullptr;  // [kBlockTokens] where keys lie; f32 once they are loaded
   const std::byte** v_rows = nullptr;
@@ -92,7 +89,7 @@ struct TileScratch {
 
   static std::size_t bytes(const AttentionSpec& spec, std::size_t program_bytes);
   static TileScratch carve(std::byte* memory, const AttentionSpec& spec);
-  // With what belongs to rows from `first` on, a multiple of kBf16Rows.
+  // With what belongs to rows from `first` on, a multiple of kSubTileRows.
   TileScratch from_row(int first, const AttentionSpec& spec) const;
 };
 
@@ -124,8 +121,8 @@ void set_up_rows(const AttentionCall& call, const plan::Row& row, std::int32_t h
 void locate_keys(const AttentionCall& call, const plan::Row& row, std::int32_t head,
                  std::int64_t begin, int count, const std::byte** k, const std::byte** v);
 
-// KV heads whose parts of one tile, of at most kBf16Rows rows each, can be computed together.
-inline constexpr int kMaxJointHeads = kTileRows / kBf16Rows;
+// KV heads whose parts of one tile, of at most kSubTileRows rows each, can be computed together.
+inline constexpr int kMaxJointHeads = kTileRows / kSubTileRows;
 
 // The same rows and blocks of several KV heads, or one part alone. Results lie in the parts'
 // scratch.

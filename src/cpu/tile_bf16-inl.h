@@ -129,7 +129,7 @@ inline int load_bf16_blocks(const TilePart& part, const Bf16Kernels& kernels, st
   return count;
 }
 
-// q as pairs [dim pair][kBf16Rows] and the rows' scales. A negative scale is a sign of q: the
+// q as pairs [dim pair][kSubTileRows] and the rows' scales. A negative scale is a sign of q: the
 // largest score is then the largest logit.
 inline void load_bf16_queries(const TilePart& sub) {
   const AttentionCall& call = *sub.call;
@@ -137,7 +137,7 @@ inline void load_bf16_queries(const TilePart& sub) {
   const int dim = tile_dim(call.spec->head_dim);
   auto* const row_pairs =
       reinterpret_cast<std::uint32_t*>(scratch.k);  // free until a block is loaded
-  std::fill_n(row_pairs, kBf16Rows * dim / 2, 0U);
+  std::fill_n(row_pairs, kSubTileRows * dim / 2, 0U);
   for (int r = 0; r < sub.num_rows; ++r) {
     std::uint32_t* const pairs = row_pairs + r * dim / 2;
     load_bf16_row(query_row(call, scratch.rows[r]), call.q.dtype, call.spec->head_dim, dim,
@@ -148,8 +148,8 @@ inline void load_bf16_queries(const TilePart& sub) {
       scale = -scale;
     }
   }
-  transpose(reinterpret_cast<const float*>(row_pairs), dim / 2, kBf16Rows, dim / 2, scratch.q,
-            kBf16Rows);
+  transpose(reinterpret_cast<const float*>(row_pairs), dim / 2, kSubTileRows, dim / 2, scratch.q,
+            kSubTileRows);
 }
 
 constexpr float kLog2E = 1.44269504F;
@@ -166,7 +166,7 @@ inline bool raw_scores(const AttentionCall& call) {
 inline void set_base2_scales(const TilePart& sub) {
   const TileScratch& scratch = sub.scratch;
   const bool raw = raw_scores(*sub.call);
-  for (int r = 0; r < kBf16Rows; ++r) {
+  for (int r = 0; r < kSubTileRows; ++r) {
     const bool scaled = raw && r < sub.num_rows;
     scratch.base2_scale[r] = scaled ? scratch.logit_scale[r] * kLog2E : kLog2E;
   }
@@ -175,8 +175,8 @@ inline void set_base2_scales(const TilePart& sub) {
 inline void scale_scores(const TilePart& sub, int keys) {
   const int lanes = static_cast<int>(hn::Lanes(kTag));
   for (int key = 0; key < keys; ++key) {
-    float* const s = sub.scratch.s + key * kBf16Rows;
-    for (int r = 0; r < kBf16Rows; r += lanes) {
+    float* const s = sub.scratch.s + key * kSubTileRows;
+    for (int r = 0; r < kSubTileRows; r += lanes) {
       hn::Store(hn::Mul(hn::Load(kTag, s + r), hn::Load(kTag, sub.scratch.logit_scale + r)), kTag,
                 s + r);
     }
@@ -188,7 +188,7 @@ inline void rescale_outputs(const TilePart& sub, int group, int dim, const float
   for (int r = group * kRowGroup; r < (group + 1) * kRowGroup; r += lanes) {
     const Vec by = hn::Load(kTag, factor + r);
     for (int d = 0; d < dim; ++d) {
-      float* const o = sub.scratch.o + d * kBf16Rows + r;
+      float* const o = sub.scratch.o + d * kSubTileRows + r;
       hn::Store(hn::Mul(hn::Load(kTag, o), by), kTag, o);
     }
   }
@@ -202,7 +202,7 @@ inline float bf16_value(std::uint32_t bits) {
 }
 
 inline std::uint32_t* weights_of(const TilePart& sub, int index) {
-  return sub.scratch.p + index * kBf16Rows * kBlockTokens / 2;
+  return sub.scratch.p + index * kSubTileRows * kBlockTokens / 2;
 }
 
 // Adds the keys that were set aside, to the rows that attend to them.
@@ -214,11 +214,11 @@ inline void add_wild_bf16_keys(const TilePart& sub, const Bf16Block& block, int 
     load_row(block.wild_values[key], call.kv[sub.row->level].v.dtype, call.spec->value_dim(),
              values);
     for (int r = 0; r < sub.num_rows; ++r) {
-      const std::uint32_t pair = weights_of(sub, index)[key / 2 * kBf16Rows + r];
+      const std::uint32_t pair = weights_of(sub, index)[key / 2 * kSubTileRows + r];
       const float weight = bf16_value(key % 2 == 0 ? pair & 0xFFFFU : pair >> 16);
       if (weight == 0.0F) continue;
       for (int d = 0; d < call.spec->value_dim(); ++d) {
-        sub.scratch.o[d * kBf16Rows + r] += weight * values[d];
+        sub.scratch.o[d * kSubTileRows + r] += weight * values[d];
       }
     }
   }
@@ -245,8 +245,8 @@ inline std::uint32_t bf16_weights(const TilePart& sub, const Bf16Kernels& kernel
                    reinterpret_cast<const std::uint32_t*>(scratch.q), row_groups(sub), 1, false,
                    scratch.s);
   if (!raw_scores(*sub.call)) scale_scores(sub, block.keys);
-  if (sub.call->variant->logits.defined()) wide_variant(sub, block, kBf16Rows);
-  if (block.mixed) wide_mask(sub, block, kBf16Rows);
+  if (sub.call->variant->logits.defined()) wide_variant(sub, block);
+  if (block.mixed) wide_mask(sub, block);
   std::uint32_t moved = 0;
   for (int group = 0; group < row_groups(sub); ++group) {
     const int r = group * kRowGroup;
@@ -281,7 +281,7 @@ inline bool sees_block(const TilePart& sub, const Block& block) {
 // row's sums need a factor.
 inline void bf16_blocks(const TilePart& sub, const Bf16Kernels& kernels, const Bf16Block* blocks,
                         int count) {
-  HWY_ALIGN float factor[kBf16Rows];
+  HWY_ALIGN float factor[kSubTileRows];
   int waiting = 0;
   for (int i = 0; i < count; ++i) {
     if (blocks[i].mixed && !sees_block(sub, blocks[i])) {

@@ -28,9 +28,9 @@ HWY_PUSH_ATTRIBUTES(
 namespace tilewright::cpu {
 namespace {
 
-constexpr std::int64_t kRowBytes = 4 * kBf16Rows;  // of b and c
-constexpr int kStep = 16;                          // pairs of one tile product
-static_assert(kBlockTokens == 64 && kBf16Rows == 2 * kRowGroup);
+constexpr std::int64_t kRowBytes = 4 * kSubTileRows;  // of b and c
+constexpr int kStep = 16;                             // pairs of one tile product
+static_assert(kBlockTokens == 64 && kSubTileRows == 2 * kRowGroup);
 
 // ---- products with AMX tiles: 16 rows of 64 bytes each ----
 
@@ -79,7 +79,7 @@ inline void prefetch_step(const std::uint16_t* a) {
 // Two row groups.
 inline void amx_2x2(const Operands& in, bool add, float* c) {
   const std::int64_t a_bytes = 4 * in.pairs;
-  float* const c_low = c + 16 * kBf16Rows;
+  float* const c_low = c + 16 * kSubTileRows;
   if (add) {
     _tile_loadd(0, c, kRowBytes);
     _tile_loadd(1, c + kRowGroup, kRowBytes);
@@ -108,7 +108,7 @@ inline void amx_2x2(const Operands& in, bool add, float* c) {
       _tile_dpbf16ps(3, 5, 7);
       a += 2 * kStep;
       a_low += 2 * kStep;
-      b += kStep * kBf16Rows;
+      b += kStep * kSubTileRows;
       next += 64 * kStep;
     }
   }
@@ -121,7 +121,7 @@ inline void amx_2x2(const Operands& in, bool add, float* c) {
 // One row group.
 inline void amx_2x1(const Operands& in, bool add, float* c) {
   const std::int64_t a_bytes = 4 * in.pairs;
-  float* const c_low = c + 16 * kBf16Rows;
+  float* const c_low = c + 16 * kSubTileRows;
   if (add) {
     _tile_loadd(0, c, kRowBytes);
     _tile_loadd(2, c_low, kRowBytes);
@@ -141,7 +141,7 @@ inline void amx_2x1(const Operands& in, bool add, float* c) {
       _tile_dpbf16ps(2, 5, 6);
       a += 2 * kStep;
       a_low += 2 * kStep;
-      b += kStep * kBf16Rows;
+      b += kStep * kSubTileRows;
     }
   }
   _tile_stored(0, c, kRowBytes);
@@ -154,7 +154,7 @@ void amx_multiply(const std::uint16_t* a, int a_rows, int pairs, const std::uint
   const std::int64_t a_step = std::int64_t{2} * a_rows * pairs;
   for (int row = 0; row < a_rows; row += 32) {
     const std::uint16_t* const a_here = a + std::int64_t{2} * row * pairs;
-    float* const c_here = c + static_cast<std::int64_t>(row) * kBf16Rows;
+    float* const c_here = c + static_cast<std::int64_t>(row) * kSubTileRows;
     int group = 0;
     for (; group + 2 <= groups; group += 2) {
       amx_2x2({a_here, pairs, a_step, b + group * kRowGroup, blocks}, add,
@@ -178,21 +178,21 @@ void dot_multiply_groups(const std::uint16_t* a, int a_rows, int pairs, const st
   constexpr int kRows = 8;
   for (int row = 0; row < a_rows; row += kRows) {
     __m512 sum[kRows][kGroups];
-    float* const c_here = c + static_cast<std::int64_t>(row) * kBf16Rows;
+    float* const c_here = c + static_cast<std::int64_t>(row) * kSubTileRows;
     for (int i = 0; i < kRows; ++i) {
       for (int g = 0; g < kGroups; ++g) {
         sum[i][g] =
-            add ? _mm512_load_ps(c_here + i * kBf16Rows + g * kRowGroup) : _mm512_setzero_ps();
+            add ? _mm512_load_ps(c_here + i * kSubTileRows + g * kRowGroup) : _mm512_setzero_ps();
       }
     }
     for (int block = 0; block < blocks; ++block) {
       const auto* const a_here = reinterpret_cast<const std::int32_t*>(a) +
                                  (static_cast<std::int64_t>(block) * a_rows + row) * pairs;
-      const std::uint32_t* const b_here = b + block * pairs * kBf16Rows;
+      const std::uint32_t* const b_here = b + block * pairs * kSubTileRows;
       for (int pair = 0; pair < pairs; ++pair) {
         __m512bh b_pair[kGroups];
         for (int g = 0; g < kGroups; ++g) {
-          b_pair[g] = (__m512bh)_mm512_load_si512(b_here + pair * kBf16Rows + g * kRowGroup);
+          b_pair[g] = (__m512bh)_mm512_load_si512(b_here + pair * kSubTileRows + g * kRowGroup);
         }
         for (int i = 0; i < kRows; ++i) {
           const __m512bh a_pair = (__m512bh)_mm512_set1_epi32(a_here[i * pairs + pair]);
@@ -204,7 +204,7 @@ void dot_multiply_groups(const std::uint16_t* a, int a_rows, int pairs, const st
     }
     for (int i = 0; i < kRows; ++i) {
       for (int g = 0; g < kGroups; ++g) {
-        _mm512_store_ps(c_here + i * kBf16Rows + g * kRowGroup, sum[i][g]);
+        _mm512_store_ps(c_here + i * kSubTileRows + g * kRowGroup, sum[i][g]);
       }
     }
   }
@@ -244,11 +244,11 @@ bool softmax(const float* s, int keys, const float* scale, float* m, float* l, f
   int key = 0;
   for (; key + 4 <= keys; key += 4) {
     for (int i = 0; i < 4; ++i) {
-      largest[i] = _mm512_max_ps(_mm512_load_ps(s + (key + i) * kBf16Rows), largest[i]);
+      largest[i] = _mm512_max_ps(_mm512_load_ps(s + (key + i) * kSubTileRows), largest[i]);
     }
   }
   for (; key < keys; ++key) {
-    largest[0] = _mm512_max_ps(_mm512_load_ps(s + key * kBf16Rows), largest[0]);
+    largest[0] = _mm512_max_ps(_mm512_load_ps(s + key * kSubTileRows), largest[0]);
   }
   const __m512 scales = _mm512_load_ps(scale);
   const __m512 top = _mm512_mul_ps(
@@ -265,22 +265,23 @@ bool softmax(const float* s, int keys, const float* scale, float* m, float* l, f
   _mm512_store_ps(factor, factors);
   __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
   for (key = 0; key + 2 <= keys; key += 2) {
-    const float* const at = s + key * kBf16Rows;
+    const float* const at = s + key * kSubTileRows;
     const __m512 first = exp2_of(_mm512_fmsub_ps(_mm512_load_ps(at), scales, shift));
-    const __m512 second = exp2_of(_mm512_fmsub_ps(_mm512_load_ps(at + kBf16Rows), scales, shift));
+    const __m512 second =
+        exp2_of(_mm512_fmsub_ps(_mm512_load_ps(at + kSubTileRows), scales, shift));
     sum[0] = _mm512_add_ps(sum[0], first);
     sum[1] = _mm512_add_ps(sum[1], second);
-    _mm512_store_si512(p + key / 2 * kBf16Rows, to_pairs(first, second));
+    _mm512_store_si512(p + key / 2 * kSubTileRows, to_pairs(first, second));
   }
   if (key < keys) {
     const __m512 first =
-        exp2_of(_mm512_fmsub_ps(_mm512_load_ps(s + key * kBf16Rows), scales, shift));
+        exp2_of(_mm512_fmsub_ps(_mm512_load_ps(s + key * kSubTileRows), scales, shift));
     sum[0] = _mm512_add_ps(sum[0], first);
-    _mm512_store_si512(p + key / 2 * kBf16Rows, to_pairs(first, _mm512_setzero_ps()));
+    _mm512_store_si512(p + key / 2 * kSubTileRows, to_pairs(first, _mm512_setzero_ps()));
     key += 2;
   }
   for (; key < kBlockTokens; key += 2) {
-    _mm512_store_si512(p + key / 2 * kBf16Rows, _mm512_setzero_si512());
+    _mm512_store_si512(p + key / 2 * kSubTileRows, _mm512_setzero_si512());
   }
   _mm512_store_ps(l, _mm512_fmadd_ps(_mm512_load_ps(l), factors, _mm512_add_ps(sum[0], sum[1])));
   return moves != 0;
@@ -292,12 +293,12 @@ void plain_weights(const float* s, int keys, float* m, std::uint32_t* p) {
   for (int key = 0; key < kBlockTokens; key += 2) {
     __m512 weights[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
     for (int i = 0; i < 2 && key + i < keys; ++i) {
-      const __m512 score = _mm512_load_ps(s + (key + i) * kBf16Rows);
+      const __m512 score = _mm512_load_ps(s + (key + i) * kSubTileRows);
       const __mmask16 attends = _mm512_cmp_ps_mask(score, masked, _CMP_NEQ_UQ);
       weights[i] = _mm512_maskz_mov_ps(attends, score);
       seen = _mm512_mask_mov_ps(seen, attends, _mm512_setzero_ps());
     }
-    _mm512_store_si512(p + key / 2 * kBf16Rows, to_pairs(weights[0], weights[1]));
+    _mm512_store_si512(p + key / 2 * kSubTileRows, to_pairs(weights[0], weights[1]));
   }
   _mm512_store_ps(m, seen);
 }

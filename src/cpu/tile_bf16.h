@@ -3,10 +3,10 @@
 // CPU's own bf16 instructions, AMX tiles or AVX512_BF16 dot products. Wide tiles of bf16 and fp8
 // use them; weights are rounded to bf16 before they meet the values, as FlashAttention does.
 //
-// Operands of one sub-tile (kBf16Rows query rows against kBlockTokens keys):
+// Operands of one sub-tile (kSubTileRows query rows against kBlockTokens keys):
 //   a: rows of `pairs` pairs of bf16, one after the other: keys [key][dim] or values [dim][key]
-//   b: [pair][kBf16Rows], a pair in 32 bits: queries [dim pair][row], weights [key pair][row]
-//   c: f32 [a's row][kBf16Rows]: scores [key][row] or outputs [dim][row]
+//   b: [pair][kSubTileRows], a pair in 32 bits: queries [dim pair][row], weights [key pair][row]
+//   c: f32 [a's row][kSubTileRows]: scores [key][row] or outputs [dim][row]
 #pragma once
 
 #include <cstdint>
@@ -15,8 +15,9 @@ namespace tilewright::cpu {
 
 // Query rows lie in the lanes, in groups of this many.
 inline constexpr int kRowGroup = 16;
-// Query rows of a sub-tile: few, so that scores and weights stay in the L1 cache.
-inline constexpr int kBf16Rows = 32;
+// Query rows that are computed at a time, sharing a loaded block of keys with the others of their
+// tile: few, so that queries, scores and weights stay in the L1 cache.
+inline constexpr int kSubTileRows = 32;
 // Blocks of keys that are loaded together: outputs are read and written once for all of them.
 inline constexpr int kBf16Blocks = 4;
 // Rows of `a` and the dims of a pair come in whole multiples of this.

@@ -32,7 +32,7 @@ constexpr Tag kTag;
 constexpr float kNegInf = -std::numeric_limits<float>::infinity();
 // Accumulators of a register block; AVX-512 has 32 registers, the others 16.
 constexpr int kBlockVecs = HWY_TARGET <= HWY_AVX3 ? 4 : 2;
-constexpr int kBlockKeys = 4;
+constexpr int kBlockKeys = 8;
 
 // Elements [0, n) of a row as f32; those up to padded_dim(n) become 0.
 inline void load_row(const std::byte* source, DType dtype, int n, float* out) {
@@ -204,21 +204,22 @@ inline Block find_block(const TilePart& part, std::int32_t n, const Next& next, 
   return block;
 }
 
-// Loads a block as f32.
-inline void load_block(const TilePart& part, Block& block) {
+// Loads a block as f32, where it lies if it may.
+inline void load_block(const TilePart& part, Block& block, bool in_place) {
   const AttentionCall& call = *part.call;
   const TileScratch& scratch = part.scratch;
   const KvCache& kv = call.kv[part.row->level];
   const bool rotated = call.variant->rope_dim > 0;
-  load_rows(scratch.k_rows, block.keys, kv.k.dtype, call.spec->head_dim, !rotated, scratch.k);
+  load_rows(scratch.k_rows, block.keys, kv.k.dtype, call.spec->head_dim, in_place && !rotated,
+            scratch.k);
   if (rotated) {
     for (int key = 0; key < block.keys; ++key) {
       rotate_row(call, scratch, call.plan->position_of_key(*part.row, block.key_begin + key),
                  scratch.k + key * padded_dim(call.spec->head_dim));
     }
   }
-  load_rows(scratch.v_rows, block.keys, kv.v.dtype, call.spec->value_dim(), !block.mixed,
-            scratch.v);
+  load_rows(scratch.v_rows, block.keys, kv.v.dtype, call.spec->value_dim(),
+            in_place && !block.mixed, scratch.v);
   if (block.mixed) {
     // 0 * NaN is NaN: values that are not finite must not meet the weight 0 of a masked key. They
     // are set aside.
@@ -233,6 +234,17 @@ inline void load_block(const TilePart& part, Block& block) {
   for (int key = block.keys; key % kBlockKeys != 0; ++key) scratch.k_rows[key] = scratch.k_rows[0];
   block.k = reinterpret_cast<const float* const*>(scratch.k_rows);
   block.v = reinterpret_cast<const float* const*>(scratch.v_rows);
+}
+
+// Asks for rows of what is computed next, while this block is: keys [first, first + count).
+inline void prefetch_next(const TilePart& part, const Block& block, int first, int count) {
+  const KvCache& kv = part.call->kv[part.row->level];
+  const int k_bytes = part.call->spec->head_dim * dtype_bytes(kv.k.dtype);
+  const int v_bytes = part.call->spec->value_dim() * dtype_bytes(kv.v.dtype);
+  for (int key = first; key < std::min(first + count, block.next_keys); ++key) {
+    prefetch_row(part.scratch.next_k_rows[key], k_bytes);
+    prefetch_row(part.scratch.next_v_rows[key], v_bytes);
+  }
 }
 
 // The keys of a block that a row attends to, in scratch.allowed. Only for mixed blocks.

@@ -42,35 +42,33 @@ void add_wild_keys(const TilePart& part, const Block& block, const float* const*
   }
 }
 
-// Rows [first, first + rows) of a tile.
-TilePart sub_tile(const TilePart& part, int first, int rows) {
+// Rows [first, first + kSubTileRows) of a tile.
+TilePart sub_tile(const TilePart& part, int first) {
   TilePart sub = part;
-  sub.num_rows = std::min(rows, part.num_rows - first);
+  sub.num_rows = std::min(kSubTileRows, part.num_rows - first);
   sub.scratch = part.scratch.from_row(first, *part.call->spec);
   return sub;
 }
 
 class SubTiles {
  public:
-  SubTiles(const TilePart& part, int rows) : rows_(rows) {
-    for (int first = 0; first < part.num_rows; first += rows) {
-      subs_[count_++] = sub_tile(part, first, rows);
+  explicit SubTiles(const TilePart& part) {
+    for (int first = 0; first < part.num_rows; first += kSubTileRows) {
+      subs_[count_++] = sub_tile(part, first);
     }
   }
   const TilePart* begin() const { return subs_.data(); }
   const TilePart* end() const { return subs_.data() + count_; }
-  int rows() const { return rows_; }
 
  private:
-  int rows_;
-  std::array<TilePart, kTileRows / kBf16Rows> subs_;
+  std::array<TilePart, kTileRows / kSubTileRows> subs_;
   int count_ = 0;
 };
 
 // Of whole sub-tiles.
-void clear_sums(const TilePart& part, int sub_rows) {
+void clear_sums(const TilePart& part) {
   const TileScratch& scratch = part.scratch;
-  const int rows = (part.num_rows + sub_rows - 1) / sub_rows * sub_rows;
+  const int rows = (part.num_rows + kSubTileRows - 1) / kSubTileRows * kSubTileRows;
   std::fill_n(scratch.o, rows * tile_dim(part.call->spec->value_dim()), 0.0F);
   std::fill_n(scratch.m, rows, kNegInf);
   std::fill_n(scratch.l, rows, 0.0F);
@@ -81,7 +79,7 @@ void clear_sums(const TilePart& part, int sub_rows) {
 Partial wide_result(const TilePart& part, const SubTiles& subs) {
   const int dim = part.call->spec->value_dim();
   for (const TilePart& sub : subs) {
-    transpose(sub.scratch.o, subs.rows(), dim, sub.num_rows, sub.scratch.result, dim);
+    transpose(sub.scratch.o, kSubTileRows, dim, sub.num_rows, sub.scratch.result, dim);
   }
   return {part.scratch.result, part.scratch.m, part.scratch.l};
 }
@@ -113,7 +111,8 @@ Block load_f32_block(const TilePart& part, std::int32_t n, const Next& next,
                      const float** wild_values) {
   const TileScratch& scratch = part.scratch;
   Block block = find_block(part, n, next);
-  load_block(part, block);
+  // Rows of a cache lie kilobytes apart, in few sets of the L1 cache: sub-tiles share a copy.
+  load_block(part, block, part.num_rows <= kNarrowRows);
   for (int key = 0; block.wild >> key != 0; ++key) {
     if ((block.wild >> key & 1U) == 0) continue;
     wild_values[key] = block.v[key];
@@ -133,17 +132,16 @@ Shape shape_of(const TilePart& part) {
 }
 
 void start(const TilePart& part) {
-  const Shape shape = shape_of(part);
-  clear_sums(part, shape == Shape::wide ? kSubTileRows : kBf16Rows);
-  switch (shape) {
+  clear_sums(part);
+  switch (shape_of(part)) {
     case Shape::narrow:
       load_narrow_queries(part);
       break;
     case Shape::wide:
-      for (const TilePart& sub : SubTiles(part, kSubTileRows)) load_wide_queries(sub);
+      for (const TilePart& sub : SubTiles(part)) load_wide_queries(sub);
       break;
     case Shape::bf16:
-      for (const TilePart& sub : SubTiles(part, kBf16Rows)) {
+      for (const TilePart& sub : SubTiles(part)) {
         load_bf16_queries(sub);
         set_base2_scales(sub);
       }
@@ -156,7 +154,7 @@ void add_blocks(const TilePart& part, std::int32_t begin, std::int32_t end, cons
   const Shape shape = shape_of(part);
   if (shape == Shape::bf16) {
     const Bf16Kernels& kernels = *part.call->plan->bf16;
-    const SubTiles subs(part, kBf16Rows);
+    const SubTiles subs(part);
     Bf16Block blocks[kBf16Blocks];
     while (begin < end) {
       const int count = load_bf16_blocks(part, kernels, begin, end, next, blocks);
@@ -173,7 +171,11 @@ void add_blocks(const TilePart& part, std::int32_t begin, std::int32_t end, cons
       if (block.wild != 0) add_wild_keys(part, block, wild_values, false);
       continue;
     }
-    for (const TilePart& sub : SubTiles(part, kSubTileRows)) {
+    constexpr int kPrefetched = kBlockTokens / (kTileRows / kSubTileRows);
+    int prefetched = 0;
+    for (const TilePart& sub : SubTiles(part)) {
+      prefetch_next(part, block, prefetched, kPrefetched);
+      prefetched += kPrefetched;
       wide_block(sub, block);
       if (block.wild != 0) add_wild_keys(sub, block, wild_values, true);
     }
@@ -185,9 +187,9 @@ Partial result_of(const TilePart& part) {
   switch (shape_of(part)) {
     case Shape::bf16:
       for (int r = 0; r < part.num_rows; ++r) scratch.m[r] *= kLn2;
-      return wide_result(part, SubTiles(part, kBf16Rows));
+      return wide_result(part, SubTiles(part));
     case Shape::wide:
-      return wide_result(part, SubTiles(part, kSubTileRows));
+      return wide_result(part, SubTiles(part));
     default:
       break;
   }

@@ -19,18 +19,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace tilewright::cpu::HWY_NAMESPACE {
 
-// Decode waits for memory: rows of the next block are asked for while those of this one are
-// computed.
-inline void prefetch_next(const TilePart& part, const Block& block, int first, int count) {
-  const KvCache& kv = part.call->kv[part.row->level];
-  const int k_bytes = part.call->spec->head_dim * dtype_bytes(kv.k.dtype);
-  const int v_bytes = part.call->spec->value_dim() * dtype_bytes(kv.v.dtype);
-  for (int key = first; key < std::min(first + count, block.next_keys); ++key) {
-    prefetch_row(part.scratch.next_k_rows[key], k_bytes);
-    prefetch_row(part.scratch.next_v_rows[key], v_bytes);
-  }
-}
-
 template <int kRows>
 void narrow_scores_of(const TilePart& part, const Block& block, int first_row) {
   const TileScratch& scratch = part.scratch;

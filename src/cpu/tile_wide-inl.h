@@ -19,11 +19,15 @@
 HWY_BEFORE_NAMESPACE();
 namespace tilewright::cpu::HWY_NAMESPACE {
 
+// Accumulators of a register block: kWideVecs of rows times kWideKeys keys, or as many dims.
+constexpr int kWideVecs = 2;
+constexpr int kWideKeys = HWY_TARGET <= HWY_AVX3 ? 8 : 4;  // divides every head_dim
+
 template <int kVecs>
 void wide_scores_of(const TileScratch& scratch, const Block& block, int dim, int first_row) {
   const int lanes = static_cast<int>(hn::Lanes(kTag));
-  for (int key = 0; key < block.keys; key += kBlockKeys) {
-    Vec sum[kBlockKeys][kVecs];
+  for (int key = 0; key < block.keys; key += kWideKeys) {
+    Vec sum[kWideKeys][kVecs];
     for (auto& of_key : sum) {
       for (Vec& x : of_key) x = hn::Zero(kTag);
     }
@@ -31,12 +35,12 @@ void wide_scores_of(const TileScratch& scratch, const Block& block, int dim, int
     for (int d = 0; d < dim; ++d, q += kSubTileRows) {
       Vec q_d[kVecs];
       for (int i = 0; i < kVecs; ++i) q_d[i] = hn::Load(kTag, q + i * lanes);
-      for (int j = 0; j < kBlockKeys; ++j) {
+      for (int j = 0; j < kWideKeys; ++j) {
         const Vec k_d = hn::Set(kTag, block.k[key + j][d]);
         for (int i = 0; i < kVecs; ++i) sum[j][i] = hn::MulAdd(q_d[i], k_d, sum[j][i]);
       }
     }
-    for (int j = 0; j < kBlockKeys; ++j) {
+    for (int j = 0; j < kWideKeys; ++j) {
       for (int i = 0; i < kVecs; ++i) {
         const Vec scale = hn::Load(kTag, scratch.logit_scale + first_row + i * lanes);
         hn::Store(hn::Mul(sum[j][i], scale), kTag,
@@ -46,22 +50,21 @@ void wide_scores_of(const TileScratch& scratch, const Block& block, int dim, int
   }
 }
 
-// Scores s [key][stride].
-inline void wide_variant(const TilePart& part, const Block& block, int stride) {
+inline void wide_variant(const TilePart& part, const Block& block) {
   const TileScratch& scratch = part.scratch;
+  transpose(scratch.s, kSubTileRows, block.keys, part.num_rows, scratch.lines, kBlockTokens);
   for (int r = 0; r < part.num_rows; ++r) {
-    for (int key = 0; key < block.keys; ++key) scratch.line[key] = scratch.s[key * stride + r];
+    float* const line = scratch.lines + r * kBlockTokens;
     part.call->variant->logits.eval_logits(scratch.rows[r].context, part.call->bindings,
-                                           block.kv_pos, scratch.line, scratch.line, block.keys,
-                                           scratch.program);
-    for (int key = 0; key < block.keys; ++key) scratch.s[key * stride + r] = scratch.line[key];
+                                           block.kv_pos, line, line, block.keys, scratch.program);
   }
+  transpose(scratch.lines, kBlockTokens, part.num_rows, block.keys, scratch.s, kSubTileRows);
 }
 
 // Rows with one interval of keys are masked all together, the others each by itself.
-inline void wide_mask(const TilePart& part, const Block& block, int stride) {
+inline void wide_mask(const TilePart& part, const Block& block) {
   const TileScratch& scratch = part.scratch;
-  for (int r = 0; r < stride; ++r) {
+  for (int r = 0; r < kSubTileRows; ++r) {
     scratch.key_begin[r] = 0;
     scratch.key_end[r] = 0;
     if (r >= part.num_rows) continue;
@@ -79,7 +82,7 @@ inline void wide_mask(const TilePart& part, const Block& block, int stride) {
     scratch.key_end[r] = block.keys;
     find_allowed(part, block, row);
     for (int key = 0; key < block.keys; ++key) {
-      if (scratch.allowed[key] == 0) scratch.s[key * stride + r] = kNegInf;
+      if (scratch.allowed[key] == 0) scratch.s[key * kSubTileRows + r] = kNegInf;
     }
   }
   const IntTag ints;
@@ -90,7 +93,7 @@ inline void wide_mask(const TilePart& part, const Block& block, int stride) {
     for (int key = 0; key < block.keys; ++key) {
       const auto at = hn::Set(ints, key);
       const auto inside = hn::And(hn::Not(hn::Lt(at, begin)), hn::Lt(at, end));
-      float* s = scratch.s + key * stride + r;
+      float* s = scratch.s + key * kSubTileRows + r;
       hn::Store(
           hn::IfThenElse(hn::RebindMask(kTag, inside), hn::Load(kTag, s), hn::Set(kTag, kNegInf)),
           kTag, s);
@@ -145,14 +148,13 @@ inline void wide_plain_weights(const TilePart& part, const Block& block, float* 
 template <int kVecs>
 void wide_values_of(const TileScratch& scratch, const Block& block, int dim, int first_row,
                     const float* factor) {
-  constexpr int kDims = 4;  // divides every head_dim
   const int lanes = static_cast<int>(hn::Lanes(kTag));
   Vec rescale[kVecs];
   for (int i = 0; i < kVecs; ++i) rescale[i] = hn::Load(kTag, factor + first_row + i * lanes);
-  for (int d = 0; d < dim; d += kDims) {
-    Vec sum[kDims][kVecs];
+  for (int d = 0; d < dim; d += kWideKeys) {
+    Vec sum[kWideKeys][kVecs];
     float* o = scratch.o + d * kSubTileRows + first_row;
-    for (int j = 0; j < kDims; ++j) {
+    for (int j = 0; j < kWideKeys; ++j) {
       for (int i = 0; i < kVecs; ++i) {
         sum[j][i] = hn::Mul(hn::Load(kTag, o + j * kSubTileRows + i * lanes), rescale[i]);
       }
@@ -161,12 +163,12 @@ void wide_values_of(const TileScratch& scratch, const Block& block, int dim, int
       const float* v = block.v[key] + d;
       for (int i = 0; i < kVecs; ++i) {
         const Vec weight = hn::Load(kTag, scratch.s + key * kSubTileRows + first_row + i * lanes);
-        for (int j = 0; j < kDims; ++j) {
+        for (int j = 0; j < kWideKeys; ++j) {
           sum[j][i] = hn::MulAdd(weight, hn::Set(kTag, v[j]), sum[j][i]);
         }
       }
     }
-    for (int j = 0; j < kDims; ++j) {
+    for (int j = 0; j < kWideKeys; ++j) {
       for (int i = 0; i < kVecs; ++i) {
         hn::Store(sum[j][i], kTag, o + j * kSubTileRows + i * lanes);
       }
@@ -181,22 +183,10 @@ void over_rows(int num_rows, const Kernel& kernel) {
   const int lanes = static_cast<int>(hn::Lanes(kTag));
   const int vectors = (num_rows + lanes - 1) / lanes;
   int done = 0;
-  for (; done + kBlockVecs <= vectors; done += kBlockVecs) {
-    kernel(done * lanes, std::integral_constant<int, kBlockVecs>());
+  for (; done + kWideVecs <= vectors; done += kWideVecs) {
+    kernel(done * lanes, std::integral_constant<int, kWideVecs>());
   }
-  switch (vectors - done) {
-    case 3:
-      kernel(done * lanes, std::integral_constant<int, 3>());
-      break;
-    case 2:
-      kernel(done * lanes, std::integral_constant<int, 2>());
-      break;
-    case 1:
-      kernel(done * lanes, std::integral_constant<int, 1>());
-      break;
-    default:
-      break;
-  }
+  if (done < vectors) kernel(done * lanes, std::integral_constant<int, 1>());
 }
 
 inline void wide_block(const TilePart& part, const Block& block) {
@@ -204,8 +194,8 @@ inline void wide_block(const TilePart& part, const Block& block) {
   over_rows(part.num_rows, [&](int first_row, auto vectors) {
     wide_scores_of<vectors>(scratch, block, part.call->spec->head_dim, first_row);
   });
-  if (part.call->variant->logits.defined()) wide_variant(part, block, kSubTileRows);
-  if (block.mixed) wide_mask(part, block, kSubTileRows);
+  if (part.call->variant->logits.defined()) wide_variant(part, block);
+  if (block.mixed) wide_mask(part, block);
   HWY_ALIGN float factor[kSubTileRows];
   part.call->spec->variant.softmax ? wide_softmax(part, block, factor)
                                    : wide_plain_weights(part, block, factor);
