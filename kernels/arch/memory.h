@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loads, stores, asynchronous copies and atomics, with the order and the cache they promise.
+#pragma once
+
+#include "arch/types.h"
+
+namespace tw {
+
+TW_DEVICE u32 shared_address(const void* pointer) {
+  return static_cast<u32>(__cvta_generic_to_shared(pointer));
+}
+
+// Copies 16 bytes from global to shared memory, asynchronously. Where not `valid`, zeros are written
+// and nothing is read.
+TW_DEVICE void copy_async_16(void* shared, const void* global, bool valid = true) {
+  const u32 bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+               "r"(bytes)
+               : "memory");
+}
+// Copies since the last commit become one group.
+TW_DEVICE void copy_async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// Waits until at most `groups` of this thread's latest groups are still under way. What they wrote is
+// visible to this thread; a barrier makes it so for others.
+template <i32 groups>
+TW_DEVICE void copy_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(groups) : "memory");
+}
+
+TW_DEVICE Bytes16 load_16(const void* pointer) {
+  return *static_cast<const Bytes16*>(pointer);
+}
+TW_DEVICE void store_16(void* pointer, const Bytes16& value) {
+  *static_cast<Bytes16*>(pointer) = value;
+}
+
+// Reads past the L1 cache: what other blocks of this launch wrote before a release that this thread
+// acquired.
+TW_DEVICE float load_from_l2(const float* pointer) {
+  float value;
+  asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(value) : "l"(pointer) : "memory");
+  return value;
+}
+struct alignas(16) Float4 {
+  float x, y, z, w;
+};
+TW_DEVICE Float4 load_from_l2(const Float4* pointer) {
+  Float4 v;
+  asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "l"(pointer)
+               : "memory");
+  return v;
+}
+
+// Read once, kept out of the way of what is read again.
+TW_DEVICE i32 load_once(const i32* pointer) {
+  i32 value;
+  asm volatile("ld.global.nc.L1::no_allocate.b32 %0, [%1];" : "=r"(value) : "l"(pointer));
+  return value;
+}
+
+// Adds, and orders: what this thread wrote (and, after a barrier, its block) before is visible to whoever sees the
+// sum, and what others released is visible here.
+TW_DEVICE i32 atomic_add_acq_rel(i32* pointer, i32 value) {
+  i32 before;
+  asm volatile("atom.global.acq_rel.gpu.add.s32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(pointer), "r"(value)
+               : "memory");
+  return before;
+}
+// Relaxed: only the sum is exact.
+TW_DEVICE i32 atomic_add(i32* pointer, i32 value) {
+  return atomicAdd(pointer, value);
+}
+TW_DEVICE u32 atomic_or(u32* pointer, u32 value) {
+  return atomicOr(pointer, value);
+}
+TW_DEVICE i32 atomic_max(i32* pointer, i32 value) {
+  return atomicMax(pointer, value);
+}
+TW_DEVICE i32 load_acquire(const i32* pointer) {
+  i32 value;
+  asm volatile("ld.global.acquire.gpu.s32 %0, [%1];" : "=r"(value) : "l"(pointer) : "memory");
+  return value;
+}
+TW_DEVICE void store_release(i32* pointer, i32 value) {
+  asm volatile("st.global.release.gpu.s32 [%0], %1;" ::"l"(pointer), "r"(value) : "memory");
+}
+// Orders this thread's accesses for all of the GPU.
+TW_DEVICE void fence_gpu() {
+  __threadfence();
+}
+
+}  // namespace tw

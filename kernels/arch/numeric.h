@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// Numbers: conversions between formats, and the special functions of the hardware.
+#pragma once
+
+#include "arch/types.h"
+
+namespace tw {
+
+inline constexpr float kInfinity = __builtin_huge_valf();
+
+TW_DEVICE u32 bits_of(float value) {
+  return __float_as_uint(value);
+}
+TW_DEVICE float float_of(u32 bits) {
+  return __uint_as_float(bits);
+}
+
+// To the nearest, ties to even; NaN stays NaN, f16 overflows to infinity.
+template <typename T>
+TW_DEVICE T from_float(float value);
+template <>
+TW_DEVICE float from_float<float>(float value) {
+  return value;
+}
+template <>
+TW_DEVICE bf16 from_float<bf16>(float value) {
+  bf16 result;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+  return result;
+}
+template <>
+TW_DEVICE f16 from_float<f16>(float value) {
+  f16 result;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+  return result;
+}
+TW_DEVICE float to_float(float value) {
+  return value;
+}
+TW_DEVICE float to_float(bf16 value) {
+  return float_of(static_cast<u32>(value.bits) << 16);
+}
+TW_DEVICE float to_float(f16 value) {
+  float result;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
+  return result;
+}
+
+// Two elements in a register, the first one in the low half.
+template <typename T>
+TW_DEVICE u32 pack(float low, float high);
+template <>
+TW_DEVICE u32 pack<bf16>(float low, float high) {
+  u32 result;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+  return result;
+}
+template <>
+TW_DEVICE u32 pack<f16>(float low, float high) {
+  u32 result;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+  return result;
+}
+template <typename T>
+TW_DEVICE float low_of(u32 pair) {
+  return to_float(T{static_cast<u16>(pair)});
+}
+template <typename T>
+TW_DEVICE float high_of(u32 pair) {
+  return to_float(T{static_cast<u16>(pair >> 16)});
+}
+
+// 2^x and log2(x), to about 2 ulp; 2^-inf is 0, subnormal results are 0.
+TW_DEVICE float exp2_fast(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+TW_DEVICE float log2_fast(float x) {
+  float result;
+  asm("lg2.approx.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+// The larger one; if one is NaN, the other.
+TW_DEVICE float max_of(float a, float b) {
+  return fmaxf(a, b);
+}
+TW_DEVICE float min_of(float a, float b) {
+  return fminf(a, b);
+}
+
+}  // namespace tw

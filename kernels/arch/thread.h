@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who runs: threads, warps, blocks; barriers, shuffles and votes.
+#pragma once
+
+#include "arch/types.h"
+
+namespace tw {
+
+TW_DEVICE i32 thread_id() {
+  return static_cast<i32>(threadIdx.x);
+}
+TW_DEVICE i32 num_threads() {
+  return static_cast<i32>(blockDim.x);
+}
+TW_DEVICE i32 block_id() {
+  return static_cast<i32>(blockIdx.x);
+}
+TW_DEVICE i32 num_blocks() {
+  return static_cast<i32>(gridDim.x);
+}
+TW_DEVICE i32 lane_id() {
+  return thread_id() % kWarpSize;
+}
+// The same for all lanes, which the compiler learns by the shuffle.
+TW_DEVICE i32 warp_id() {
+  return __shfl_sync(kAllLanes, thread_id() / kWarpSize, 0);
+}
+
+// The dynamic shared memory of the block, 16-byte aligned.
+TW_DEVICE char* shared_memory() {
+  extern __shared__ __align__(16) char memory[];
+  return memory;
+}
+
+TW_DEVICE void sync_block() {
+  __syncthreads();
+}
+TW_DEVICE void sync_warp() {
+  __syncwarp();
+}
+// True for all when it is for some thread of the block.
+TW_DEVICE bool any_of_block(bool value) {
+  return __syncthreads_or(value) != 0;
+}
+TW_DEVICE i32 count_of_block(bool value) {
+  return __syncthreads_count(value);
+}
+// A barrier of `threads` threads of the block, a multiple of 32; numbers 1 to 15.
+template <i32 number>
+TW_DEVICE void named_barrier(i32 threads) {
+  asm volatile("bar.sync %0, %1;" ::"n"(number), "r"(threads) : "memory");
+}
+
+template <typename T>
+TW_DEVICE T shuffle(T value, i32 lane) {
+  return __shfl_sync(kAllLanes, value, lane);
+}
+template <typename T>
+TW_DEVICE T shuffle_xor(T value, i32 mask) {
+  return __shfl_xor_sync(kAllLanes, value, mask);
+}
+template <typename T>
+TW_DEVICE T shuffle_up(T value, i32 lanes) {
+  return __shfl_up_sync(kAllLanes, value, static_cast<u32>(lanes));
+}
+template <typename T>
+TW_DEVICE T shuffle_down(T value, i32 lanes) {
+  return __shfl_down_sync(kAllLanes, value, static_cast<u32>(lanes));
+}
+TW_DEVICE u32 ballot(bool value) {
+  return __ballot_sync(kAllLanes, value);
+}
+TW_DEVICE bool any_of_warp(bool value) {
+  return __any_sync(kAllLanes, value) != 0;
+}
+TW_DEVICE i32 count_bits(u32 value) {
+  return __popc(value);
+}
+// The position of the lowest set bit; value is not 0.
+TW_DEVICE i32 lowest_bit(u32 value) {
+  return __ffs(static_cast<i32>(value)) - 1;
+}
+
+// Programmatic launch: waits until the kernels before this one in the stream are done and their
+// writes visible, if this one was started early; and lets the next one start early. Both do nothing
+// before Hopper.
+TW_DEVICE void wait_for_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+TW_DEVICE void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+}  // namespace tw
