@@ -3,13 +3,10 @@
 
 #include <algorithm>
 
-#include "variant/interval_set.h"
 #include "variant/mask_code.h"
 
 namespace tilewright {
 namespace {
-
-constexpr std::int64_t kMaxHeads = 128;  // looped over; beyond, nothing is claimed
 
 // Bounds of a relation's part that does not depend on the key, over the queries of a range.
 struct Offset {
@@ -111,10 +108,6 @@ Interval keys_between(PositionTerm kv, Int128 low, Int128 high) {
   return {std::max(upper.begin, lower.begin), std::min(upper.end, lower.end)};
 }
 
-IntervalSet all_if(bool condition) {
-  return condition ? IntervalSet::all() : IntervalSet::none();
-}
-
 class Evaluator {
  public:
   Evaluator(const MaskAnalysis::Code& code, const QueryRange& queries, const Scalar* slots,
@@ -132,11 +125,12 @@ class Evaluator {
         relation(code_.relations[static_cast<std::size_t>(node.index)], needed, full);
         break;
       case MaskNode::Kind::uniform:
-        needed = full = all_if((slots_[node.index].integer != 0) != node.negated);
+        needed = full = IntervalSet::all_if((slots_[node.index].integer != 0) != node.negated);
         break;
       case MaskNode::Kind::row:
-        needed = all_if(node.negated ? !rows_.every[node.index] : rows_.any[node.index]);
-        full = all_if(node.negated ? !rows_.any[node.index] : rows_.every[node.index]);
+        needed =
+            IntervalSet::all_if(node.negated ? !rows_.every[node.index] : rows_.any[node.index]);
+        full = IntervalSet::all_if(node.negated ? !rows_.any[node.index] : rows_.every[node.index]);
         break;
       case MaskNode::Kind::unknown:
         needed = IntervalSet::all();
@@ -155,11 +149,11 @@ class Evaluator {
       IntervalSet child_full;
       node(child, child_needed, child_full);
       if (all_of) {
-        needed = intersection(needed, child_needed, Rounding::outward);
-        full = intersection(full, child_full, Rounding::inward);
+        needed = intersection(needed, child_needed, plan::Rounding::outward);
+        full = intersection(full, child_full, plan::Rounding::inward);
       } else {
-        needed = set_union(needed, child_needed, Rounding::outward);
-        full = set_union(full, child_full, Rounding::inward);
+        needed = set_union(needed, child_needed, plan::Rounding::outward);
+        full = set_union(full, child_full, plan::Rounding::inward);
       }
     }
   }
@@ -182,7 +176,7 @@ class Evaluator {
       needed = IntervalSet::of(equal.begin, equal.end);
       full = one_value ? needed : IntervalSet::none();
     } else {
-      full = outside(equal.begin, equal.end);
+      full = plan::outside(equal.begin, equal.end);
       needed = one_value ? full : IntervalSet::all();
     }
   }
@@ -193,16 +187,16 @@ class Evaluator {
     const bool is_zero = offset.low == 0 && offset.high == 0;
     switch (kind) {
       case MaskRelation::Kind::le:
-        needed = all_if(offset.low <= 0);
-        full = all_if(offset.high <= 0);
+        needed = IntervalSet::all_if(offset.low <= 0);
+        full = IntervalSet::all_if(offset.high <= 0);
         break;
       case MaskRelation::Kind::eq:
-        needed = all_if(may_be_zero);
-        full = all_if(is_zero);
+        needed = IntervalSet::all_if(may_be_zero);
+        full = IntervalSet::all_if(is_zero);
         break;
       case MaskRelation::Kind::ne:
-        needed = all_if(!is_zero);
-        full = all_if(!may_be_zero);
+        needed = IntervalSet::all_if(!is_zero);
+        full = IntervalSet::all_if(!may_be_zero);
         break;
     }
   }
@@ -222,13 +216,13 @@ MaskAnalysis::MaskAnalysis(const Variant& variant) {
   class_ = !closed            ? MaskClass::elementwise
            : code->has_rows() ? MaskClass::row_bounds
                               : MaskClass::closed_form;
+  one_interval_ = code->one_interval();
   code_ = std::move(code);
 }
 
 MaskRanges MaskAnalysis::ranges(const QueryRange& queries, const Bindings& bindings) const {
   MaskRanges result;
-  if (queries.q_pos_min > queries.q_pos_max || queries.tokens() <= 0 ||
-      queries.q_head_begin >= queries.q_head_end) {
+  if (queries.empty()) {
     result.exact = true;
     return result;
   }
@@ -239,7 +233,7 @@ MaskRanges MaskAnalysis::ranges(const QueryRange& queries, const Bindings& bindi
   }
   const std::int64_t heads =
       code_->uses_head ? queries.q_head_end - queries.q_head_begin : std::int64_t{1};
-  if (heads > kMaxHeads) {
+  if (heads > kMaxMaskHeads) {
     result.needed = IntervalSet::all();
     return result;
   }
@@ -263,8 +257,8 @@ MaskRanges MaskAnalysis::ranges(const QueryRange& queries, const Bindings& bindi
       IntervalSet needed;
       IntervalSet full;
       evaluator.node(0, needed, full);
-      result.needed = set_union(result.needed, needed, Rounding::outward);
-      result.full = intersection(result.full, full, Rounding::inward);
+      result.needed = set_union(result.needed, needed, plan::Rounding::outward);
+      result.full = intersection(result.full, full, plan::Rounding::inward);
     }
   }
   // full is within what every query sees and needed covers what any does: equal, both are exact.

@@ -32,6 +32,9 @@ inline constexpr std::int64_t kMaxCoefficient = std::int64_t{1} << 40;
 inline constexpr int kMaxRowRelations = 32;
 inline constexpr int kMaxRowConditions = 32;
 
+// Heads of a query range that are looped over; beyond, nothing is claimed.
+inline constexpr std::int64_t kMaxMaskHeads = 128;
+
 // kv + sums of query, uniform and row terms + constant, compared with 0.
 struct MaskRelation {
   enum class Kind : std::uint8_t { le, eq, ne };
@@ -62,6 +65,11 @@ struct MaskAnalysis::Code {
   bool uses_head = false;           // some value depends on q_head
 
   bool has_rows() const { return !row_relations.empty() || !row_conditions.empty(); }
+
+  // Whether a subtree's sets are everything or nothing.
+  bool all_or_none(int node) const;
+  // Whether a subtree's sets are never more than one interval.
+  bool one_interval(int node = 0) const;
 };
 
 // Fills `code`; true when all of the mask is of closed form (there is no unknown node).
