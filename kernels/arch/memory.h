@@ -28,8 +28,8 @@ TW_DEVICE void copy_async_16(void* shared, const void* global, bool valid) {
 TW_DEVICE void copy_async_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
-// Waits until at most `groups` of this thread's latest groups are still under way. What they wrote is
-// visible to this thread; a barrier makes it so for others.
+// Waits until at most `groups` of this thread's latest groups are still under way. What they wrote
+// is visible to this thread; a barrier makes it so for others.
 template <i32 groups>
 TW_DEVICE void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(groups) : "memory");
@@ -71,8 +71,8 @@ TW_DEVICE i32 load_once(const i32* pointer) {
   return value;
 }
 
-// Adds, and orders: what this thread wrote (and, after a barrier, its block) before is visible to whoever sees the
-// sum, and what others released is visible here.
+// Adds, and orders: what this thread wrote (and, after a barrier, its block) before is visible to
+// whoever sees the sum, and what others released is visible here.
 TW_DEVICE i32 atomic_add_acq_rel(i32* pointer, i32 value) {
   i32 before;
   asm volatile("atom.global.acq_rel.gpu.add.s32 %0, [%1], %2;"

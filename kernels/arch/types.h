@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Words of all device code: fixed-width integers, function qualifiers, vectors of bytes. Device code
-// includes only kernels/ and the scheduler's headers: nothing of the toolkit, whose headers alone
-// cost seconds a compile.
+// Words of all device code: fixed-width integers, function qualifiers, vectors of bytes. Device
+// code includes only kernels/ and the scheduler's headers: nothing of the toolkit, whose headers
+// alone cost seconds a compile.
 #pragma once
 
 #define TW_DEVICE __device__ __forceinline__
 #define TW_SHARED __shared__
+// A table of constants, read like global memory.
+#define TW_TABLE static __device__ const
 // A kernel: found by its plain name in the compiled module.
 #define TW_KERNEL extern "C" __global__ void
 #define TW_LAUNCH_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)

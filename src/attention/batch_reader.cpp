@@ -96,7 +96,8 @@ void BatchReader::read_lengths(cpu::AttentionPlan& plan) const {
 }
 
 void BatchReader::read_positions(cpu::AttentionPlan& plan) const {
-  plan.interleave = batch_.interleave;
+  const KvInterleave& shard = batch_.interleave;
+  plan.interleave = {shard.size, shard.world, shard.rank};
   plan.q_pos =
       batch_.q_pos.defined() ? static_cast<const std::int32_t*>(batch_.q_pos.data) : nullptr;
   plan.q_pos_stride = batch_.q_pos.defined() ? batch_.q_pos.strides[0] : 1;
@@ -117,8 +118,6 @@ void BatchReader::read(const PlanInput& input, const TokenMemory& tokens,
           "batch.interleave has world {}: with {} levels it must be 1", batch_.interleave.world,
           levels);
   plan.num_levels = levels;
-  plan.num_segments = 0;
-  plan.joins_levels = false;
   plan::Header& header = *plan.schedule.header;
   header = {};
   header.num_requests = num_requests_;

@@ -129,8 +129,9 @@ std::int32_t fold_levels(cpu::AttentionPlan& plan) {
       static_cast<std::int32_t>(std::remove_if(rows, rows + header.num_rows,
                                                [](const plan::Row& row) { return row.q_len < 0; }) -
                                 rows);
-  plan.joins_levels = std::any_of(plan.token_levels, plan.token_levels + header.q_tokens,
-                                  [](std::uint8_t levels) { return !std::has_single_bit(levels); });
+  const bool joins = std::any_of(plan.token_levels, plan.token_levels + header.q_tokens,
+                                 [](std::uint8_t levels) { return !std::has_single_bit(levels); });
+  header.joins_levels = joins ? 1 : 0;
   return folded;
 }
 

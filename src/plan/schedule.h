@@ -23,16 +23,6 @@ struct Schedule {
   Split* splits = nullptr;  // [workers]
 };
 
-TILEWRIGHT_HD inline std::int64_t min64(std::int64_t a, std::int64_t b) {
-  return a < b ? a : b;
-}
-TILEWRIGHT_HD inline std::int64_t max64(std::int64_t a, std::int64_t b) {
-  return a > b ? a : b;
-}
-TILEWRIGHT_HD inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
-
 TILEWRIGHT_HD inline std::int32_t tiles_of(const Config& config, std::int32_t q_len) {
   return static_cast<std::int32_t>(
       ceil_div(static_cast<std::int64_t>(q_len) * config.group_size, config.tile_rows));
@@ -287,7 +277,7 @@ TILEWRIGHT_HD inline void list_splits(Schedule& s) {
 // All of it, for one thread, from rows that are measured. Rows without query tokens are left out.
 // `sort` is sort(begin, end, order).
 template <typename Blocks, typename Sort>
-void make_schedule(Schedule& s, const Blocks& blocks, const Sort& sort) {
+TILEWRIGHT_HD void make_schedule(Schedule& s, const Blocks& blocks, const Sort& sort) {
   Header& h = *s.header;
   std::int64_t total = 0;
   for (std::int32_t row = 0; row < h.num_rows; ++row) total += row_cost(s.config, s.rows[row]);
