@@ -77,7 +77,8 @@ struct Warp {
   i32 barrier = -1;  // where the whole warp waits
   u64 operand[2][kWarpSize] = {};
   u64 result[2] = {};
-  // The order in which lanes take their turns.
+  // Who of several warps goes first, and in which order its lanes take their turns.
+  u32 priority = 0;
   u32 first_lane = 0;
   bool backwards = false;
   i32 position = -1;  // in the list of warps that can run
