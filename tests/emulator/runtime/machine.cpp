@@ -224,14 +224,25 @@ void land_copies(u32 group) {
   __builtin_unreachable();
 }
 
+void record_failure(const std::string& what) {
+  machine->failed = true;
+  machine->failure = fmt::format("block {}, thread {}: {}", self->block->id, self->thread, what);
+}
+
 void run_thread() {
-  machine->body(machine->context);
+  try {
+    machine->body(machine->context);
+    if (self->warp->arrived != 0) {
+      fail(fmt::format("deadlock: it is done, but {} of its warp wait in {}",
+                       lanes_text(self->warp->arrived),
+                       describe(self->warp->point, self->warp->site)));
+    }
+  } catch (const Failure& failure) {
+    record_failure(failure.what());
+  }
+  if (machine->failed) leave_for_host();
   Warp& warp = *self->warp;
   Block& block = *self->block;
-  if (warp.arrived != 0) {
-    fail(fmt::format("deadlock: it is done, but {} of its warp wait in {}",
-                     lanes_text(warp.arrived), describe(warp.point, warp.site)));
-  }
   warp.alive &= ~(1U << self->lane);
   remove_lanes(warp, 1U << self->lane);
   machine->polls = 0;
@@ -294,23 +305,25 @@ void end_block(Block& block) {
 
 // --- Faults
 
+std::string describe_fault(const char* address, [[maybe_unused]] const void* state) {
+  if (overflows(self->stack, address)) {
+    return fmt::format("its stack of {} bytes is too small", kStackBytes);
+  }
+  std::string_view verb = "accesses";
+#ifdef __x86_64__
+  const auto& registers = static_cast<const ucontext_t*>(state)->uc_mcontext.gregs;
+  verb = (registers[REG_ERR] & 2) != 0 ? "writes" : "reads";
+#endif
+  return fmt::format("{} {}", verb, describe_address(address));
+}
+
 void on_fault(int signal, siginfo_t* info, void* state) {
   if (machine == nullptr || self == &machine->host) {
     ::signal(signal, SIG_DFL);  // not of a kernel: the access is repeated, and ends the process
     return;
   }
-  const char* address = static_cast<const char*>(info->si_addr);
-  if (overflows(self->stack, address)) {
-    fail(fmt::format("its stack of {} bytes is too small", kStackBytes));
-  }
-  std::string_view verb = "accesses";
-#ifdef __x86_64__
-  const auto* machine_state = static_cast<const ucontext_t*>(state);
-  verb = (machine_state->uc_mcontext.gregs[REG_ERR] & 2) != 0 ? "writes" : "reads";
-#else
-  (void)state;
-#endif
-  fail(fmt::format("{} {}", verb, describe_address(address)));
+  record_failure(describe_fault(static_cast<const char*>(info->si_addr), state));
+  leave_for_host();
 }
 
 // While it lives, faults of kernels become failures. The handler leaves its stack by a switch to
@@ -367,9 +380,7 @@ void run_blocks(Machine& m) {
 }  // namespace
 
 void fail(const std::string& what) {
-  machine->failed = true;
-  machine->failure = fmt::format("block {}, thread {}: {}", self->block->id, self->thread, what);
-  leave_for_host();
+  throw Failure(what);
 }
 
 void meet(Point point, Site site, Collective collective) {

@@ -110,7 +110,8 @@ struct Block {
 inline Fiber* self = nullptr;
 inline i32 grid_size = 0;
 
-// Ends the launch: launch() throws a Failure that names the thread and what it did wrong.
+// Ends the launch by an exception that leaves the thread: launch() throws a Failure that names the
+// thread and what it did wrong.
 [[noreturn]] void fail(const std::string& what);
 
 // Returns when all lanes of the warp have come to this point. The last one to come calls
