@@ -106,6 +106,9 @@ struct AccessParams {
   i64 shared_offset;
 };
 TW_KERNEL reads_global(TW_PARAMETER AccessParams p) {
+  if (thread_id() == 5) shared_memory()[0] = p.global[p.global_offset];
+}
+TW_KERNEL reads_16(TW_PARAMETER AccessParams p) {
   if (thread_id() == 5) store_16(shared_memory(), load_16(p.global + p.global_offset));
 }
 TW_KERNEL writes_global(TW_PARAMETER AccessParams p) {
@@ -135,13 +138,15 @@ class EmulatedAccess : public ::testing::Test {
 };
 
 TEST_F(EmulatedAccess, Global) {
-  EXPECT_EQ(run(reads_global, 48), "no failure");
+  EXPECT_EQ(run(reads_global, 63), "no failure");
   EXPECT_EQ(run(reads_global, 64),
             "block 0, thread 5: reads 0 bytes behind the end of keys (64 bytes)");
   EXPECT_EQ(run(reads_global, -4096), "block 0, thread 5: reads 4096 bytes before keys (64 bytes)");
   EXPECT_EQ(run(writes_global, 70),
             "block 0, thread 5: writes 6 bytes behind the end of keys (64 bytes)");
-  EXPECT_EQ(run(reads_global, 8),
+  EXPECT_EQ(run(reads_16, 48), "no failure");
+  EXPECT_THAT(run(reads_16, 64), HasSubstr("bytes behind the end of keys"));
+  EXPECT_EQ(run(reads_16, 8),
             "block 0, thread 5: byte 8 of keys (64 bytes) must be aligned to 16 bytes");
 }
 
@@ -189,14 +194,19 @@ TEST_F(EmulatedAccess, WriteWhereACopyWillLand) {
       HasSubstr("was written while an asynchronous copy to it was under way"));
 }
 
+// NOLINTNEXTLINE(misc-no-recursion)
+i32 descend(i32 depth) {
+  volatile i32 frame[64] = {};
+  frame[depth % 64] = depth;
+  return depth == 0 ? 0 : descend(depth - 1) + frame[depth % 64];
+}
 TW_KERNEL overflows_stack(TW_PARAMETER i32 depth) {
-  volatile char frame[1 << 20];
-  frame[0] = static_cast<char>(depth);
-  frame[sizeof(frame) - 1] = frame[0];
+  descend(depth);
 }
 
 TEST(EmulatedStack, Overflow) {
-  EXPECT_THAT(failure_of(overflows_stack, {.block = 32}, 1), HasSubstr("stack of 262144 bytes"));
+  EXPECT_THAT(failure_of(overflows_stack, {.block = 32}, 10000),
+              HasSubstr("stack of 262144 bytes"));
 }
 
 TEST(EmulatedLaunch, RefusesWhatNoGpuTakes) {

@@ -22,7 +22,7 @@ template <u32 count, bool transposed>
 void load_matrix(Warp& warp, u32 phase) {
   const LoadMatrix* lanes[kWarpSize];
   for (i32 lane = 0; lane < kWarpSize; ++lane) {
-    lanes[lane] = reinterpret_cast<const LoadMatrix*>(warp.operand[phase][lane]);
+    lanes[lane] = static_cast<const LoadMatrix*>(warp.operand[phase][lane].pointer);
   }
   for (u32 matrix = 0; matrix < count; ++matrix) {
     const LoadMatrix* const* rows = lanes + 8 * matrix;
@@ -59,7 +59,7 @@ void multiply(Warp& warp, u32 phase) {
   alignas(16) float b[16][8];
   alignas(16) float d[16][8];
   for (u32 lane = 0; lane < kWarpSize; ++lane) {
-    const auto& from = *reinterpret_cast<const Multiply*>(warp.operand[phase][lane]);
+    const auto& from = *static_cast<const Multiply*>(warp.operand[phase][lane].pointer);
     const u32 g = lane / 4;
     const u32 t = lane % 4;
     for (u32 i = 0; i < 4; ++i) {
@@ -85,7 +85,7 @@ void multiply(Warp& warp, u32 phase) {
     *reinterpret_cast<Four*>(d[row] + 4) = right;
   }
   for (u32 lane = 0; lane < kWarpSize; ++lane) {
-    const auto& to = *reinterpret_cast<const Multiply*>(warp.operand[phase][lane]);
+    const auto& to = *static_cast<const Multiply*>(warp.operand[phase][lane].pointer);
     for (u32 i = 0; i < 4; ++i) to.d[i] = d[lane / 4 + 8 * (i / 2)][2 * (lane % 4) + i % 2];
   }
 }

@@ -2,10 +2,10 @@
 #include "runtime/machine.h"
 
 #include <fmt/format.h>
-#include <signal.h>
 
 #include <algorithm>
 #include <bit>
+#include <csignal>
 #include <cstring>
 #include <mutex>
 #include <numeric>
