@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shared memory of the block that makes an attention's plan.
+#pragma once
+
+#include "plan/view.h"
+
+namespace tilewright::plan {
+
+inline constexpr int kMaxUpdateWarps = 32;
+// On the device: cuts and the tail's costs are in shared memory.
+inline constexpr int kMaxDeviceWorkers = 1024;
+// Of shared memory for rows: what every GPU since Ampere has, less the rest.
+inline constexpr std::int64_t kSharedRowBytes = std::int64_t{56} << 10;
+
+struct Sums {
+  std::int64_t first;
+  std::int64_t second;
+};
+
+// Behind it: costs of the tail's items, [workers]; cuts, [workers + 1]; rows before and after they
+// are sorted, [limits.rows] each, where they fit.
+struct UpdateMemory {
+  View view;  // its header is the one below, its rows are those that are worked on
+  Header header;
+  Sums warp_sums[2][kMaxUpdateWarps];
+  std::int32_t turn;  // of the status words
+  std::int32_t flag;
+
+  TILEWRIGHT_HD std::int64_t* tail_costs() { return reinterpret_cast<std::int64_t*>(this + 1); }
+  TILEWRIGHT_HD Cut* cuts() {
+    return reinterpret_cast<Cut*>(tail_costs() + view.schedule.config.workers);
+  }
+  TILEWRIGHT_HD Row* rows() {
+    return reinterpret_cast<Row*>(cuts() + view.schedule.config.workers + 1);
+  }
+};
+static_assert(alignof(UpdateMemory) <= 16 && sizeof(UpdateMemory) % 8 == 0);
+
+TILEWRIGHT_HD inline bool rows_fit_shared(std::int64_t rows) {
+  return 2 * rows * static_cast<std::int64_t>(sizeof(Row)) <= kSharedRowBytes;
+}
+TILEWRIGHT_HD inline std::int64_t update_shared_bytes(std::int64_t workers, std::int64_t rows) {
+  std::int64_t bytes = static_cast<std::int64_t>(sizeof(UpdateMemory)) +
+                       workers * static_cast<std::int64_t>(sizeof(std::int64_t)) +
+                       (workers + 1) * static_cast<std::int64_t>(sizeof(Cut));
+  if (rows_fit_shared(rows)) bytes += 2 * rows * static_cast<std::int64_t>(sizeof(Row));
+  return (bytes + 15) / 16 * 16;
+}
+
+}  // namespace tilewright::plan
