@@ -8,7 +8,7 @@ namespace tw {
 
 // A cut in the tail, whose costs are known.
 TW_DEVICE plan::Cut find_tail_cut(PartMaker& maker, std::int64_t cost, i32& item) {
-  const std::int64_t* costs = maker.memory.tail_costs();
+  const std::int64_t* costs = maker.tail_costs;
   i32 begin = 0;
   i32 end = static_cast<i32>(maker.header().tail_items);
   while (end - begin > 1) {
@@ -49,9 +49,11 @@ TW_DEVICE plan::Cut walk_to_cut(PartMaker& maker, const TileBlocks<Mask>& blocks
     }
     const u32 found = ballot(is_item && point.cost < end);
     if (found != 0) {
-      const plan::Cut cut =
-          plan::cut_inside(config, row, tile, needed, item, point.cost - (end - cost), target);
       const i32 lane = lowest_bit(found);
+      plan::Cut cut;
+      if (lane_id() == lane) {
+        cut = plan::cut_inside(config, row, tile, needed, item, point.cost - (end - cost), target);
+      }
       return {shuffle(cut.item, lane), shuffle(cut.block, lane), shuffle(cut.cost, lane)};
     }
     point.cost -= shuffle(end, kWarpSize - 1);
@@ -95,7 +97,7 @@ TW_DEVICE void find_cuts_of_warp(PartMaker& maker, const TileBlocks<Mask>& block
     const plan::Cut found = walk_to_cut(maker, blocks, from, shuffle(target, lane));
     if (lane_id() == lane) cut = found;
   }
-  if (has_worker) maker.memory.cuts()[worker] = cut;
+  if (has_worker) maker.cuts[worker] = cut;
 }
 
 template <typename Mask>
@@ -112,7 +114,7 @@ TW_DEVICE void find_cuts(PartMaker& maker, const TileBlocks<Mask>& blocks) {
 
 // The items that are cut, and the plan's cuts written out.
 TW_DEVICE void list_splits(PartMaker& maker) {
-  const plan::Cut* cuts = maker.memory.cuts();
+  const plan::Cut* cuts = maker.cuts;
   plan::Schedule& schedule = maker.view().schedule;
   const i32 workers = maker.header().workers;
   i32 splits = 0;

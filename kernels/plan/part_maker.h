@@ -17,8 +17,10 @@ struct PartMaker {
   plan::UpdateMemory& memory;
   BlockScan scan;
   u32* status;     // of the requests
-  plan::Row* rows;  // that are being worked on; memory.view.schedule.rows
-  plan::Row* other_rows;  // where they are sorted to
+  plan::Row* rows;         // that are being worked on; memory.view.schedule.rows
+  plan::Row* other_rows;   // where they are sorted to
+  plan::Cut* cuts;         // in shared memory
+  std::int64_t* tail_costs;  // before each item of the tail
 
   TW_DEVICE plan::View& view() const { return memory.view; }
   TW_DEVICE plan::Header& header() const { return memory.header; }

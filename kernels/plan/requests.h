@@ -40,12 +40,12 @@ TW_DEVICE void read_q_ranges(PartMaker& maker) {
     bad = bad || (r == 0 && begin != 0) || end < begin || end > most;
     if (end >= begin && end - begin > maker.limits.q_len) maker.mark_request(r, plan::kBadQRange);
     maker.view().requests[r] = {begin, end - begin, 0, 0};
-    if (r == requests - 1) maker.memory.flag = end;
+    if (r == requests - 1) maker.memory.end_of_queries = end;
   }
   if (any_of_block(bad)) {
     if (thread_id() == 0) mend_q_ranges(maker, most);
   } else if (thread_id() == 0 && requests > 0) {
-    maker.header().q_tokens = maker.memory.flag;
+    maker.header().q_tokens = maker.memory.end_of_queries;
   }
   if (bad_count) maker.mark_all(plan::kBadNumRequests);
   sync_block();

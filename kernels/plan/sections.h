@@ -103,7 +103,7 @@ TW_DEVICE std::int64_t sum_tail(PartMaker& maker, const TileBlocks<Mask>& blocks
     }
     Sums all;
     const Sums before = maker.scan.exclusive(mine, all);
-    if (i < items) maker.memory.tail_costs()[i] = cost + before.first;
+    if (i < items) maker.tail_costs[i] = cost + before.first;
     cost += all.first;
   }
   return cost;

@@ -79,8 +79,13 @@ TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
     memory.view.schedule.rows = rows;
   }
   sync_block();
-  return {params.batch, params.limits, part, memory, BlockScan(memory),
-          params.status.words + memory.turn * (params.limits.requests + 1), rows, other_rows};
+  auto* const cuts =
+      reinterpret_cast<plan::Cut*>(memory.rows() + plan::shared_rows(params.limits.rows));
+  auto* const tail_costs =
+      reinterpret_cast<std::int64_t*>(cuts + memory.view.schedule.config.workers + 1);
+  u32* const status = params.status.words + memory.turn * (params.limits.requests + 1);
+  return {params.batch, params.limits, part, memory,     BlockScan(memory),
+          status,       rows,          other_rows, cuts, tail_costs};
 }
 
 template <int kParts, typename Mask, typename... Masks>

@@ -17,34 +17,28 @@ struct Sums {
   std::int64_t second;
 };
 
-// Behind it: costs of the tail's items, [workers]; cuts, [workers + 1]; rows before and after they
-// are sorted, [limits.rows] each, where they fit.
-struct UpdateMemory {
+// Behind it: rows before and after they are sorted, [limits.rows] each, where they fit; cuts,
+// [workers + 1]; costs of the tail's items, [workers].
+struct alignas(16) UpdateMemory {
   View view;  // its header is the one below, its rows are those that are worked on
   Header header;
   Sums warp_sums[2][kMaxUpdateWarps];
   std::int32_t turn;  // of the status words
-  std::int32_t flag;
+  std::int32_t end_of_queries;
 
-  TILEWRIGHT_HD std::int64_t* tail_costs() { return reinterpret_cast<std::int64_t*>(this + 1); }
-  TILEWRIGHT_HD Cut* cuts() {
-    return reinterpret_cast<Cut*>(tail_costs() + view.schedule.config.workers);
-  }
-  TILEWRIGHT_HD Row* rows() {
-    return reinterpret_cast<Row*>(cuts() + view.schedule.config.workers + 1);
-  }
+  TILEWRIGHT_HD Row* rows() { return reinterpret_cast<Row*>(this + 1); }
 };
-static_assert(alignof(UpdateMemory) <= 16 && sizeof(UpdateMemory) % 8 == 0);
 
 TILEWRIGHT_HD inline bool rows_fit_shared(std::int64_t rows) {
   return 2 * rows * static_cast<std::int64_t>(sizeof(Row)) <= kSharedRowBytes;
 }
+TILEWRIGHT_HD inline std::int64_t shared_rows(std::int64_t rows) {
+  return rows_fit_shared(rows) ? 2 * rows : 0;
+}
 TILEWRIGHT_HD inline std::int64_t update_shared_bytes(std::int64_t workers, std::int64_t rows) {
-  std::int64_t bytes = static_cast<std::int64_t>(sizeof(UpdateMemory)) +
-                       workers * static_cast<std::int64_t>(sizeof(std::int64_t)) +
-                       (workers + 1) * static_cast<std::int64_t>(sizeof(Cut));
-  if (rows_fit_shared(rows)) bytes += 2 * rows * static_cast<std::int64_t>(sizeof(Row));
-  return (bytes + 15) / 16 * 16;
+  return static_cast<std::int64_t>(sizeof(UpdateMemory)) +
+         shared_rows(rows) * static_cast<std::int64_t>(sizeof(Row)) +
+         (workers + 1) * static_cast<std::int64_t>(sizeof(Cut) + sizeof(std::int64_t));
 }
 
 }  // namespace tilewright::plan
