@@ -11,6 +11,7 @@ TW_DEVICE plan::Cut find_tail_cut(PartMaker& maker, std::int64_t cost, i32& item
   const std::int64_t* costs = maker.tail_costs;
   i32 begin = 0;
   i32 end = static_cast<i32>(maker.header().tail_items);
+#pragma unroll 1
   while (end - begin > 1) {
     const i32 middle = begin + (end - begin) / 2;
     if (costs[middle] <= cost) {
@@ -31,6 +32,7 @@ TW_DEVICE plan::Cut walk_to_cut(PartMaker& maker, const TileBlocks<Mask>& blocks
   const plan::Row& row = maker.rows[point.row];
   const std::int64_t row_begin = maker.header().tail_items + row.tiles_before;
   const std::int64_t row_end = row_begin + plan::items_of(config, row);
+#pragma unroll 1
   for (std::int64_t base = point.item;; base += kWarpSize) {
     const std::int64_t item = base + lane_id();
     const bool is_item = item < row_end;
@@ -43,6 +45,7 @@ TW_DEVICE plan::Cut walk_to_cut(PartMaker& maker, const TileBlocks<Mask>& blocks
       cost = config.cost.fixed + needed * plan::block_cost(config, row, tile);
     }
     std::int64_t end = cost;  // behind the item
+#pragma unroll
     for (i32 step = 1; step < kWarpSize; step *= 2) {
       const std::int64_t below = shuffle_up(end, step);
       if (lane_id() >= step) end += below;
@@ -90,6 +93,7 @@ TW_DEVICE void find_cuts_of_warp(PartMaker& maker, const TileBlocks<Mask>& block
       }
     }
   }
+#pragma unroll 1
   for (u32 left = ballot(walks); left != 0; left &= left - 1) {
     const i32 lane = lowest_bit(left);
     const plan::LinePoint from = {shuffle(point.row, lane), shuffle(point.item, lane),
@@ -105,6 +109,7 @@ TW_DEVICE void find_cuts(PartMaker& maker, const TileBlocks<Mask>& blocks) {
   // Neighbouring workers in different warps: those that walk do so side by side.
   const i32 warps = num_threads() / kWarpSize;
   const i32 workers = maker.header().workers;
+#pragma unroll 1
   for (i32 base = 0; base <= workers; base += num_threads()) {
     const i32 worker = base + lane_id() * warps + warp_id();
     find_cuts_of_warp(maker, blocks, worker, worker <= workers);
@@ -118,6 +123,7 @@ TW_DEVICE void list_splits(PartMaker& maker) {
   plan::Schedule& schedule = maker.view().schedule;
   const i32 workers = maker.header().workers;
   i32 splits = 0;
+#pragma unroll 1
   for (i32 base = 0; base <= workers; base += num_threads()) {
     const i32 worker = base + thread_id();
     const bool is_inner = worker >= 1 && worker < workers;
@@ -127,16 +133,15 @@ TW_DEVICE void list_splits(PartMaker& maker) {
     const bool cuts_some = is_inner && cuts[worker].block != 0;
     const std::int64_t item = cuts_some ? cuts[worker].item : -1;
     const bool is_first = cuts_some && !cuts_item(worker - 1, item);
-    Sums all;
-    const Sums before = maker.scan.exclusive({is_first ? 1 : 0, 0}, all);
-    const i32 at = splits + static_cast<i32>(before.first) - (is_first ? 0 : 1);
+    i32 all = 0;
+    const i32 at = splits + maker.scan.count_before(is_first, all) - (is_first ? 0 : 1);
     if (is_first) {
       schedule.splits[at].item = item;
       schedule.splits[at].first = worker - 1;
     }
     if (cuts_some && !cuts_item(worker + 1, item)) schedule.splits[at].last = worker;
     if (worker <= workers) schedule.cuts[worker] = cuts[worker];
-    splits += static_cast<i32>(all.first);
+    splits += all;
   }
   if (thread_id() == 0) maker.header().num_splits = splits;
 }

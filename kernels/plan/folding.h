@@ -14,14 +14,17 @@ class Folding {
   // Rows of each level stand one after the other, in the order of their query tokens, and have the
   // segments of the same numbers. All threads.
   TW_DEVICE explicit Folding(PartMaker& maker) : maker_(maker), lane_(lane_id()) {
+#pragma unroll 1
     for (i32 level = 0; level <= plan::kMaxLevels; ++level) end_[level] = end_of(level - 1);
   }
 
   // Marks folded rows by a negative q_len.
   TW_DEVICE void fold() {
+#pragma unroll 1
     for (i32 level = maker_.view().num_levels - 2; level >= 0; --level) {
       if (maker_.view().levels[level].q_rows == nullptr) {
         const i32 warps = num_threads() / kWarpSize;
+#pragma unroll 1
         for (i32 i = end_[level] + warp_id(); i < end_[level + 1]; i += warps) fold_row(i);
       }
       sync_block();
@@ -33,6 +36,7 @@ class Folding {
   TW_DEVICE i32 end_of(i32 level) const {
     i32 begin = 0;
     i32 end = maker_.header().num_rows;
+#pragma unroll 1
     while (begin < end) {
       const i32 middle = begin + (end - begin) / 2;
       if (maker_.rows[middle].level <= level) {
@@ -46,10 +50,12 @@ class Folding {
 
   // The outermost row of a level inside `level` whose query tokens begin at `token`; -1: none.
   TW_DEVICE i32 row_at(i32 level, i32 token) const {
+#pragma unroll 1
     for (i32 inner = level + 1; inner < maker_.view().num_levels; ++inner) {
       if (maker_.view().levels[inner].q_rows != nullptr) continue;
       i32 begin = end_[inner];
       i32 end = end_[inner + 1];
+#pragma unroll 1
       while (begin < end) {
         const i32 middle = begin + (end - begin) / 2;
         if (maker_.rows[middle].q_begin < token) {
@@ -70,6 +76,7 @@ class Folding {
   TW_DEVICE i32 outermost(const plan::Row& child, const plan::Row& row) const {
     const plan::Segment* segments = maker_.view().segments;
     i32 segment = child.segment;
+#pragma unroll 1
     while (segments[segment].parent >= 0 && segments[segment].parent != row.segment) {
       segment = segments[segment].parent;
     }
@@ -90,6 +97,7 @@ class Folding {
   template <bool kCheck, typename Visit>
   TW_DEVICE bool over_children(const plan::Row& row, const Visit& visit) const {
     const i32 end = row.q_begin + row.q_len;
+#pragma unroll 1
     for (i32 token = row.q_begin; token < end;) {
       const i32 first = row_at(row.level, token);
       if (first < 0) return false;
@@ -128,6 +136,7 @@ class Folding {
     const bool whole = over_children<true>(row, [&](const plan::Row& child) {
       child_tiles += plan::tiles_of(maker_.config(), child.q_len);
     });
+#pragma unroll
     for (i32 step = kWarpSize / 2; step > 0; step /= 2) {
       child_tiles += shuffle_xor(child_tiles, step);
     }
@@ -139,6 +148,7 @@ class Folding {
       child.kv_pos = row.kv_pos;
     });
     const u32 others = ~(1U << row.level);
+#pragma unroll 1
     for (i32 i = lane_; i < row.q_len; i += kWarpSize) {
       maker_.view().token_levels[row.q_begin + i] &= static_cast<u8>(others);
     }
@@ -155,10 +165,12 @@ class Folding {
 TW_DEVICE void remove_folded(PartMaker& maker) {
   plan::Header& header = maker.header();
   bool folded = false;
+#pragma unroll 1
   for (i32 i = thread_id(); i < header.num_rows; i += num_threads()) {
     folded = folded || maker.rows[i].q_len < 0;
   }
   bool joins = false;
+#pragma unroll 1
   for (i32 token = thread_id(); token < header.q_tokens; token += num_threads()) {
     joins = joins || count_bits(maker.view().token_levels[token]) != 1;
   }
@@ -167,16 +179,17 @@ TW_DEVICE void remove_folded(PartMaker& maker) {
   if (!any_of_block(folded)) return;
   const i32 rows = header.num_rows;
   i32 kept = 0;
+#pragma unroll 1
   for (i32 base = 0; base < rows; base += num_threads()) {
     const i32 i = base + thread_id();
     plan::Row row;
     if (i < rows) row = maker.rows[i];
     const bool stays = i < rows && row.q_len > 0;
-    Sums all;
     // All of these rows are read when the first of them is overwritten.
-    const Sums before = maker.scan.exclusive({stays ? 1 : 0, 0}, all);
-    if (stays) maker.rows[kept + static_cast<i32>(before.first)] = row;
-    kept += static_cast<i32>(all.first);
+    i32 all = 0;
+    const i32 before = maker.scan.count_before(stays, all);
+    if (stays) maker.rows[kept + before] = row;
+    kept += all;
   }
   if (thread_id() == 0) header.num_rows = kept;
   sync_block();

@@ -47,6 +47,7 @@ class LevelRows {
         q_rows_ != nullptr ? input_.input.num_q_rows : maker_.header().q_tokens;
     i32 at = first_;
     bool bad = false;
+#pragma unroll 1
     for (i32 base = 0; base < rows; base += num_threads()) {
       const i32 index = base + thread_id();
       plan::Row row;
@@ -65,13 +66,13 @@ class LevelRows {
         row.kv_len = input_.kv_len(index, bits);
         row.head_cost = bits;  // until the row is measured: what is wrong with it
       }
-      Sums all;
-      const Sums before = maker_.scan.exclusive({live ? 1 : 0, 0}, all);
+      i32 all = 0;
+      const i32 before = maker_.scan.count_before(live, all);
       if (live) {
-        row.segment = at + static_cast<i32>(before.first);
+        row.segment = at + before;
         maker_.rows[row.segment] = row;
       }
-      at += static_cast<i32>(all.first);
+      at += all;
     }
     end_ = at;
     return !any_of_block(bad);
@@ -82,6 +83,7 @@ class LevelRows {
   TW_DEVICE bool list_is_well() {
     bool bad = false;
     const i32 end = entries_end();
+#pragma unroll 1
     for (i32 entry = entries_begin() + thread_id(); entry < end; entry += num_threads()) {
       const i32 token = q_rows_[entry];
       if (token < 0 || token >= maker_.header().q_tokens) {
@@ -103,6 +105,7 @@ class LevelRows {
 
   TW_DEVICE void drop_rows() {
     const u32 others = ~(1U << level_);
+#pragma unroll 1
     for (i32 token = thread_id(); token < maker_.header().q_tokens; token += num_threads()) {
       maker_.view().token_levels[token] &= static_cast<u8>(others);
     }
@@ -112,6 +115,7 @@ class LevelRows {
 
   TW_DEVICE void set_positions() {
     const plan::IntList& kv_pos = input_.input.kv_pos;
+#pragma unroll 1
     for (i32 i = first_ + thread_id(); i < end_; i += num_threads()) {
       plan::Row& row = maker_.rows[i];
       if (kv_pos.given()) {
@@ -135,6 +139,7 @@ class LevelRows {
   TW_DEVICE void cover_tokens() {
     const bool placed = input_.input.kv_pos.given();
     const i32 end = entries_end();
+#pragma unroll 1
     for (i32 entry = entries_begin() + thread_id(); entry < end; entry += num_threads()) {
       plan::Row& row = maker_.rows[row_of(entry)];
       const i32 token = q_rows_ != nullptr ? q_rows_[entry] : entry;
@@ -155,6 +160,7 @@ class LevelRows {
   TW_DEVICE i32 row_of(i32 entry) const {
     i32 begin = first_;
     i32 end = end_;
+#pragma unroll 1
     while (end - begin > 1) {
       const i32 middle = begin + (end - begin) / 2;
       if (maker_.rows[middle].q_begin <= entry) {
@@ -168,6 +174,7 @@ class LevelRows {
 
   // Bad rows have no keys, and their requests are marked.
   TW_DEVICE void clear_bad_rows() {
+#pragma unroll 1
     for (i32 i = first_ + thread_id(); i < end_; i += num_threads()) {
       plan::Row& row = maker_.rows[i];
       u32 bits = static_cast<u32>(row.head_cost);
@@ -196,16 +203,20 @@ class LevelRows {
 TW_DEVICE void read_level_rows(PartMaker& maker) {
   plan::View& view = maker.view();
   const i32 tokens = maker.header().q_tokens;
+#pragma unroll 1
   for (i32 token = thread_id(); token < tokens; token += num_threads()) {
     view.token_levels[token] = 0;
     view.token_keys[token] = 0;
   }
   sync_block();
+#pragma unroll 1
   for (i32 level = 0; level < view.num_levels; ++level) LevelRows(maker, level).read();
+#pragma unroll 1
   for (i32 token = thread_id(); token < tokens; token += num_threads()) {
     atomic_max(&view.requests[view.request_of(token)].kv_len, view.token_keys[token]);
   }
   sync_block();
+#pragma unroll 1
   for (i32 r = thread_id(); r < maker.header().num_requests; r += num_threads()) {
     set_position(maker, r, view.requests[r]);
   }

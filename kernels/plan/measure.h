@@ -7,7 +7,17 @@
 
 namespace tw {
 
-// How many blocks a tile needs, for the scheduler.
+// How many blocks a tile needs.
+template <typename Mask>
+TW_DEVICE_CALL i32 count_blocks(const plan::View& view, const Mask& mask, const plan::Row& row,
+                                i32 head, i32 tile) {
+  if (!mask.has_mask() || mask.one_interval()) {
+    return plan::tile_span(view, mask, row, head, tile).blocks();
+  }
+  return plan::tile_ranges(view, mask, row, head, tile).blocks;
+}
+
+// The same for the scheduler.
 template <typename Mask>
 struct TileBlocks {
   const plan::View& view;
@@ -19,10 +29,7 @@ struct TileBlocks {
     return count(row, head, tile);
   }
   TW_DEVICE i32 count(const plan::Row& row, i32 head, i32 tile) const {
-    if (!view.blocks.defined() && (!mask.has_mask() || mask.one_interval())) {
-      return plan::tile_span(view, mask, row, head, tile).blocks();
-    }
-    return plan::tile_ranges(view, mask, row, head, tile).blocks;
+    return count_blocks(view, mask, row, head, tile);
   }
 };
 
@@ -48,10 +55,12 @@ TW_DEVICE void measure_long_rows(PartMaker& maker, const TileBlocks<Mask>& block
   const i32 warps = num_threads() / kWarpSize;
   const i32 lane = lane_id();
   i32 first_warp = 0;  // of the next row: rows of few tiles go to different warps
+#pragma unroll 1
   for (i32 base = 0; base < maker.header().num_rows; base += kWarpSize) {
     const i32 of_lane = base + lane;
     const bool is_long = of_lane < maker.header().num_rows &&
                          (maker.rows[of_lane].tiles > 1 || heads > 1);
+#pragma unroll 1
     for (u32 left = ballot(is_long); left != 0; left &= left - 1) {
       plan::Row& row = maker.rows[base + lowest_bit(left)];
       const i32 tiles = row.tiles * heads;
@@ -59,10 +68,12 @@ TW_DEVICE void measure_long_rows(PartMaker& maker, const TileBlocks<Mask>& block
       first_warp = (first_warp + tiles / kWarpSize + 1) % warps;
       if (warp * kWarpSize >= tiles) continue;
       RowMeasure measure;
+#pragma unroll 1
       for (i32 at = warp * kWarpSize + lane; at < tiles; at += warps * kWarpSize) {
         const i32 tile = at % row.tiles;
         measure.add(config, row, tile, blocks.count(row, at / row.tiles, tile));
       }
+#pragma unroll
       for (i32 step = kWarpSize / 2; step > 0; step /= 2) {
         measure.cost += shuffle_xor(measure.cost, step);
         const i32 other = shuffle_xor(measure.most_blocks, step);
@@ -80,6 +91,7 @@ TW_DEVICE void measure_rows(PartMaker& maker, const TileBlocks<Mask>& blocks) {
   const plan::Config& config = maker.config();
   const i32 heads = heads_to_measure(config);
   bool any_long = false;
+#pragma unroll 1
   for (i32 i = thread_id(); i < maker.header().num_rows; i += num_threads()) {
     plan::Row& row = maker.rows[i];
     plan::start_row(config, row);

@@ -30,6 +30,7 @@ class PageCheck {
     const i32 step = warps_ / warps_a_row;
     const i32 part = warp_ / step;
     if (part >= warps_a_row) return;
+#pragma unroll 1
     for (i32 row = warp_ % step; row < rows; row += step) {
       const i32 begin = indptr[row];
       const i32 end = indptr[row + 1];
@@ -60,12 +61,15 @@ class PageCheck {
     constexpr i32 kLoads = 4;
     const i32 stride = parts * kWarpSize;
     bool bad = false;
+#pragma unroll 1
     for (i32 base = part * kWarpSize + lane_id(); base < count; base += kLoads * stride) {
       u32 ids[kLoads];
+#pragma unroll
       for (i32 i = 0; i < kLoads; ++i) {
         const i32 at = base + i * stride;
         ids[i] = at < count ? static_cast<u32>(load_once(entries + at)) : 0;
       }
+#pragma unroll
       for (i32 i = 0; i < kLoads; ++i) bad = bad || ids[i] > most;
     }
     return !any_of_warp(bad);
@@ -79,10 +83,12 @@ class PageCheck {
     }
     const i32* const q_rows = part_.view.levels[level].q_rows;
     if (q_rows != nullptr && end > part_.levels[level].num_q_rows) return;  // marked elsewhere
+#pragma unroll 1
     for (i32 r = lane_id(); r < requests_; r += kWarpSize) {
       const i32 first = batch_.qo_indptr[r];
       const i32 past = batch_.qo_indptr[r + 1];
       bool covered = q_rows == nullptr && first < end && begin < past && first < past;
+#pragma unroll 1
       for (i32 i = begin; q_rows != nullptr && i < end; ++i) {
         covered = covered || (first <= q_rows[i] && q_rows[i] < past);
       }

@@ -32,12 +32,14 @@ struct PartMaker {
   }
   // All requests; called by all threads.
   TW_DEVICE void mark_all(u32 bits) const {
+#pragma unroll 1
     for (i32 r = thread_id(); r < header().num_requests; r += num_threads()) mark_request(r, bits);
     if (thread_id() == 0) atomic_or(status + limits.requests, bits);
   }
   // The requests of a row's query tokens.
   TW_DEVICE void mark_row(const plan::Row& row, u32 bits) const {
     i32 marked = -1;
+#pragma unroll 1
     for (i32 i = 0; i < row.q_len; ++i) {
       const i32 r = view().request_of(row, view().token_of(row, i));
       if (r != marked) mark_request(r, bits);

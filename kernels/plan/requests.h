@@ -11,6 +11,7 @@ namespace tw {
 TW_DEVICE void mend_q_ranges(PartMaker& maker, i32 most) {
   const i32 requests = maker.header().num_requests;
   i32 begin = 0;
+#pragma unroll 1
   for (i32 r = 0; r < requests; ++r) {
     const i32 given_begin = maker.batch.qo_indptr[r];
     const i32 given_end = maker.batch.qo_indptr[r + 1];
@@ -34,6 +35,7 @@ TW_DEVICE void read_q_ranges(PartMaker& maker) {
     if (requests == 0) maker.header().q_tokens = 0;
   }
   bool bad = false;
+#pragma unroll 1
   for (i32 r = thread_id(); r < requests; r += num_threads()) {
     const i32 begin = indptr[r];
     const i32 end = indptr[r + 1];
@@ -68,6 +70,7 @@ TW_DEVICE void read_request_rows(PartMaker& maker) {
   const RowInput input(maker.part, 0, maker.limits);
   const i32 requests = maker.header().num_requests;
   i32 num_rows = 0;
+#pragma unroll 1
   for (i32 base = 0; base < requests; base += num_threads()) {
     const i32 r = base + thread_id();
     plan::Request request;
@@ -94,11 +97,11 @@ TW_DEVICE void read_request_rows(PartMaker& maker) {
       set_position(maker, r, request);
       maker.view().requests[r] = request;
     }
-    Sums rows;
     const bool live = r < requests && request.q_len > 0;
-    const Sums before = maker.scan.exclusive({live ? 1 : 0, 0}, rows);
+    i32 rows = 0;
+    const i32 before = maker.scan.count_before(live, rows);
     if (live) {
-      const i32 at = num_rows + static_cast<i32>(before.first);
+      const i32 at = num_rows + before;
       row.index = r;
       row.segment = at;
       row.q_begin = request.q_begin;
@@ -107,7 +110,7 @@ TW_DEVICE void read_request_rows(PartMaker& maker) {
       maker.rows[at] = row;
       maker.view().segments[at] = {0, r, request.kv_len, -1};
     }
-    num_rows += static_cast<i32>(rows.first);
+    num_rows += rows;
   }
   if (thread_id() == 0) maker.header().num_rows = maker.header().num_segments = num_rows;
   sync_block();

@@ -13,6 +13,7 @@ TW_DEVICE i32 sort_rows(PartMaker& maker, const plan::RowOrder& order) {
   plan::Row* const given = maker.rows;
   // Until prefix sums take its place, cost_before is the length that A's rows are sorted by.
   bool any = false;
+#pragma unroll 1
   for (i32 i = thread_id(); i < rows; i += num_threads()) {
     const bool in_a = order.in_section_a(given[i]);
     given[i].cost_before = in_a ? plan::longest_item(order.config, given[i]) : 0;
@@ -20,26 +21,28 @@ TW_DEVICE i32 sort_rows(PartMaker& maker, const plan::RowOrder& order) {
   }
   if (!any_of_block(any)) return 0;
   i32 a_rows = 0;
+#pragma unroll 1
   for (i32 base = 0; base < rows; base += num_threads()) {
     const i32 i = base + thread_id();
     a_rows += count_of_block(i < rows && given[i].cost_before > 0);
   }
   i32 before = 0;  // rows of A before these
+#pragma unroll 1
   for (i32 base = 0; base < rows; base += num_threads()) {
     const i32 i = base + thread_id();
     const std::int64_t length = i < rows ? given[i].cost_before : 0;
-    Sums all;
-    const Sums sums = maker.scan.exclusive({length > 0 ? 1 : 0, 0}, all);
-    i32 at = a_rows + i - before - static_cast<i32>(sums.first);
+    i32 all = 0;
+    i32 at = a_rows + i - before - maker.scan.count_before(length > 0, all);
     if (length > 0) {
       at = 0;
+#pragma unroll 1
       for (i32 j = 0; j < rows; ++j) {
         const std::int64_t other = given[j].cost_before;
         at += other > length || (other == length && j < i) ? 1 : 0;
       }
     }
     if (i < rows) maker.other_rows[at] = given[i];
-    before += static_cast<i32>(all.first);
+    before += all;
   }
   maker.rows = maker.other_rows;
   maker.other_rows = given;
@@ -59,6 +62,7 @@ struct SectionSums {
 TW_DEVICE SectionSums sum_rows(PartMaker& maker, i32 a_rows) {
   const plan::Config& config = maker.config();
   SectionSums sums;
+#pragma unroll 1
   for (i32 base = 0; base < maker.header().num_rows; base += num_threads()) {
     const i32 i = base + thread_id();
     const bool is_row = i < maker.header().num_rows;
@@ -93,6 +97,7 @@ TW_DEVICE std::int64_t sum_tail(PartMaker& maker, const TileBlocks<Mask>& blocks
   const plan::Header& header = maker.header();
   const i32 items = static_cast<i32>(header.tail_items);
   std::int64_t cost = 0;
+#pragma unroll 1
   for (i32 base = 0; base < items; base += num_threads()) {
     const i32 i = base + thread_id();
     Sums mine = {0, 0};
@@ -115,6 +120,7 @@ TW_DEVICE void lay_out_sections(PartMaker& maker, const TileBlocks<Mask>& blocks
   const plan::Config& config = maker.config();
   plan::Header& header = maker.header();
   std::int64_t cost = 0;
+#pragma unroll 1
   for (i32 base = 0; base < header.num_rows; base += num_threads()) {
     const i32 i = base + thread_id();
     cost += i < header.num_rows ? plan::row_cost(config, maker.rows[i]) : 0;

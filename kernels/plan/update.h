@@ -5,7 +5,7 @@
 //
 // A kernel of this is one line, in which Masks are the attentions' masks, and PartInput::mask says
 // which of them is whose:
-//   TW_KERNEL TW_LAUNCH_BOUNDS(1024, 1) tilewright_update_plan(TW_PARAMETER UpdateParams<2> params) {
+//   TW_KERNEL TW_LAUNCH_BOUNDS(512, 1) tilewright_update_plan(TW_PARAMETER UpdateParams<2> params) {
 //     tw::update_plan<tw::MaskA, tw::MaskB>(params);
 //   }
 #pragma once
@@ -56,6 +56,7 @@ TW_DEVICE void write_part(PartMaker& maker) {
   if (maker.rows == schedule.rows) return;
   const auto* from = reinterpret_cast<const Bytes16*>(maker.rows);
   auto* to = reinterpret_cast<Bytes16*>(schedule.rows);
+#pragma unroll 1
   for (i32 i = thread_id(); i < words; i += num_threads()) to[i] = from[i];
 }
 
@@ -66,6 +67,7 @@ TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
   // Thread by thread: the parameters are read by words anyway.
   const auto* from = reinterpret_cast<const u32*>(&part.view);
   auto* to = reinterpret_cast<u32*>(&memory.view);
+#pragma unroll 1
   for (i32 i = thread_id(); i < static_cast<i32>(sizeof(plan::View) / 4); i += num_threads()) {
     to[i] = from[i];
   }
@@ -106,11 +108,14 @@ TW_DEVICE void check_pages(const plan::UpdateParams<kParts>& params) {
   const i32 threads = (num_blocks() - kParts) * num_threads();
   const i32 thread = (block_id() - kParts) * num_threads() + thread_id();
   u32* const next = params.status.words + (memory.turn ^ 1) * words;
+#pragma unroll 1
   for (i32 i = thread; i < words; i += threads) next[i] = 0;
+#pragma unroll 1
   for (i32 i = 0; i < kParts; ++i) {
     PageCheck check(params.batch, params.limits, params.parts[i],
                     params.status.words + memory.turn * words, thread / kWarpSize,
                     threads / kWarpSize);
+#pragma unroll 1
     for (i32 level = 0; level < params.parts[i].view.num_levels; ++level) check.check_level(level);
   }
 }

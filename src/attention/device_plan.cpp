@@ -14,7 +14,7 @@ namespace tilewright {
 namespace {
 
 constexpr std::size_t kAlignment = 256;
-constexpr std::int64_t kMaxThreads = 1024;
+constexpr std::int64_t kMaxThreads = 512;
 constexpr std::int64_t kWarpSize = 32;
 using OnePart = plan::UpdateParams<1>;
 static_assert(std::is_trivially_copyable_v<OnePart>);
@@ -143,7 +143,7 @@ UpdateLaunch DevicePlan::shape_of_launch() const {
   // Page ids are checked by a few warps a row.
   constexpr std::int64_t kWarpsARow = 8;
   const std::int64_t warps = rows * parts * kWarpsARow;
-  const std::int64_t most = num_sms_ * (kMaxThreads / threads) - parts;
+  const std::int64_t most = num_sms_ * (1024 / threads) - parts;
   const std::int64_t checking = std::clamp<std::int64_t>(
       plan::ceil_div(warps * kWarpSize, threads), 1, std::max<std::int64_t>(most, 1));
   launch.blocks = static_cast<int>(parts + checking);

@@ -18,7 +18,7 @@ namespace tilewright {
 // attentions. `params` is read until the launcher returns.
 struct UpdateLaunch {
   int blocks = 1;
-  int threads = 1024;
+  int threads = 512;
   std::size_t shared_bytes = 0;
   const void* params = nullptr;
   std::size_t params_bytes = 0;
