@@ -54,9 +54,11 @@ struct RowInput {
         length = holds - pages.page_size + last;
       }
     }
-    if (length < 0 || length > limits.kv_len) wrong_length = plan::kBadKvLen;
-    if (length == 0) return bad |= wrong_length, 0;  // no page is looked at
-    if (wrong == 0 && length > holds) wrong_length = plan::kBadKvLen;
+    // Of a row that is said to be empty no entry is looked at.
+    if (length == 0 && input.kv_lens.given()) return 0;
+    if (length < 0 || length > limits.kv_len || (wrong == 0 && length > holds)) {
+      wrong_length = plan::kBadKvLen;
+    }
     bad |= wrong | wrong_length;
     return (wrong | wrong_length) == 0 ? static_cast<i32>(length) : 0;
   }

@@ -44,6 +44,8 @@ class EmulatedPlan {
   // Only the device's.
   void update_device(const Batch& batch, const std::vector<PlanInput>& inputs, int threads,
                      std::uint64_t seed);
+  // The records of both; and that all is well with the batch.
+  void expect_equal_records() const;
   void expect_equal() const;
   // A request's status word; behind the requests, the batch's.
   std::uint32_t status(std::int64_t request) const;
