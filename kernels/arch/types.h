@@ -8,6 +8,8 @@
 // Called, not inlined: large, and used in several places.
 #define TW_DEVICE_CALL static __device__ __noinline__
 #define TW_SHARED __shared__
+// A table of constants, read like global memory.
+#define TW_TABLE static __device__ const
 // A kernel: found by its plain name in the compiled module.
 #define TW_KERNEL extern "C" __global__ void
 #define TW_LAUNCH_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)

@@ -35,6 +35,10 @@ struct QueryRange {
   }
 };
 
+// Heads of a query range that are looped over where the mask depends on the head; beyond, nothing
+// is claimed.
+inline constexpr std::int64_t kMaxMaskHeads = 128;
+
 struct MaskRanges {
   IntervalSet needed;  // a superset of the key positions that some query of the range attends to
   IntervalSet full;    // a subset of those that all of them attend to

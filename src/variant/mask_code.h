@@ -6,18 +6,14 @@
 #include <cstdint>
 #include <vector>
 
+#include "plan/half_plane.h"
 #include "variant/integer.h"
 #include "variant/mask.h"
 #include "variant/scalar_code.h"
 
 namespace tilewright {
 
-// floor((position + shift) / size); size 1 and shift 0 are the position itself.
-struct PositionTerm {
-  std::int64_t coefficient = 0;
-  std::int64_t shift = 0;
-  std::int64_t size = 1;
-};
+using plan::PositionTerm;
 
 struct UniformTerm {
   std::int64_t coefficient = 0;
@@ -31,9 +27,6 @@ inline constexpr std::int64_t kMaxCoefficient = std::int64_t{1} << 40;
 // Bounds that differ from row to row; more of them count as unknown.
 inline constexpr int kMaxRowRelations = 32;
 inline constexpr int kMaxRowConditions = 32;
-
-// Heads of a query range that are looped over; beyond, nothing is claimed.
-inline constexpr std::int64_t kMaxMaskHeads = 128;
 
 // kv + sums of query, uniform and row terms + constant, compared with 0.
 struct MaskRelation {

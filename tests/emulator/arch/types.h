@@ -7,6 +7,7 @@
 // function of one must be taken for the other's.
 #define TW_DEVICE [[gnu::always_inline]] inline
 #define TW_DEVICE_CALL [[gnu::noinline]] static
+#define TW_TABLE [[maybe_unused]] static const
 #define TW_KERNEL [[maybe_unused]] static void
 #define TW_LAUNCH_BOUNDS(threads, blocks)
 #define TW_PARAMETER const
