@@ -77,7 +77,8 @@ struct Warp {
   i32 barrier = -1;  // where the whole warp waits
   u64 operand[2][kWarpSize] = {};
   u64 result[2] = {};
-  // The order in which lanes take their turns.
+  // Who of several warps goes first, and in which order its lanes take their turns.
+  u32 priority = 0;
   u32 first_lane = 0;
   bool backwards = false;
   i32 position = -1;  // in the list of warps that can run
@@ -109,7 +110,8 @@ struct Block {
 inline Fiber* self = nullptr;
 inline i32 grid_size = 0;
 
-// Ends the launch: launch() throws a Failure that names the thread and what it did wrong.
+// Ends the launch by an exception that leaves the thread: launch() throws a Failure that names the
+// thread and what it did wrong.
 [[noreturn]] void fail(const std::string& what);
 
 // Returns when all lanes of the warp have come to this point. The last one to come calls
