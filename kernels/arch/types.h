@@ -5,6 +5,8 @@
 #pragma once
 
 #define TW_DEVICE __device__ __forceinline__
+// Called, not inlined: large, and used in several places.
+#define TW_DEVICE_CALL static __device__ __noinline__
 #define TW_SHARED __shared__
 // A table of constants, read like global memory.
 #define TW_TABLE static __device__ const

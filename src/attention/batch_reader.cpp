@@ -38,11 +38,7 @@ BatchReader::BatchReader(const Batch& batch, const Limits& limits, Device device
     require_integers("batch.kv_lens", batch.kv_lens, -1, device);
   }
   const KvInterleave& shard = batch.interleave;
-  require(shard.size >= 1 && shard.size <= kMaxPosition32 && shard.world >= 1 &&
-              shard.world <= kMaxPosition32 && shard.rank >= 0 && shard.rank < shard.world,
-          "batch.interleave has size {}, world {}, rank {}: size and world must be in [1, 2^31), "
-          "rank in [0, world)",
-          shard.size, shard.world, shard.rank);
+  require_interleave(shard);
   require(shard.world == 1 || batch.q_pos.defined() || batch.q_pos_offset.defined(),
           "batch.interleave has world {}: q_pos or q_pos_offset must be given", shard.world);
   require(!batch.q_pos.defined() || !batch.q_pos_offset.defined(),

@@ -90,12 +90,7 @@ class Folding {
 
   bool shared_is_cheaper(const plan::Row& row) const {
     if (plan_.batch_invariant) return false;
-    const std::int64_t tiles = plan::tiles_of(config_, row.q_len);
-    const std::int64_t packed = static_cast<std::int64_t>(row.q_len) * config_.group_size;
-    // In blocks of keys, which need not be whole: behind a folded row the next keys fill them up.
-    const std::int64_t read_again = (child_tiles_ - tiles) * row.kv_len * config_.cost.block;
-    const std::int64_t kept = tiles * config_.cost.fixed + packed * config_.cost.join_row;
-    return read_again > kept * config_.block_tokens;
+    return plan::sharing_is_cheaper(config_, row, child_tiles_);
   }
 
   void fold_into_children(plan::Row& row) {

@@ -84,6 +84,7 @@ struct Header {
   std::int32_t q_tokens = 0;
   std::int32_t num_segments = 0;
   std::int32_t joins_levels = 0;  // some token is not covered by exactly one row
+  std::int32_t status_turn = 0;   // on the device: which array of status words is this plan's
   std::int64_t a_items = 0;       // section A: run whole, taken by workers in turn
   std::int64_t tail_items =
       0;                     // items of A rows that section B takes over: the last, incomplete wave

@@ -6,6 +6,7 @@
 // Inlined always: two tests may compile one source with different settings into one program, and no
 // function of one must be taken for the other's.
 #define TW_DEVICE [[gnu::always_inline]] inline
+#define TW_DEVICE_CALL [[gnu::noinline]] static
 #define TW_TABLE [[maybe_unused]] static const
 #define TW_KERNEL [[maybe_unused]] static void
 #define TW_LAUNCH_BOUNDS(threads, blocks)
