@@ -76,6 +76,9 @@ TW_DEVICE i32 atomic_add_acq_rel(i32* pointer, i32 value) {
 TW_DEVICE i32 atomic_add(i32* pointer, i32 value) {
   return atomicAdd(pointer, value);
 }
+TW_DEVICE void atomic_add(u64* pointer, u64 value) {
+  atomicAdd(pointer, value);
+}
 TW_DEVICE u32 atomic_or(u32* pointer, u32 value) {
   return atomicOr(pointer, value);
 }

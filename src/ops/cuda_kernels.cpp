@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/cuda_kernels.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "base/checks.h"
+
+namespace tilewright {
+namespace {
+
+struct Form {
+  const char* name;
+  const char* header;
+  const char* function;  // of namespace tw, a template
+  const char* params;
+  int num_dtypes;
+  int max_threads;
+};
+
+// In the order of CudaOp.
+constexpr Form kForms[] = {
+    {"rms_norm", "ops/rms_norm.h", "rms_norm", "RmsNormParams", 3, 512},
+    {"fused_add_rms_norm", "ops/rms_norm.h", "rms_norm", "RmsNormParams", 4, 512},
+    {"act_and_mul", "ops/activation.h", "act_and_mul", "ActivationParams", 2, 256},
+    {"apply_rope", "ops/rope.h", "apply_rope", "RopeParams", 2, 256},
+    {"apply_rope_with_table", "ops/rope.h", "apply_rope", "RopeParams", 3, 256},
+    {"write_kv_cache", "ops/cache_write.h", "write_kv_cache", "CacheWriteParams", 4, 256},
+    {"merge_states", "ops/merge_states.h", "merge_states", "MergeParams", 2, 128},
+};
+
+const Form& form_of(const CudaOpKernel& kernel) {
+  return kForms[static_cast<std::size_t>(kernel.op)];
+}
+
+const char* activation_name(Activation activation) {
+  constexpr const char* kNames[] = {"silu", "gelu", "gelu_tanh"};
+  return kNames[static_cast<std::size_t>(activation)];
+}
+
+// The dtypes that the kernel is for, by their names in device code.
+std::vector<std::string> type_names(const CudaOpKernel& kernel) {
+  std::vector<std::string> names;
+  for (int i = 0; i < form_of(kernel).num_dtypes; ++i) {
+    names.emplace_back(device_type_name(kernel.dtypes[static_cast<std::size_t>(i)]));
+  }
+  return names;
+}
+
+}  // namespace
+
+const char* device_type_name(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return "float";
+    case DType::f16:
+      return "f16";
+    case DType::bf16:
+      return "bf16";
+    case DType::f8e4m3:
+      return "f8e4m3";
+    case DType::f8e5m2:
+      return "f8e5m2";
+    default:
+      raise(ErrorCode::internal, "{} has no type in device code", dtype_name(dtype));
+  }
+}
+
+std::string kernel_name(const CudaOpKernel& kernel) {
+  std::vector<std::string> parts = type_names(kernel);
+  if (kernel.op == CudaOp::act_and_mul) {
+    parts.insert(parts.begin(), activation_name(kernel.activation));
+  }
+  return fmt::format("{}_{}", form_of(kernel).name, fmt::join(parts, "_"));
+}
+
+std::string kernel_text(const CudaOpKernel& kernel) {
+  const Form& form = form_of(kernel);
+  std::vector<std::string> arguments = type_names(kernel);
+  if (kernel.op == CudaOp::rms_norm) arguments.insert(arguments.begin() + 1, "NoResidual");
+  if (kernel.op == CudaOp::apply_rope) arguments.emplace_back("NoTable");
+  if (kernel.op == CudaOp::act_and_mul) {
+    arguments.insert(arguments.begin(),
+                     fmt::format("Gate::{}", activation_name(kernel.activation)));
+  }
+  return fmt::format(
+      "#include \"{}\"\n"
+      "using namespace tw;\n"
+      "TW_KERNEL TW_LAUNCH_BOUNDS({}, 1) {}(TW_PARAMETER {} params) {{\n"
+      "  {}<{}>(params);\n"
+      "}}\n",
+      form.header, form.max_threads, kernel_name(kernel), form.params, form.function,
+      fmt::join(arguments, ", "));
+}
+
+std::vector<CudaOpKernel> common_op_kernels() {
+  std::vector<CudaOpKernel> kernels;
+  for (const DType t : {DType::bf16, DType::f16}) {
+    kernels.push_back({CudaOp::rms_norm, {t, t, t}});
+    kernels.push_back({CudaOp::fused_add_rms_norm, {t, t, t, t}});
+    for (const Activation activation : {Activation::silu, Activation::gelu_tanh}) {
+      kernels.push_back({CudaOp::act_and_mul, {t, t}, activation});
+    }
+    kernels.push_back({CudaOp::apply_rope, {t, t}});
+    kernels.push_back({CudaOp::apply_rope_with_table, {t, t, DType::f32}});
+    for (const DType cache : {t, DType::f8e4m3}) {
+      kernels.push_back({CudaOp::write_kv_cache, {t, cache, t, cache}});
+    }
+    kernels.push_back({CudaOp::merge_states, {t, t}});
+  }
+  return kernels;
+}
+
+}  // namespace tilewright
