@@ -10,20 +10,21 @@ TW_DEVICE u32 shared_address(const void* pointer) {
   return static_cast<u32>(__cvta_generic_to_shared(pointer));
 }
 
-// Copies 16 bytes from global to shared memory, asynchronously. Where not `valid`, zeros are written
-// and nothing is read.
+// Copies 16 bytes from global to shared memory, asynchronously. Where not `valid`, zeros are
+// written and nothing is read.
 TW_DEVICE void copy_async_16(void* shared, const void* global, bool valid = true) {
   const u32 bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
+      "l"(global), "r"(bytes)
+      : "memory");
 }
 // Copies since the last commit become one group.
 TW_DEVICE void copy_async_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
-// Waits until at most `groups` of this thread's latest groups are still under way. What they wrote is
-// visible to this thread; a barrier makes it so for others.
+// Waits until at most `groups` of this thread's latest groups are still under way. What they wrote
+// is visible to this thread; a barrier makes it so for others.
 template <i32 groups>
 TW_DEVICE void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(groups) : "memory");
@@ -62,8 +63,8 @@ TW_DEVICE i32 load_once(const i32* pointer) {
   return value;
 }
 
-// Adds, and orders: what this thread wrote (and, after a barrier, its block) before is visible to whoever sees the
-// sum, and what others released is visible here.
+// Adds, and orders: what this thread wrote (and, after a barrier, its block) before is visible to
+// whoever sees the sum, and what others released is visible here.
 TW_DEVICE i32 atomic_add_acq_rel(i32* pointer, i32 value) {
   i32 before;
   asm volatile("atom.global.acq_rel.gpu.add.s32 %0, [%1], %2;"

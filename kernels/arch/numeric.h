@@ -6,7 +6,7 @@
 
 namespace tw {
 
-inline constexpr float kInfinity = __builtin_huge_valf();
+inline constexpr float kInfinity = __builtin_bit_cast(float, 0x7F800000U);
 
 TW_DEVICE u32 bits_of(float value) {
   return __float_as_uint(value);

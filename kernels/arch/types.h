@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Words of all device code: fixed-width integers, function qualifiers, vectors of bytes. Device code
-// includes only kernels/ and the scheduler's headers: nothing of the toolkit, whose headers alone
-// cost seconds a compile.
+// Words of all device code: fixed-width integers, function qualifiers, vectors of bytes. Device
+// code includes only kernels/ and the scheduler's headers: nothing of the toolkit, whose headers
+// alone cost seconds a compile.
 #pragma once
 
 #define TW_DEVICE __device__ __forceinline__
