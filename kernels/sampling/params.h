@@ -14,6 +14,21 @@ struct RowValues {
   T value;
 };
 
+// Histograms have copies, so that the lanes of a warp seldom add to one number.
+inline constexpr i32 kDigits = 256;
+inline constexpr i32 kCopies = 8;
+// Stretches of a row whose measures `locate` keeps.
+inline constexpr i32 kStretches = 1024;
+
+// The block's shared memory.
+struct SampleMemory {
+  u64 histogram[kDigits * kCopies];
+  u64 stretches[kStretches];
+  u64 of_warps[32];
+  u64 result[3];
+};
+inline constexpr i32 kSampleSharedBytes = sizeof(SampleMemory);
+
 struct SampleParams {
   const void* logits;  // [rows, vocabulary]
   i64 logits_stride;

@@ -6,23 +6,10 @@
 #include "arch/memory.h"
 #include "arch/thread.h"
 #include "arch/elements.h"
+#include "sampling/params.h"
 #include "sampling/token_weight.h"
 
 namespace tw {
-
-// Histograms have copies, so that the lanes of a warp seldom add to one number.
-inline constexpr i32 kDigits = 256;
-inline constexpr i32 kCopies = 8;
-// Stretches of a row whose measures `locate` keeps.
-inline constexpr i32 kStretches = 1024;
-
-// The block's shared memory.
-struct SampleMemory {
-  u64 histogram[kDigits * kCopies];
-  u64 stretches[kStretches];
-  u64 of_warps[kWarpSize];
-  u64 result[3];
-};
 
 template <typename T>
 struct RowOfLogits {

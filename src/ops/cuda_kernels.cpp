@@ -4,7 +4,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "base/checks.h"
+#include "base/cuda_launch.h"
 
 namespace tilewright {
 namespace {
@@ -48,23 +48,6 @@ std::vector<std::string> type_names(const CudaOpKernel& kernel) {
 }
 
 }  // namespace
-
-const char* device_type_name(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-      return "float";
-    case DType::f16:
-      return "f16";
-    case DType::bf16:
-      return "bf16";
-    case DType::f8e4m3:
-      return "f8e4m3";
-    case DType::f8e5m2:
-      return "f8e5m2";
-    default:
-      raise(ErrorCode::internal, "{} has no type in device code", dtype_name(dtype));
-  }
-}
 
 std::string kernel_name(const CudaOpKernel& kernel) {
   std::vector<std::string> parts = type_names(kernel);

@@ -31,9 +31,6 @@ struct CudaOpKernel {
   friend bool operator==(const CudaOpKernel&, const CudaOpKernel&) = default;
 };
 
-// The type of device code that a floating-point dtype is: "float", "bf16".
-const char* device_type_name(DType dtype);
-
 // "rms_norm_bf16_bf16_bf16": the entry point, and the name in reports.
 std::string kernel_name(const CudaOpKernel& kernel);
 // The text that NVRTC compiles; kernels/ has what it includes.

@@ -5,8 +5,6 @@
 #include <cmath>
 #include <numbers>
 
-#include "base/cuda_runs.h"
-
 namespace tilewright {
 namespace {
 

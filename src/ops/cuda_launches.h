@@ -9,18 +9,15 @@
 #include <cstdint>
 #include <span>
 
+#include "base/cuda_launch.h"
 #include "ops/cuda_kernels.h"
 #include "ops/params.h"
 
 namespace tilewright {
 
 template <typename Params>
-struct CudaOpLaunch {
+struct CudaOpLaunch : CudaLaunch<Params> {
   CudaOpKernel kernel;
-  std::int32_t grid = 0;  // blocks; 0: there is nothing to do
-  std::int32_t block = 32;
-  std::int32_t shared_bytes = 0;
-  Params params{};
 };
 
 // `residual` is undefined but for the fused form.

@@ -64,6 +64,9 @@ TW_DEVICE i32 atomic_add(i32* pointer, i32 value) {
   return emulator::atomically(
       pointer, [=](i32 old) { return static_cast<i32>(static_cast<u32>(old) + value); });
 }
+TW_DEVICE void atomic_add(u64* pointer, u64 value) {
+  emulator::atomically(pointer, [=](u64 old) { return old + value; });
+}
 TW_DEVICE i32 atomic_add_acq_rel(i32* pointer, i32 value) {
   return atomic_add(pointer, value);
 }

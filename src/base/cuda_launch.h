@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the launches of the operators and of sampling ask of tensors.
+// Launches of the operators' and the sampler's CUDA kernels as values: made from checked arguments, and
+// run on a GPU, or by the emulator of the tests.
 #pragma once
 
 #include <tilewright/tensor_view.h>
@@ -11,6 +12,14 @@
 #include "base/checks.h"
 
 namespace tilewright {
+
+template <typename Params>
+struct CudaLaunch {
+  std::int32_t grid = 0;  // blocks; 0: there is nothing to do
+  std::int32_t block = 32;
+  std::int32_t shared_bytes = 0;
+  Params params{};
+};
 
 // Kernels load and store runs of this many elements (tw::kRun).
 inline constexpr std::int64_t kCudaRun = 8;
@@ -36,6 +45,24 @@ inline std::int32_t cuda_count(std::int64_t count, const char* what) {
           count, what);
   }
   return static_cast<std::int32_t>(count);
+}
+
+// The type of device code that a floating-point dtype is.
+inline const char* device_type_name(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return "float";
+    case DType::f16:
+      return "f16";
+    case DType::bf16:
+      return "bf16";
+    case DType::f8e4m3:
+      return "f8e4m3";
+    case DType::f8e5m2:
+      return "f8e5m2";
+    default:
+      raise(ErrorCode::internal, "{} has no type in device code", dtype_name(dtype));
+  }
 }
 
 }  // namespace tilewright
