@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which kernels there are: what parts of the library may launch, said by themselves.
+#pragma once
+
+#include <tilewright/attention.h>
+
+#include <vector>
+
+#include "jit/kernel_source.h"
+
+namespace tilewright {
+
+// All kernels that attention of this spec may launch, plans' own ones among them. Empty for a spec
+// that CUDA does not support. Defined by src/attention.
+std::vector<jit::KernelSource> kernels_of(const AttentionSpec& spec);
+
+// All kernels of the operators and of sampling. Defined by src/ops.
+std::vector<jit::KernelSource> kernels_of_ops();
+
+}  // namespace tilewright
