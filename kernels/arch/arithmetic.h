@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Arithmetic that gives the same bits on every backend: one IEEE operation each, rounded to nearest even, which
-// the compiler neither contracts nor replaces. And what C calls math functions, to an ulp or two.
+// Arithmetic that gives the same bits on every backend: one IEEE operation each, rounded to nearest
+// even, which the compiler neither contracts nor replaces. And what C calls math functions, to an
+// ulp or two.
 #pragma once
 
 #include "arch/types.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs of neighbouring elements of any floating-point type as f32, and back. A run of more than one element is
-// loaded and stored by words of up to 16 bytes, to which it must be aligned.
+// Runs of neighbouring elements of any floating-point type as f32, and back. A run of more than one
+// element is loaded and stored by words of up to 16 bytes, to which it must be aligned.
 #pragma once
 
 #include "arch/fp8.h"
@@ -42,7 +42,8 @@ TW_DEVICE void store_words(void* to, const u32 (&from)[words]) {
     static_assert(words % 4 == 0);
 #pragma unroll
     for (i32 i = 0; i < words; i += 4) {
-      store_16(static_cast<char*>(to) + i * 4, Bytes16{{from[i], from[i + 1], from[i + 2], from[i + 3]}});
+      store_16(static_cast<char*>(to) + i * 4,
+               Bytes16{{from[i], from[i + 1], from[i + 2], from[i + 3]}});
     }
   }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// fp8: e4m3 (no infinity; all ones is NaN) and e5m2. From f32 they round to nearest even and saturate, infinities
-// too; NaN stays NaN, whose sign may be lost. Ada and later have instructions; before, integer arithmetic gives the
-// same results.
+// fp8: e4m3 (no infinity; all ones is NaN) and e5m2. From f32 they round to nearest even and
+// saturate, infinities too; NaN stays NaN, whose sign may be lost. Ada and later have instructions;
+// before, integer arithmetic gives the same results.
 #pragma once
 
 #include "arch/numeric.h"
@@ -9,7 +9,8 @@
 
 namespace tw {
 
-// To a format of `exponent_bits` and `mantissa_bits` with IEEE's bias, magnitudes limited to `largest`.
+// To a format of `exponent_bits` and `mantissa_bits` with IEEE's bias, magnitudes limited to
+// `largest`.
 template <i32 exponent_bits, i32 mantissa_bits>
 TW_DEVICE u8 encode_small_float(float value, float largest) {
   constexpr i32 kBias = (1 << (exponent_bits - 1)) - 1;

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "arch/arithmetic.h"
-#include "arch/thread.h"
 #include "arch/elements.h"
+#include "arch/thread.h"
 #include "ops/params.h"
 
 namespace tw {
@@ -51,7 +51,8 @@ TW_DEVICE float activate(float x) {
 template <Gate gate, typename X, typename Out, i32 count>
 TW_DEVICE void activate_run(const ActivationParams& p) {
   const u32 runs = static_cast<u32>(p.dim / count);
-  const u32 item = static_cast<u32>(block_id()) * static_cast<u32>(num_threads()) + static_cast<u32>(thread_id());
+  const u32 item = static_cast<u32>(block_id()) * static_cast<u32>(num_threads()) +
+                   static_cast<u32>(thread_id());
   const u32 row = item / runs;
   if (row >= static_cast<u32>(p.rows)) return;
   const i64 i = static_cast<i64>(item % runs) * count;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keys and values of new tokens into their slots of a cache. A block has a token. Values that alias keys win: they are
-// written after a barrier.
+// Keys and values of new tokens into their slots of a cache. A block has a token. Values that alias
+// keys win: they are written after a barrier.
 #pragma once
 
 #include "arch/arithmetic.h"
-#include "arch/thread.h"
 #include "arch/elements.h"
+#include "arch/thread.h"
 #include "ops/params.h"
 
 namespace tw {
@@ -36,7 +36,8 @@ TW_DEVICE void write_run(const From* from, To* to, float scale) {
 }
 
 template <typename From, typename To, i32 count>
-TW_DEVICE void write_token(const CacheSide& side, i32 heads, i64 token, i64 page, i64 row, i64 request) {
+TW_DEVICE void write_token(const CacheSide& side, i32 heads, i64 token, i64 page, i64 row,
+                           i64 request) {
   const From* from = static_cast<const From*>(side.from) + token * side.from_stride[0];
   To* to = static_cast<To*>(side.to) + page * side.to_stride[0] + row * side.to_stride[1];
   const i32 runs = side.dim / count;
@@ -44,14 +45,16 @@ TW_DEVICE void write_token(const CacheSide& side, i32 heads, i64 token, i64 page
     const i64 head = item / runs;
     const i64 i = item % runs * count;
     float scale = side.scale_value;
-    if (side.scale != nullptr) scale = side.scale[request * side.scale_stride[0] + head * side.scale_stride[1]];
+    if (side.scale != nullptr)
+      scale = side.scale[request * side.scale_stride[0] + head * side.scale_stride[1]];
     write_run<From, To, count>(from + head * side.from_stride[1] + i * side.from_stride[2],
                                to + head * side.to_stride[2] + i, scale);
   }
 }
 
 template <typename From, typename To>
-TW_DEVICE void write_side(const CacheSide& side, i32 heads, i64 token, i64 page, i64 row, i64 request) {
+TW_DEVICE void write_side(const CacheSide& side, i32 heads, i64 token, i64 page, i64 row,
+                          i64 request) {
   if (side.aligned != 0) {
     write_token<From, To, kRun>(side, heads, token, page, row, request);
   } else {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The merge of partial attention results (arXiv 2501.01005, section 2.2), in order of states. A thread has a run of
-// a row and finds the row's weights itself: there are few states.
+// The merge of partial attention results (arXiv 2501.01005, section 2.2), in order of states. A
+// thread has a run of a row and finds the row's weights itself: there are few states.
 #pragma once
 
 #include "arch/arithmetic.h"
-#include "arch/thread.h"
 #include "arch/elements.h"
+#include "arch/thread.h"
 #include "ops/params.h"
 
 namespace tw {
@@ -18,14 +18,16 @@ TW_DEVICE float state_weight(float lse, float largest) {
 template <typename T, typename Out, i32 count>
 TW_DEVICE void merge_run(const MergeParams& p) {
   const u32 runs = static_cast<u32>(p.dim / count);
-  const u32 item = static_cast<u32>(block_id()) * static_cast<u32>(num_threads()) + static_cast<u32>(thread_id());
+  const u32 item = static_cast<u32>(block_id()) * static_cast<u32>(num_threads()) +
+                   static_cast<u32>(thread_id());
   const u32 row = item / runs;
   const i64 token = row / static_cast<u32>(p.heads);
   const i64 head = row % static_cast<u32>(p.heads);
   if (token >= p.tokens) return;
   const i64 i = static_cast<i64>(item % runs) * count;
   const float* lse = p.lse + token * p.lse_stride[0] + head * p.lse_stride[2];
-  const T* values = static_cast<const T*>(p.values) + token * p.values_stride[0] + head * p.values_stride[2] + i;
+  const T* values =
+      static_cast<const T*>(p.values) + token * p.values_stride[0] + head * p.values_stride[2] + i;
   float largest = -kInfinity;
   for (i32 s = 0; s < p.states; ++s) largest = max_of(largest, lse[s * p.lse_stride[1]]);
   float total = 0;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Parameters of the operators' kernels: plain structs that host and device share. Strides are in elements.
+// Parameters of the operators' kernels: plain structs that host and device share. Strides are in
+// elements.
 #pragma once
 
 #include "arch/types.h"

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// RMSNorm (arXiv 1910.07467), alone and fused with the residual's addition. A row is one warp's, or one block's where
-// it is long; which of them depends on its length alone, and so does the order of its sum.
+// RMSNorm (arXiv 1910.07467), alone and fused with the residual's addition. A row is one warp's, or
+// one block's where it is long; which of them depends on its length alone, and so does the order of
+// its sum.
 #pragma once
 
 #include "arch/arithmetic.h"
-#include "arch/thread.h"
 #include "arch/elements.h"
+#include "arch/thread.h"
 #include "ops/params.h"
 
 namespace tw {
@@ -58,7 +59,8 @@ TW_DEVICE void rms_norm_row(const RmsNormParams& p, i32 row, i32 first) {
       float before[count];
       load_run(residual + i, before);
 #pragma unroll
-      for (i32 j = 0; j < count; ++j) value[j] = rounded_to<Residual>(add_exact(before[j], value[j]));
+      for (i32 j = 0; j < count; ++j)
+        value[j] = rounded_to<Residual>(add_exact(before[j], value[j]));
       store_run(value, residual + i);
     }
 #pragma unroll
@@ -78,7 +80,8 @@ TW_DEVICE void rms_norm_row(const RmsNormParams& p, i32 row, i32 first) {
     load_run(static_cast<const Weight*>(p.weight) + i, weight);
 #pragma unroll
     for (i32 j = 0; j < count; ++j) {
-      value[j] = multiply_exact(multiply_exact(value[j], factor), add_exact(weight[j], p.weight_offset));
+      value[j] =
+          multiply_exact(multiply_exact(value[j], factor), add_exact(weight[j], p.weight_offset));
     }
     store_run(value, out + i);
   }
@@ -88,7 +91,8 @@ TW_DEVICE void rms_norm_row(const RmsNormParams& p, i32 row, i32 first) {
 template <typename X, typename Residual, typename Weight, typename Out>
 TW_DEVICE void rms_norm(const RmsNormParams& p) {
   const bool warps = p.row_threads == kWarpSize;
-  const i32 row = warps ? block_id() * (num_threads() / kWarpSize) + thread_id() / kWarpSize : block_id();
+  const i32 row =
+      warps ? block_id() * (num_threads() / kWarpSize) + thread_id() / kWarpSize : block_id();
   const i32 first = warps ? lane_id() : thread_id();
   if (p.aligned != 0) {
     rms_norm_row<X, Residual, Weight, Out, kRun>(p, row, first);

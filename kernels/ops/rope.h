@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rotary position embedding (arXiv 2104.09864). A block has a token: it finds the cosines and sines once, then
-// rotates all heads.
+// Rotary position embedding (arXiv 2104.09864). A block has a token: it finds the cosines and sines
+// once, then rotates all heads.
 #pragma once
 
 #include "arch/arithmetic.h"
-#include "arch/thread.h"
 #include "arch/elements.h"
+#include "arch/thread.h"
 #include "ops/params.h"
 
 namespace tw {
@@ -15,14 +15,15 @@ struct CosSin {
   float sine;
 };
 
-// Of an angle in fractions of a turn, 2^64 of them. Whole turns leave a position's product with the turns of one
-// position by overflow, so reduction is exact whatever the position.
+// Of an angle in fractions of a turn, 2^64 of them. Whole turns leave a position's product with the
+// turns of one position by overflow, so reduction is exact whatever the position.
 TW_DEVICE CosSin cos_sin_of_turns(u64 turns) {
   // turns = quarters * 2^62 + rest, with |rest| <= 2^61: an eighth of a turn.
   const u64 quarters = (turns + (u64{1} << 61)) >> 62;
   const i64 rest = static_cast<i64>(turns - (quarters << 62));
   // Units of 2^-34 turns, in radians.
-  const float angle = multiply_exact(static_cast<float>(static_cast<i32>(rest >> 30)), 3.6572952e-10F);
+  const float angle =
+      multiply_exact(static_cast<float>(static_cast<i32>(rest >> 30)), 3.6572952e-10F);
   // Polynomials of Cephes' sinf and cosf.
   const float square = multiply_exact(angle, angle);
   float sine = multiply_add_exact(square, -1.9515295891e-4F, 8.3321608736e-3F);
@@ -30,9 +31,11 @@ TW_DEVICE CosSin cos_sin_of_turns(u64 turns) {
   sine = multiply_add_exact(multiply_exact(square, sine), angle, angle);
   float cosine = multiply_add_exact(square, 2.443315711809948e-5F, -1.388731625493765e-3F);
   cosine = multiply_add_exact(square, cosine, 4.166664568298827e-2F);
-  cosine = multiply_add_exact(multiply_exact(square, square), cosine, multiply_add_exact(square, -0.5F, 1.0F));
+  cosine = multiply_add_exact(multiply_exact(square, square), cosine,
+                              multiply_add_exact(square, -0.5F, 1.0F));
   // A quarter turn is (cos, sin) -> (-sin, cos).
-  if ((quarters & 1U) != 0) return (quarters & 2U) != 0 ? CosSin{sine, -cosine} : CosSin{-sine, cosine};
+  if ((quarters & 1U) != 0)
+    return (quarters & 2U) != 0 ? CosSin{sine, -cosine} : CosSin{-sine, cosine};
   return (quarters & 2U) != 0 ? CosSin{-cosine, -sine} : CosSin{cosine, sine};
 }
 
@@ -63,7 +66,8 @@ TW_DEVICE void rotate(float& first, float& second, float cosine, float sine) {
 
 // Pairs (i, i + pairs), `count` of them from `pair` on.
 template <typename X, typename Out, i32 count>
-TW_DEVICE void rotate_halves(const X* x, Out* out, const float* cosines, const float* sines, i32 pairs, i32 pair) {
+TW_DEVICE void rotate_halves(const X* x, Out* out, const float* cosines, const float* sines,
+                             i32 pairs, i32 pair) {
   float first[count];
   float second[count];
   load_run(x + pair, first);
@@ -76,7 +80,8 @@ TW_DEVICE void rotate_halves(const X* x, Out* out, const float* cosines, const f
 
 // Pairs (2i, 2i + 1): a run of elements, or one pair where rows are not aligned to runs.
 template <typename X, typename Out, i32 count>
-TW_DEVICE void rotate_neighbours(const X* x, Out* out, const float* cosines, const float* sines, i32 pair) {
+TW_DEVICE void rotate_neighbours(const X* x, Out* out, const float* cosines, const float* sines,
+                                 i32 pair) {
   if constexpr (count == 1) {
     float first = to_float(x[2 * pair]);
     float second = to_float(x[2 * pair + 1]);
@@ -87,14 +92,16 @@ TW_DEVICE void rotate_neighbours(const X* x, Out* out, const float* cosines, con
     float value[2 * count];
     load_run(x + 2 * pair, value);
 #pragma unroll
-    for (i32 j = 0; j < count; ++j) rotate(value[2 * j], value[2 * j + 1], cosines[pair + j], sines[pair + j]);
+    for (i32 j = 0; j < count; ++j)
+      rotate(value[2 * j], value[2 * j + 1], cosines[pair + j], sines[pair + j]);
     store_run(value, out + 2 * pair);
   }
 }
 
 // `count` pairs, or elements that are only copied, at a time.
 template <typename X, typename Out, i32 count>
-TW_DEVICE void rotate_heads(const RopeParams& p, const X* x, Out* out, const float* cosines, const float* sines) {
+TW_DEVICE void rotate_heads(const RopeParams& p, const X* x, Out* out, const float* cosines,
+                            const float* sines) {
   const i32 runs = p.pairs / count;
   for (i32 item = thread_id(); item < p.heads * runs; item += num_threads()) {
     const i32 head = item / runs;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Philox4x32-10, the counter-based random number generator of Salmon, Moraes, Dror and Shaw, "Parallel random numbers:
-// as easy as 1, 2, 3" (SC'11).
+// Philox4x32-10, the counter-based random number generator of Salmon, Moraes, Dror and Shaw,
+// "Parallel random numbers: as easy as 1, 2, 3" (SC'11).
 #pragma once
 
 #include "arch/types.h"
 
 namespace tw {
 
-// The random number of a request's step: words 1 (upper half) and 0 of the block with counter (step, stream 0, 0) under
-// the key `seed`.
+// The random number of a request's step: words 1 (upper half) and 0 of the block with counter
+// (step, stream 0, 0) under the key `seed`.
 TW_DEVICE u64 sampling_bits(i64 seed, i64 step) {
   u32 counter[4] = {static_cast<u32>(step), static_cast<u32>(static_cast<u64>(step) >> 32), 0, 0};
   u32 key[2] = {static_cast<u32>(seed), static_cast<u32>(static_cast<u64>(seed) >> 32)};

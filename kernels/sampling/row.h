@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// A row of logits that a block samples from: passes over it, and the two searches that are made of them. Both count in
-// integers, so neither depends on the order of threads.
+// A row of logits that a block samples from: passes over it, and the two searches that are made of
+// them. Both count in integers, so neither depends on the order of threads.
 #pragma once
 
+#include "arch/elements.h"
 #include "arch/memory.h"
 #include "arch/thread.h"
-#include "arch/elements.h"
 #include "sampling/params.h"
 #include "sampling/token_weight.h"
 
@@ -31,7 +31,8 @@ struct RowOfLogits {
       load_run(logits + begin, run);
     } else {
 #pragma unroll
-      for (i32 j = 0; j < kRun; ++j) run[j] = begin + j < count ? to_float(logits[begin + j]) : 0.0F;
+      for (i32 j = 0; j < kRun; ++j)
+        run[j] = begin + j < count ? to_float(logits[begin + j]) : 0.0F;
     }
 #pragma unroll
     for (i32 j = 0; j < kRun; ++j) {
@@ -42,7 +43,8 @@ struct RowOfLogits {
   // body(id, value) of all, dealt out to the block's threads.
   template <typename Body>
   TW_DEVICE void for_all(const Body& body) const {
-    for (i32 begin = thread_id() * kRun; begin < count; begin += num_threads() * kRun) for_run(begin, body);
+    for (i32 begin = thread_id() * kRun; begin < count; begin += num_threads() * kRun)
+      for_run(begin, body);
   }
 };
 
@@ -95,7 +97,7 @@ TW_DEVICE u64 largest_of_row(const RowOfLogits<T>& row, SampleMemory& memory) {
     const u64 other = shuffle_xor(largest, mask);
     if (other > largest) largest = other;
   }
-  if (lane_id() == 0) memory.of_warps[warp_id()] = largest;
+  if (lane_id() == 0) memory.of_warps[thread_id() / kWarpSize] = largest;
   sync_block();
   for (i32 warp = 0; warp < num_threads() / kWarpSize; ++warp) {
     if (memory.of_warps[warp] > largest) largest = memory.of_warps[warp];
@@ -103,7 +105,8 @@ TW_DEVICE u64 largest_of_row(const RowOfLogits<T>& row, SampleMemory& memory) {
   return largest;
 }
 
-// The first entry, in order of ids, at which the sum of measure(id, value) exceeds target_of(total) < total.
+// The first entry, in order of ids, at which the sum of measure(id, value) exceeds target_of(total)
+// < total.
 template <typename T, typename Measure, typename Target>
 TW_DEVICE i32 locate(const RowOfLogits<T>& row, const Measure& measure, const Target& target_of,
                      SampleMemory& memory) {
@@ -125,7 +128,8 @@ TW_DEVICE i32 locate(const RowOfLogits<T>& row, const Measure& measure, const Ta
     // A lane has neighbouring stretches.
     constexpr i32 kEach = kStretches / kWarpSize;
     u64 mine = 0;
-    for (i32 s = lane_id() * kEach; s < (lane_id() + 1) * kEach && s < stretches; ++s) mine += memory.stretches[s];
+    for (i32 s = lane_id() * kEach; s < (lane_id() + 1) * kEach && s < stretches; ++s)
+      mine += memory.stretches[s];
     const u64 up_to = sum_up_to_lane(mine);
     u64 rest = target_of(shuffle(up_to, kWarpSize - 1));
     const i32 lane = lowest_bit(ballot(up_to > rest));
@@ -163,8 +167,8 @@ TW_DEVICE i32 locate(const RowOfLogits<T>& row, const Measure& measure, const Ta
   return id;
 }
 
-// The smallest set of the largest values of those `kept` whose measures (a token's weight, or 1) reach
-// target_of(total): all above a threshold, and `ties` of those at it.
+// The smallest set of the largest values of those `kept` whose measures (a token's weight, or 1)
+// reach target_of(total): all above a threshold, and `ties` of those at it.
 struct Threshold {
   float value;
   u64 ties;
@@ -173,8 +177,9 @@ struct Threshold {
 
 // A digit of the order keys a pass.
 template <typename T, typename Measure, typename Target>
-TW_DEVICE Threshold find_threshold(const RowOfLogits<T>& row, const Kept& kept, const Measure& measure,
-                                   const Target& target_of, SampleMemory& memory) {
+TW_DEVICE Threshold find_threshold(const RowOfLogits<T>& row, const Kept& kept,
+                                   const Measure& measure, const Target& target_of,
+                                   SampleMemory& memory) {
   constexpr i32 kDigitBits = 8;
   u32 prefix = 0;
   u64 target = 0;

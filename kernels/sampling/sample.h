@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Samples a token from each row of logits, as docs/sampling.md says: the same token as on the CPU. A block has a row.
+// Samples a token from each row of logits, as docs/sampling.md says: the same token as on the CPU.
+// A block has a row.
 #pragma once
 
-#include "arch/thread.h"
 #include "arch/elements.h"
+#include "arch/thread.h"
 #include "sampling/params.h"
 #include "sampling/random_bits.h"
 #include "sampling/row.h"
@@ -16,10 +17,11 @@ TW_DEVICE T value_of_row(const RowValues<T>& values, i64 row) {
   return static_cast<const T*>(values.data)[row * values.stride];
 }
 
-// What the filters keep of a row, then the draw, as turns of one loop: each part of the code is there once, because
-// it is long. The row has a finite largest value.
+// What the filters keep of a row, then the draw, as turns of one loop: each part of the code is
+// there once, because it is long. The row has a finite largest value.
 template <typename T>
-TW_DEVICE i32 draw(const SampleParams& p, const RowOfLogits<T>& row, const WeightScale& scale, SampleMemory& memory) {
+TW_DEVICE i32 draw(const SampleParams& p, const RowOfLogits<T>& row, const WeightScale& scale,
+                   SampleMemory& memory) {
   enum Turn { kTopK, kTopP, kDraw };
   const i64 index = block_id();
   const i32 top_k = value_of_row(p.top_k, index);
@@ -35,8 +37,12 @@ TW_DEVICE i32 draw(const SampleParams& p, const RowOfLogits<T>& row, const Weigh
     u64 ties = 0;
     if (turn < kDraw) {
       const Threshold threshold = find_threshold(
-          row, kept, [&](float value) { return turn == kTopK ? u64{1} : token_weight(value, scale); },
-          [&](u64 total) { return turn == kTopK ? static_cast<u64>(top_k) : mass_target(top_p, total); }, memory);
+          row, kept,
+          [&](float value) { return turn == kTopK ? u64{1} : token_weight(value, scale); },
+          [&](u64 total) {
+            return turn == kTopK ? static_cast<u64>(top_k) : mass_target(top_p, total);
+          },
+          memory);
       if (threshold.value != kept.threshold) kept = {threshold.value, kLastId};
       if (threshold.all_ties) continue;
       ties = threshold.ties;
@@ -58,7 +64,8 @@ TW_DEVICE i32 draw(const SampleParams& p, const RowOfLogits<T>& row, const Weigh
 template <typename T>
 TW_DEVICE i32 sample_row(const SampleParams& p, SampleMemory& memory) {
   const i64 index = block_id();
-  RowOfLogits<T> row{static_cast<const T*>(p.logits) + index * p.logits_stride, p.vocabulary, p.aligned != 0, false};
+  RowOfLogits<T> row{static_cast<const T*>(p.logits) + index * p.logits_stride, p.vocabulary,
+                     p.aligned != 0, false};
   const u64 largest = largest_of_row(row, memory);
   const i32 arg_max = static_cast<i32>(~static_cast<u32>(largest));
   const float value = of_order_key(static_cast<u32>(largest >> 32));

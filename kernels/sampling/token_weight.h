@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The weight of a token, as src/sampling/weight.h computes it: its probability relative to the most likely token's,
-// in fixed point, with the same bits as on the CPU. Sums of integers do not depend on their order.
+// The weight of a token, as src/sampling/weight.h computes it: its probability relative to the most
+// likely token's, in fixed point, with the same bits as on the CPU. Sums of integers do not depend
+// on their order.
 #pragma once
 
 #include "arch/arithmetic.h"
@@ -47,7 +48,8 @@ TW_DEVICE float clean_logit(float logit) {
   return logit != logit ? -kInfinity : add_exact(logit, 0.0F);
 }
 
-// A positive number that is at most 1, as mantissa * 2^exponent with 24 bits; subnormals count as the smallest normal.
+// A positive number that is at most 1, as mantissa * 2^exponent with 24 bits; subnormals count as
+// the smallest normal.
 struct Fraction {
   u64 mantissa;
   i32 exponent;

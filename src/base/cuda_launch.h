@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Launches of the operators' and the sampler's CUDA kernels as values: made from checked arguments, and
-// run on a GPU, or by the emulator of the tests.
+// Launches of the operators' and the sampler's CUDA kernels as values: made from checked arguments,
+// and run on a GPU, or by the emulator of the tests.
 #pragma once
 
 #include <tilewright/tensor_view.h>
@@ -24,8 +24,8 @@ struct CudaLaunch {
 // Kernels load and store runs of this many elements (tw::kRun).
 inline constexpr std::int64_t kCudaRun = 8;
 
-// Whether runs that begin at multiples of kCudaRun elements of a row are aligned to the words that they
-// are loaded by, 16 bytes or the whole run.
+// Whether runs that begin at multiples of kCudaRun elements of a row are aligned to the words that
+// they are loaded by, 16 bytes or the whole run.
 inline bool has_aligned_runs(const TensorView& tensor) {
   const std::int64_t bytes = dtype_bytes(tensor.dtype);
   const std::int64_t alignment = std::min<std::int64_t>(16, kCudaRun * bytes);

@@ -124,8 +124,7 @@ HWY_EXPORT(activation_chunk);
 
 }  // namespace
 
-void act_and_mul(const TensorView& x, const TensorView& out, Activation activation,
-                 Stream stream) {
+void act_and_mul(const TensorView& x, const TensorView& out, Activation activation, Stream stream) {
   require_operand("x", x, {2}, x.device);
   require(x.shape[1] % 2 == 0, "x is {}: its last dimension must be even", x);
   require_operand("out", out, {2}, x.device);

@@ -211,8 +211,8 @@ void check_slots(const TensorView& slots, const KvCache& cache) {
   }
 }
 
-Requests read_requests(const TensorView& token_indptr, std::int64_t tokens,
-                       const TensorView& slots, Device device) {
+Requests read_requests(const TensorView& token_indptr, std::int64_t tokens, const TensorView& slots,
+                       Device device) {
   Requests requests{token_indptr, 1, tokens};
   if (!token_indptr.defined()) return requests;
   require_rank("token_indptr", token_indptr, {1});
@@ -293,9 +293,8 @@ void write_kv_cache(const TensorView& k, const TensorView& v, const KvCache& cac
             cache.k);
   }
   if (on_cuda(k.device)) {
-    run_on_cuda(
-        cache_write_launch(k, v, cache, slot_mapping, k_scale, v_scale, token_indptr), k.device,
-        stream);
+    run_on_cuda(cache_write_launch(k, v, cache, slot_mapping, k_scale, v_scale, token_indptr),
+                k.device, stream);
     return;
   }
   check_slots(slot_mapping, cache);

@@ -5,6 +5,8 @@
 #include <fmt/ranges.h>
 
 #include "base/cuda_launch.h"
+#include "catalog/kernels_of.h"
+#include "sampling/cuda_sample.h"
 
 namespace tilewright {
 namespace {
@@ -16,17 +18,21 @@ struct Form {
   const char* params;
   int num_dtypes;
   int max_threads;
+  int shared_bytes;  // the most of a launch
 };
+
+// Of a thread: with 256 of them, half of an SM's threads stay busy.
+constexpr int kMaxRegisters = 80;
 
 // In the order of CudaOp.
 constexpr Form kForms[] = {
-    {"rms_norm", "ops/rms_norm.h", "rms_norm", "RmsNormParams", 3, 512},
-    {"fused_add_rms_norm", "ops/rms_norm.h", "rms_norm", "RmsNormParams", 4, 512},
-    {"act_and_mul", "ops/activation.h", "act_and_mul", "ActivationParams", 2, 256},
-    {"apply_rope", "ops/rope.h", "apply_rope", "RopeParams", 2, 256},
-    {"apply_rope_with_table", "ops/rope.h", "apply_rope", "RopeParams", 3, 256},
-    {"write_kv_cache", "ops/cache_write.h", "write_kv_cache", "CacheWriteParams", 4, 256},
-    {"merge_states", "ops/merge_states.h", "merge_states", "MergeParams", 2, 128},
+    {"rms_norm", "ops/rms_norm.h", "rms_norm", "RmsNormParams", 3, 512, 64},
+    {"fused_add_rms_norm", "ops/rms_norm.h", "rms_norm", "RmsNormParams", 4, 512, 64},
+    {"act_and_mul", "ops/activation.h", "act_and_mul", "ActivationParams", 2, 256, 0},
+    {"apply_rope", "ops/rope.h", "apply_rope", "RopeParams", 2, 256, 3072},
+    {"apply_rope_with_table", "ops/rope.h", "apply_rope", "RopeParams", 3, 256, 3072},
+    {"write_kv_cache", "ops/cache_write.h", "write_kv_cache", "CacheWriteParams", 4, 256, 0},
+    {"merge_states", "ops/merge_states.h", "merge_states", "MergeParams", 2, 128, 0},
 };
 
 const Form& form_of(const CudaOpKernel& kernel) {
@@ -57,7 +63,7 @@ std::string kernel_name(const CudaOpKernel& kernel) {
   return fmt::format("{}_{}", form_of(kernel).name, fmt::join(parts, "_"));
 }
 
-std::string kernel_text(const CudaOpKernel& kernel) {
+jit::KernelSource kernel_source(const CudaOpKernel& kernel) {
   const Form& form = form_of(kernel);
   std::vector<std::string> arguments = type_names(kernel);
   if (kernel.op == CudaOp::rms_norm) arguments.insert(arguments.begin() + 1, "NoResidual");
@@ -66,14 +72,20 @@ std::string kernel_text(const CudaOpKernel& kernel) {
     arguments.insert(arguments.begin(),
                      fmt::format("Gate::{}", activation_name(kernel.activation)));
   }
-  return fmt::format(
+  jit::KernelSource source;
+  source.name = kernel_name(kernel);
+  source.entries = {source.name};
+  source.budget.max_registers = kMaxRegisters;
+  source.shared_bytes = form.shared_bytes;
+  source.source = fmt::format(
       "#include \"{}\"\n"
       "using namespace tw;\n"
       "TW_KERNEL TW_LAUNCH_BOUNDS({}, 1) {}(TW_PARAMETER {} params) {{\n"
       "  {}<{}>(params);\n"
       "}}\n",
-      form.header, form.max_threads, kernel_name(kernel), form.params, form.function,
+      form.header, form.max_threads, source.name, form.params, form.function,
       fmt::join(arguments, ", "));
+  return source;
 }
 
 std::vector<CudaOpKernel> common_op_kernels() {
@@ -92,6 +104,15 @@ std::vector<CudaOpKernel> common_op_kernels() {
     kernels.push_back({CudaOp::merge_states, {t, t}});
   }
   return kernels;
+}
+
+std::vector<jit::KernelSource> kernels_of_ops() {
+  std::vector<jit::KernelSource> sources;
+  for (const CudaOpKernel& kernel : common_op_kernels()) sources.push_back(kernel_source(kernel));
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    sources.push_back(sample_kernel_source(dtype));
+  }
+  return sources;
 }
 
 }  // namespace tilewright

@@ -26,8 +26,7 @@ std::int32_t blocks_for(std::int64_t items, std::int32_t block) {
 
 tw::RowsOf rows_of(const TensorView& tensor) {
   const int rank = tensor.rank;
-  return {tensor.data, rank >= 3 ? tensor.strides[0] : 0,
-          rank >= 2 ? tensor.strides[rank - 2] : 0};
+  return {tensor.data, rank >= 3 ? tensor.strides[0] : 0, rank >= 2 ? tensor.strides[rank - 2] : 0};
 }
 
 bool all_aligned(std::int64_t dim, std::initializer_list<TensorView> tensors) {
@@ -41,10 +40,9 @@ CudaOpLaunch<tw::RmsNormParams> rms_norm_launch(const TensorView& x, const Tenso
                                                 float eps, float weight_offset) {
   const bool fused = residual.defined();
   CudaOpLaunch<tw::RmsNormParams> launch;
-  launch.kernel = fused
-                      ? CudaOpKernel{CudaOp::fused_add_rms_norm,
-                                     {x.dtype, residual.dtype, weight.dtype, out.dtype}}
-                      : CudaOpKernel{CudaOp::rms_norm, {x.dtype, weight.dtype, out.dtype}};
+  launch.kernel = fused ? CudaOpKernel{CudaOp::fused_add_rms_norm,
+                                       {x.dtype, residual.dtype, weight.dtype, out.dtype}}
+                        : CudaOpKernel{CudaOp::rms_norm, {x.dtype, weight.dtype, out.dtype}};
   const std::int64_t dim = weight.shape[0];
   const std::int64_t rows = x.numel() / dim;
   const bool aligned = all_aligned(dim, {x, fused ? residual : x, weight, out});
@@ -122,10 +120,9 @@ CudaOpLaunch<tw::MergeParams> merge_launch(const TensorView& values, const Tenso
 CudaOpLaunch<tw::RopeParams> rope_launch(const TensorView& x, const TensorView& positions,
                                          const TensorView& out, const RopeTurns& turns) {
   CudaOpLaunch<tw::RopeParams> launch;
-  launch.kernel =
-      turns.table.defined()
-          ? CudaOpKernel{CudaOp::apply_rope_with_table, {x.dtype, out.dtype, turns.table.dtype}}
-          : CudaOpKernel{CudaOp::apply_rope, {x.dtype, out.dtype}};
+  launch.kernel = turns.table.defined() ? CudaOpKernel{CudaOp::apply_rope_with_table,
+                                                       {x.dtype, out.dtype, turns.table.dtype}}
+                                        : CudaOpKernel{CudaOp::apply_rope, {x.dtype, out.dtype}};
   tw::RopeParams& params = launch.params;
   const auto pairs = static_cast<std::int64_t>(turns.axis_of_pair.size());
   if (pairs > tw::RopeParams::kMaxPairs) {
@@ -151,15 +148,18 @@ CudaOpLaunch<tw::RopeParams> rope_launch(const TensorView& x, const TensorView& 
   std::copy(turns.axis_of_pair.begin(), turns.axis_of_pair.end(), params.axis_of_pair);
   if (!turns.table.defined()) {
     for (std::int64_t pair = 0; pair < pairs; ++pair) {
-      const double each = turns.frequencies[static_cast<std::size_t>(pair)] / (2 * std::numbers::pi);
+      const double each =
+          turns.frequencies[static_cast<std::size_t>(pair)] / (2 * std::numbers::pi);
       // Below 1 by as much as a double can say, so the product is below 2^64.
       params.turns[pair] = static_cast<tw::u64>((each - std::floor(each)) * 0x1.0p64);
     }
   }
   if (x.numel() == 0) return launch;
   launch.grid = params.tokens;
-  launch.block = threads_for(std::max(params.heads * (aligned ? pairs / kCudaRun : pairs), pairs), 256);
-  launch.shared_bytes = static_cast<std::int32_t>(2 * pairs * static_cast<std::int64_t>(sizeof(float)));
+  launch.block =
+      threads_for(std::max(params.heads * (aligned ? pairs / kCudaRun : pairs), pairs), 256);
+  launch.shared_bytes =
+      static_cast<std::int32_t>(2 * pairs * static_cast<std::int64_t>(sizeof(float)));
   return launch;
 }
 
@@ -192,8 +192,7 @@ CudaOpLaunch<tw::CacheWriteParams> cache_write_launch(const TensorView& k, const
                                                       const Scale& k_scale, const Scale& v_scale,
                                                       const TensorView& token_indptr) {
   CudaOpLaunch<tw::CacheWriteParams> launch;
-  launch.kernel = {CudaOp::write_kv_cache,
-                   {k.dtype, cache.k.dtype, v.dtype, cache.v.dtype}};
+  launch.kernel = {CudaOp::write_kv_cache, {k.dtype, cache.k.dtype, v.dtype, cache.v.dtype}};
   tw::CacheWriteParams& params = launch.params;
   params.keys = cache_side(k, cache.k, k_scale);
   params.values = cache_side(v, cache.v, v_scale);

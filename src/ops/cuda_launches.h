@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Launches of the operators' CUDA kernels, from arguments that have been checked. Made here, and run by
-// cuda_run.h on a GPU or by the tests' emulator.
+// Launches of the operators' CUDA kernels, from arguments that have been checked. Made here, and
+// run by cuda_run.h on a GPU or by the tests' emulator.
 #pragma once
 
 #include <tilewright/ops.h>

@@ -11,8 +11,8 @@
 
 namespace tilewright {
 
-// A floating-point operand on the call's device with a contiguous last dimension. The first operand's
-// device is the call's.
+// A floating-point operand on the call's device with a contiguous last dimension. The first
+// operand's device is the call's.
 inline void require_operand(std::string_view name, const TensorView& tensor,
                             std::initializer_list<int> ranks, Device device) {
   require_rank(name, tensor, ranks);

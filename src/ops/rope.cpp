@@ -285,8 +285,8 @@ void apply_rope(const TensorView& x, const TensorView& positions, const TensorVi
   const TensorView of_axes = positions_of_axes(positions, axes.count, x.shape[0]);
   const RopeFrequencies& frequencies = cached_frequencies(rope, dim);
   if (on_cuda(x.device)) {
-    const RopeTurns turns{frequencies.values, frequencies.amplitude, {}, axes.of_pair,
-                          rope.interleaved};
+    const RopeTurns turns{
+        frequencies.values, frequencies.amplitude, {}, axes.of_pair, rope.interleaved};
     run_on_cuda(rope_launch(x, of_axes, out, turns), x.device, stream);
     return;
   }
@@ -296,8 +296,7 @@ void apply_rope(const TensorView& x, const TensorView& positions, const TensorVi
 
 void apply_rope_with_cos_sin_cache(const TensorView& x, const TensorView& positions,
                                    const TensorView& cos_sin_cache, const TensorView& out,
-                                   bool interleaved, const RopeSections& sections,
-                                   Stream stream) {
+                                   bool interleaved, const RopeSections& sections, Stream stream) {
   check_tensors(x, positions, out);
   require_operand("cos_sin_cache", cos_sin_cache, {2}, x.device);
   const std::int64_t dim = cos_sin_cache.shape[1];
@@ -312,8 +311,8 @@ void apply_rope_with_cos_sin_cache(const TensorView& x, const TensorView& positi
     run_on_cuda(rope_launch(x, of_axes, out, turns), x.device, stream);
     return;
   }
-  const RopeCall call{Rows(x), Rows(out), of_axes, cos_sin_cache, nullptr, axes.of_pair.data(),
-                      pairs,   interleaved};
+  const RopeCall call{Rows(x), Rows(out),           of_axes, cos_sin_cache,
+                      nullptr, axes.of_pair.data(), pairs,   interleaved};
   for (std::int64_t axis = 0; axis < call.positions.shape[0]; ++axis) {
     for (std::int64_t token = 0; token < call.positions.shape[1]; ++token) {
       const std::int64_t position = call.position(axis, token);

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include "jit/kernel_handle.h"
+
 namespace tilewright {
 namespace {
 
@@ -13,20 +15,34 @@ tw::RowValues<To> row_values(const PerRow<From>& argument) {
   return {argument.tensor.data, argument.tensor.strides[0], static_cast<To>(argument.value)};
 }
 
+const jit::KernelHandle& handle_of(DType logits) {
+  // Never destroyed: threads may sample while the process ends.
+  static const auto* const kF32 = new jit::KernelHandle(sample_kernel_source(DType::f32));
+  static const auto* const kF16 = new jit::KernelHandle(sample_kernel_source(DType::f16));
+  static const auto* const kBf16 = new jit::KernelHandle(sample_kernel_source(DType::bf16));
+  return logits == DType::f32 ? *kF32 : logits == DType::f16 ? *kF16 : *kBf16;
+}
+
 }  // namespace
 
 std::string sample_kernel_name(DType logits) {
   return fmt::format("sample_{}", device_type_name(logits));
 }
 
-std::string sample_kernel_text(DType logits) {
-  return fmt::format(
+jit::KernelSource sample_kernel_source(DType logits) {
+  jit::KernelSource source;
+  source.name = sample_kernel_name(logits);
+  source.entries = {source.name};
+  source.budget.max_registers = 65536 / kThreads;
+  source.shared_bytes = tw::kSampleSharedBytes;
+  source.source = fmt::format(
       "#include \"sampling/sample.h\"\n"
       "using namespace tw;\n"
       "TW_KERNEL TW_LAUNCH_BOUNDS({}, 1) {}(TW_PARAMETER SampleParams params) {{\n"
       "  sample<{}>(params);\n"
       "}}\n",
-      kThreads, sample_kernel_name(logits), device_type_name(logits));
+      kThreads, source.name, device_type_name(logits));
+  return source;
 }
 
 CudaLaunch<tw::SampleParams> sample_launch(const TensorView& logits, const SamplingArgs& args,
@@ -52,7 +68,14 @@ CudaLaunch<tw::SampleParams> sample_launch(const TensorView& logits, const Sampl
   return launch;
 }
 
-}  // namespace tilewright
-namespace tilewright {
-void sample_on_cuda(const TensorView&, const SamplingArgs&, const TensorView&) {}
+void sample_on_cuda(const TensorView& logits, const SamplingArgs& args, const TensorView& tokens) {
+  const CudaLaunch<tw::SampleParams> launch = sample_launch(logits, args, tokens);
+  if (launch.grid == 0) return;
+  handle_of(logits.dtype)
+      .on(logits.device.index)
+      .launch({static_cast<unsigned>(launch.grid), static_cast<unsigned>(launch.block),
+               static_cast<unsigned>(launch.shared_bytes)},
+              args.stream, launch.params);
 }
+
+}  // namespace tilewright

@@ -7,14 +7,14 @@
 #include <string>
 
 #include "base/cuda_launch.h"
+#include "jit/kernel_source.h"
 #include "sampling/params.h"
 
 namespace tilewright {
 
 // "sample_bf16": the entry point, and the name in reports.
 std::string sample_kernel_name(DType logits);
-// The text that NVRTC compiles; kernels/ has what it includes.
-std::string sample_kernel_text(DType logits);
+jit::KernelSource sample_kernel_source(DType logits);
 
 // Of arguments that have been checked.
 CudaLaunch<tw::SampleParams> sample_launch(const TensorView& logits, const SamplingArgs& args,

@@ -13,11 +13,11 @@ struct Conversion {
   DType to;
 };
 constexpr Conversion kConversions[] = {
-    {DType::f32, DType::f32},       {DType::f32, DType::f16},        {DType::f32, DType::bf16},
-    {DType::f32, DType::f8e4m3},    {DType::f32, DType::f8e5m2},     {DType::f16, DType::f32},
-    {DType::f16, DType::f16},       {DType::f16, DType::bf16},       {DType::f16, DType::f8e4m3},
-    {DType::f16, DType::f8e5m2},    {DType::bf16, DType::f32},       {DType::bf16, DType::f16},
-    {DType::bf16, DType::bf16},     {DType::bf16, DType::f8e4m3},    {DType::bf16, DType::f8e5m2},
+    {DType::f32, DType::f32},       {DType::f32, DType::f16},       {DType::f32, DType::bf16},
+    {DType::f32, DType::f8e4m3},    {DType::f32, DType::f8e5m2},    {DType::f16, DType::f32},
+    {DType::f16, DType::f16},       {DType::f16, DType::bf16},      {DType::f16, DType::f8e4m3},
+    {DType::f16, DType::f8e5m2},    {DType::bf16, DType::f32},      {DType::bf16, DType::f16},
+    {DType::bf16, DType::bf16},     {DType::bf16, DType::f8e4m3},   {DType::bf16, DType::f8e5m2},
     {DType::f8e4m3, DType::f8e4m3}, {DType::f8e5m2, DType::f8e5m2},
 };
 constexpr int kNumConversions = std::size(kConversions);
@@ -41,7 +41,8 @@ const auto kCompiled = []<int... i>(std::integer_sequence<int, i...>) {
       {{CudaOp::write_kv_cache,
         {of_keys(i).from, of_keys(i).to, of_values(i).from, of_values(i).to}},
        kernel<i>}...};
-}(std::make_integer_sequence<int, kNumConversions>());
+}
+(std::make_integer_sequence<int, kNumConversions>());
 
 constexpr std::int64_t kPages = 3;
 constexpr std::int64_t kPageSize = 4;
@@ -112,8 +113,8 @@ TEST(WriteKvCacheOnCuda, ScalesOfEveryShape) {
     const auto scaled = [](Conversion c) { return is_fp8(c.to) && !is_fp8(c.from); };
     const Tensor indptr = integers({0, 2, 2, 5}, DType::i32);
     const std::vector<std::int64_t> slots = {7, -1, 0, 11, 4, -1, -1};
-    for (const Extents& shape : {Extents{1}, Extents{kHeads}, Extents{1, kHeads}, Extents{3, 1},
-                                 Extents{3, kHeads}}) {
+    for (const Extents& shape :
+         {Extents{1}, Extents{kHeads}, Extents{1, kHeads}, Extents{3, 1}, Extents{3, kHeads}}) {
       Tensor scale(DType::f32, shape);
       fill_normal(scale, random);
       for (std::int64_t at = 0; at < scale.view().numel(); ++at) {
@@ -139,8 +140,8 @@ TEST(WriteKvCacheOnCuda, BadSlotsAreSkipped) {
   const Tensor indptr = integers({0, 3, 6}, DType::i64);  // token 6 is nobody's
   const Tensor k_before = copy_of(c.k_cache);
   const Tensor v_before = copy_of(c.v_cache);
-  emulate(kCompiled, cache_write_launch(c.k.view(), c.v.view(), c.cache(), bad.view(), {}, {},
-                                        indptr.view()));
+  emulate(kCompiled,
+          cache_write_launch(c.k.view(), c.v.view(), c.cache(), bad.view(), {}, {}, indptr.view()));
   write_kv_cache(c.k.view(), c.v.view(), {k_before.view(), v_before.view().transpose(1, 2)},
                  good.view(), {}, {}, indptr.view());
   EXPECT_EQ(c.k_cache.snapshot(), k_before.snapshot());
@@ -161,8 +162,9 @@ TEST(WriteKvCacheOnCuda, ValuesThatAliasKeysWin) {
       {{CudaOp::write_kv_cache, {DType::f32, DType::f32, DType::f32, DType::f32}},
        [](CacheWriteParams p) { tw::write_kv_cache<float, float, float, float>(p); }}};
   for (std::uint64_t seed = 0; seed < 5; ++seed) {
-    emulate(all_f32, cache_write_launch(k.view(), v.view(), {got.view(), got.view().slice(3, 0, 32)},
-                                        slots.view(), {}, {}, {}),
+    emulate(all_f32,
+            cache_write_launch(k.view(), v.view(), {got.view(), got.view().slice(3, 0, 32)},
+                               slots.view(), {}, {}, {}),
             seed);
     write_kv_cache(k.view(), v.view(), {expected.view(), expected.view().slice(3, 0, 32)},
                    slots.view());

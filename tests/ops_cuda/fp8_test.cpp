@@ -35,8 +35,8 @@ void check_rounding() {
     const float high = Format::decode(code + 1);
     if (!std::isfinite(low) || !std::isfinite(high)) continue;
     const float middle = (low + high) / 2;
-    for (const float value : {low, high, middle, std::nextafter(middle, 0.0F),
-                              std::nextafter(middle, INFINITY)}) {
+    for (const float value :
+         {low, high, middle, std::nextafter(middle, 0.0F), std::nextafter(middle, INFINITY)}) {
       values.push_back(value);
     }
   }

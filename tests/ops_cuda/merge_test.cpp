@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/merge_states.h"
-
 #include "ops_cuda/emulate.h"
 
 namespace tilewright::test {

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/rms_norm.h"
-
 #include "ops_cuda/emulate.h"
 
 namespace tilewright::test {
@@ -91,7 +90,8 @@ TEST(FusedAddRmsNormOnCuda, EveryDType) {
       fill_normal(residual, random, 4);
       fill_normal(weight, random);
       Tensor cpu_residual = copy_of(residual);
-      emulate(kFused, rms_norm_launch(x.view(), residual.view(), weight.view(), got.view(), 1e-6F, 0));
+      emulate(kFused,
+              rms_norm_launch(x.view(), residual.view(), weight.view(), got.view(), 1e-6F, 0));
       fused_add_rms_norm(x.view(), cpu_residual.view(), weight.view(), expected.view(), 1e-6F);
       expect_close(got, expected, 4);
       EXPECT_EQ(residual.snapshot(), cpu_residual.snapshot());
