@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compiling ahead, and what there is to be told of compiler, GPUs and cache.
+// Compiling ahead.
 #include <tilewright/jit.h>
 
 #include <algorithm>
@@ -12,9 +12,7 @@
 #include "base/checks.h"
 #include "catalog/kernels_of.h"
 #include "cuda/device.h"
-#include "jit/disk_cache.h"
 #include "jit/kernel_store.h"
-#include "jit/nvrtc.h"
 #include "jit/pack.h"
 
 namespace tilewright {
@@ -142,36 +140,6 @@ std::vector<KernelReport> compile_kernels(const std::vector<AttentionSpec>& spec
                                      [](const KernelReport& r) { return !r.error.empty(); });
   if (!options.pack.empty() && all_well) jit::write_pack(options.pack, binaries);
   return reports;
-}
-
-NvrtcInfo nvrtc_info() {
-  const jit::Nvrtc& api = jit::nvrtc();
-  return {api.place.path, api.place.major, api.place.minor};
-}
-
-CudaInfo cuda_info() {
-  const cuda::Driver& api = cuda::driver();
-  CudaInfo out;
-  out.driver_path = api.path;
-  out.driver_major = api.version / 1000;
-  out.driver_minor = api.version % 1000 / 10;
-  for (int i = 0; i < cuda::device_count(); ++i) {
-    const cuda::Device device = cuda::describe_device(i);
-    out.devices.push_back({i, device.name, device.arch, device.num_sms, device.memory_bytes});
-  }
-  return out;
-}
-
-std::string kernel_cache_path() {
-  return jit::cache_folder();
-}
-
-std::vector<KernelCacheEntry> kernel_cache_entries() {
-  return jit::list_entries(jit::cache_folder());
-}
-
-std::size_t clear_kernel_cache(bool damaged_only) {
-  return jit::remove_entries(jit::cache_folder(), damaged_only);
 }
 
 }  // namespace tilewright

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda/device.h"
 
+#include <tilewright/jit.h>
+
 #include <array>
 #include <atomic>
 #include <memory>
@@ -9,7 +11,8 @@
 
 #include "base/checks.h"
 
-namespace tilewright::cuda {
+namespace tilewright {
+namespace cuda {
 namespace {
 
 // CUdevice_attribute.
@@ -82,9 +85,11 @@ const Device& device(int index) {
   const std::lock_guard lock(all.mutex);
   if (const Device* known = slot.load(); known != nullptr) return *known;
   auto made = std::make_unique<Device>(describe_device(index));
-  require(made->major >= 8,
+  if (made->major < 8) {
+    raise(ErrorCode::not_supported,
           "device is cuda:{}, {} of compute capability {}.{}: Ampere (8.0) or newer is needed",
           index, made->name, made->major, made->minor);
+  }
   check(api, api.device_primary_ctx_retain(&made->context, made->handle),
         "cuDevicePrimaryCtxRetain");
   slot.store(made.get(), std::memory_order_release);
@@ -105,4 +110,19 @@ ContextScope::~ContextScope() {
   if (pushed_on_ != nullptr) pushed_on_->ctx_pop_current(&popped);
 }
 
-}  // namespace tilewright::cuda
+}  // namespace cuda
+
+CudaInfo cuda_info() {
+  const cuda::Driver& api = cuda::driver();
+  CudaInfo out;
+  out.driver_path = api.path;
+  out.driver_major = api.version / 1000;
+  out.driver_minor = api.version % 1000 / 10;
+  for (int i = 0; i < cuda::device_count(); ++i) {
+    const cuda::Device device = cuda::describe_device(i);
+    out.devices.push_back({i, device.name, device.arch, device.num_sms, device.memory_bytes});
+  }
+  return out;
+}
+
+}  // namespace tilewright

@@ -14,7 +14,8 @@
 #include "base/checks.h"
 #include "jit/settings.h"
 
-namespace tilewright::jit {
+namespace tilewright {
+namespace jit {
 namespace {
 
 namespace fs = std::filesystem;
@@ -211,4 +212,18 @@ std::size_t remove_entries(const std::string& folder, bool damaged_only) {
   return removed;
 }
 
-}  // namespace tilewright::jit
+}  // namespace jit
+
+std::string kernel_cache_path() {
+  return jit::cache_folder();
+}
+
+std::vector<KernelCacheEntry> kernel_cache_entries() {
+  return jit::list_entries(jit::cache_folder());
+}
+
+std::size_t clear_kernel_cache(bool damaged_only) {
+  return jit::remove_entries(jit::cache_folder(), damaged_only);
+}
+
+}  // namespace tilewright

@@ -2,6 +2,7 @@
 #include "jit/nvrtc.h"
 
 #include <dlfcn.h>
+#include <tilewright/jit.h>
 
 #include <algorithm>
 #include <charconv>
@@ -15,7 +16,8 @@
 #include "cuda/driver.h"
 #include "jit/settings.h"
 
-namespace tilewright::jit {
+namespace tilewright {
+namespace jit {
 namespace {
 
 namespace fs = std::filesystem;
@@ -144,9 +146,26 @@ struct Search {
   }
 };
 
-void look_into_python(Search& search, const std::vector<std::string>& folders) {
+// Programs that are not Python's know its folders by the active environment.
+std::vector<std::string> active_python_folders() {
+  std::vector<std::string> folders;
+  for (const char* variable : {"VIRTUAL_ENV", "CONDA_PREFIX"}) {
+    const char* prefix = std::getenv(variable);
+    std::error_code error;
+    if (prefix == nullptr || *prefix == '\0') continue;
+    for (const auto& entry : fs::directory_iterator(fs::path(prefix) / "lib", error)) {
+      if (entry.path().filename().string().starts_with("python")) {
+        folders.push_back((entry.path() / "site-packages").string());
+      }
+    }
+  }
+  return folders;
+}
+
+void look_into_python(Search& search, std::vector<std::string> folders) {
+  if (folders.empty()) folders = active_python_folders();
   if (folders.empty()) {
-    search.note("Python packages (no folders of them are known here)");
+    search.note("Python packages (no folders of them are known here, and no VIRTUAL_ENV)");
     return;
   }
   for (const std::string& site : folders) {
@@ -291,4 +310,11 @@ bool Nvrtc::knows(std::string_view arch) const {
   return std::find(archs.begin(), archs.end(), wanted) != archs.end();
 }
 
-}  // namespace tilewright::jit
+}  // namespace jit
+
+NvrtcInfo nvrtc_info() {
+  const jit::Nvrtc& api = jit::nvrtc();
+  return {api.place.path, api.place.major, api.place.minor};
+}
+
+}  // namespace tilewright

@@ -107,6 +107,11 @@ FAKE int cuInit(unsigned) {
   const int result = call("cuInit");
   return result != 0 ? result : state.devices == 0 ? 100 : 0;
 }
+// NVRTC asks the driver for tables of its own, and does without.
+FAKE int cuGetExportTable(const void** table, const void*) {
+  *table = nullptr;
+  return 500;
+}
 FAKE int cuDriverGetVersion(int* version) {
   *version = state.driver_version;
   return call("cuDriverGetVersion");

@@ -36,7 +36,4 @@ struct FakeCuda {
   int modules = 0;                  // and not unloaded
 };
 
-// Opens the test double in front of any real driver, once a process; its state.
-FakeCuda& fake_cuda();
-
 }  // namespace tilewright::test
