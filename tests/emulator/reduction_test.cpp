@@ -10,7 +10,6 @@
 namespace tw {
 namespace {
 
-using emulator::Failure;
 using emulator::GuardedBuffer;
 using emulator::launch;
 

@@ -22,7 +22,7 @@ template <u32 count, bool transposed>
 void load_matrix(Warp& warp, u32 phase) {
   const LoadMatrix* lanes[kWarpSize];
   for (i32 lane = 0; lane < kWarpSize; ++lane) {
-    lanes[lane] = reinterpret_cast<const LoadMatrix*>(warp.operand[phase][lane]);
+    lanes[lane] = static_cast<const LoadMatrix*>(warp.operand[phase][lane].pointer);
   }
   for (u32 matrix = 0; matrix < count; ++matrix) {
     const LoadMatrix* const* rows = lanes + 8 * matrix;
@@ -50,13 +50,16 @@ struct Multiply {
   u32 b[2];
 };
 
+// Compilers turn plain loops over 8 columns into shuffles.
+using Four [[gnu::vector_size(16), gnu::may_alias]] = float;
+
 template <typename T>
 void multiply(Warp& warp, u32 phase) {
-  float a[16][16];
-  float b[16][8];
-  float d[16][8];
+  alignas(16) float a[16][16];
+  alignas(16) float b[16][8];
+  alignas(16) float d[16][8];
   for (u32 lane = 0; lane < kWarpSize; ++lane) {
-    const auto& from = *reinterpret_cast<const Multiply*>(warp.operand[phase][lane]);
+    const auto& from = *static_cast<const Multiply*>(warp.operand[phase][lane].pointer);
     const u32 g = lane / 4;
     const u32 t = lane % 4;
     for (u32 i = 0; i < 4; ++i) {
@@ -72,15 +75,17 @@ void multiply(Warp& warp, u32 phase) {
     }
   }
   for (u32 row = 0; row < 16; ++row) {
-    float sum[8];
-    for (u32 column = 0; column < 8; ++column) sum[column] = d[row][column];
+    Four left = *reinterpret_cast<const Four*>(d[row]);
+    Four right = *reinterpret_cast<const Four*>(d[row] + 4);
     for (u32 k = 0; k < 16; ++k) {
-      for (u32 column = 0; column < 8; ++column) sum[column] += a[row][k] * b[k][column];
+      left += a[row][k] * *reinterpret_cast<const Four*>(b[k]);
+      right += a[row][k] * *reinterpret_cast<const Four*>(b[k] + 4);
     }
-    for (u32 column = 0; column < 8; ++column) d[row][column] = sum[column];
+    *reinterpret_cast<Four*>(d[row]) = left;
+    *reinterpret_cast<Four*>(d[row] + 4) = right;
   }
   for (u32 lane = 0; lane < kWarpSize; ++lane) {
-    const auto& to = *reinterpret_cast<const Multiply*>(warp.operand[phase][lane]);
+    const auto& to = *static_cast<const Multiply*>(warp.operand[phase][lane].pointer);
     for (u32 i = 0; i < 4; ++i) to.d[i] = d[lane / 4 + 8 * (i / 2)][2 * (lane % 4) + i % 2];
   }
 }

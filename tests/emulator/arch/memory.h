@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // kernels/arch/memory.h for the emulator. Everything runs on one OS thread, so atomics are plain
-// accesses; other threads may run before each of them.
+// accesses; other threads may run before and after each.
 #pragma once
 
 #include "arch/types.h"
@@ -56,6 +56,7 @@ TW_DEVICE T atomically(T* pointer, F change) {
   note_progress();
   const T before = *pointer;
   *pointer = change(before);
+  interleave();
   return before;
 }
 }  // namespace emulator

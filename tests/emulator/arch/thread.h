@@ -72,10 +72,10 @@ TW_DEVICE T shuffle_down(T value, i32 lanes, Site site = Site::here()) {
 TW_DEVICE u32 ballot(bool value, Site site = Site::here()) {
   emulator::Warp& warp = *emulator::self->warp;
   const u32 phase = warp.phase;
-  warp.operand[phase][lane_id()] = value ? 1 : 0;
+  warp.operand[phase][lane_id()].bits = value ? 1 : 0;
   emulator::meet(emulator::Point::ballot, site, [](emulator::Warp& all, u32 now) {
     u64 mask = 0;
-    for (i32 lane = 0; lane < kWarpSize; ++lane) mask |= all.operand[now][lane] << lane;
+    for (i32 lane = 0; lane < kWarpSize; ++lane) mask |= all.operand[now][lane].bits << lane;
     all.result[now] = mask;
   });
   return static_cast<u32>(warp.result[phase]);

@@ -21,6 +21,7 @@ using u32 = unsigned int;
 using i64 = long long;
 using u64 = unsigned long long;
 
+// NOLINTBEGIN(readability-identifier-naming)
 struct bf16 {
   u16 bits;
 };
@@ -33,6 +34,7 @@ struct f8e4m3 {
 struct f8e5m2 {
   u8 bits;
 };
+// NOLINTEND(readability-identifier-naming)
 
 struct alignas(16) Bytes16 {
   u32 word[4];

@@ -2,10 +2,10 @@
 #include "runtime/machine.h"
 
 #include <fmt/format.h>
-#include <signal.h>
 
 #include <algorithm>
 #include <bit>
+#include <csignal>
 #include <cstring>
 #include <mutex>
 #include <numeric>
@@ -17,7 +17,7 @@
 namespace tw::emulator {
 namespace {
 
-constexpr u64 kMostPolls = 1 << 22;
+constexpr u64 kMostPolls = 1 << 19;
 
 struct Machine {
   Launch launch;
@@ -40,6 +40,9 @@ struct Machine {
   // turns evenly; with it some run far ahead), and that a copy lands before somebody waits for it.
   u32 stay = 0;
   u32 land_early = 0;
+  // Of so many runnable warps, drawn each time, the one of highest priority goes on: with one they
+  // are served evenly, with many some wait for a long time.
+  u32 candidates = 1;
 
   u32 random() {
     random_state ^= random_state << 13;
@@ -85,6 +88,7 @@ void shuffle_lanes(Warp& warp) {
   const u32 random = machine->random();
   warp.first_lane = random % kWarpSize;
   warp.backwards = (random & 0x100) != 0;
+  if (random >> 26 == 0) warp.priority = machine->random();
 }
 
 std::string describe_deadlock() {
@@ -125,6 +129,10 @@ Fiber& choose(bool other_warp) {
   // Now and then some lanes of a warp are left behind.
   if (other_warp || m.turn->runnable == 0 || m.chance(2)) {
     m.turn = m.runnable[m.below(m.runnable.size())];
+    for (u32 i = 1; i < m.candidates; ++i) {
+      Warp* other = m.runnable[m.below(m.runnable.size())];
+      if (other->priority > m.turn->priority) m.turn = other;
+    }
     shuffle_lanes(*m.turn);
   }
   Warp& warp = *m.turn;
@@ -181,9 +189,8 @@ void release(Warp& warp) {
 // --- Copies
 
 void land(const Copy& copy) {
-  constexpr char kPoison = static_cast<char>(0xFF);
-  const bool untouched =
-      std::all_of(copy.shared, copy.shared + copy.bytes, [](char byte) { return byte == kPoison; });
+  static const std::string poison(16, static_cast<char>(0xFF));
+  const bool untouched = std::memcmp(copy.shared, poison.data(), copy.bytes) == 0;
   char bytes[16] = {};
   if (copy.global != nullptr) std::memcpy(bytes, copy.global, copy.bytes);
   // Two threads may copy the same bytes to one place.
@@ -217,14 +224,25 @@ void land_copies(u32 group) {
   __builtin_unreachable();
 }
 
+void record_failure(const std::string& what) {
+  machine->failed = true;
+  machine->failure = fmt::format("block {}, thread {}: {}", self->block->id, self->thread, what);
+}
+
 void run_thread() {
-  machine->body(machine->context);
+  try {
+    machine->body(machine->context);
+    if (self->warp->arrived != 0) {
+      fail(fmt::format("deadlock: it is done, but {} of its warp wait in {}",
+                       lanes_text(self->warp->arrived),
+                       describe(self->warp->point, self->warp->site)));
+    }
+  } catch (const Failure& failure) {
+    record_failure(failure.what());
+  }
+  if (machine->failed) leave_for_host();
   Warp& warp = *self->warp;
   Block& block = *self->block;
-  if (warp.arrived != 0) {
-    fail(fmt::format("deadlock: it is done, but {} of its warp wait in {}",
-                     lanes_text(warp.arrived), describe(warp.point, warp.site)));
-  }
   warp.alive &= ~(1U << self->lane);
   remove_lanes(warp, 1U << self->lane);
   machine->polls = 0;
@@ -272,6 +290,7 @@ void start_block(Block& block) {
     warp.fibers = &block.fibers[i * kWarpSize];
     warp.alive = kAllLanes;
     warp.runnable = kAllLanes;
+    warp.priority = machine->random();
     shuffle_lanes(warp);
     add_to_runnable(warp);
   }
@@ -286,23 +305,25 @@ void end_block(Block& block) {
 
 // --- Faults
 
+std::string describe_fault(const char* address, [[maybe_unused]] const void* state) {
+  if (overflows(self->stack, address)) {
+    return fmt::format("its stack of {} bytes is too small", kStackBytes);
+  }
+  std::string_view verb = "accesses";
+#ifdef __x86_64__
+  const auto& registers = static_cast<const ucontext_t*>(state)->uc_mcontext.gregs;
+  verb = (registers[REG_ERR] & 2) != 0 ? "writes" : "reads";
+#endif
+  return fmt::format("{} {}", verb, describe_address(address));
+}
+
 void on_fault(int signal, siginfo_t* info, void* state) {
   if (machine == nullptr || self == &machine->host) {
     ::signal(signal, SIG_DFL);  // not of a kernel: the access is repeated, and ends the process
     return;
   }
-  const char* address = static_cast<const char*>(info->si_addr);
-  if (overflows(self->stack, address)) {
-    fail(fmt::format("its stack of {} bytes is too small", kStackBytes));
-  }
-  std::string_view verb = "accesses";
-#ifdef __x86_64__
-  const auto* machine_state = static_cast<const ucontext_t*>(state);
-  verb = (machine_state->uc_mcontext.gregs[REG_ERR] & 2) != 0 ? "writes" : "reads";
-#else
-  (void)state;
-#endif
-  fail(fmt::format("{} {}", verb, describe_address(address)));
+  record_failure(describe_fault(static_cast<const char*>(info->si_addr), state));
+  leave_for_host();
 }
 
 // While it lives, faults of kernels become failures. The handler leaves its stack by a switch to
@@ -359,9 +380,7 @@ void run_blocks(Machine& m) {
 }  // namespace
 
 void fail(const std::string& what) {
-  machine->failed = true;
-  machine->failure = fmt::format("block {}, thread {}: {}", self->block->id, self->thread, what);
-  leave_for_host();
+  throw Failure(what);
 }
 
 void meet(Point point, Site site, Collective collective) {
@@ -417,13 +436,16 @@ i32 wait_at_barrier(i32 number, i32 threads, Point point, Site site, bool vote) 
 }
 
 void interleave() {
-  if (machine->chance(64)) run_others(true);
+  if (!machine->chance(64)) return;
+  self->warp->priority = machine->random() >> 4;  // it may have to wait for long
+  run_others(true);
 }
 
 void poll() {
   if (++machine->polls > kMostPolls) {
     fail("it waits for a value that nobody stores: nothing has happened for a long time");
   }
+  self->warp->priority = machine->random() >> 8;  // what it waits for comes first
   run_others(true);
 }
 
@@ -484,6 +506,8 @@ Statistics run_grid(const Launch& launch, void (*body)(const void*), const void*
   constexpr u32 kLandEarly[] = {0, 32, 128};
   m.stay = kStay[m.below(4)];
   m.land_early = kLandEarly[m.below(3)];
+  constexpr u32 kCandidates[] = {1, 2, 8, 32};
+  m.candidates = kCandidates[m.below(4)];
   m.order.resize(launch.grid);
   std::iota(m.order.begin(), m.order.end(), 0);
   for (std::size_t i = m.order.size(); i > 1; --i) std::swap(m.order[i - 1], m.order[m.below(i)]);

@@ -62,6 +62,11 @@ struct Fiber {
   u32 groups = 0;
 };
 
+union Operand {
+  u64 bits;
+  void* pointer;
+};
+
 struct Warp {
   Block* block = nullptr;
   Fiber* fibers = nullptr;  // of 32 lanes
@@ -75,9 +80,10 @@ struct Warp {
   Point point = Point::sync_warp;
   Site site = {};
   i32 barrier = -1;  // where the whole warp waits
-  u64 operand[2][kWarpSize] = {};
+  Operand operand[2][kWarpSize] = {};
   u64 result[2] = {};
-  // The order in which lanes take their turns.
+  // Who of several warps goes first, and in which order its lanes take their turns.
+  u32 priority = 0;
   u32 first_lane = 0;
   bool backwards = false;
   i32 position = -1;  // in the list of warps that can run
@@ -109,7 +115,8 @@ struct Block {
 inline Fiber* self = nullptr;
 inline i32 grid_size = 0;
 
-// Ends the launch: launch() throws a Failure that names the thread and what it did wrong.
+// Ends the launch by an exception that leaves the thread: launch() throws a Failure that names the
+// thread and what it did wrong.
 [[noreturn]] void fail(const std::string& what);
 
 // Returns when all lanes of the warp have come to this point. The last one to come calls
@@ -145,7 +152,7 @@ template <typename T>
 T exchange(T value, i32 source, Site site) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8, "shuffles move 4 or 8 bytes");
   Warp& warp = *self->warp;
-  u64(&operand)[kWarpSize] = warp.operand[warp.phase];
+  Operand(&operand)[kWarpSize] = warp.operand[warp.phase];
   __builtin_memcpy(&operand[self->lane], &value, sizeof(T));
   meet(Point::shuffle, site);
   T result;
@@ -156,7 +163,7 @@ T exchange(T value, i32 source, Site site) {
 // Hands the other lanes the address of something of this thread, for a collective.
 TW_DEVICE void meet_with(Point point, Site site, void* operand, Collective collective) {
   Warp& warp = *self->warp;
-  warp.operand[warp.phase][self->lane] = reinterpret_cast<u64>(operand);
+  warp.operand[warp.phase][self->lane].pointer = operand;
   meet(point, site, collective);
 }
 

@@ -11,10 +11,10 @@ namespace tw::emulator {
 // Address space only: pages that nobody touches cost nothing.
 inline constexpr std::size_t kStackBytes = std::size_t{256} << 10;
 
-// Below each stack lies a page that nobody may touch. Stacks are kept for the next launch.
+// Below each stack lies memory that nobody may touch. Stacks are kept for the next launch.
 char* take_stack();
 void give_stack(char* stack);
-// Whether the address is in the guard page of this stack.
+// Whether the address is below this stack.
 bool overflows(const char* stack, const char* address);
 
 // A fiber that starts with entry() when it is switched to for the first time.
