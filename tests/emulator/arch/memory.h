@@ -37,6 +37,9 @@ TW_DEVICE void store_16(void* pointer, const Bytes16& value) {
 TW_DEVICE float load_from_l2(const float* pointer) {
   return *pointer;
 }
+struct alignas(8) Float2 {
+  float x, y;
+};
 struct alignas(16) Float4 {
   float x, y, z, w;
 };

@@ -42,6 +42,10 @@ struct alignas(16) Bytes16 {
   u32 word[4];
 };
 
+struct alignas(8) Bytes8 {
+  u32 word[2];
+};
+
 inline constexpr u32 kAllLanes = 0xFFFFFFFFU;
 inline constexpr i32 kWarpSize = 32;
 
