@@ -80,7 +80,8 @@ tw_status tw_attention_run(const tw_attention* attention, tw_plan* plan, const t
   return guarded([&] {
     const Attention& run = required("attention", attention).attention;
     required("plan", plan).require_batch();
-    run.run(plan->plan, read_tensor("q", q), plan->scratch.caches(kv, num_levels),
-            plan->scratch.args(args));
+    const TensorView queries = read_tensor("q", q);
+    const std::vector<KvCache>& caches = plan->scratch.caches(kv, num_levels);
+    run.run(plan->plan, queries, caches, plan->scratch.args(args));
   });
 }

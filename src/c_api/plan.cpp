@@ -93,8 +93,8 @@ tw_status tw_plan_update(tw_plan* plan, const tw_batch* batch, const tw_plan_inp
   return guarded([&] {
     tw_plan& updated = required("plan", plan);
     updated.failed = true;
-    updated.plan.update(read_batch("batch", batch), updated.scratch.inputs(inputs, num_inputs),
-                        read_stream(stream));
+    const Batch next = read_batch("batch", batch);
+    updated.plan.update(next, updated.scratch.inputs(inputs, num_inputs), read_stream(stream));
     updated.failed = false;
   });
 }

@@ -50,8 +50,8 @@ void ParamPool::reserve(std::size_t count, std::size_t name_bytes) {
 
 void ParamPool::read(const Path& path, const tw_param* params, std::size_t count,
                      std::vector<ParamValue>& values) {
-  if (count > 0) required(path, params);
   check_count("num_params", count);
+  if (count > 0) required(path, params);
   for (; values.size() > count; values.pop_back()) spare_.push_back(std::move(values.back()));
   while (values.size() < count) {
     if (spare_.empty()) reserve(1, 0);  // more than the variant has: an error that follows

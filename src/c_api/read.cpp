@@ -129,8 +129,8 @@ tw_tensor c_tensor(const TensorView& view) {
 Scale read_scale(const Path& path, const tw_real* scale) {
   Scale result;
   if (scale == nullptr) return result;
-  result.value = scale->value;
   result.tensor = read_tensor({path, "tensor"}, scale->tensor);
+  if (!result.tensor.defined()) result.value = scale->value;
   return result;
 }
 

@@ -153,16 +153,16 @@ inline std::vector<tw_kv_cache> to_c(const std::vector<KvCache>& caches) {
 // One entry of an update and what it points to.
 class CInput {
  public:
-  CInput(const PlanInput& input, const tw_attention* attention)
-      : params_(to_c(input.params)), input_(sized<tw_plan_input>()) {
-    for (const KvLevel& level : input.levels) tables_.push_back(to_c(level.table));
+  CInput(PlanInput input, const tw_attention* attention)
+      : cpp_(std::move(input)), params_(to_c(cpp_.params)), input_(sized<tw_plan_input>()) {
+    for (const KvLevel& level : cpp_.levels) tables_.push_back(to_c(level.table));
     for (std::size_t i = 0; i < tables_.size(); ++i) {
       auto& c = levels_.emplace_back(sized<tw_kv_level>());
       c.table = &tables_[i];
-      c.kv_lens = to_c(input.levels[i].kv_lens);
-      c.qo_indptr = to_c(input.levels[i].qo_indptr);
-      c.q_rows = to_c(input.levels[i].q_rows);
-      c.kv_pos = to_c(input.levels[i].kv_pos);
+      c.kv_lens = to_c(cpp_.levels[i].kv_lens);
+      c.qo_indptr = to_c(cpp_.levels[i].qo_indptr);
+      c.q_rows = to_c(cpp_.levels[i].q_rows);
+      c.kv_pos = to_c(cpp_.levels[i].kv_pos);
     }
     input_.attention = attention;
     input_.levels = levels_.data();
@@ -179,6 +179,7 @@ class CInput {
   tw_param& param(std::size_t i) { return params_[i]; }
 
  private:
+  PlanInput cpp_;  // has the parameters' names
   std::vector<tw_page_table> tables_;
   std::vector<tw_kv_level> levels_;
   std::vector<tw_param> params_;
@@ -188,7 +189,8 @@ class CInput {
 // Arguments of a run and what they point to.
 class CRunArgs {
  public:
-  explicit CRunArgs(const RunArgs& args) : params_(to_c(args.params)), args_(sized<tw_run_args>()) {
+  explicit CRunArgs(const RunArgs& args)
+      : cpp_(args), params_(to_c(cpp_.params)), args_(sized<tw_run_args>()) {
     args_.out = to_c(args.out);
     args_.lse = to_c(args.lse);
     args_.sinks = to_c(args.sinks);
@@ -214,6 +216,7 @@ class CRunArgs {
   tw_real& scale(std::size_t i) { return scales_[i]; }
 
  private:
+  RunArgs cpp_;  // has the parameters' names
   float sm_scale_ = 0;
   float soft_cap_ = 0;
   std::array<tw_real, 4> scales_{};
