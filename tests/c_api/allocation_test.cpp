@@ -70,8 +70,8 @@ TEST_F(CAllocations, NoneForSeveralAttentions) {
   const std::string prefix = "a_parameter_whose_name_is_long_";
   for (int i = 0; i < 5; ++i) {
     const std::string name = prefix + std::to_string(i);
-    many.mask = many.mask && expr::kv_pos() != Param::integer(name)();
-    plan_params.emplace_back(name, 3.0 + i);
+    many.mask = many.mask && expr::kv_pos() > expr::q_pos() - Param::integer(name)();
+    plan_params.emplace_back(name, 30.0 + i);
   }
   std::vector<Attention> cpp = {Attention(make_spec(dims, DType::f32, variants::causal())),
                                 Attention(make_spec(dims, DType::f32, many)),
