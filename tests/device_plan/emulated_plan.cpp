@@ -130,7 +130,7 @@ EmulatedPlan::EmulatedPlan(std::vector<Attention> attentions, const Limits& limi
   workspace_ =
       std::make_unique<tw::emulator::GuardedBuffer>("workspace", device_.lay_out(nullptr));
   device_.lay_out(reinterpret_cast<std::byte*>(workspace_->data()));
-  std::memset(workspace_->data(), 0, DevicePlan::state_bytes(limits));
+  std::memset(workspace_->data(), 0, device_.state_bytes());
 }
 
 void EmulatedPlan::update(const Batch& batch, const std::vector<PlanInput>& inputs, int threads,
