@@ -64,10 +64,9 @@ std::string cuda_literal(std::int64_t value) {
 std::string cuda_literal(Int128 value) {
   if (value >= std::numeric_limits<std::int64_t>::min() &&
       value <= std::numeric_limits<std::int64_t>::max()) {
-    return fmt::format("Int128{{{}}}", cuda_literal(static_cast<std::int64_t>(value)));
+    return fmt::format("plan::Wide{{{}}}", cuda_literal(static_cast<std::int64_t>(value)));
   }
-  return fmt::format("((Int128{{{}}} << 64) + Int128{{{}ULL}})",
-                     cuda_literal(static_cast<std::int64_t>(value >> 64)),
+  return fmt::format("plan::Wide({}, {}ULL)", cuda_literal(static_cast<std::int64_t>(value >> 64)),
                      static_cast<std::uint64_t>(value));
 }
 

@@ -19,7 +19,7 @@ namespace tilewright {
 
 std::string cuda_literal(float value);
 std::string cuda_literal(std::int64_t value);
-std::string cuda_literal(Int128 value);
+std::string cuda_literal(Int128 value);  // as a plan::Wide
 
 // What a name in the text stands for.
 struct CudaVariable {

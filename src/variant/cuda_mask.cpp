@@ -83,7 +83,7 @@ class HeadFunction {
     return most <= kMaxSum;
   }
 
-  static const char* number(bool narrow) { return narrow ? "i64" : "Int128"; }
+  static const char* number(bool narrow) { return narrow ? "i64" : "plan::Wide"; }
 
   static std::string product(const char* type, std::int64_t coefficient, const std::string& value) {
     const std::string factor = fmt::format("{}{{{}}}", type, value);

@@ -159,15 +159,13 @@ std::string cuda_variant(const Variant& variant, int head_dim) {
   variant.validate();
   const std::vector<Param> params = variant.params();
   const RopeText rope = rope_text(variant, head_dim);
+  const std::string ranges = cuda_mask_ranges(variant, params);
   std::string text =
       "// A variant of attention, written by the library.\n\n"
       "#include \"attention/math.h\"\n"
-      "#include \"attention/variant.h\"\n\n"
-      "namespace tw {\n\n";
-  const std::string ranges = cuda_mask_ranges(variant, params);
-  if (ranges.find("Int128") != std::string::npos) {
-    text += "__extension__ using Int128 = __int128;\n\n";
-  }
+      "#include \"attention/variant.h\"\n";
+  if (mentions(ranges, "plan::Wide")) text += "#include \"plan/wide.h\"\n";
+  text += "\nnamespace tw {\n\n";
   text += rope.table;
   text += fmt::format(
       "struct Variant {{\n"
