@@ -13,11 +13,18 @@
 //     static constexpr i32 kNumParams;           // slots behind `params`
 //
 //     // For each scaled logit, and whether the query attends to the key. They run in the inner
-//     // loop; what they compute from the row alone, the compiler computes once a row.
-//     TW_DEVICE static float logits(const QueryRow&, i32 kv_pos, float logit, const ParamSlot*);
-//     TW_DEVICE static bool mask(const QueryRow&, i32 kv_pos, const ParamSlot*);
+//     // loop; what they need of a row is made once a row.
+//     struct LogitsRow { ... };
+//     TW_DEVICE static LogitsRow logits_row(const QueryRow&, const ParamSlot*);
+//     TW_DEVICE static float logits(const LogitsRow&, i32 kv_pos, float logit, const ParamSlot*);
+//     struct MaskRow { ... };
+//     TW_DEVICE static MaskRow mask_row(const QueryRow&, const ParamSlot*);
+//     TW_DEVICE static bool mask(const MaskRow&, i32 kv_pos, const ParamSlot*);
 //     // For each element of the output, behind the softmax.
-//     TW_DEVICE static float output(const QueryRow&, float value, const ParamSlot*);
+//     struct OutputRow { ... };
+//     TW_DEVICE static OutputRow output_row(const QueryRow&, const ParamSlot*);
+//     TW_DEVICE static float output(const OutputRow&, float value, const ParamSlot*);
+//     // Each of the three also in one step, with a QueryRow in the place of a ...Row.
 //
 //     // What the mask is known to be for a range of queries: a superset of the keys that some of
 //     // them attend to, and a subset of those that all of them do. Everything and nothing are
