@@ -36,6 +36,7 @@
 #include "arch/numeric.h"
 #include "arch/types.h"
 #include "plan/half_plane.h"
+#include "plan/param_slot.h"
 
 namespace tw {
 
@@ -53,17 +54,7 @@ struct QueryRow {
   i32 q_begin;  // of its request's first one
 };
 
-// A parameter of the variant: a number, or a tensor of rank 1 to 3. Extents and strides are in
-// elements.
-struct ParamSlot {
-  const void* data;  // of a tensor, or of a number that lies on the device; else null
-  float real;        // of a number that does not
-  i32 integer;
-  i32 dtype;  // as in tilewright::DType
-  i32 rank;
-  i32 shape[3];
-  i64 strides[3];
-};
+using plan::ParamSlot;
 
 // The row of a range's first token, for one head.
 TW_DEVICE QueryRow row_of(const plan::QueryRange& queries, i64 head) {

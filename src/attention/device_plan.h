@@ -34,6 +34,7 @@ class DevicePlan {
     plan::View memory;  // pointers into the workspace, and the config
     plan::View view;    // of the last update: with the caller's tables
     std::int32_t mask = 0;  // in masks()
+    std::vector<std::size_t> mask_params;  // of the attention's parameters, by the mask's own
   };
   // Partial results, shared by the attentions: of workers, two slots each, and of levels.
   struct RunMemory {
@@ -56,7 +57,7 @@ class DevicePlan {
               const UpdateLauncher& launch, Stream stream);
 
   const std::vector<Part>& parts() const { return parts_; }
-  // The variants whose masks the kernel is made of, in this order.
+  // What the kernel is made of: see update_kernel_text.
   const std::vector<Variant>& masks() const { return masks_; }
   const RunMemory& run_memory() const { return run_memory_; }
   // [2][limits.requests + 1], see StatusMemory; Header::status_turn says which.
