@@ -7,8 +7,4 @@ std::vector<jit::KernelSource> kernels_of(const AttentionSpec&) {
   return {};
 }
 
-std::vector<jit::KernelSource> kernels_of_ops() {
-  return {};
-}
-
 }  // namespace tilewright
