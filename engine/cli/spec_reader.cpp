@@ -25,7 +25,7 @@ void require_fields(const Json& object, const char* what,
   require(object.is_object(), "{} is {}: it must be a JSON object", what, shown(object));
   for (const auto& [name, value] : object.items()) {
     require(std::find(known.begin(), known.end(), name) != known.end(),
-            "{} has the unknown field {}", what, quoted(name));
+            "{} has the unknown field {}", what, engine::quoted(name));
   }
 }
 
@@ -66,7 +66,7 @@ Variant read_variant(const Json& json) {
   const auto fields = [&](std::initializer_list<std::string_view> known) {
     for (const auto& [field, value] : json.items()) {
       require(field == "name" || std::find(known.begin(), known.end(), field) != known.end(),
-              "variant {} has no {}", quoted(name), field);
+              "variant {} has no {}", engine::quoted(name), field);
     }
   };
   const double cap = number_of(json, "logits_soft_cap", 0);
@@ -114,7 +114,7 @@ Variant read_variant(const Json& json) {
   raise(ErrorCode::invalid_argument,
         "variant is {}: it must be the name of a ready-made one, or {{\"text\": ...}} as "
         "Variant::serialize() writes it",
-        quoted(name));
+        engine::quoted(name));
 }
 
 AttentionSpec read_spec(const Json& json) {
@@ -149,7 +149,7 @@ DType read_dtype(const std::string& field, const std::string& text) {
     if (text == name) return dtype;
   }
   raise(ErrorCode::invalid_argument, "{} is {}: it must be f32, f16, bf16, f8e4m3 or f8e5m2", field,
-        quoted(text));
+        engine::quoted(text));
 }
 
 std::vector<AttentionSpec> read_specs(const Json& json) {
