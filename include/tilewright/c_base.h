@@ -39,7 +39,9 @@ enum {
   TW_NOT_SUPPORTED = 3,
   TW_INVALID_STATE = 4,
   TW_OUT_OF_MEMORY = 5,
-  TW_INTERNAL = 6
+  TW_DEVICE_ERROR = 6,
+  TW_COMPILE_ERROR = 7,
+  TW_INTERNAL = 8
 };
 
 /* What the last function that failed in this thread said; "" before. Valid until the next one fails

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "attention/decode.h"
+#include "attention/memory_size.h"
 #include "attention/prefill.h"
 
 namespace tw {
@@ -37,6 +38,11 @@ struct AttentionMemory {
   };
 };
 
+static_assert(sizeof(AttentionMemory) <=
+              attention_shared_bytes(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock,
+                                     Spec::kDecodeStages, kOneSpan));
+static_assert(Shape::kWarps == attention_warps(Spec::kHeadDim, Spec::kValueDim));
+
 // A block of threads at work on one plan.
 class Worker {
  public:
@@ -62,7 +68,7 @@ class Worker {
       if (thread_id() == 0) memory.piece = memory.next;
       set_up_tile(p, memory.next.item, memory.next.begin, memory.tile);
       const i32 end = memory.piece.end < 0 ? memory.tile.blocks : memory.piece.end;
-      const i32 count = memory.tile.failed != 0 ? 0 : end - memory.piece.begin;
+      const i32 count = end - memory.piece.begin;
       if (memory.tile.num_rows <= Shape::kDecodeRows && !p.plan.batch_invariant) {
         Decode decode(p, memory.tile, memory.decode);
         decode.run(count, find_next);
@@ -151,7 +157,7 @@ class Worker {
   TW_DEVICE void zero_padding(i32 q_tokens) {
     const i32 heads = schedule.config.num_kv_heads * Spec::kGroupSize;
     using Out = Spec::Out;
-    const i64 rows = static_cast<i64>(p.out_tokens - q_tokens) * heads;
+    const i64 rows = static_cast<i64>(p.padded_tokens - q_tokens) * heads;
     for (i64 i = block_id(); i < rows; i += num_blocks()) {
       const i64 token = q_tokens + i / heads;
       const i64 head = i % heads;
@@ -184,7 +190,6 @@ TW_DEVICE void join_levels_of_row(const AttentionParams& p, i64 token, i32 head)
   row.kv_len = request.kv_len;
   row.q_index = static_cast<i32>(token);
   row.q_begin = request.q_begin;
-  const bool failed = p.status != nullptr && p.status[row.batch] != 0;
   const auto over_levels = [&](float& m, float& l, const auto& visit) {
     for (i32 level = 0; level < p.plan.num_levels; ++level) {
       if ((levels >> level & 1U) == 0) continue;
@@ -196,7 +201,7 @@ TW_DEVICE void join_levels_of_row(const AttentionParams& p, i64 token, i32 head)
   float all_l = 0;
   over_levels(all_m, all_l, [](const Partial&, const Join&) {});
   // All lanes write the same lse.
-  const RowTarget target = finish_row(p, row, all_m, all_l, failed);
+  const RowTarget target = finish_row(p, row, all_m, all_l);
   for (i32 d = lane_id() * 4; d < Spec::kValueDim; d += kWarpSize * 4) {
     float m = -kInfinity;
     float l = 0;

@@ -170,10 +170,11 @@ class Decode {
     for (i32 i = thread; i < Shape::kDecodeRows * kUnits; i += Shape::kThreads) {
       const i32 r = i / kUnits;
       const i32 unit = i % kUnits;
-      const bool valid = r < tile.num_rows && unit * 8 < Spec::kHeadDim;
-      const QueryRow row = query_row(p, tile, valid ? r : 0);
+      const QueryRow row = query_row(p, tile, r < tile.num_rows ? r : 0);
+      const bool valid =
+          r < tile.num_rows && unit * 8 < Spec::kHeadDim && row.q_index < p.out_tokens;
       copy_async_16(memory.q + r * Shape::kHeadPitch + unit * 16,
-                    p.q + row.q_index * p.q_token + row.q_head * p.q_head + (valid ? unit * 16 : 0),
+                    valid ? p.q + row.q_index * p.q_token + row.q_head * p.q_head + unit * 16 : p.q,
                     valid);
     }
     copy_async_commit();

@@ -34,8 +34,7 @@ TW_DEVICE i32 position_of_key(const AttentionParams& p, const Tile& tile, i32 ke
 // The position of a key that does not exist: nobody attends to it.
 inline constexpr i32 kNoKey = -0x7FFFFFFF - 1;
 
-// A key's and its value's address; null where there is no such key, or no such page in the cache. The
-// latter fails the tile.
+// A key's and its value's address; null where there is no such key, or no such page in the cache.
 struct KeyAddress {
   const char* key;
   const char* value;
@@ -46,7 +45,7 @@ TW_DEVICE KeyAddress address_of_key(const AttentionParams& p, Tile& tile, i32 ke
   const KeySegment& segment = segment_of_key(tile, key);
   const CacheView& cache = p.cache[segment.level];
   if (static_cast<u32>(page) >= static_cast<u32>(cache.pages)) {
-    tile.failed = 1;
+    tile.lacks_pages = 1;
     return {nullptr, nullptr, kNoKey};
   }
   const i32 index = key - segment.key_begin;

@@ -7,8 +7,6 @@
 
 namespace tw {
 
-namespace plan = tilewright::plan;
-
 inline constexpr i32 kMaxParams = 16;
 
 // K and V of one level in the normal form [pages, page, heads, dim]. Strides in bytes.
@@ -39,8 +37,9 @@ struct AttentionParams {
   i32 out_aligned;  // rows of out are aligned to four elements
   float* lse;  // null, or [tokens, q heads]; strides in elements
   i64 lse_token, lse_head;
-  i32 out_tokens;    // rows of out
-  i32 zero_padding;  // those behind the batch's last token become 0
+  i32 out_tokens;     // rows of q and out: queries behind them are not there, whatever the plan says
+  i32 padded_tokens;  // rows of out
+  i32 zero_padding;   // those behind the batch's last token become 0
 
   float sm_scale;
   // Logits are scaled before their maximum is taken: where a scale may be zero, negative or differ
@@ -56,7 +55,8 @@ struct AttentionParams {
   float* level_results;  // [levels][tokens][q heads], where levels are joined
   i32* split_arrivals;   // [workers], zero between runs
   i32* a_taken;          // how many items of section A are taken, zero between runs
-  i32* status;           // [requests], or null
+  const i32* status;     // two arrays of words, one a request; the plan's header says which is its
+  i32 status_stride;
 };
 
 }  // namespace tw

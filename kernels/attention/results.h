@@ -59,20 +59,28 @@ struct RowTarget {
   char* to;
   float factor;
   float out_scale;  // behind the output transform, where there is one
-  enum Kind : i32 { output, partial, zeros } kind;
+  enum Kind : i32 { output, partial, zeros, nowhere } kind;
 };
 
+// Whether the update of the plan found something wrong with a request: its outputs are zeros then.
+TW_DEVICE bool has_failed(const AttentionParams& p, i32 request) {
+  return p.status[p.plan.schedule.header->status_turn * p.status_stride + request] != 0;
+}
+
 // The target of a row whose sums are complete; writes its lse.
-TW_DEVICE RowTarget finish_row(const AttentionParams& p, const QueryRow& row, float m, float l,
-                               bool failed) {
+TW_DEVICE RowTarget finish_row(const AttentionParams& p, const QueryRow& row, float m, float l) {
   RowTarget target;
+  if (row.q_index >= p.out_tokens) {
+    target.kind = RowTarget::nowhere;
+    return target;
+  }
   target.to = p.out + row.q_index * p.out_token + row.q_head * p.out_head;
   float* const lse =
       p.lse != nullptr ? p.lse + row.q_index * p.lse_token + row.q_head * p.lse_head : nullptr;
   target.kind = RowTarget::output;
   target.factor = 1.0F;
   // A row of NaN scores may keep the reference it began with; its sum tells.
-  if (failed || (m == -kInfinity && l == 0.0F)) {
+  if (has_failed(p, row.batch) || (m == -kInfinity && l == 0.0F)) {
     if (lse != nullptr) *lse = -kInfinity;
     target.kind = RowTarget::zeros;
     return target;
@@ -120,7 +128,7 @@ TW_DEVICE RowTarget target_of(const AttentionParams& p, const Tile& tile, i32 sl
       return keep_row(level_row(p, tile.level, row.q_index, row.q_head), m, l);
     }
   }
-  return finish_row(p, row, m, l, tile.failed != 0);
+  return finish_row(p, row, m, l);
 }
 
 TW_DEVICE float finish_value(const AttentionParams& p, const QueryRow& row, const RowTarget& target,
@@ -161,6 +169,7 @@ TW_DEVICE void put_columns(const AttentionParams& p, const QueryRow& row, const 
     *reinterpret_cast<Float4*>(target.to + d * 4) = o;
     return;
   }
+  if (target.kind == RowTarget::nowhere) return;
   if (target.kind == RowTarget::zeros) {
     o = {0, 0, 0, 0};
   } else {

@@ -6,6 +6,7 @@
 //     using Out = bf16;
 //     static constexpr i32 kHeadDim = 128, kValueDim = 128, kGroupSize = 4;
 //     static constexpr i32 kBlock = 64;  // keys of a block, as in plan::Config::block_tokens
+//     static constexpr i32 kDecodeStages = 3, kBlocksPerSm = 2;
 //   };
 #pragma once
 
@@ -39,7 +40,7 @@ struct Shape {
   static constexpr i32 kHeadUnits = 2 * kHeadSteps;  // 16-byte units that hold elements
   static constexpr i32 kValueUnits = kValueTiles;
 
-  static constexpr i32 kDecodeStages = 3;
+  static constexpr i32 kDecodeStages = Spec::kDecodeStages;
 
   // Floats of a row of outputs in shared memory: lanes that write neighbouring rows meet no bank
   // twice.

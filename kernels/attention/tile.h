@@ -87,7 +87,7 @@ struct Tile {
   i32 kv_head;
   i32 blocks;       // of keys that it needs
   i32 first_block;  // of those: where the part of it begins that is computed here
-  i32 failed;   // a page id was out of range, or the request is marked as failed
+  i32 lacks_pages;  // some page id was not one of the cache: its keys are left out
   i32 message;  // from one thread to all
   TileBlocks ranges;
   i32 num_segments;
@@ -96,7 +96,7 @@ struct Tile {
   // The n-th block that is needed.
   TW_DEVICE i32 block(i32 n) const { return nth_block(ranges, n); }
   // Whether all keys before `key_end` exist and lie in pages that the cache has.
-  TW_DEVICE bool has_keys(i32 key_end) const { return key_end <= kv_len && failed == 0; }
+  TW_DEVICE bool has_keys(i32 key_end) const { return key_end <= kv_len && lacks_pages == 0; }
   // Whether every row attends to all keys of a block.
   TW_DEVICE bool is_full(i32 key_begin) const {
     const i32 key_end = key_begin + Shape::kBlock;
@@ -160,7 +160,6 @@ TW_DEVICE void set_up_query_row(const AttentionParams& p, const plan::Row& row,
     tile.row_scale[r] = p.sm_scale * scale_of(p.q_scale, batch, item.head) *
                         scale_of(p.k_scale, batch, item.head);
   }
-  if (p.status != nullptr && p.status[batch] != 0) tile.failed = 1;
 }
 
 // By all threads, after a barrier behind the last use of the tile before it; ends with a barrier.
@@ -177,7 +176,7 @@ TW_DEVICE void set_up_tile(const AttentionParams& p, const plan::Item& item, i32
     tile.level = row.level;
     tile.kv_head = item.head;
     tile.first_block = first_block;
-    tile.failed = 0;
+    tile.lacks_pages = 0;
   }
   sync_block();
   if (thread == Shape::kThreads - kWarpSize) set_up_segments(p, row, tile);

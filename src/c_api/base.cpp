@@ -25,6 +25,10 @@ const char* tw_status_name(tw_status status) {
       return "invalid state";
     case TW_OUT_OF_MEMORY:
       return "out of memory";
+    case TW_DEVICE_ERROR:
+      return "device error";
+    case TW_COMPILE_ERROR:
+      return "compile error";
     case TW_INTERNAL:
       return "internal error";
     default:

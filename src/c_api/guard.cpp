@@ -43,6 +43,10 @@ tw_status status_of(ErrorCode code) {
       return TW_INVALID_STATE;
     case ErrorCode::out_of_memory:
       return TW_OUT_OF_MEMORY;
+    case ErrorCode::device_error:
+      return TW_DEVICE_ERROR;
+    case ErrorCode::compile_error:
+      return TW_COMPILE_ERROR;
     case ErrorCode::internal:
       return TW_INTERNAL;
   }

@@ -18,6 +18,8 @@ TEST(CErrors, CodesAndMessages) {
       {ErrorCode::not_supported, TW_NOT_SUPPORTED},
       {ErrorCode::invalid_state, TW_INVALID_STATE},
       {ErrorCode::out_of_memory, TW_OUT_OF_MEMORY},
+      {ErrorCode::device_error, TW_DEVICE_ERROR},
+      {ErrorCode::compile_error, TW_COMPILE_ERROR},
       {ErrorCode::internal, TW_INTERNAL}};
   for (const auto& [code, status] : codes) {
     EXPECT_EQ(status_of([&, c = code] { throw Error(c, "text of an error"); }), status);

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Variants, ropes, and the helpers around them, against C++.
+#include <cmath>
+#include <fstream>
+#include <iterator>
+
 #include "c_api/c_support.h"
 
 namespace tilewright::test {
@@ -97,6 +101,19 @@ TEST(CVariant, TextErrorsNameTheLine) {
   // A comparison of a type that a mask cannot have.
   expect_invalid(tw_variant_parse("tilewright variant 1\n0 kv_pos\nmask 0\n", variant.target()),
                  {"mask"});
+}
+
+// The text in docs/c_api.md is the variant that it is said to be.
+TEST(CVariant, TextOfTheDocumentation) {
+  std::ifstream file(std::string(TILEWRIGHT_TEST_DATA) + "/../../docs/c_api.md");
+  const std::string page((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const std::size_t begin = page.find("```\ntilewright variant 1\n");
+  ASSERT_NE(begin, std::string::npos);
+  const std::string text = page.substr(begin + 4, page.find("```", begin + 4) - begin - 4);
+  VariantHandle variant;
+  ASSERT_OK(tw_variant_parse(text.c_str(), variant.target()));
+  EXPECT_EQ(text_of(variant), variants::alibi().serialize());
+  EXPECT_EQ(text, variants::alibi().serialize());
 }
 
 TEST(CVariant, Params) {
