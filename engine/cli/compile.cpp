@@ -98,7 +98,7 @@ void print_table(const std::vector<KernelReport>& reports) {
     seconds += report.from_cache ? 0 : report.seconds;
     ++(report.from_cache ? cached : compiled);
   }
-  fmt::print("{} compiled in {:.2f} s of one core, {} from the cache, {} failed\n", compiled,
+  fmt::print("{} compiled in {:.2f} s (sum of all), {} from the cache, {} failed\n", compiled,
              seconds, cached, failed);
 }
 
