@@ -15,8 +15,7 @@
 namespace tilewright {
 
 // Told about what goes wrong without being an Error: a cache that cannot be written, a damaged
-// entry that is compiled anew. Called from any thread, one call at a time; must not call the
-// library. By default nobody is told.
+// entry that is compiled anew. Called from any thread. By default nobody is told.
 TILEWRIGHT_API void set_warning_handler(std::function<void(const std::string& message)> handler);
 
 // ---- NVRTC ----

@@ -13,10 +13,6 @@ namespace tw {
 // Elements of a run where rows are aligned; kernels take single elements else.
 inline constexpr i32 kRun = 8;
 
-struct alignas(8) Bytes8 {
-  u32 word[2];
-};
-
 // Words of a run, 8, 16 or 32 bytes.
 template <i32 words>
 TW_DEVICE void load_words(const void* from, u32 (&to)[words]) {

@@ -194,7 +194,7 @@ TW_DEVICE Threshold find_threshold(const RowOfLogits<T>& row, const Kept& kept,
       const u32 key = order_key(value) >> shift;
       if ((first || key >> kDigitBits == prefix) && kept.contains(id, value)) {
         const i32 digit = static_cast<i32>(key % kDigits);
-        atomic_add(&memory.histogram[digit * kCopies + copy], measure(value));
+        atomic_add_64(&memory.histogram[digit * kCopies + copy], measure(value));
       }
     });
     sync_block();

@@ -31,8 +31,11 @@ class Kernel {
   template <typename Params>
   void launch(const LaunchShape& shape, Stream stream, const Params& params) const {
     static_assert(std::is_trivially_copyable_v<Params>);
-    launch_with(shape, stream, &params, sizeof(Params));
+    launch_bytes(shape, stream, &params, sizeof(Params));
   }
+  // The same, with a struct whose size is only known at run time.
+  void launch_bytes(const LaunchShape& shape, Stream stream, const void* params,
+                    std::size_t bytes) const;
 
   explicit operator bool() const { return function_ != nullptr; }
   const Device& device() const { return *device_; }
@@ -49,8 +52,6 @@ class Kernel {
  private:
   friend class Module;
 
-  void launch_with(const LaunchShape& shape, Stream stream, const void* params,
-                   std::size_t bytes) const;
   int attribute(int which) const;
 
   const Device* device_ = nullptr;

@@ -23,7 +23,7 @@ KernelHandle::~KernelHandle() = default;
 
 const KernelHandle::Loaded& KernelHandle::load(int device) const {
   const cuda::Device& gpu = cuda::device(device);
-  const Obtained obtained = obtain(source_, gpu.arch);
+  const Obtained obtained = obtain_to_run(source_, gpu.arch);
   const auto key = std::pair(device, digest_of(source_, gpu.arch));
   Registry& all = registry();
   // One at a time: the driver would do the same.

@@ -18,7 +18,8 @@ using Shared = std::shared_ptr<const Binary>;
 
 struct State {
   std::mutex mutex;
-  std::map<Digest, Shared> known;
+  std::map<Digest, Shared> known;   // by digest_of(source, arch)
+  std::map<Digest, Shared> packed;  // those of packs, which are known too
   std::map<Digest, std::shared_future<Obtained>> under_way;
 };
 
@@ -60,10 +61,6 @@ Obtained obtain(const KernelSource& source, const std::string& arch) {
     if (const auto found = s.known.find(digest); found != s.known.end()) {
       return {found->second, true};
     }
-    for (const std::string& near : compatible_archs(arch)) {
-      const auto found = s.known.find(near == arch ? digest : digest_of(source, near));
-      if (found != s.known.end()) return {found->second, true};
-    }
     if (const auto found = s.under_way.find(digest); found != s.under_way.end()) {
       other = found->second;
     } else {
@@ -87,11 +84,28 @@ Obtained obtain(const KernelSource& source, const std::string& arch) {
   return obtained;
 }
 
+Obtained obtain_to_run(const KernelSource& source, const std::string& arch) {
+  State& s = state();
+  {
+    const std::lock_guard lock(s.mutex);
+    const std::vector<std::string> archs = compatible_archs(arch);
+    if (!s.packed.empty() && !s.known.contains(digest_of(source, arch))) {
+      for (std::size_t i = 1; i < archs.size(); ++i) {
+        const auto found = s.packed.find(digest_of(source, archs[i]));
+        if (found != s.packed.end()) return {found->second, true};
+      }
+    }
+  }
+  return obtain(source, arch);
+}
+
 void add_binaries(std::vector<Binary> binaries) {
   const std::lock_guard lock(state().mutex);
   for (Binary& binary : binaries) {
     const Digest digest = binary.source;
-    state().known.insert_or_assign(digest, std::make_shared<const Binary>(std::move(binary)));
+    const auto shared = std::make_shared<const Binary>(std::move(binary));
+    state().known.insert_or_assign(digest, shared);
+    state().packed.insert_or_assign(digest, shared);
   }
 }
 

@@ -22,7 +22,11 @@ struct Obtained {
 // compile() has them; a later request tries again.
 Obtained obtain(const KernelSource& source, const std::string& arch);
 
-// Makes kernels known that need not be compiled.
+// The same for a GPU of this architecture: also code of another one that runs there, where a pack has
+// it and no better is in memory.
+Obtained obtain_to_run(const KernelSource& source, const std::string& arch);
+
+// Makes the kernels of a pack known.
 void add_binaries(std::vector<Binary> binaries);
 
 // Architectures whose binaries run on `arch`, best first: "sm_89" -> sm_89, sm_86, sm_80.

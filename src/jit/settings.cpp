@@ -11,10 +11,9 @@ namespace jit {
 namespace {
 
 struct State {
-  std::mutex mutex;  // of settings and kinds
+  std::mutex mutex;
   Settings settings;
   std::set<std::string> kinds;  // of troubles that were told of
-  std::mutex handler_mutex;     // held while the handler runs
   std::function<void(const std::string&)> handler;
 };
 
@@ -39,8 +38,13 @@ Settings settings() {
 }
 
 void warn(const std::string& message) {
-  const std::lock_guard lock(state().handler_mutex);
-  if (state().handler) state().handler(message);
+  std::function<void(const std::string&)> handler;
+  {
+    const std::lock_guard lock(state().mutex);
+    handler = state().handler;
+  }
+  // Without the lock: a handler may wait for one of its own (Python's), whose holder is here too.
+  if (handler) handler(message);
 }
 
 void warn_once(const std::string& kind, const std::string& message) {
@@ -54,7 +58,7 @@ void warn_once(const std::string& kind, const std::string& message) {
 }  // namespace jit
 
 void set_warning_handler(std::function<void(const std::string& message)> handler) {
-  const std::lock_guard lock(jit::state().handler_mutex);
+  const std::lock_guard lock(jit::state().mutex);
   jit::state().handler = std::move(handler);
 }
 

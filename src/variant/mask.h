@@ -6,66 +6,20 @@
 
 #include <tilewright/variant.h>
 
-#include <array>
 #include <cstdint>
 #include <memory>
 
+#include "plan/mask_ranges.h"
 #include "variant/bindings.h"
 
 namespace tilewright {
 
-inline constexpr std::int64_t kMinPosition = -(std::int64_t{1} << 40);
-inline constexpr std::int64_t kMaxPosition = std::int64_t{1} << 40;
-
-struct Interval {
-  std::int64_t begin = 0;  // [begin, end)
-  std::int64_t end = 0;
-  bool empty() const { return begin >= end; }
-};
-
-// Disjoint intervals in ascending order, at most kMax.
-struct IntervalSet {
-  static constexpr int kMax = 8;
-  int count = 0;
-  std::array<Interval, kMax> intervals;
-
-  static IntervalSet all();
-  static IntervalSet none() { return {}; }
-  static IntervalSet of(std::int64_t begin, std::int64_t end);
-  bool contains(std::int64_t position) const;
-};
-
-// A set of query rows of one request: neighbouring query tokens, every head in [q_head_begin,
-// q_head_end).
-struct QueryRange {
-  std::int64_t q_pos_min = 0;  // bounds of the tokens' positions
-  std::int64_t q_pos_max = 0;
-  std::int64_t q_head_begin = 0;
-  std::int64_t q_head_end = 1;
-  std::int64_t kv_head = 0;
-  std::int64_t batch = 0;
-  std::int64_t q_len = 0;
-  std::int64_t kv_len = 0;
-  std::int64_t q_index = 0;  // of the first token in the batch
-  std::int64_t q_begin = 0;  // of its request's first one
-  // The positions of q_count tokens. Null: they are q_pos_min, q_pos_min + 1, ... q_pos_max.
-  const std::int32_t* q_pos = nullptr;
-  std::int64_t q_pos_stride = 1;
-  std::int64_t q_count = 0;
-
-  std::int64_t tokens() const { return q_pos != nullptr ? q_count : q_pos_max - q_pos_min + 1; }
-  std::int64_t position(std::int64_t token) const {
-    return q_pos != nullptr ? q_pos[token * q_pos_stride] : q_pos_min + token;
-  }
-};
-
-struct MaskRanges {
-  IntervalSet needed;  // a superset of the key positions that some query of the range attends to
-  IntervalSet full;    // a subset of those that all of them attend to
-  // needed == full: for one query row of a mask of closed form or with row bounds, unless kMax was
-  // not enough
-  bool exact = false;
-};
+using plan::Interval;
+using plan::IntervalSet;
+using plan::kMaxPosition;
+using plan::kMinPosition;
+using plan::MaskRanges;
+using plan::QueryRange;
 
 enum class MaskClass : std::uint8_t {
   none,         // no mask: everything is full
@@ -83,6 +37,9 @@ class MaskAnalysis {
   explicit MaskAnalysis(const Variant& variant);
 
   MaskClass mask_class() const { return class_; }
+  // Of ranges(): `full` is never more than one interval, and for one head nor is `needed`. True of
+  // conjunctions of half-planes, known conditions of the query and parts that count as unknown.
+  bool one_interval() const { return one_interval_; }
   // Bindings need only the parameters that bind at plan. Allocates nothing.
   MaskRanges ranges(const QueryRange& queries, const Bindings& bindings) const;
 
@@ -90,6 +47,7 @@ class MaskAnalysis {
 
  private:
   MaskClass class_ = MaskClass::none;
+  bool one_interval_ = false;
   std::shared_ptr<const Code> code_;
 };
 

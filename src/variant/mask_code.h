@@ -6,18 +6,14 @@
 #include <cstdint>
 #include <vector>
 
+#include "plan/half_plane.h"
 #include "variant/integer.h"
 #include "variant/mask.h"
 #include "variant/scalar_code.h"
 
 namespace tilewright {
 
-// floor((position + shift) / size); size 1 and shift 0 are the position itself.
-struct PositionTerm {
-  std::int64_t coefficient = 0;
-  std::int64_t shift = 0;
-  std::int64_t size = 1;
-};
+using plan::PositionTerm;
 
 struct UniformTerm {
   std::int64_t coefficient = 0;
@@ -62,6 +58,11 @@ struct MaskAnalysis::Code {
   bool uses_head = false;           // some value depends on q_head
 
   bool has_rows() const { return !row_relations.empty() || !row_conditions.empty(); }
+
+  // Whether a subtree's sets are everything or nothing.
+  bool all_or_none(int node) const;
+  // Whether a subtree's sets are never more than one interval.
+  bool one_interval(int node = 0) const;
 };
 
 // Fills `code`; true when all of the mask is of closed form (there is no unknown node).

@@ -422,6 +422,31 @@ class Compiler {
 
 }  // namespace
 
+bool MaskAnalysis::Code::all_or_none(int node) const {
+  const MaskNode& n = nodes[static_cast<std::size_t>(node)];
+  if (n.kind == Kind::relation) {
+    return relations[static_cast<std::size_t>(n.index)].kv.coefficient == 0;
+  }
+  for (int child = node + 1; child < n.end; child = nodes[static_cast<std::size_t>(child)].end) {
+    if (!all_or_none(child)) return false;
+  }
+  return true;
+}
+
+bool MaskAnalysis::Code::one_interval(int node) const {
+  if (all_or_none(node)) return true;
+  const MaskNode& n = nodes[static_cast<std::size_t>(node)];
+  if (n.kind == Kind::relation) {
+    return relations[static_cast<std::size_t>(n.index)].kind != RelationKind::ne;
+  }
+  int sets = 0;
+  for (int child = node + 1; child < n.end; child = nodes[static_cast<std::size_t>(child)].end) {
+    if (!one_interval(child)) return false;
+    if (!all_or_none(child)) ++sets;
+  }
+  return n.kind == Kind::all_of || sets <= 1;
+}
+
 bool compile_mask(const Variant& variant, MaskAnalysis::Code& code) {
   return Compiler(variant, code).compile(variant.mask.node());
 }

@@ -47,7 +47,10 @@ TEST_F(Pack, NeedsNoCompilerOnceLoaded) {
   EXPECT_EQ(obtained.binary->cubin, first->cubin);
   EXPECT_EQ(jit::obtain(scale_kernel("b"), "sm_90a").binary->cubin, second->cubin);
   // Code for 8.0 runs on 8.6.
-  EXPECT_EQ(jit::obtain(scale_kernel("a"), "sm_86").binary->cubin, first->cubin);
+  EXPECT_EQ(jit::obtain_to_run(scale_kernel("a"), "sm_86").binary->cubin, first->cubin);
+  expect_error_of(ErrorCode::not_supported, {}, [] { jit::obtain(scale_kernel("a"), "sm_86"); });
+  expect_error_of(ErrorCode::not_supported, {},
+                  [] { jit::obtain_to_run(scale_kernel("a"), "sm_90a"); });
   expect_error_of(ErrorCode::not_supported, {}, [] { jit::obtain(scale_kernel("a"), "sm_90a"); });
 }
 

@@ -37,6 +37,9 @@ TW_DEVICE void store_16(void* pointer, const Bytes16& value) {
 TW_DEVICE float load_from_l2(const float* pointer) {
   return *pointer;
 }
+struct alignas(8) Float2 {
+  float x, y;
+};
 struct alignas(16) Float4 {
   float x, y, z, w;
 };
@@ -65,8 +68,10 @@ TW_DEVICE i32 atomic_add(i32* pointer, i32 value) {
   return emulator::atomically(
       pointer, [=](i32 old) { return static_cast<i32>(static_cast<u32>(old) + value); });
 }
-TW_DEVICE void atomic_add(u64* pointer, u64 value) {
-  emulator::atomically(pointer, [=](u64 old) { return old + value; });
+template <typename T>
+TW_DEVICE void atomic_add_64(T* pointer, T value) {
+  static_assert(sizeof(T) == 8);
+  emulator::atomically(pointer, [=](T old) { return old + value; });
 }
 TW_DEVICE i32 atomic_add_acq_rel(i32* pointer, i32 value) {
   return atomic_add(pointer, value);

@@ -97,6 +97,26 @@ TW_DEVICE float exp2_fast(float x) {
 TW_DEVICE float log2_fast(float x) {
   return std::log2(x);
 }
+TW_DEVICE float reciprocal_fast(float x) {
+  const float result = 1.0F / x;
+  return std::fabs(result) < 0x1p-126F ? std::copysign(0.0F, x) : result;
+}
+TW_DEVICE float divide_fast(float a, float b) {
+  const float result = a / b;
+  return std::fabs(result) < 0x1p-126F ? std::copysign(0.0F, result) : result;
+}
+TW_DEVICE float sin_fast(float angle) {
+  return std::sin(angle);
+}
+TW_DEVICE float cos_fast(float angle) {
+  return std::cos(angle);
+}
+TW_DEVICE float abs_of(float x) {
+  return std::fabs(x);
+}
+TW_DEVICE float multiply_add(float a, float b, float c) {
+  return std::fma(a, b, c);
+}
 TW_DEVICE float max_of(float a, float b) {
   return a > b || b != b ? a : b;
 }

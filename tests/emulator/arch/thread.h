@@ -24,9 +24,12 @@ TW_DEVICE i32 num_blocks() {
 TW_DEVICE i32 lane_id() {
   return emulator::self->lane;
 }
-// A shuffle on the GPU, so here too all lanes must ask together.
+// Shuffles on the GPU, so here too all lanes must ask together.
+TW_DEVICE i32 uniform(i32 value, Site site = Site::here()) {
+  return emulator::exchange(value, 0, site);
+}
 TW_DEVICE i32 warp_id(Site site = Site::here()) {
-  return emulator::exchange(thread_id() / kWarpSize, 0, site);
+  return uniform(thread_id() / kWarpSize, site);
 }
 
 TW_DEVICE char* shared_memory() {

@@ -6,6 +6,8 @@
 // Inlined always: two tests may compile one source with different settings into one program, and no
 // function of one must be taken for the other's.
 #define TW_DEVICE [[gnu::always_inline]] inline
+#define TW_DEVICE_CALL [[gnu::noinline]] static
+#define TW_TABLE [[maybe_unused]] static const
 #define TW_KERNEL [[maybe_unused]] static void
 #define TW_LAUNCH_BOUNDS(threads, blocks)
 #define TW_PARAMETER const
@@ -38,6 +40,10 @@ struct f8e5m2 {
 
 struct alignas(16) Bytes16 {
   u32 word[4];
+};
+
+struct alignas(8) Bytes8 {
+  u32 word[2];
 };
 
 inline constexpr u32 kAllLanes = 0xFFFFFFFFU;
