@@ -26,17 +26,17 @@ struct DecodeMemory {
   union {
     alignas(16) char q[Shape::kDecodeRows * Shape::kHeadPitch];
     struct {  // at the end
-      float m[Shape::kWarps][Shape::kDecodeRows];
-      float l[Shape::kWarps][Shape::kDecodeRows];
-      float factors[Shape::kWarps][Shape::kDecodeRows];
+      float m[Shape::kDecodeWarps][Shape::kDecodeRows];
+      float l[Shape::kDecodeWarps][Shape::kDecodeRows];
+      float factors[Shape::kDecodeWarps][Shape::kDecodeRows];
       RowTarget targets[Shape::kDecodeRows];
     };
   };
-  DecodeTable tables[Shape::kWarps];
+  DecodeTable tables[Shape::kDecodeWarps];
   union {
-    DecodeStage ring[Shape::kWarps][Shape::kDecodeStages];
+    DecodeStage ring[Shape::kDecodeWarps][Shape::kDecodeStages];
     // At the end: each warp's outputs, in the place of its own ring.
-    float o[Shape::kWarps][sizeof(DecodeStage) * Shape::kDecodeStages / sizeof(float)];
+    float o[Shape::kDecodeWarps][sizeof(DecodeStage) * Shape::kDecodeStages / sizeof(float)];
   };
 };
 
@@ -60,10 +60,10 @@ class Decode {
 
   // `count` blocks of those that the tile needs, from tile.first_block on. `meanwhile` is called
   // while the first keys are on their way. The warp's chunks are numbered: number i is chunk warp + i
-  // * kWarps of the blocks'.
+  // * kDecodeWarps of the blocks'.
   template <typename Meanwhile>
   TW_DEVICE void run(i32 count, const Meanwhile& meanwhile) {
-    num_chunks = count * kChunksABlock;
+    num_chunks = warp < Shape::kDecodeWarps ? count * kChunksABlock : 0;
     load_queries();
     i32 page = page_at(0);
     for (i32 i = 0; i < kStages - 1; ++i) page = load_chunk(i, i, page);
@@ -83,7 +83,7 @@ class Decode {
     }
     copy_async_wait<0>();
     sync_warp();
-    leave_results();
+    if (warp < Shape::kDecodeWarps) leave_results();
     sync_block();
   }
 
@@ -94,10 +94,10 @@ class Decode {
         p, tile, slot, memory.targets,
         [&](i32 r, float& m, float& l) {
 #pragma unroll
-          for (i32 w = 0; w < Shape::kWarps; ++w) m = max_of(m, memory.m[w][r]);
+          for (i32 w = 0; w < Shape::kDecodeWarps; ++w) m = max_of(m, memory.m[w][r]);
           const float reference = m == -kInfinity ? 0.0F : m;
 #pragma unroll
-          for (i32 w = 0; w < Shape::kWarps; ++w) {
+          for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
             const float by = exp2_fast(memory.m[w][r] - reference);
             memory.factors[w][r] = by;
             l += memory.l[w][r] * by;
@@ -106,7 +106,7 @@ class Decode {
         [&](i32 r, i32 d) {
           Float4 sum{0, 0, 0, 0};
 #pragma unroll
-          for (i32 w = 0; w < Shape::kWarps; ++w) {
+          for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
             add(sum, 1.0F,
                 *reinterpret_cast<const Float4*>(&memory.o[w][r * Spec::kValueDim + d]),
                 memory.factors[w][r]);
@@ -116,16 +116,12 @@ class Decode {
   }
 
  private:
-  TW_DEVICE i32 chunk_of(i32 i) const { return warp + i * Shape::kWarps; }
+  TW_DEVICE i32 chunk_of(i32 i) const { return warp + i * Shape::kDecodeWarps; }
   TW_DEVICE i32 key_begin(i32 i) const {
     const i32 chunk = chunk_of(i);
     return tile.block(tile.first_block + chunk / kChunksABlock) * Shape::kBlock +
            chunk % kChunksABlock * Shape::kDecodeKeys;
   }
-  TW_DEVICE float scale() const {
-    return Variant::kHasLogits || p.scales_logits != 0 ? kLog2E : p.sm_scale * kLog2E;
-  }
-
   // The lanes look at two chunks, number i and the next one, a key each.
   TW_DEVICE i32 lane_chunk(i32 i) const { return i + lane / Shape::kDecodeKeys; }
   TW_DEVICE i32 lane_key(i32 i) const {
@@ -236,7 +232,7 @@ class Decode {
   }
 
   TW_DEVICE void weigh(float (&scores)[2][4]) {
-    const float by = scale();
+    const float by = p.exponent_scale;
     float factor[2];
 #pragma unroll
     for (i32 half = 0; half < 2; ++half) {
@@ -282,7 +278,7 @@ class Decode {
       const float l = sum_of_quad(sums[half].l);
       if (lane % 4 == 0) {
         memory.m[warp][r] = Variant::kSoftmax && sums[half].m != -kInfinity
-                                ? sums[half].m * scale()
+                                ? sums[half].m * p.exponent_scale
                                 : sums[half].m;
         memory.l[warp][r] = l;
       }

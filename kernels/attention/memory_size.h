@@ -14,7 +14,6 @@ constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int
                                      bool one_span) {
   const int head_pitch = (2 * ((head_dim + 15) / 16) + 1) * 16;
   const int value_pitch = (2 * ((value_dim + 15) / 16) + 1) * 16;
-  const int warps = attention_warps(head_dim, value_dim);
   const auto larger = [](int a, int b) { return a > b ? a : b; };
   const int rows = 128;
   const int targets = 24;  // RowTarget
@@ -23,8 +22,9 @@ constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int
              rows * (4 * (value_dim + 8) + 8 + targets)) +
       2 * block * 16 + 4 * block * 4;
   const int ring = decode_stages * 16 * (head_pitch + value_pitch);
-  const int decode = larger(16 * head_pitch, 3 * warps * 16 * 4 + 16 * targets) +
-                     warps * (2 * 16 * 16 + 4 * 16 * 4 + ring);
+  const int decode_warps = 4;
+  const int decode = larger(16 * head_pitch, 3 * decode_warps * 16 * 4 + 16 * targets) +
+                     decode_warps * (2 * 16 * 16 + 4 * 16 * 4 + ring);
   const int tile = rows * 16 + 8 * 32 + (one_span ? 16 : 1024) + 64;
   const int pieces = 2 * 48 + 72;
   return larger(prefill, decode) + tile + pieces + 64;

@@ -2,10 +2,13 @@
 // What one run of attention is given: one plain struct, shared by host and device, passed by value.
 #pragma once
 
-#include "attention/variant.h"
+#include "arch/types.h"
+#include "plan/param_slot.h"
 #include "plan/view.h"
 
 namespace tw {
+
+namespace plan = tilewright::plan;
 
 inline constexpr i32 kMaxParams = 16;
 
@@ -45,10 +48,11 @@ struct AttentionParams {
   // Logits are scaled before their maximum is taken: where a scale may be zero, negative or differ
   // from row to row. Else the scale is part of the exponent.
   i32 scales_logits;
+  float exponent_scale;  // from scores to powers of two: log2(e), times sm_scale unless that was applied
   ScaleView q_scale, k_scale, v_scale, out_scale;
   const float* sinks;  // null, or [q heads]
   i64 sinks_stride;
-  ParamSlot params[kMaxParams];
+  plan::ParamSlot params[kMaxParams];
 
   // The plan's workspace.
   float* slots;          // two a worker: partial results of split items

@@ -46,9 +46,7 @@ class Prefill {
       : p(params),
         tile(the_tile),
         memory(the_memory),
-        thread(thread_id()),
-        lane(thread % kWarpSize),
-        warp(uniform(thread / kWarpSize)) {}
+        thread(thread_id()) {}
 
   // `count` blocks of those that the tile needs, from tile.first_block on. `meanwhile` is called
   // while the first block is on its way.
@@ -85,11 +83,11 @@ class Prefill {
       for (i32 half = 0; half < 2; ++half) {
         const i32 r = row_of(t, half);
         const float l = sum_of_quad(rows[t][half].l);
-        if (lane % 4 == 0) {
+        if (lane() % 4 == 0) {
           memory.m[r] = log2_reference(rows[t][half]);
           memory.l[r] = l;
         }
-        float* const to = memory.o + r * Shape::kOutputPitch + lane % 4 * 2;
+        float* const to = memory.o + r * Shape::kOutputPitch + lane() % 4 * 2;
 #pragma unroll
         for (i32 d = 0; d < Shape::kValueTiles; ++d) {
           if (d * 8 >= Spec::kValueDim) continue;
@@ -110,14 +108,12 @@ class Prefill {
   }
 
  private:
-  // The tile's row of a lane's accumulators.
+  TW_DEVICE i32 lane() const { return thread % kWarpSize; }
+  TW_DEVICE i32 warp() const { return thread / kWarpSize; }
+  // The tile's row of a lane()'s accumulators.
   TW_DEVICE i32 row_of(i32 t, i32 half) const {
-    return (warp * kRowTiles + t) * 16 + half * 8 + lane / 4;
+    return (warp() * kRowTiles + t) * 16 + half * 8 + lane() / 4;
   }
-  TW_DEVICE float scale() const {
-    return Variant::kHasLogits || p.scales_logits != 0 ? kLog2E : p.sm_scale * kLog2E;
-  }
-
   TW_DEVICE i32 key_begin(i32 i) const {
     return tile.block(tile.first_block + i) * Shape::kBlock;
   }
@@ -164,10 +160,10 @@ class Prefill {
   // scores = Q K^T
   TW_DEVICE void multiply_keys(const char* keys, float (&scores)[kRowTiles][kKeyTiles][4]) {
     const char* const q = memory.q +
-                          (warp * kRowTiles * 16 + lane % 16) * Shape::kHeadPitch +
-                          lane / 16 * 16;
-    const char* const k = keys + (lane % 8 + lane / 16 * 8) * Shape::kHeadPitch +
-                          lane / 8 % 2 * 16;
+                          (warp() * kRowTiles * 16 + lane() % 16) * Shape::kHeadPitch +
+                          lane() / 16 * 16;
+    const char* const k = keys + (lane() % 8 + lane() / 16 * 8) * Shape::kHeadPitch +
+                          lane() / 8 % 2 * 16;
 #pragma unroll
     for (i32 t = 0; t < kRowTiles; ++t) {
 #pragma unroll
@@ -212,7 +208,7 @@ class Prefill {
         for (i32 n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
           for (i32 e = 0; e < 2; ++e) {
-            const i32 position = positions[n * 8 + lane % 4 * 2 + e];
+            const i32 position = positions[n * 8 + lane() % 4 * 2 + e];
             float& score = scores[t][n][half * 2 + e];
             if (scaled) score *= by;
             if constexpr (Variant::kHasLogits) {
@@ -227,7 +223,7 @@ class Prefill {
 
   // Scores become weights; outputs are rescaled where a row's reference moved.
   TW_DEVICE void weigh(float (&scores)[kRowTiles][kKeyTiles][4]) {
-    const float by = scale();
+    const float by = p.exponent_scale;
     if constexpr (!Variant::kSoftmax) {
       weigh_without_softmax(scores);
       return;
@@ -292,7 +288,7 @@ class Prefill {
   // o += weights V
   TW_DEVICE void multiply_values(const char* values, const float (&weights)[kRowTiles][kKeyTiles][4]) {
     const char* const v =
-        values + lane % 16 * Shape::kValuePitch + lane / 16 * 16;
+        values + lane() % 16 * Shape::kValuePitch + lane() / 16 * 16;
 #pragma unroll
     for (i32 step = 0; step < kKeyTiles / 2; ++step) {
       u32 a[kRowTiles][4];
@@ -320,15 +316,13 @@ class Prefill {
 
   TW_DEVICE float log2_reference(const SoftmaxRow& row) const {
     if constexpr (!Variant::kSoftmax) return 0.0F;
-    return row.m == -kInfinity ? -kInfinity : row.m * scale();
+    return row.m == -kInfinity ? -kInfinity : row.m * p.exponent_scale;
   }
 
   const AttentionParams& p;
   Tile& tile;
   PrefillMemory& memory;
   const i32 thread;
-  const i32 lane;
-  const i32 warp;
   SoftmaxRow rows[kRowTiles][2];
   float o[kRowTiles][Shape::kValueTiles][4] = {};
 };

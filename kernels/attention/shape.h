@@ -24,6 +24,7 @@ struct Shape {
   static constexpr i32 kBlock = Spec::kBlock;
   static constexpr i32 kDecodeRows = 16;  // tiles of no more rows take the decode path
   static constexpr i32 kDecodeKeys = 16;  // that a warp takes at a time
+  static constexpr i32 kDecodeWarps = 4;  // the others only help to store
 
   // With large heads the accumulators of 32 rows do not fit a warp's registers.
   static constexpr i32 kWarps = Spec::kHeadDim > 128 || Spec::kValueDim > 128 ? 8 : 4;

@@ -7,6 +7,7 @@
 #include "arch/thread.h"
 #include "attention/params.h"
 #include "attention/shape.h"
+#include "attention/variant.h"
 #include "plan/tile_ranges.h"
 
 namespace tw {

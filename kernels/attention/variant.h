@@ -13,11 +13,18 @@
 //     static constexpr i32 kNumParams;           // slots behind `params`
 //
 //     // For each scaled logit, and whether the query attends to the key. They run in the inner
-//     // loop; what they compute from the row alone, the compiler computes once a row.
-//     TW_DEVICE static float logits(const QueryRow&, i32 kv_pos, float logit, const ParamSlot*);
-//     TW_DEVICE static bool mask(const QueryRow&, i32 kv_pos, const ParamSlot*);
+//     // loop; what they need of a row is made once a row.
+//     struct LogitsRow { ... };
+//     TW_DEVICE static LogitsRow logits_row(const QueryRow&, const ParamSlot*);
+//     TW_DEVICE static float logits(const LogitsRow&, i32 kv_pos, float logit, const ParamSlot*);
+//     struct MaskRow { ... };
+//     TW_DEVICE static MaskRow mask_row(const QueryRow&, const ParamSlot*);
+//     TW_DEVICE static bool mask(const MaskRow&, i32 kv_pos, const ParamSlot*);
 //     // For each element of the output, behind the softmax.
-//     TW_DEVICE static float output(const QueryRow&, float value, const ParamSlot*);
+//     struct OutputRow { ... };
+//     TW_DEVICE static OutputRow output_row(const QueryRow&, const ParamSlot*);
+//     TW_DEVICE static float output(const OutputRow&, float value, const ParamSlot*);
+//     // Each of the three also in one step, with a QueryRow in the place of a ...Row.
 //
 //     // What the mask is known to be for a range of queries: a superset of the keys that some of
 //     // them attend to, and a subset of those that all of them do. Everything and nothing are
@@ -36,6 +43,7 @@
 #include "arch/numeric.h"
 #include "arch/types.h"
 #include "plan/half_plane.h"
+#include "plan/param_slot.h"
 
 namespace tw {
 
@@ -53,17 +61,7 @@ struct QueryRow {
   i32 q_begin;  // of its request's first one
 };
 
-// A parameter of the variant: a number, or a tensor of rank 1 to 3. Extents and strides are in
-// elements.
-struct ParamSlot {
-  const void* data;  // of a tensor, or of a number that lies on the device; else null
-  float real;        // of a number that does not
-  i32 integer;
-  i32 dtype;  // as in tilewright::DType
-  i32 rank;
-  i32 shape[3];
-  i64 strides[3];
-};
+using plan::ParamSlot;
 
 // The row of a range's first token, for one head.
 TW_DEVICE QueryRow row_of(const plan::QueryRange& queries, i64 head) {

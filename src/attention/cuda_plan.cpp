@@ -8,7 +8,6 @@
 #include "attention/attention_impl.h"
 #include "attention/device_config.h"
 #include "attention/params.h"
-#include "attention/update_kernel.h"
 #include "base/checks.h"
 
 namespace tilewright {
@@ -17,14 +16,15 @@ namespace {
 static_assert(std::is_trivially_copyable_v<tw::AttentionParams>);
 
 constexpr std::size_t kWorkspaceAlignment = 256;
+constexpr float kLog2E = 1.4426950408889634F;
 
-const CudaKernels& kernels_of(const Attention& attention) {
+const CudaKernels& cuda_kernels(const Attention& attention) {
   return *attention.impl().cuda;
 }
 
 // Blocks of threads that are resident at a time, which is what plans call workers.
 DeviceProperties properties_for(const cuda::Device& device, const Attention& attention) {
-  return {device.num_sms * kernels_of(attention).shape.blocks_per_sm, device.l2_bytes};
+  return {device.num_sms * cuda_kernels(attention).shape.blocks_per_sm, device.l2_bytes};
 }
 
 std::vector<plan::Config> configs_of(const std::vector<Attention>& attentions,
@@ -33,20 +33,10 @@ std::vector<plan::Config> configs_of(const std::vector<Attention>& attentions,
   for (const Attention& attention : attentions) {
     plan::Config config =
         cuda_config(attention.spec(), properties_for(device, attention), limits);
-    config.block_tokens = kernels_of(attention).shape.block_tokens;
+    config.block_tokens = cuda_kernels(attention).shape.block_tokens;
     configs.push_back(config);
   }
   return configs;
-}
-
-jit::KernelSource update_source(const DevicePlan& plan) {
-  jit::KernelSource source;
-  source.name = fmt::format("plan_{}", plan.parts().size());
-  source.source = update_kernel_text(plan.masks(), plan.parts().size());
-  source.entries = {kUpdateKernelName};
-  // Sets of intervals, and searches by single threads.
-  source.budget.allow_stack = true;
-  return source;
 }
 
 tw::CacheView view_of(const KvCache& cache) {
@@ -109,7 +99,7 @@ CudaPlan::CudaPlan(const std::vector<Attention>& attentions, const Limits& limit
     : device_(cuda::device(attentions[0].device().index)),
       limits_(limits),
       plan_(attentions, limits, configs_of(attentions, limits, device_), device_.num_sms),
-      update_(update_source(plan_)) {
+      update_(plan_source(plan_.masks(), plan_.parts().size())) {
   const std::size_t bytes = plan_.lay_out(nullptr);
   const cuda::ContextScope scope(device_);
   auto* base = static_cast<std::byte*>(workspace.data);
@@ -141,7 +131,7 @@ void CudaPlan::prepare() {
     compiling.push_back(std::async(std::launch::async, [&] { handle.on(device_.index); }));
   };
   load(update_);
-  for (const DevicePlan::Part& part : plan_.parts()) load(kernels_of(part.attention).kernel);
+  for (const DevicePlan::Part& part : plan_.parts()) load(cuda_kernels(part.attention).kernel);
   for (std::future<void>& one : compiling) one.get();
 }
 
@@ -176,7 +166,7 @@ const DevicePlan::Part& CudaPlan::part(const Attention& attention) const {
 void CudaPlan::run(const DevicePlan::Part& part, const CudaCall& call,
                    const Bindings& bindings) const {
   const AttentionSpec& spec = part.attention.spec();
-  const CudaKernels& kernels = kernels_of(part.attention);
+  const CudaKernels& kernels = cuda_kernels(part.attention);
   require_aligned("q", call.q);
   tw::AttentionParams params{};
   params.plan = part.view;
@@ -206,6 +196,10 @@ void CudaPlan::run(const DevicePlan::Part& part, const CudaCall& call,
   params.sm_scale = call.sm_scale;
   params.scales_logits =
       !(call.sm_scale > 0) || !is_one(call.q_scale) || !is_one(call.k_scale) ? 1 : 0;
+  params.exponent_scale = kLog2E;
+  if (params.scales_logits == 0 && !spec.variant.logits.defined()) {
+    params.exponent_scale *= call.sm_scale;
+  }
   params.q_scale = view_of(call.q_scale);
   params.k_scale = view_of(call.k_scale);
   params.v_scale = view_of(call.v_scale);
@@ -222,7 +216,7 @@ void CudaPlan::run(const DevicePlan::Part& part, const CudaCall& call,
   params.level_results = reinterpret_cast<float*>(memory.levels);
   params.split_arrivals = memory.arrivals;
   params.a_taken = memory.a_taken;
-  params.status = plan_.status().words;
+  params.status = reinterpret_cast<const std::int32_t*>(plan_.status().words);
   params.status_stride = static_cast<std::int32_t>(limits_.requests + 1);
 
   const bool programmatic = device_.has_programmatic_launch();

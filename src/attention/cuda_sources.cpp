@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "attention/memory_size.h"
+#include "attention/update_kernel.h"
 #include "base/checks.h"
 #include "variant/cuda_text.h"
 #include "variant/mask.h"
@@ -131,6 +132,16 @@ jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target)
   source.shared_bytes = shape.shared_bytes;
   // Lists of spans are made by one thread before the work on a tile begins.
   source.budget.allow_stack = !is_one_span(spec.variant);
+  return source;
+}
+
+jit::KernelSource plan_source(const std::vector<Variant>& masks, std::size_t parts) {
+  jit::KernelSource source;
+  source.name = fmt::format("plan_{}", parts);
+  source.source = update_kernel_text(masks, parts);
+  source.entries = {kUpdateKernelName};
+  // Sets of intervals, and searches by single threads: latency, not throughput.
+  source.budget.allow_stack = true;
   return source;
 }
 

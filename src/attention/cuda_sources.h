@@ -37,4 +37,7 @@ inline constexpr std::size_t kAttentionEntry = 0;
 inline constexpr std::size_t kJoinEntry = 1;
 jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target);
 
+// The kernel that makes plans of `parts` attentions with these masks (see mask_of).
+jit::KernelSource plan_source(const std::vector<Variant>& masks, std::size_t parts);
+
 }  // namespace tilewright

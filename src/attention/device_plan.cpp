@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "attention/attention_impl.h"
+#include "attention/update_kernel.h"
 #include "base/checks.h"
 #include "plan/update_memory.h"
 
@@ -47,36 +48,64 @@ class Pieces {
 
 }  // namespace
 
+plan::ParamSlot param_slot(const BoundParam& param) {
+  plan::ParamSlot slot{};
+  slot.data = param.data;
+  slot.real = static_cast<float>(param.scalar);
+  slot.integer = static_cast<std::int32_t>(param.scalar);
+  slot.dtype = static_cast<std::int32_t>(param.dtype);
+  slot.rank = param.rank;
+  for (std::size_t dim = 0; dim < 3; ++dim) {
+    slot.shape[dim] = static_cast<std::int32_t>(param.shape[dim]);
+    slot.strides[dim] = param.strides[dim];
+  }
+  return slot;
+}
+
 DevicePlan::DevicePlan(const std::vector<Attention>& attentions, const Limits& limits,
                        const std::vector<plan::Config>& configs, int num_sms)
     : limits_(limits), num_sms_(num_sms) {
   for (std::size_t i = 0; i < attentions.size(); ++i) {
     const Attention& attention = attentions[i];
-    Part part{attention, {}, {}, 0};
+    Part part{attention, {}, {}, 0, {}, {}};
     part.memory.schedule.config = configs[i];
     part.memory.schedule.config.heads_differ =
         attention.impl().variant.mask_depends_on_head ? 1 : 0;
     part.memory.batch_invariant = limits.determinism == Determinism::batch_invariant;
-    const std::string text = attention.spec().variant.serialize();
+    const Variant mask = mask_of(attention.spec().variant);
+    const std::string text = mask.serialize();
     const auto same = std::find_if(masks_.begin(), masks_.end(), [&](const Variant& variant) {
       return variant.serialize() == text;
     });
     part.mask = static_cast<std::int32_t>(same - masks_.begin());
-    if (same == masks_.end()) masks_.push_back(attention.spec().variant);
+    if (same == masks_.end()) masks_.push_back(mask);
+    for (const Param& param : mask.params()) {
+      part.mask_params.push_back(
+          static_cast<std::size_t>(attention.impl().variant.binder.index_of(param.name())));
+    }
     parts_.push_back(part);
   }
   params_.resize(kHeadBytes + parts_.size() * sizeof(plan::PartInput));
 }
 
-std::size_t DevicePlan::state_bytes(const Limits& limits) {
-  const auto words = 2 * (static_cast<std::size_t>(limits.requests) + 1);
-  return round_up(words * sizeof(std::uint32_t)) + round_up(2 * sizeof(std::int32_t));
+int DevicePlan::most_workers() const {
+  int most = 0;
+  for (const Part& part : parts_) most = std::max(most, part.memory.schedule.config.workers);
+  return most;
+}
+
+std::size_t DevicePlan::state_bytes() const {
+  const auto words = 2 * (static_cast<std::size_t>(limits_.requests) + 1);
+  return round_up(words * sizeof(std::uint32_t)) + 2 * round_up(2 * sizeof(std::int32_t)) +
+         round_up(static_cast<std::size_t>(most_workers()) * sizeof(std::int32_t));
 }
 
 std::size_t DevicePlan::lay_out(std::byte* base) {
   Pieces pieces(base);
   pieces.take_array(status_.words, 2 * (limits_.requests + 1));
   pieces.take_array(status_.turn, 2);
+  pieces.take_array(run_memory_.a_taken, 2);
+  pieces.take_array(run_memory_.arrivals, most_workers());
   const std::int64_t rows = limits_.requests * limits_.levels;
   std::memset(params_.data(), 0, params_.size());
   std::size_t slots = 0;
@@ -121,6 +150,16 @@ void DevicePlan::read_part(const PlanInput& input, const DeviceBatch& batch, Par
   if (input.levels.size() == 1 && !input.levels[0].qo_indptr.defined()) {
     written.view.token_levels = nullptr;
     written.view.token_keys = nullptr;
+  }
+  const AttentionImpl& attention = part.attention.impl();
+  // Numbers that only the device knows are checked there: reads outside of a tensor give 0.
+  attention.variant.binder.bind(
+      input.params, Bind::plan,
+      {attention.spec.num_qo_heads, attention.spec.num_kv_heads,
+       std::max<std::int64_t>(batch.num_requests(), 0), 0},
+      attention.device, part.bindings);
+  for (std::size_t i = 0; i < part.mask_params.size(); ++i) {
+    written.params[i] = param_slot(part.bindings.params[part.mask_params[i]]);
   }
   part.view = written.view;
 }

@@ -11,6 +11,7 @@
 
 #include "attention/device_batch.h"
 #include "plan/update_params.h"
+#include "variant/bindings.h"
 
 namespace tilewright {
 
@@ -26,6 +27,9 @@ struct UpdateLaunch {
 // Runs the kernel on the device, or in the emulator.
 using UpdateLauncher = std::function<void(const UpdateLaunch&, Stream)>;
 
+// A bound parameter as kernels are given it.
+plan::ParamSlot param_slot(const BoundParam& param);
+
 class DevicePlan {
  public:
   // What kernels of one attention read and write.
@@ -34,11 +38,16 @@ class DevicePlan {
     plan::View memory;  // pointers into the workspace, and the config
     plan::View view;    // of the last update: with the caller's tables
     std::int32_t mask = 0;  // in masks()
+    std::vector<std::size_t> mask_params;  // of the attention's parameters, by the mask's own
+    Bindings bindings;                     // of the last update: parameters bound at plan
   };
   // Partial results, shared by the attentions: of workers, two slots each, and of levels.
   struct RunMemory {
     std::byte* slots = nullptr;
     std::byte* levels = nullptr;
+    // Zero between runs.
+    std::int32_t* arrivals = nullptr;  // [workers]: parts of split items that are done
+    std::int32_t* a_taken = nullptr;   // items of section A that are taken
   };
 
   // Arguments are checked by Plan. `configs`: of the attentions, see cuda_config.
@@ -48,7 +57,7 @@ class DevicePlan {
   // Lays out the workspace, on the device: with a null base it only counts, and returns the bytes.
   // The first state_bytes() of it must be zero before the first update.
   std::size_t lay_out(std::byte* base);
-  static std::size_t state_bytes(const Limits& limits);
+  std::size_t state_bytes() const;
 
   // Errors: see Plan::update, as far as shapes, dtypes and devices tell. What the device's data say
   // is wrong is in the status words. Waits for nothing.
@@ -56,7 +65,7 @@ class DevicePlan {
               const UpdateLauncher& launch, Stream stream);
 
   const std::vector<Part>& parts() const { return parts_; }
-  // The variants whose masks the kernel is made of, in this order.
+  // What the kernel is made of: see update_kernel_text.
   const std::vector<Variant>& masks() const { return masks_; }
   const RunMemory& run_memory() const { return run_memory_; }
   // [2][limits.requests + 1], see StatusMemory; Header::status_turn says which.
@@ -67,6 +76,8 @@ class DevicePlan {
                  plan::PartInput& written) const;
   UpdateLaunch shape_of_launch() const;
   plan::PartInput& input_of(std::size_t part);
+
+  int most_workers() const;
 
   Limits limits_;
   int num_sms_;

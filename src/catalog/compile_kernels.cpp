@@ -51,7 +51,8 @@ std::vector<std::string> archs_of(const CompileOptions& options) {
 }
 
 // Each kernel once, in the order of specs.
-std::vector<jit::KernelSource> sources_of(const std::vector<AttentionSpec>& specs, bool ops) {
+std::vector<jit::KernelSource> sources_of(const std::vector<AttentionSpec>& specs, bool ops,
+                                          const std::string& arch) {
   std::vector<jit::KernelSource> sources;
   std::set<jit::Digest> seen;
   const auto add = [&](std::vector<jit::KernelSource> more) {
@@ -59,7 +60,7 @@ std::vector<jit::KernelSource> sources_of(const std::vector<AttentionSpec>& spec
       if (seen.insert(jit::digest_of(source, "")).second) sources.push_back(std::move(source));
     }
   };
-  for (const AttentionSpec& spec : specs) add(kernels_of(spec));
+  for (const AttentionSpec& spec : specs) add(kernels_of(spec, arch));
   if (ops) add(kernels_of_ops());
   return sources;
 }
@@ -108,10 +109,11 @@ std::vector<KernelReport> compile_kernels(const std::vector<AttentionSpec>& spec
   require(options.jobs >= 0, "jobs is {}: it must be at least 1, or 0 for the number of cores",
           options.jobs);
   const std::vector<std::string> archs = archs_of(options);
-  const std::vector<jit::KernelSource> sources = sources_of(specs, options.ops);
+  std::vector<std::vector<jit::KernelSource>> sources;  // by architecture
+  for (const std::string& arch : archs) sources.push_back(sources_of(specs, options.ops, arch));
   std::vector<Job> jobs;
-  for (const std::string& arch : archs) {
-    for (const jit::KernelSource& source : sources) jobs.push_back({&source, arch});
+  for (std::size_t i = 0; i < archs.size(); ++i) {
+    for (const jit::KernelSource& source : sources[i]) jobs.push_back({&source, archs[i]});
   }
   std::vector<KernelReport> reports(jobs.size());
   std::vector<std::shared_ptr<const jit::Binary>> binaries(jobs.size());

@@ -4,15 +4,16 @@
 
 #include <tilewright/attention.h>
 
+#include <string>
 #include <vector>
 
 #include "jit/kernel_source.h"
 
 namespace tilewright {
 
-// All kernels that attention of this spec may launch, plans' own ones among them. Empty for a spec
-// that CUDA does not support. Defined by src/attention.
-std::vector<jit::KernelSource> kernels_of(const AttentionSpec& spec);
+// All kernels that attention of this spec may launch on an architecture ("sm_90a"), those of plans
+// of this attention alone among them. Empty for a spec that it does not support. Defined by src/attention.
+std::vector<jit::KernelSource> kernels_of(const AttentionSpec& spec, const std::string& arch);
 
 // All kernels of the operators and of sampling. Defined by src/ops.
 std::vector<jit::KernelSource> kernels_of_ops();

@@ -148,7 +148,7 @@ TILEWRIGHT_HD inline MaskSets any_of(const MaskSets& a, const MaskSets& b) {
 TILEWRIGHT_HD inline MaskInterval all_of(const MaskInterval& a, const MaskInterval& b) {
   return {intersection(a.needed, b.needed), intersection(a.full, b.full)};
 }
-// Of two intervals, one of them everything or nothing.
+// Of two intervals whose union is one.
 TILEWRIGHT_HD inline Interval hull(const Interval& a, const Interval& b) {
   if (a.empty()) return b;
   if (b.empty()) return a;

@@ -7,8 +7,11 @@
 
 #if defined(__CUDACC__)
 #define TILEWRIGHT_HD __host__ __device__
+// Called, not inlined: what is large and seldom run costs compile time wherever it is copied to.
+#define TILEWRIGHT_HD_CALL __host__ __device__ __noinline__
 #else
 #define TILEWRIGHT_HD
+#define TILEWRIGHT_HD_CALL
 #endif
 
 namespace tilewright::plan {

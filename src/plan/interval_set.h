@@ -64,7 +64,7 @@ struct WideIntervalSet {
     }
   }
 
-  TILEWRIGHT_HD IntervalSet narrow(Rounding rounding) {
+  TILEWRIGHT_HD_CALL IntervalSet narrow(Rounding rounding) {
     while (count > IntervalSet::kMax) {
       if (rounding == Rounding::outward) {
         close_smallest_gap();
@@ -114,8 +114,8 @@ TILEWRIGHT_HD inline Interval intersection(Interval a, Interval b) {
   return {max64(a.begin, b.begin), min64(a.end, b.end)};
 }
 
-TILEWRIGHT_HD inline IntervalSet intersection(const IntervalSet& a, const IntervalSet& b,
-                                              Rounding rounding) {
+TILEWRIGHT_HD_CALL inline IntervalSet intersection(const IntervalSet& a, const IntervalSet& b,
+                                                   Rounding rounding) {
   if (a.count == 1 && b.count == 1) {
     const Interval both = intersection(a.intervals[0], b.intervals[0]);
     return IntervalSet::of(both.begin, both.end);
@@ -133,8 +133,8 @@ TILEWRIGHT_HD inline IntervalSet intersection(const IntervalSet& a, const Interv
   return result.narrow(rounding);
 }
 
-TILEWRIGHT_HD inline IntervalSet set_union(const IntervalSet& a, const IntervalSet& b,
-                                           Rounding rounding) {
+TILEWRIGHT_HD_CALL inline IntervalSet set_union(const IntervalSet& a, const IntervalSet& b,
+                                                Rounding rounding) {
   if (a.count == 0) return b;
   if (b.count == 0) return a;
   WideIntervalSet result;

@@ -4,3 +4,4 @@
 #include "plan/schedule.h"
 
 #include "plan/tile_ranges.h"
+#include "plan/wide.h"

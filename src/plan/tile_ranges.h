@@ -162,7 +162,7 @@ struct TileRanges {
   mutable std::int32_t num_known_ = 0;
 };
 
-TILEWRIGHT_HD inline std::int32_t TileRanges::nth(std::int32_t n) const {
+TILEWRIGHT_HD_CALL inline std::int32_t TileRanges::nth(std::int32_t n) const {
   if (num_lists > 0) {
     if (n < num_known_ - kKnown) num_known_ = 0;
     for (; num_known_ <= n; ++num_known_) {
@@ -179,7 +179,7 @@ TILEWRIGHT_HD inline std::int32_t TileRanges::nth(std::int32_t n) const {
   return spans[span].begin + n;
 }
 
-TILEWRIGHT_HD inline std::int32_t TileRanges::next(std::int32_t block) const {
+TILEWRIGHT_HD_CALL inline std::int32_t TileRanges::next(std::int32_t block) const {
   for (int i = 0; i < num_spans; ++i) {
     if (spans[i].end <= block) continue;
     if (block < spans[i].begin) block = spans[i].begin;
@@ -205,7 +205,7 @@ TILEWRIGHT_HD inline std::int64_t lower_bound(const std::int32_t* entries, std::
 
 // The first block from `block` on that some list names, or -1. Where the keys of a shard lie apart,
 // it may have none of a listed block's positions: then it is needed for nothing.
-TILEWRIGHT_HD inline std::int32_t TileRanges::next_listed(std::int32_t block) const {
+TILEWRIGHT_HD_CALL inline std::int32_t TileRanges::next_listed(std::int32_t block) const {
   const BlockLists& structure = view->blocks;
   const std::int64_t width = view->schedule.config.block_tokens;
   const std::int64_t key = block * width;
@@ -223,8 +223,8 @@ TILEWRIGHT_HD inline std::int32_t TileRanges::next_listed(std::int32_t block) co
   return first < row->kv_len ? static_cast<std::int32_t>(first / width) : -1;
 }
 
-TILEWRIGHT_HD inline bool TileRanges::is_listed_full(std::int64_t key_begin,
-                                                     std::int64_t key_end) const {
+TILEWRIGHT_HD_CALL inline bool TileRanges::is_listed_full(std::int64_t key_begin,
+                                                          std::int64_t key_end) const {
   const BlockLists& structure = view->blocks;
   if (structure.full == nullptr) return false;
   const std::int64_t first = view->position_of_key(*row, key_begin) / structure.kv_block;
@@ -247,7 +247,7 @@ TILEWRIGHT_HD inline bool TileRanges::is_full(std::int64_t key_begin, std::int64
   return false;
 }
 
-TILEWRIGHT_HD inline void TileRanges::add_span(std::int32_t begin, std::int32_t end) {
+TILEWRIGHT_HD_CALL inline void TileRanges::add_span(std::int32_t begin, std::int32_t end) {
   Span joined[kMaxSpans + 1];
   int count = 0;
   bool placed = false;
@@ -273,8 +273,8 @@ TILEWRIGHT_HD inline void TileRanges::add_span(std::int32_t begin, std::int32_t 
   num_spans = count;
 }
 
-TILEWRIGHT_HD inline bool TileRanges::add_lists(std::int32_t r, std::int32_t head,
-                                                std::int64_t begin, std::int64_t end) {
+TILEWRIGHT_HD_CALL inline bool TileRanges::add_lists(std::int32_t r, std::int32_t head,
+                                                     std::int64_t begin, std::int64_t end) {
   const BlockLists& structure = view->blocks;
   const std::int64_t q_begin = view->requests[r].q_begin;
   const std::int64_t last = (end - 1 - q_begin) / structure.q_block;
@@ -290,7 +290,7 @@ TILEWRIGHT_HD inline bool TileRanges::add_lists(std::int32_t r, std::int32_t hea
 
 // What both sets of key indices hold. What does not fit is masked element by element: slower, never
 // wrong.
-TILEWRIGHT_HD inline IntervalSet common_keys(const IntervalSet& a, const IntervalSet& b) {
+TILEWRIGHT_HD_CALL inline IntervalSet common_keys(const IntervalSet& a, const IntervalSet& b) {
   IntervalSet both;
   for (int i = 0; i < a.count; ++i) {
     for (int j = 0; j < b.count; ++j) {
@@ -302,8 +302,8 @@ TILEWRIGHT_HD inline IntervalSet common_keys(const IntervalSet& a, const Interva
 }
 
 // Positions to key indices of a row, without those it does not have.
-TILEWRIGHT_HD inline IntervalSet keys_at(const View& view, const Row& row,
-                                         const IntervalSet& positions) {
+TILEWRIGHT_HD_CALL inline IntervalSet keys_at(const View& view, const Row& row,
+                                              const IntervalSet& positions) {
   IntervalSet keys;
   for (int i = 0; i < positions.count; ++i) {
     const Interval interval{view.keys_before(row, positions.intervals[i].begin),

@@ -4,9 +4,12 @@
 // shapes, so that nothing is read outside them whatever the device's data says.
 #pragma once
 
+#include "plan/param_slot.h"
 #include "plan/view.h"
 
 namespace tilewright::plan {
+
+inline constexpr int kMaxMaskParams = 16;
 
 // A tensor of rank 1.
 struct IntList {
@@ -61,11 +64,11 @@ struct PlanLimits {
 
 // One attention.
 struct PartInput {
-  View view;                  // of the plan to be made: pointers, config, tables
-  const void* params = nullptr;  // TODO
+  View view;                   // of the plan to be made: pointers, config, tables
   Row* rows_before = nullptr;  // [limits.rows], unsorted rows; null: all rows fit shared memory
   std::int32_t mask = 0;       // which of the kernel's masks
   LevelInput levels[kMaxLevels];
+  ParamSlot params[kMaxMaskParams] = {};  // of the mask
 };
 
 template <int kParts>

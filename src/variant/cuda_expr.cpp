@@ -64,10 +64,9 @@ std::string cuda_literal(std::int64_t value) {
 std::string cuda_literal(Int128 value) {
   if (value >= std::numeric_limits<std::int64_t>::min() &&
       value <= std::numeric_limits<std::int64_t>::max()) {
-    return fmt::format("Int128{{{}}}", cuda_literal(static_cast<std::int64_t>(value)));
+    return fmt::format("plan::Wide{{{}}}", cuda_literal(static_cast<std::int64_t>(value)));
   }
-  return fmt::format("((Int128{{{}}} << 64) + Int128{{{}ULL}})",
-                     cuda_literal(static_cast<std::int64_t>(value >> 64)),
+  return fmt::format("plan::Wide({}, {}ULL)", cuda_literal(static_cast<std::int64_t>(value >> 64)),
                      static_cast<std::uint64_t>(value));
 }
 
@@ -157,35 +156,37 @@ std::string CudaStatements::low(const Value& value) {
   return value.type == Type::i32 ? value.text : fmt::format("low_bits({})", value.text);
 }
 
-CudaStatements::Value CudaStatements::named(const Value& value) {
+CudaStatements::Value CudaStatements::named(const Value& value, bool varying) {
   const auto [known, is_new] = known_.try_emplace(value.text);
   if (is_new) {
     known->second = {fmt::format("{}{}", prefix_, known_.size()), value.type};
-    lines_ += fmt::format("{}const {} {} = {};\n", indent_, type_text(value.type),
-                          known->second.text, value.text);
+    (varying ? lines_ : row_lines_) += fmt::format(
+        "{}const {} {} = {};\n", indent_, type_text(value.type), known->second.text, value.text);
+    if (!varying) row_variables_.push_back({type_text(value.type), known->second.text});
   }
   return known->second;
 }
 
 CudaStatements::Value CudaStatements::emit(const ExprNode& node) {
   if (const auto known = values_.find(&node); known != values_.end()) return known->second;
+  const bool varying = varying_.contains(&node);
   Value value;
   if (node.op == ExprOp::param) {
-    value = named(parameter(node));
+    value = named(parameter(node), varying);
   } else if (node.args.empty()) {
     value = leaf(node);
   } else if (node.type == ValueType::real) {
-    value = named(real(node));
+    value = named(real(node), varying);
   } else if (node.type == ValueType::integer) {
-    value = named(integer(node));
+    value = named(integer(node), varying);
   } else {
-    value = named(boolean(node));
+    value = named(boolean(node), varying);
   }
   values_.emplace(&node, value);
   return value;
 }
 
-CudaStatements::Value CudaStatements::leaf(const ExprNode& node) const {
+CudaStatements::Value CudaStatements::leaf(const ExprNode& node) {
   switch (node.op) {
     case ExprOp::constant:
       if (node.type == ValueType::real) {
@@ -201,7 +202,7 @@ CudaStatements::Value CudaStatements::leaf(const ExprNode& node) const {
     case ExprOp::kv_pos:
       return {"kv_pos", Type::i32};
     default:
-      return {fmt::format("row.{}", op_name(node.op)), Type::i32};
+      return named_in_row(fmt::format("row.{}", op_name(node.op)), Type::i32);
   }
 }
 
@@ -247,7 +248,7 @@ CudaStatements::Value CudaStatements::real(const ExprNode& node) {
     case ExprOp::div: {
       // One reciprocal serves all keys.
       if (!varying_.contains(&node.args[1].node()) && varying_.contains(&node.args[0].node())) {
-        const Value by = named({fmt::format("reciprocal_fast({})", args[1]), Type::real});
+        const Value by = named_in_row(fmt::format("reciprocal_fast({})", args[1]), Type::real);
         return {fmt::format("{} * {}", args[0], by.text), Type::real};
       }
       return {fmt::format("divide_fast({}, {})", args[0], args[1]), Type::real};
@@ -446,7 +447,7 @@ std::string CudaStatements::compared_key(ExprOp op, const KeyBound& bound) {
     if (bound.terms.empty()) {
       limit = {cuda_literal(static_cast<std::int64_t>(bound.constant)), Type::i32};
     } else if (!plain || limit.type != Type::i32) {
-      limit = named({fmt::format("low_bits({})", sum(bound)), Type::i32});
+      limit = named_in_row(fmt::format("low_bits({})", sum(bound)), Type::i32);
     }
     const char* sign = op == ExprOp::eq                        ? "=="
                        : op == ExprOp::ne                      ? "!="
@@ -458,7 +459,7 @@ std::string CudaStatements::compared_key(ExprOp op, const KeyBound& bound) {
   }
   const std::string value = sum(bound);
   if (is_position && equal) {
-    const Value limit = named({fmt::format("equal_bound({})", value), Type::i32});
+    const Value limit = named_in_row(fmt::format("equal_bound({})", value), Type::i32);
     return fmt::format("kv_pos {} {}", op == ExprOp::eq ? "==" : "!=", limit.text);
   }
   // The last positions whose term is at most the bound, and less than it.
@@ -466,7 +467,7 @@ std::string CudaStatements::compared_key(ExprOp op, const KeyBound& bound) {
     const std::int64_t offset = (at_most ? bound.size : 0) - 1 - bound.shift;
     std::string text = bound.size == 1 ? value : fmt::format("({}) * {}", value, bound.size);
     if (offset != 0) text += fmt::format(" + {}", cuda_literal(offset));
-    return named({fmt::format("saturated({})", text), Type::i32}).text;
+    return named_in_row(fmt::format("saturated({})", text), Type::i32).text;
   };
   if (op == ExprOp::eq) return fmt::format("kv_pos > {} && kv_pos <= {}", last(false), last(true));
   if (op == ExprOp::ne) return fmt::format("kv_pos <= {} || kv_pos > {}", last(false), last(true));

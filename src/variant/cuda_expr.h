@@ -9,6 +9,7 @@
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "variant/integer.h"
@@ -18,22 +19,30 @@ namespace tilewright {
 
 std::string cuda_literal(float value);
 std::string cuda_literal(std::int64_t value);
-std::string cuda_literal(Int128 value);
+std::string cuda_literal(Int128 value);  // as a plan::Wide
+
+// What a name in the text stands for.
+struct CudaVariable {
+  std::string type;
+  std::string name;
+};
 
 // The body of one function. It reads `row`, a QueryRow, `params`, and, as far as the expressions
 // do, `kv_pos`, `logit` and `value`. Integers have 32 bits where that is proven to be enough.
 class CudaStatements {
  public:
-  // All expressions are below `root`. Variables are named by `prefix` and a number; every line is
+  // Expressions are below `root`. Variables are named by `prefix` and a number; every line is
   // indented by `indent`. The values of `exact` nodes are asked for by value().
   CudaStatements(const Expr& root, const std::vector<Param>& params, std::string prefix,
                  std::string indent, const std::vector<const ExprNode*>& exact = {});
 
-  // The text of a node's value. What it needs is appended to lines().
+  // The text of a node's value. What it needs is appended to lines(), or to row_lines() what is the
+  // same for all keys and elements of a row.
   std::string value(const ExprNode& node) { return emit(node).text; }
-  // The same, as a 64-bit integer.
-  std::string wide_value(const ExprNode& node) { return wide(emit(node)); }
   const std::string& lines() const { return lines_; }
+  const std::string& row_lines() const { return row_lines_; }
+  // Variables of row_lines(). Their names are `prefix` and a number, too.
+  const std::vector<CudaVariable>& row_variables() const { return row_variables_; }
 
  private:
   enum class Type : std::uint8_t { real, boolean, i32, i64 };
@@ -60,7 +69,7 @@ class CudaStatements {
   bool is_narrow(const ExprNode& node) const;
 
   Value emit(const ExprNode& node);
-  Value leaf(const ExprNode& node) const;
+  Value leaf(const ExprNode& node);
   Value parameter(const ExprNode& node);
   Value real(const ExprNode& node);
   Value to_real(const ExprNode& node);
@@ -74,7 +83,8 @@ class CudaStatements {
   // A 64-bit text as a node's value has it: saturated where that is allowed.
   Value from_wide(const ExprNode& node, const std::string& text) const;
 
-  Value named(const Value& value);
+  Value named(const Value& value, bool varying);
+  Value named_in_row(std::string text, Type type) { return named({std::move(text), type}, false); }
   static std::string wide(const Value& value);
   static std::string low(const Value& value);
   static const char* type_text(Type type);
@@ -88,6 +98,8 @@ class CudaStatements {
   std::unordered_map<const ExprNode*, Value> values_;
   std::unordered_map<std::string, Value> known_;  // by text: a subexpression is computed once
   std::string lines_;
+  std::string row_lines_;
+  std::vector<CudaVariable> row_variables_;
 };
 
 }  // namespace tilewright

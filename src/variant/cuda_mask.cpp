@@ -29,7 +29,7 @@ class HeadFunction {
         one_interval_(code.one_interval()),
         uniform_nodes_(code.uniforms.nodes()),
         row_nodes_(code.rows.nodes()),
-        uniforms_(variant.mask, params, "u", "    ", uniform_nodes_),
+        uniforms_(variant.mask, params, "c", "    ", uniform_nodes_),
         rows_(variant.mask, params, "r", "      ", row_nodes_),
         ranges_(integer_ranges(topological_order({&variant.mask}),
                                {-(std::int64_t{1} << 31), (std::int64_t{1} << 31) - 1, false})) {}
@@ -37,13 +37,13 @@ class HeadFunction {
   std::string text() {
     add_rows();
     const std::string result = node(0);
-    std::string text = uniforms_.lines();
+    std::string text = uniforms_.row_lines();
     if (code_.has_rows()) {
       text += row_declarations_ +
               "    for (i64 token = 0; token < queries.tokens(); ++token) {\n"
               "      row.q_pos = static_cast<i32>(queries.position(token));\n"
               "      row.q_index = static_cast<i32>(queries.q_index + token);\n" +
-              rows_.lines() + row_updates_ + "    }\n";
+              rows_.row_lines() + row_updates_ + "    }\n";
     }
     text += lines_ + fmt::format("    return {};\n  }}\n", result);
     const auto used = [&](const char* name) { return text.find(name) != std::string::npos; };
@@ -83,7 +83,7 @@ class HeadFunction {
     return most <= kMaxSum;
   }
 
-  static const char* number(bool narrow) { return narrow ? "i64" : "Int128"; }
+  static const char* number(bool narrow) { return narrow ? "i64" : "plan::Wide"; }
 
   static std::string product(const char* type, std::int64_t coefficient, const std::string& value) {
     const std::string factor = fmt::format("{}{{{}}}", type, value);
@@ -247,13 +247,13 @@ std::string members(MaskClass mask_class, bool one_interval) {
 std::string cuda_mask_ranges(const Variant& variant, const std::vector<Param>& params) {
   if (!variant.mask.defined()) {
     return members(MaskClass::none, true) +
-           "  TW_DEVICE static plan::MaskInterval interval(const plan::QueryRange&, "
+           "  TW_DEVICE static plan::MaskInterval interval(const plan::QueryRange& queries, "
            "const ParamSlot*) {\n"
-           "    return plan::all_keys_if(true, true);\n"
+           "    return plan::all_keys_if(!queries.empty(), !queries.empty());\n"
            "  }\n"
-           "  TW_DEVICE static plan::MaskRanges ranges(const plan::QueryRange&, "
-           "const ParamSlot*) {\n"
-           "    return plan::MaskSets(plan::all_keys_if(true, true)).ranges();\n"
+           "  TW_DEVICE static plan::MaskRanges ranges(const plan::QueryRange& queries, "
+           "const ParamSlot* params) {\n"
+           "    return plan::MaskSets(interval(queries, params)).ranges();\n"
            "  }\n";
   }
   const MaskAnalysis analysis(variant);

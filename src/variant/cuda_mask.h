@@ -10,7 +10,7 @@
 namespace tilewright {
 
 // The members kMaskClass, kOneInterval, ranges() and interval() of tw::Variant. The same results as
-// MaskAnalysis on the host. Relations whose sums need 128 bits use `Int128`.
+// MaskAnalysis on the host. Relations whose sums need 128 bits use plan::Wide.
 std::string cuda_mask_ranges(const Variant& variant, const std::vector<Param>& params);
 
 }  // namespace tilewright

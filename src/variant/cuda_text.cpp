@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <cctype>
 #include <cmath>
 #include <cstdint>
 #include <numbers>
@@ -22,30 +23,91 @@ bool depends_on_head(const Expr& expression) {
   return false;
 }
 
-// One of the functions of a query row; `unchanged` is what it returns without an expression.
-std::string function(const char* head, const char* input, const Expr& expression,
-                     const std::vector<Param>& params, const char* unchanged) {
-  std::string body;
-  std::string result = unchanged;
+// Whether a name occurs in a text, not as a part of a longer one.
+bool mentions(const std::string& text, const std::string& name) {
+  const auto is_letter = [](char c) {
+    return (std::isalnum(static_cast<unsigned char>(c)) != 0) || c == '_';
+  };
+  for (std::size_t at = text.find(name); at != std::string::npos; at = text.find(name, at + 1)) {
+    const std::size_t end = at + name.size();
+    const bool begins = at == 0 || (!is_letter(text[at - 1]) && text[at - 1] != '.');
+    if (begins && (end == text.size() || !is_letter(text[end]))) return true;
+  }
+  return false;
+}
+
+// "type name", or only the type where nothing mentions the name.
+std::string parameter(const char* type, const char* name, const std::string& text) {
+  return mentions(text, name) ? fmt::format("{} {}", type, name) : type;
+}
+
+// One of the functions of logits, masks and outputs.
+struct Function {
+  const char* result;  // its type
+  const char* name;
+  const char* row;                 // the type of what it needs of a row
+  std::vector<const char*> types;  // of its inputs
+  std::vector<const char*> inputs;
+  const char* unchanged;  // what it returns without an expression
+};
+
+// Three functions: what is the same for all keys of a row, the rest, and both at once.
+std::string text_of(const Function& f, const Expr& expression, const std::vector<Param>& params) {
+  std::string result = f.unchanged;
+  std::string row_lines;
+  std::string lines;
+  std::vector<CudaVariable> kept;  // of the row's variables
   if (expression.defined()) {
     CudaStatements statements(expression, params, "v", "    ");
     result = statements.value(expression.node());
-    body = statements.lines();
+    row_lines = statements.row_lines();
+    lines = statements.lines();
+    for (const CudaVariable& variable : statements.row_variables()) {
+      if (mentions(lines + " " + result, variable.name)) kept.push_back(variable);
+    }
   }
-  const std::string all = body + result;
-  const auto name = [&](const char* text, const char* mark) {
-    return all.find(mark) != std::string::npos ? text : "";
-  };
-  std::string parameters = fmt::format("const QueryRow&{}", name(" row", "row."));
-  if (std::string_view(input) != "value") {
-    parameters += fmt::format(", i32{}", name(" kv_pos", "kv_pos"));
+  std::string fields;
+  std::string reads;
+  std::vector<std::string> names;
+  for (const CudaVariable& variable : kept) {
+    fields += fmt::format("    {} {};\n", variable.type, variable.name);
+    reads += fmt::format("    const {0} {1} = at.{1};\n", variable.type, variable.name);
+    names.push_back(variable.name);
   }
-  if (std::string_view(input) != "mask") {
-    parameters += fmt::format(", float{}", name(input[0] == 'l' ? " logit" : " value", input));
+  std::string inputs;
+  std::string given;
+  const std::string body = fmt::format("{}{}    return {};\n", reads, lines, result);
+  for (std::size_t i = 0; i < f.types.size(); ++i) {
+    inputs += fmt::format(", {}", parameter(f.types[i], f.inputs[i], body));
+    given += fmt::format(", {} {}", f.types[i], f.inputs[i]);
   }
-  parameters += fmt::format(", const ParamSlot*{}", name(" params", "params["));
-  return fmt::format("  TW_DEVICE static {}({}) {{\n{}    return {};\n  }}\n", head, parameters,
-                     body, result);
+  constexpr const char* kSlots = "const ParamSlot*";
+  return fmt::format(
+      "  struct {row} {{\n{fields}  }};\n"
+      "  TW_DEVICE static {row} {name}_row({row_parameter}, {row_slots}) {{\n"
+      "{row_lines}    return {{{names}}};\n  }}\n"
+      "  TW_DEVICE static {result} {name}({at_parameter}{inputs}, {slots}) {{\n{body}  }}\n"
+      "  TW_DEVICE static {result} {name}(const QueryRow& row{given}, const ParamSlot* params) {{\n"
+      "    return {name}({name}_row(row, params), {call}, params);\n  }}\n\n",
+      fmt::arg("row", f.row), fmt::arg("fields", fields), fmt::arg("name", f.name),
+      fmt::arg("row_parameter", parameter("const QueryRow&", "row", row_lines)),
+      fmt::arg("row_slots", parameter(kSlots, "params", row_lines)),
+      fmt::arg("row_lines", row_lines), fmt::arg("names", fmt::join(names, ", ")),
+      fmt::arg("result", f.result),
+      fmt::arg("at_parameter", parameter(fmt::format("const {}&", f.row).c_str(), "at", body)),
+      fmt::arg("inputs", inputs), fmt::arg("slots", parameter(kSlots, "params", body)),
+      fmt::arg("body", body), fmt::arg("given", given),
+      fmt::arg("call", fmt::join(f.inputs, ", ")));
+}
+
+std::string functions_text(const Variant& variant, const std::vector<Param>& params) {
+  std::string text =
+      text_of({"float", "logits", "LogitsRow", {"i32", "float"}, {"kv_pos", "logit"}, "logit"},
+              variant.logits, params);
+  text += text_of({"bool", "mask", "MaskRow", {"i32"}, {"kv_pos"}, "true"}, variant.mask, params);
+  text += text_of({"float", "output", "OutputRow", {"float"}, {"value"}, "value"}, variant.output,
+                  params);
+  return text;
 }
 
 // The fraction of a turn that a pair makes a position, in units of 2^-64.
@@ -97,16 +159,13 @@ std::string cuda_variant(const Variant& variant, int head_dim) {
   variant.validate();
   const std::vector<Param> params = variant.params();
   const RopeText rope = rope_text(variant, head_dim);
-  std::string text =
-      "// A variant of attention, written by the library.\n"
-      "#pragma once\n\n"
-      "#include \"attention/math.h\"\n"
-      "#include \"attention/variant.h\"\n\n"
-      "namespace tw {\n\n";
   const std::string ranges = cuda_mask_ranges(variant, params);
-  if (ranges.find("Int128") != std::string::npos) {
-    text += "__extension__ using Int128 = __int128;\n\n";
-  }
+  std::string text =
+      "// A variant of attention, written by the library.\n\n"
+      "#include \"attention/math.h\"\n"
+      "#include \"attention/variant.h\"\n";
+  if (mentions(ranges, "plan::Wide")) text += "#include \"plan/wide.h\"\n";
+  text += "\nnamespace tw {\n\n";
   text += rope.table;
   text += fmt::format(
       "struct Variant {{\n"
@@ -124,10 +183,8 @@ std::string cuda_variant(const Variant& variant, int head_dim) {
     text += fmt::format("  // params[{}]: {}\n", i, params[i].name());
   }
   text += "\n";
-  text += function("float logits", "logit", variant.logits, params, "logit");
-  text += function("bool mask", "mask", variant.mask, params, "true");
-  text += function("float output", "value", variant.output, params, "value");
-  return fmt::format("{}\n{}{}}};\n\n}}  // namespace tw\n", text, ranges, rope.members);
+  text += functions_text(variant, params);
+  return fmt::format("{}{}{}}};\n\n}}  // namespace tw\n", text, ranges, rope.members);
 }
 
 }  // namespace tilewright

@@ -38,7 +38,8 @@ class MaskAnalysis {
 
   MaskClass mask_class() const { return class_; }
   // Of ranges(): `full` is never more than one interval, and for one head nor is `needed`. True of
-  // conjunctions of half-planes, known conditions of the query and parts that count as unknown.
+  // conjunctions of half-planes, of unions of those that bound keys on the same side, and whatever
+  // conditions on the query and parts that count as unknown are joined with them.
   bool one_interval() const { return one_interval_; }
   // Bindings need only the parameters that bind at plan. Allocates nothing.
   MaskRanges ranges(const QueryRange& queries, const Bindings& bindings) const;

@@ -59,10 +59,10 @@ struct MaskAnalysis::Code {
 
   bool has_rows() const { return !row_relations.empty() || !row_conditions.empty(); }
 
-  // Whether a subtree's sets are everything or nothing.
-  bool all_or_none(int node) const;
-  // Whether a subtree's sets are never more than one interval.
-  bool one_interval(int node = 0) const;
+  // What the sets of a subtree are always like, for one head.
+  enum class Shape : std::uint8_t { all_or_none, below, from, interval, other };
+  Shape shape(int node = 0) const;
+  bool one_interval() const { return shape() != Shape::other; }
 };
 
 // Fills `code`; true when all of the mask is of closed form (there is no unknown node).

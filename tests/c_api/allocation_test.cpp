@@ -66,16 +66,19 @@ TEST_F(CAllocations, NoneForSeveralAttentions) {
   const Dims dims{4, 2, 32, 32};
   SimpleBatch b(dims, DType::f32, {{1, 100}, {3, 40}}, 16, 7);
   Variant many = variants::causal();
+  Expr window;
   std::vector<ParamValue> plan_params;
   const std::string prefix = "a_parameter_whose_name_is_long_";
   for (int i = 0; i < 5; ++i) {
     const std::string name = prefix + std::to_string(i);
-    many.mask = many.mask && expr::kv_pos() > expr::q_pos() - Param::integer(name)();
+    const Expr param = Param::integer(name)();
+    window = window.defined() ? min(window, param) : param;
     plan_params.emplace_back(name, 30.0 + i);
   }
-  std::vector<Attention> cpp = {Attention(make_spec(dims, DType::f32, variants::causal())),
-                                Attention(make_spec(dims, DType::f32, many)),
-                                Attention(make_spec(dims, DType::f32, many))};
+  many.mask = many.mask && expr::kv_pos() > expr::q_pos() - window;
+  const std::vector<Attention> cpp = {Attention(make_spec(dims, DType::f32, variants::causal())),
+                                      Attention(make_spec(dims, DType::f32, many)),
+                                      Attention(make_spec(dims, DType::f32, many))};
   std::vector<AttentionHandle> handles;
   std::vector<const tw_attention*> list;
   for (const Attention& attention : cpp) {
@@ -93,6 +96,12 @@ TEST_F(CAllocations, NoneForSeveralAttentions) {
                                                          {first.get(), second.get(), third.get()},
                                                          {second.get(), first.get(), third.get()},
                                                          {third.get(), first.get(), second.get()}}};
+  Plan cpp_plan(cpp, b.limits());
+  const std::vector<PlanInput> cpp_inputs = {b.inputs(cpp[0])[0], b.inputs(cpp[1], plan_params)[0],
+                                             b.inputs(cpp[2], plan_params)[0]};
+  const AllocationCounter cpp_counter;
+  cpp_plan.update(b.batch(), cpp_inputs);
+  EXPECT_EQ(cpp_counter.count(), 0);
   for (const auto& inputs : orders) {
     const AllocationCounter counter;
     const tw_status status =

@@ -11,6 +11,8 @@
 #include <map>
 #include <memory>
 
+#include "base/element.h"
+#include "base/numeric.h"
 #include "base/rope.h"
 #include "cuda_text/cases.h"
 #include "cuda_text/table.h"
@@ -327,18 +329,19 @@ TEST(CudaVariant, EqualGraphsHaveEqualTexts) {
   EXPECT_NE(cuda_variant(window(8)), cuda_variant(window(9)));
 }
 
-// What runs in the inner loop stays in 32 bits.
-TEST(CudaVariant, CommonMasksCompareOnce) {
-  const auto mask_of = [](const Variant& variant) {
-    const std::string text = cuda_variant(variant);
-    const std::size_t begin = text.find("static bool mask");
-    return text.substr(begin, text.find("}\n", begin) - begin);
-  };
-  EXPECT_NE(mask_of(variants::causal()).find("kv_pos <= row.q_pos;"), std::string::npos);
+// What runs in the inner loop stays in 32 bits: comparisons of the key's position with what is
+// known of the row.
+TEST(CudaVariant, CommonMasksCompareOnly) {
   for (const Variant& variant :
        {variants::causal(), variants::causal(128), variants::chunked_local(64),
-        variants::block_causal(64), variants::attention_sink(4, 100), variants::prefix_lm()}) {
-    const std::string mask = mask_of(variant);
+        variants::block_causal(64), variants::attention_sink(4, 100), variants::prefix_lm(),
+        variants::document()}) {
+    const std::string text = cuda_variant(variant);
+    const std::size_t begin = text.find("static bool mask(const MaskRow&");
+    ASSERT_NE(begin, std::string::npos);
+    const std::string mask = text.substr(begin, text.find("}\n", begin) - begin);
+    EXPECT_EQ(mask.find("i64"), std::string::npos) << mask;
+    EXPECT_EQ(mask.find("params["), std::string::npos) << mask;
     for (std::size_t at = mask.find("kv_pos", mask.find('{')); at != std::string::npos;
          at = mask.find("kv_pos", at + 1)) {
       const std::string next = mask.substr(at + 6, 3);

@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device_plan/emulated_plan.h"
 
-#include <cstring>
-
 #include "plan/update.h"
 
 namespace tilewright::test {
 namespace {
 
-// A mask of the kernel. Attentions of equal variants share one, but not their parameters, so each
-// part's own are taken.
+// Any mask of the kernel: each block makes the plan of one attention, whose mask this is.
 struct HostMask {
   HostMasks::Mask mask;
 
@@ -29,17 +26,14 @@ TW_KERNEL update_kernel(TW_PARAMETER plan::UpdateParams<kParts> params) {
   tw::update_plan<HostMask, HostMask, HostMask>(params);
 }
 
-template <int kParts>
-void launch_update(const UpdateLaunch& launch, int threads, std::uint64_t seed) {
-  plan::UpdateParams<kParts> params;
-  ASSERT_EQ(sizeof(params), launch.params_bytes);
-  std::memcpy(static_cast<void*>(&params), launch.params, sizeof(params));
-  tw::emulator::launch(update_kernel<kParts>,
-                       {.grid = launch.blocks,
-                        .block = threads,
-                        .shared_bytes = static_cast<tw::i64>(launch.shared_bytes),
-                        .seed = seed},
-                       params);
+void launch_any(const UpdateLaunch& launch, std::size_t parts, int threads, std::uint64_t seed) {
+  if (parts == 1) {
+    launch_update(update_kernel<1>, launch, threads, seed);
+  } else if (parts == 2) {
+    launch_update(update_kernel<2>, launch, threads, seed);
+  } else {
+    launch_update(update_kernel<kMostParts>, launch, threads, seed);
+  }
 }
 
 std::vector<plan::Config> configs_of(const std::vector<Attention>& attentions,
@@ -118,11 +112,12 @@ void expect_equal(const char* what, const T* host, const T* device, std::int64_t
 
 }  // namespace
 
-EmulatedPlan::EmulatedPlan(std::vector<Attention> attentions, const Limits& limits,
-                           const plan::Config& config)
+EmulatedPlan::EmulatedPlan(const std::vector<Attention>& attentions, const Limits& limits,
+                           const plan::Config& config, EmulatedKernel kernel)
     : host(attentions, limits),
       limits_(limits),
-      device_(attentions, limits, configs_of(attentions, config), 4) {
+      device_(attentions, limits, configs_of(attentions, config), 4),
+      kernel_(kernel) {
   const std::vector<plan::Config> configs = configs_of(attentions, config);
   for (std::size_t i = 0; i < attentions.size(); ++i) {
     host.impl().parts[i].plan.schedule.config = configs[i];
@@ -130,7 +125,7 @@ EmulatedPlan::EmulatedPlan(std::vector<Attention> attentions, const Limits& limi
   workspace_ =
       std::make_unique<tw::emulator::GuardedBuffer>("workspace", device_.lay_out(nullptr));
   device_.lay_out(reinterpret_cast<std::byte*>(workspace_->data()));
-  std::memset(workspace_->data(), 0, DevicePlan::state_bytes(limits));
+  std::memset(workspace_->data(), 0, device_.state_bytes());
 }
 
 void EmulatedPlan::update(const Batch& batch, const std::vector<PlanInput>& inputs, int threads,
@@ -148,13 +143,10 @@ void EmulatedPlan::update_device(const Batch& batch, const std::vector<PlanInput
   device_.update(
       batch, inputs,
       [&](const UpdateLaunch& launch, Stream) {
-        switch (host.impl().parts.size()) {
-          case 1:
-            return launch_update<1>(launch, threads, seed);
-          case 2:
-            return launch_update<2>(launch, threads, seed);
-          default:
-            return launch_update<3>(launch, threads, seed);
+        if (kernel_ != nullptr) {
+          kernel_(launch, threads, seed);
+        } else {
+          launch_any(launch, device_.parts().size(), threads, seed);
         }
       },
       {});

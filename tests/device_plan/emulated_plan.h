@@ -7,6 +7,7 @@
 #include <tilewright/tilewright.h>
 
 #include <array>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -32,11 +33,30 @@ struct HostMasks {
   }
 };
 
+// Runs a plan's kernel in the emulator, in blocks of `threads` threads.
+using EmulatedKernel = void (*)(const UpdateLaunch& launch, int threads, std::uint64_t seed);
+
+// The body of an EmulatedKernel.
+template <typename Params>
+void launch_update(void (*kernel)(Params), const UpdateLaunch& launch, int threads,
+                   std::uint64_t seed) {
+  ASSERT_EQ(sizeof(Params), launch.params_bytes);
+  Params params;
+  std::memcpy(static_cast<void*>(&params), launch.params, sizeof(params));
+  tw::emulator::launch(kernel,
+                       {.grid = launch.blocks,
+                        .block = threads,
+                        .shared_bytes = static_cast<tw::i64>(launch.shared_bytes),
+                        .seed = seed},
+                       params);
+}
+
 class EmulatedPlan {
  public:
-  // `config` in the place of what the backends would choose.
-  EmulatedPlan(std::vector<Attention> attentions, const Limits& limits,
-               const plan::Config& config);
+  // `config` in the place of what the backends would choose. Without a kernel: one that takes any
+  // masks, by the host's analysis of them.
+  EmulatedPlan(const std::vector<Attention>& attentions, const Limits& limits,
+               const plan::Config& config, EmulatedKernel kernel = nullptr);
 
   // Both plans are updated: the same batches, in a launch of `threads` threads a block.
   void update(const Batch& batch, const std::vector<PlanInput>& inputs, int threads,
@@ -58,6 +78,7 @@ class EmulatedPlan {
  private:
   Limits limits_;
   DevicePlan device_;
+  EmulatedKernel kernel_;
   std::unique_ptr<tw::emulator::GuardedBuffer> workspace_;
 };
 

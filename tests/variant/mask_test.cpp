@@ -2,6 +2,8 @@
 // MaskAnalysis against brute force: never wrong for any mask, tight for those that matter.
 #include "variant/mask.h"
 
+#include <tilewright/variants.h>
+
 #include <array>
 #include <cstdint>
 #include <vector>
@@ -244,6 +246,25 @@ TEST(MaskAnalysis, SharedSubtreesDoNotExplode) {
   Expr high = kv_pos();
   for (int i = 0; i < 50; ++i) high = max(high, high - 1);
   EXPECT_EQ(class_of(high < 5), MaskClass::elementwise);
+}
+
+TEST(MaskAnalysis, MasksOfOneInterval) {
+  using namespace expr;  // NOLINT(google-build-using-namespace)
+  const auto one = [](const Variant& variant) { return MaskAnalysis(variant).one_interval(); };
+  for (const Variant& variant :
+       {variants::causal(), variants::causal(9), variants::sliding_window(3, 4),
+        variants::prefix_lm(), variants::causal_by_request(), variants::chunked_local(16),
+        variants::block_causal(16), variants::document(), variants::bidirectional_spans(),
+        variants::tree(), variants::dense_mask(),
+        with_mask(kv_pos() >= q_pos() || kv_pos() >= 3)}) {
+    EXPECT_TRUE(one(variant)) << variant.serialize();
+  }
+  for (const Variant& variant : {variants::attention_sink(4, 20), with_mask(kv_pos() != q_pos()),
+                                 with_mask(kv_pos() == 3 || kv_pos() < q_pos()),
+                                 with_mask(kv_pos() < 3 || kv_pos() > q_pos()),
+                                 with_mask(kv_pos() == 3 || kv_pos() == q_pos())}) {
+    EXPECT_FALSE(one(variant)) << variant.serialize();
+  }
 }
 
 }  // namespace
