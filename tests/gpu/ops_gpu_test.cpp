@@ -177,7 +177,9 @@ TEST_F(OpsOnGpu, RopeInPlaceFromATableWithAxes) {
     fill_normal(x, random);
     fill_normal(table, random);
     for (std::int64_t axis = 0; axis < 3; ++axis) {
-      for (std::int64_t t = 0; t < 9; ++t) positions.set({axis, t}, static_cast<double>(300 * axis + t));
+      for (std::int64_t t = 0; t < 9; ++t) {
+        positions.set({axis, t}, static_cast<double>(300 * axis + t));
+      }
     }
     const RopeSections sections{{24, 20, 20}, true};
     Tensor expected = copy_of(x);
@@ -233,7 +235,9 @@ TEST_F(OpsOnGpu, WriteKvCache) {
       Tensor k_cache = strided(to, {10, 16, 4, 64}, 0);
       Tensor v_cache = strided(to, {10, 4, 16, 56}, 8);
       Tensor slots(DType::i64, {tokens});
-      for (std::int64_t t = 0; t < tokens; ++t) slots.set({t}, static_cast<double>(t % 7 == 3 ? -1 : t * 37 % 160));
+      for (std::int64_t t = 0; t < tokens; ++t) {
+        slots.set({t}, t % 7 == 3 ? -1.0 : static_cast<double>((t * 37) % 160));
+      }
       for (std::int64_t t = 45; t < tokens; ++t) slots.set({t}, -1);
       Tensor indptr = int_tensor({0, 20, 20, 45});
       Tensor scale(DType::f32, {3, 4});

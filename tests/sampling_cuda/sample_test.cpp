@@ -80,6 +80,7 @@ TEST(SampleOnCuda, SameTokensAsTheCpu) {
           make_logits(static_cast<RowKind>(kind), 3, vocabulary, DType::f32, 5, random);
       const std::int64_t steps[] = {0, 1, 1LL << 40};
       for (const Filters& filters : kFilters) {
+        if (vocabulary < 100 && (&filters - kFilters) % 4 != kind % 4) continue;
         SamplingArgs args;
         args.temperature = filters.temperature;
         args.top_k = filters.top_k;
