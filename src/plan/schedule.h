@@ -172,33 +172,43 @@ TILEWRIGHT_HD Cut find_cut(const Schedule& s, std::int64_t cost, const Blocks& b
   const Header& h = *s.header;
   if (cost >= h.b_cost) return {h.b_items, 0, h.b_cost};
   const std::int64_t target = cost;
-  std::int64_t item = 0;
-  std::int64_t items_end = h.tail_items;
-  if (cost >= h.tail_cost) {
-    cost -= h.tail_cost;
-    const std::int32_t row =
-        find_row(s, h.num_a_rows, h.num_rows, cost, [](const Row& r) { return r.cost_before; });
-    const Row& r = s.rows[row];
-    cost -= r.cost_before;
-    item = h.tail_items + r.tiles_before;
-    if (!s.config.heads_differ) {
-      item += cost / r.head_cost * r.tiles;
-      cost %= r.head_cost;
-    }
-    items_end = h.b_items;
-  }
-  for (; item < items_end; ++item) {
-    const Item at = b_item(s, item);
+  Cut cut;
+  // Whether the cut is in this item; else goes on behind it.
+  const auto cuts = [&](const Item& at, std::int64_t item) {
     const Row& row = s.rows[at.row];
     const std::int64_t needed = blocks(row, at.head, at.tile);
     const std::int64_t per_block = block_cost(s.config, row, at.tile);
     const std::int64_t all = s.config.cost.fixed + needed * per_block;
-    if (cost < all) {
-      Cut cut = round_cut(s.config, item, cost, per_block, needed);
-      cut.cost += target - cost;
-      return cut;
+    if (cost >= all) {
+      cost -= all;
+      return false;
     }
-    cost -= all;
+    cut = round_cut(s.config, item, cost, per_block, needed);
+    cut.cost += target - cost;
+    return true;
+  };
+  if (cost < h.tail_cost) {
+    for (std::int64_t item = 0; item < h.tail_items; ++item) {
+      if (cuts(a_item(s, h.a_items + item), item)) return cut;
+    }
+    return {h.tail_items, 0, target - cost};
+  }
+  cost -= h.tail_cost;
+  const std::int32_t row =
+      find_row(s, h.num_a_rows, h.num_rows, cost, [](const Row& r) { return r.cost_before; });
+  const Row& r = s.rows[row];
+  cost -= r.cost_before;
+  std::int32_t head = 0;
+  if (!s.config.heads_differ) {
+    head = static_cast<std::int32_t>(cost / r.head_cost) * r.heads;
+    cost %= r.head_cost;
+  }
+  std::int64_t item =
+      h.tail_items + r.tiles_before + static_cast<std::int64_t>(head / r.heads) * r.tiles;
+  for (; head < s.config.num_kv_heads; head += r.heads) {
+    for (std::int32_t tile = 0; tile < r.tiles; ++tile, ++item) {
+      if (cuts({row, head, tile}, item)) return cut;
+    }
   }
   return {item, 0, target - cost};
 }

@@ -6,9 +6,11 @@
 
 #include <tilewright/variant.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "variant/bindings.h"
 
@@ -78,11 +80,46 @@ enum class MaskClass : std::uint8_t {
                 // `needed` is everything and `full` nothing as far as they decide
 };
 
+// One side of a band: kv_pos <= slope * q_pos + constant where `upper`, else >=. The products of
+// positions fit int64.
+struct BandSide {
+  bool upper = true;
+  std::int64_t slope = 0;
+  std::int64_t constant = 0;
+};
+
 class MaskAnalysis {
  public:
   explicit MaskAnalysis(const Variant& variant);
 
   MaskClass mask_class() const { return class_; }
+
+  // Causal masks and windows, which most are: every query attends to one interval of keys, bounded
+  // by constants and multiples of its position. Their ranges cost little more than a comparison.
+  bool is_band() const { return !band_.empty(); }
+  struct Band {
+    Interval any{kMinPosition, kMaxPosition};    // MaskRanges::needed
+    Interval every{kMinPosition, kMaxPosition};  // MaskRanges::full
+  };
+  // Of the queries at positions [first, last]. Only for bands.
+  Band band(std::int64_t first, std::int64_t last) const {
+    Band band;
+    for (const BandSide& side : band_) {
+      const std::int64_t at_first = side.slope * first + side.constant;
+      const std::int64_t at_last = side.slope * last + side.constant;
+      const std::int64_t least = at_first < at_last ? at_first : at_last;
+      const std::int64_t most = at_first < at_last ? at_last : at_first;
+      if (side.upper) {
+        band.any.end = std::min(band.any.end, most + 1);
+        band.every.end = std::min(band.every.end, least + 1);
+      } else {
+        band.any.begin = std::max(band.any.begin, least);
+        band.every.begin = std::max(band.every.begin, most);
+      }
+    }
+    return band;
+  }
+
   // Bindings need only the parameters that bind at plan. Allocates nothing.
   MaskRanges ranges(const QueryRange& queries, const Bindings& bindings) const;
 
@@ -91,6 +128,7 @@ class MaskAnalysis {
  private:
   MaskClass class_ = MaskClass::none;
   std::shared_ptr<const Code> code_;
+  std::vector<BandSide> band_;
 };
 
 }  // namespace tilewright
