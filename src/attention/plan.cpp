@@ -175,24 +175,33 @@ void PlanPart::measure_rows() {
                                  spec.value_dim() * dtype_bytes(spec.value_dtype());
   // Tiles are measured for one head where heads do not differ.
   const int times = config.heads_differ != 0 ? 1 : config.num_kv_heads;
+  const auto count = [&](const plan::Row& row, std::int32_t head, std::int32_t tile,
+                         PlanStats& counted) {
+    const cpu::TileCounts counts = cpu::count_tile(plan, impl.variant.mask, row, head, tile);
+    counted.tiles += 1;
+    counted.blocks += counts.blocks;
+    counted.full_blocks += counts.full_blocks;
+    counted.skipped_blocks += counts.skipped_blocks;
+    counted.kv_bytes += counts.keys * key_bytes;
+    return static_cast<std::int32_t>(counts.blocks);
+  };
   const auto measure = [&](plan::Row& row, std::int32_t begin, std::int32_t end,
                            PlanStats& counted) {
-    plan::measure_tiles(
-        config, row, begin, end, [&](const plan::Row& r, std::int32_t head, std::int32_t tile) {
-          const cpu::TileCounts counts = cpu::count_tile(plan, impl.variant.mask, r, head, tile);
-          counted.tiles += 1;
-          counted.blocks += counts.blocks;
-          counted.full_blocks += counts.full_blocks;
-          counted.skipped_blocks += counts.skipped_blocks;
-          counted.kv_bytes += counts.keys * key_bytes;
-          return static_cast<std::int32_t>(counts.blocks);
-        });
+    plan::measure_tiles(config, row, begin, end,
+                        [&](const plan::Row& r, std::int32_t head, std::int32_t tile) {
+                          return count(r, head, tile, counted);
+                        });
   };
   PlanStats counted;
   for (std::int32_t i = 0; i < plan.schedule.header->num_rows; ++i) {
     plan::Row& row = plan.schedule.rows[i];
     plan::start_row(config, row);
-    if (row.tiles <= tiles_a_time) {
+    if (row.tiles == 1 && config.heads_differ == 0) {
+      // Decoding requests, of which there are many: the same without loops.
+      row.max_tile_blocks = count(row, 0, 0, counted);
+      row.head_cost = plan::item_cost(config, row, 0, 0,
+                                      [&](auto&&...) { return row.max_tile_blocks; });
+    } else if (row.tiles <= tiles_a_time) {
       measure(row, 0, row.tiles, counted);
     } else {
       std::mutex joining;

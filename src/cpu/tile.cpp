@@ -47,7 +47,7 @@ TileScratch carve_scratch(Carver& carver, const AttentionSpec& spec) {
   scratch.p = carver.take<std::uint32_t>(kBf16Blocks * kSubTileRows * kBlockTokens / 2);
   scratch.packed = carver.take<PackedKeys>(1);
   const auto packed_tokens =
-      static_cast<std::size_t>((kBf16Blocks + kept_blocks(head_dim, value_dim)) * kBlockTokens);
+      static_cast<std::size_t>(kBf16Blocks + kept_blocks(head_dim, value_dim)) * kBlockTokens;
   scratch.k_packed = carver.take<std::uint16_t>(bf16 ? packed_tokens * padded_qk : 0);
   scratch.v_columns = carver.take<std::uint16_t>(bf16 ? packed_tokens * padded_vo : 0);
   scratch.base2_scale = carver.take<float>(kTileRows);
