@@ -1,7 +1,7 @@
 # Flags for every target of this project, as one interface target that is never installed.
 add_library(tilewright_options INTERFACE)
 target_compile_options(tilewright_options INTERFACE
-  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wnon-virtual-dtor
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor>
   # Contraction must not depend on the compiler's mood: a fused multiply-add is written where it is meant.
   -ffp-contract=off)
 if(TILEWRIGHT_WERROR)

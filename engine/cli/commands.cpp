@@ -2,6 +2,7 @@
 // `tilewright score`, `tokenize` and `doctor`.
 #include <fmt/format.h>
 #include <omp.h>
+#include <tilewright/jit.h>
 #include <unistd.h>
 
 #include <array>
@@ -104,6 +105,38 @@ Json libraries() {
                                         NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH)}};
 }
 
+// The GPUs and their driver, the compiler of kernels and what it has compiled; or why there is
+// none.
+Json cuda() {
+  Json report;
+  try {
+    const CudaInfo info = cuda_info();
+    report["driver"] =
+        fmt::format("CUDA {}.{} ({})", info.driver_major, info.driver_minor, info.driver_path);
+    Json gpus = Json::array();
+    for (const CudaDevice& device : info.devices) {
+      gpus.push_back(fmt::format("{}, {}, {} SMs, {} GiB", device.name, device.arch, device.num_sms,
+                                 gib(device.memory_bytes)));
+    }
+    report["gpus"] = std::move(gpus);
+  } catch (const Error& error) {
+    report["driver"] = error.what();
+  }
+  try {
+    const NvrtcInfo info = nvrtc_info();
+    report["nvrtc"] = fmt::format("{}.{} ({})", info.major, info.minor, info.path);
+  } catch (const Error& error) {
+    report["nvrtc"] = error.what();
+  }
+  std::size_t damaged = 0;
+  const std::vector<KernelCacheEntry> entries = kernel_cache_entries();
+  for (const KernelCacheEntry& entry : entries) damaged += entry.damage.empty() ? 0 : 1;
+  report["kernels"] =
+      fmt::format("{} compiled, {} damaged in {}", entries.size() - damaged, damaged,
+                  kernel_cache_path().empty() ? "no folder" : kernel_cache_path());
+  return report;
+}
+
 int doctor(bool json) {
   const auto page = static_cast<std::uintmax_t>(sysconf(_SC_PAGE_SIZE));
   const std::filesystem::path model = smollm2_path();
@@ -115,7 +148,7 @@ int doctor(bool json) {
       {"memory_gib", gib(static_cast<std::uintmax_t>(sysconf(_SC_PHYS_PAGES)) * page)},
       {"free_gib", gib(static_cast<std::uintmax_t>(sysconf(_SC_AVPHYS_PAGES)) * page)},
       {"libraries", libraries()},
-      {"cuda", "not in this build"},
+      {"cuda", cuda()},
       {"cache", cache_folder()},
       {"cache_gib", gib(folder_bytes(cache_folder()))},
       {"smollm2", std::filesystem::exists(model)
@@ -171,8 +204,8 @@ void add_tokenize(CLI::App& app, int& status) {
 
 void add_doctor(CLI::App& app, int& status) {
   auto json = std::make_shared<bool>(false);
-  CLI::App* command =
-      app.add_subcommand("doctor", "CPU features, memory, libraries, cache folders, versions");
+  CLI::App* command = app.add_subcommand(
+      "doctor", "CPU features, memory, libraries, GPUs, compiler, cache folders, versions");
   command->add_flag("--json", *json, "A JSON object");
   command->callback([json, &status] { status = doctor(*json); });
 }

@@ -23,6 +23,8 @@ int run(int argc, char** argv) {
   add_replay(app, status);
   add_plan(app, status);
   add_trace(app, status);
+  add_compile(app, status);
+  add_cache(app, status);
   for (CLI::App* command : app.get_subcommands({})) {
     command->set_version_flag("--version", version());
   }

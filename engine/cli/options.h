@@ -67,5 +67,7 @@ void add_doctor(CLI::App& app, int& status);
 void add_replay(CLI::App& app, int& status);
 void add_plan(CLI::App& app, int& status);
 void add_trace(CLI::App& app, int& status);
+void add_compile(CLI::App& app, int& status);
+void add_cache(CLI::App& app, int& status);
 
 }  // namespace tilewright::engine::cli

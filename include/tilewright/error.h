@@ -16,7 +16,9 @@ enum class ErrorCode {
   invalid_state,     // called in the wrong order: run before update, an attention the plan was not
                      // made for
   out_of_memory,
-  internal,  // a defect of the library
+  device_error,   // the device or its driver failed; the message has the driver's own words
+  compile_error,  // a kernel did not compile, or not to what it must be
+  internal,       // a defect of the library
 };
 
 // Every message names the argument, what it is and what it must be.

@@ -2,6 +2,10 @@
 // The small operators around attention. Floating-point tensors are f32, f16 or bf16, arithmetic is
 // f32; the last dimension is contiguous, other strides are free. Outputs may be the input they
 // replace (in place), else must not overlap it. Errors: invalid_argument naming the tensor.
+//
+// All tensors of a call are on one device. On CUDA a call only launches a kernel on its stream: what
+// tensors hold there is not read by the host, so where below it is an Error on the CPU, it is handled
+// as said there, and never an access outside of a tensor. The first call for some dtypes compiles.
 #pragma once
 
 #include <tilewright/attention.h>
@@ -20,7 +24,9 @@ namespace tilewright {
 // [requests, kv_heads]; also [kv_heads]. With more than one request token_indptr says whose the
 // tokens are: i32 or i64 [requests + 1], ascending from 0, request r has the tokens
 // [token_indptr[r], token_indptr[r + 1]); tokens behind the last request's must be skipped. A slot
-// outside the cache or below -1 is an Error and nothing is written.
+// outside the cache or below -1 is an Error and nothing is written. Of two tokens with one slot the
+// later one stays. On CUDA: such slots and tokens that are no request's are skipped, scales are not
+// checked, and which of two tokens with one slot stays is not determined.
 TILEWRIGHT_API void write_kv_cache(const TensorView& k, const TensorView& v, const KvCache& cache,
                                    const TensorView& slot_mapping, const Scale& k_scale = {},
                                    const Scale& v_scale = {}, const TensorView& token_indptr = {},
@@ -48,14 +54,16 @@ struct RopeSections {
 };
 
 // Rotates x [tokens, heads, head_dim] by positions i32 or i64 into out (may be x). positions:
-// [tokens], or [axes, tokens] with sections.
+// [tokens], or [axes, tokens] with sections. On CUDA up to 768 elements of a head are rotated, else
+// not_supported.
 TILEWRIGHT_API void apply_rope(const TensorView& x, const TensorView& positions,
                                const TensorView& out, const RopeSpec& rope,
                                const RopeSections& sections = {}, Stream stream = {});
 
 // The same with cosines and sines from a table [positions, dim] of f32, f16 or bf16, as vLLM's
 // cos_sin_cache: a position's row holds dim / 2 cosines, then dim / 2 sines. The first dim elements
-// of a head are rotated. A position outside the table is an Error and nothing is written.
+// of a head are rotated. A position outside the table is an Error and nothing is written; on CUDA
+// it counts as the nearest one inside.
 TILEWRIGHT_API void apply_rope_with_cos_sin_cache(const TensorView& x, const TensorView& positions,
                                                   const TensorView& cos_sin_cache,
                                                   const TensorView& out, bool interleaved = false,

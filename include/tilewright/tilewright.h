@@ -7,6 +7,7 @@
 #include <tilewright/dlpack.h>
 #include <tilewright/error.h>
 #include <tilewright/explain.h>
+#include <tilewright/jit.h>
 #include <tilewright/kv_cache.h>
 #include <tilewright/ops.h>
 #include <tilewright/plan.h>

@@ -18,6 +18,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -254,5 +255,8 @@ struct TILEWRIGHT_API Variant {
 
   friend TILEWRIGHT_API bool operator==(const Variant& a, const Variant& b);
 };
+
+// Reads what Variant::serialize() wrote. Errors (invalid_argument) name the line.
+TILEWRIGHT_API Variant deserialize(std::string_view text);
 
 }  // namespace tilewright

@@ -3,9 +3,11 @@
 
 #include <tilewright/export.h>
 
-#include <string>
-
 #define TILEWRIGHT_VERSION "0.1.0"
+
+#ifdef __cplusplus  // C includes this header too: c_base.h
+
+#include <string>
 
 namespace tilewright {
 
@@ -14,3 +16,5 @@ TILEWRIGHT_API std::string
 cpu_features();  // the SIMD target chosen at run time: "AVX3_DL", "AVX2", ...
 
 }  // namespace tilewright
+
+#endif

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Matrix instructions of a warp, Ampere and later: D = A B + D on 16 x 8 x 16 fragments, and the loads
-// that bring fragments from shared memory. Layouts are those of the PTX manual, "mma.m16n8k16":
-// lane l holds, with g = l / 4 and t = l % 4,
-//   A (16 x 16): a[0] = (g, 2t..2t+1), a[1] = (g + 8, 2t..), a[2] = (g, 2t + 8..), a[3] = (g + 8, 2t + 8..)
-//   B (16 x 8):  b[0] = rows 2t..2t+1 of column g, b[1] = rows 2t + 8.. of column g
-//   D (16 x 8):  d[0..1] = (g, 2t..2t+1), d[2..3] = (g + 8, 2t..2t+1)
+// Matrix instructions of a warp, Ampere and later: D = A B + D on 16 x 8 x 16 fragments, and the
+// loads that bring fragments from shared memory. Layouts are those of the PTX manual,
+// "mma.m16n8k16": lane l holds, with g = l / 4 and t = l % 4,
+//   A (16 x 16): a[0] = (g, 2t..2t+1), a[1] = (g + 8, 2t..), a[2] = (g, 2t + 8..), a[3] = (g + 8,
+//   2t + 8..) B (16 x 8):  b[0] = rows 2t..2t+1 of column g, b[1] = rows 2t + 8.. of column g D (16
+//   x 8):  d[0..1] = (g, 2t..2t+1), d[2..3] = (g + 8, 2t..2t+1)
 #pragma once
 
 #include "arch/memory.h"
@@ -12,8 +12,8 @@
 
 namespace tw {
 
-// Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8, 16 bytes.
-// Matrix i lands in r[i] of all lanes as a B (or half of an A) fragment.
+// Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8, 16
+// bytes. Matrix i lands in r[i] of all lanes as a B (or half of an A) fragment.
 TW_DEVICE void load_matrix_x4(u32 (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])

@@ -10,20 +10,26 @@ TW_DEVICE u32 shared_address(const void* pointer) {
   return static_cast<u32>(__cvta_generic_to_shared(pointer));
 }
 
-// Copies 16 bytes from global to shared memory, asynchronously. Where not `valid`, zeros are written
-// and nothing is read.
-TW_DEVICE void copy_async_16(void* shared, const void* global, bool valid = true) {
+// Copies 16 bytes from global to shared memory, asynchronously.
+TW_DEVICE void copy_async_16(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared_address(shared)),
+               "l"(global)
+               : "memory");
+}
+// The same; where not `valid`, zeros are written and nothing is read.
+TW_DEVICE void copy_async_16(void* shared, const void* global, bool valid) {
   const u32 bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
-               "r"(bytes)
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(
+                   shared_address(shared)),
+               "l"(global), "r"(bytes)
                : "memory");
 }
 // Copies since the last commit become one group.
 TW_DEVICE void copy_async_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
-// Waits until at most `groups` of this thread's latest groups are still under way. What they wrote is
-// visible to this thread; a barrier makes it so for others.
+// Waits until at most `groups` of this thread's latest groups are still under way. What they wrote
+// is visible to this thread; a barrier makes it so for others.
 template <i32 groups>
 TW_DEVICE void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(groups) : "memory");
@@ -43,6 +49,9 @@ TW_DEVICE float load_from_l2(const float* pointer) {
   asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(value) : "l"(pointer) : "memory");
   return value;
 }
+struct alignas(8) Float2 {
+  float x, y;
+};
 struct alignas(16) Float4 {
   float x, y, z, w;
 };
@@ -62,8 +71,8 @@ TW_DEVICE i32 load_once(const i32* pointer) {
   return value;
 }
 
-// Adds, and orders: what this thread wrote (and, after a barrier, its block) before is visible to whoever sees the
-// sum, and what others released is visible here.
+// Adds, and orders: what this thread wrote (and, after a barrier, its block) before is visible to
+// whoever sees the sum, and what others released is visible here.
 TW_DEVICE i32 atomic_add_acq_rel(i32* pointer, i32 value) {
   i32 before;
   asm volatile("atom.global.acq_rel.gpu.add.s32 %0, [%1], %2;"
@@ -75,6 +84,11 @@ TW_DEVICE i32 atomic_add_acq_rel(i32* pointer, i32 value) {
 // Relaxed: only the sum is exact.
 TW_DEVICE i32 atomic_add(i32* pointer, i32 value) {
   return atomicAdd(pointer, value);
+}
+template <typename T>
+TW_DEVICE void atomic_add_64(T* pointer, T value) {
+  static_assert(sizeof(T) == 8);
+  atomicAdd(reinterpret_cast<u64*>(pointer), static_cast<u64>(value));
 }
 TW_DEVICE u32 atomic_or(u32* pointer, u32 value) {
   return atomicOr(pointer, value);

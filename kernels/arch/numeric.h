@@ -6,7 +6,7 @@
 
 namespace tw {
 
-inline constexpr float kInfinity = __builtin_huge_valf();
+inline constexpr float kInfinity = __builtin_bit_cast(float, 0x7F800000U);
 
 TW_DEVICE u32 bits_of(float value) {
   return __float_as_uint(value);
@@ -80,6 +80,35 @@ TW_DEVICE float log2_fast(float x) {
   float result;
   asm("lg2.approx.f32 %0, %1;" : "=f"(result) : "f"(x));
   return result;
+}
+// 1 / x and a / b to 1 and 2 ulp; subnormal numbers count as 0.
+TW_DEVICE float reciprocal_fast(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+TW_DEVICE float divide_fast(float a, float b) {
+  float result;
+  asm("div.full.ftz.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+}
+// To 1e-6, absolutely, for angles in [-pi, pi].
+TW_DEVICE float sin_fast(float angle) {
+  float result;
+  asm("sin.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(angle));
+  return result;
+}
+TW_DEVICE float cos_fast(float angle) {
+  float result;
+  asm("cos.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(angle));
+  return result;
+}
+TW_DEVICE float abs_of(float x) {
+  return fabsf(x);
+}
+// a * b + c, rounded once.
+TW_DEVICE float multiply_add(float a, float b, float c) {
+  return fmaf(a, b, c);
 }
 // The larger one; if one is NaN, the other.
 TW_DEVICE float max_of(float a, float b) {

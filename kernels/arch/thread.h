@@ -6,8 +6,12 @@
 
 namespace tw {
 
+// Read anew at every use: else the compiler computes what follows from it, for all phases of a
+// kernel, before the outer loop, and keeps that in registers that the inner loops lack.
 TW_DEVICE i32 thread_id() {
-  return static_cast<i32>(threadIdx.x);
+  i32 id;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(id));
+  return id;
 }
 TW_DEVICE i32 num_threads() {
   return static_cast<i32>(blockDim.x);
@@ -21,9 +25,12 @@ TW_DEVICE i32 num_blocks() {
 TW_DEVICE i32 lane_id() {
   return thread_id() % kWarpSize;
 }
-// The same for all lanes, which the compiler learns by the shuffle.
+// A value that is the same in all lanes: the shuffle tells the compiler so.
+TW_DEVICE i32 uniform(i32 value) {
+  return __shfl_sync(kAllLanes, value, 0);
+}
 TW_DEVICE i32 warp_id() {
-  return __shfl_sync(kAllLanes, thread_id() / kWarpSize, 0);
+  return uniform(thread_id() / kWarpSize);
 }
 
 // The dynamic shared memory of the block, 16-byte aligned.

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Words of all device code: fixed-width integers, function qualifiers, vectors of bytes. Device code
-// includes only kernels/ and the scheduler's headers: nothing of the toolkit, whose headers alone
-// cost seconds a compile.
+// Words of all device code: fixed-width integers, function qualifiers, vectors of bytes. Device
+// code includes only kernels/ and the scheduler's headers: nothing of the toolkit, whose headers
+// alone cost seconds a compile.
 #pragma once
 
 #define TW_DEVICE __device__ __forceinline__
+// Called, not inlined: large, and used in several places.
+#define TW_DEVICE_CALL static __device__ __noinline__
 #define TW_SHARED __shared__
+// A table of constants, read like global memory.
+#define TW_TABLE static __device__ const
 // A kernel: found by its plain name in the compiled module.
 #define TW_KERNEL extern "C" __global__ void
 #define TW_LAUNCH_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
@@ -43,6 +47,10 @@ struct f8e5m2 {
 // 16 bytes, loaded and stored by one instruction.
 struct alignas(16) Bytes16 {
   u32 word[4];
+};
+
+struct alignas(8) Bytes8 {
+  u32 word[2];
 };
 
 inline constexpr u32 kAllLanes = 0xFFFFFFFFU;

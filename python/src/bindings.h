@@ -27,6 +27,7 @@ void bind_run(nb::class_<Attention>& attention);
 void bind_masks(nb::module_& m);
 void bind_ops(nb::module_& m);
 void bind_sampling(nb::module_& m);
+void bind_jit(nb::module_& m);
 
 // An expression or a bare Python number; TypeError naming the argument for anything else.
 Expr to_expr(nb::handle object, const char* name);

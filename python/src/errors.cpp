@@ -19,6 +19,10 @@ const char* code_name(ErrorCode code) {
       return "invalid_state";
     case ErrorCode::out_of_memory:
       return "out_of_memory";
+    case ErrorCode::device_error:
+      return "device_error";
+    case ErrorCode::compile_error:
+      return "compile_error";
     case ErrorCode::internal:
       return "internal";
   }

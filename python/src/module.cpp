@@ -22,6 +22,7 @@ NB_MODULE(_tilewright, m) {
   python::bind_masks(m);
   python::bind_ops(m);
   python::bind_sampling(m);
+  python::bind_jit(m);
   m.def("version", &tilewright::version, "Version of the library.");
   m.def("cpu_features", &tilewright::cpu_features,
         "The SIMD target chosen at run time: \"AVX3_DL\", \"AVX2\", ...");

@@ -7,7 +7,8 @@ class Error(RuntimeError):
 
     `code` says what kind it is: "invalid_argument", "limit_exceeded" (a batch over the limits of its plan),
     "not_supported" (a valid request that no kernel of this device answers), "invalid_state" (called in the wrong order),
-    "out_of_memory" or "internal".
+    "out_of_memory", "device_error" (the GPU or its driver failed), "compile_error" (a kernel did not compile) or
+    "internal".
     """
 
     code: str = ""

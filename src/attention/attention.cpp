@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "attention/attention_impl.h"
+#include "attention/cuda_plan.h"
 #include "attention/plan_impl.h"
 #include "base/checks.h"
 #include "base/numeric.h"
@@ -64,7 +65,7 @@ void require_scale(const char* name, const Scale& scale, std::int64_t requests, 
           "{} is {}: its shape must be [1] or broadcast to [{}, {}]", name, t, requests, heads);
 }
 
-void require_cache(int level, const KvCache& cache, const cpu::LevelPages& pages,
+void require_cache(int level, const KvCache& cache, const plan::LevelPages& pages,
                    const AttentionSpec& spec, Device device) {
   const auto check = [&](const char* which, const TensorView& t, DType dtype, int dim) {
     const auto name = [&] { return fmt::format("kv[{}].{}", level, which); };
@@ -78,6 +79,7 @@ void require_cache(int level, const KvCache& cache, const cpu::LevelPages& pages
     if (t.device != device) require_device(name(), t, device);
     if (!t.last_dim_contiguous()) require_last_dim_contiguous(name(), t);
     if (t.data == nullptr) require_defined(name(), t);
+    // Of a plan that the device made, only the device knows.
     if (pages.max_page >= t.shape[0]) {
       require(false, "levels[{}] has page {} for request {}: {} has {} pages", level,
               pages.max_page, pages.max_page_row, name(), t.shape[0]);
@@ -102,12 +104,11 @@ void bind_run_params(const AttentionImpl& attention, const RunArgs& args, std::i
       static_cast<double>(cap);
 }
 
-void run_levels(const AttentionImpl& attention, PlanImpl& plan_impl, const PlanPart& part,
-                const TensorView& q, const KvCache* levels, std::size_t num_levels,
-                const RunArgs& args) {
+// Checks a call's tensors. `tokens`: query tokens of the batch, as far as the host knows.
+void require_call(const AttentionImpl& attention, const plan::View& plan, std::int64_t tokens,
+                  int requests, const TensorView& q, const KvCache* levels, std::size_t num_levels,
+                  const RunArgs& args) {
   const AttentionSpec& spec = attention.spec;
-  const cpu::AttentionPlan& plan = part.plan;
-  const std::int64_t tokens = plan.schedule.header->q_tokens;
   require(num_levels == static_cast<std::size_t>(plan.num_levels),
           "kv has {} levels: the plan's batch has {}", num_levels, plan.num_levels);
 
@@ -137,23 +138,19 @@ void run_levels(const AttentionImpl& attention, PlanImpl& plan_impl, const PlanP
     require_dtype("sinks", args.sinks, {DType::f32});
     require_device("sinks", args.sinks, attention.device);
   }
-  const int requests = plan_impl.num_requests;
   require_scale("q_scale", args.q_scale, requests, spec.num_kv_heads, attention.device);
   require_scale("k_scale", args.k_scale, requests, spec.num_kv_heads, attention.device);
   require_scale("v_scale", args.v_scale, requests, spec.num_kv_heads, attention.device);
   require_scale("out_scale", args.out_scale, requests, spec.num_kv_heads, attention.device);
-
-  cpu::AttentionCall call;
   for (std::size_t level = 0; level < num_levels; ++level) {
     require_cache(static_cast<int>(level), levels[level], plan.levels[level], spec,
                   attention.device);
-    call.kv[level] = levels[level];
   }
-  call.bindings = plan.bindings;
-  bind_run_params(attention, args, requests, tokens, call.bindings);
-  call.spec = &spec;
-  call.variant = &attention.variant;
-  call.plan = &plan;
+}
+
+// What the calls of all backends have in common.
+template <typename Call>
+void fill_call(const AttentionSpec& spec, const TensorView& q, const RunArgs& args, Call& call) {
   call.q = q;
   call.out = args.out;
   call.lse = args.lse;
@@ -164,9 +161,50 @@ void run_levels(const AttentionImpl& attention, PlanImpl& plan_impl, const PlanP
   call.out_scale = args.out_scale;
   call.sinks = args.sinks;
   call.zero_padding = args.padding == Padding::zero;
+}
+
+void run_on_cpu(const AttentionImpl& attention, PlanImpl& plan_impl, const PlanPart& part,
+                const TensorView& q, const KvCache* levels, std::size_t num_levels,
+                const RunArgs& args) {
+  const cpu::AttentionPlan& plan = part.plan;
+  const std::int64_t tokens = plan.schedule.header->q_tokens;
+  require_call(attention, plan, tokens, plan_impl.num_requests, q, levels, num_levels, args);
+  cpu::AttentionCall call;
+  for (std::size_t level = 0; level < num_levels; ++level) call.kv[level] = levels[level];
+  call.bindings = plan.bindings;
+  bind_run_params(attention, args, plan_impl.num_requests, tokens, call.bindings);
+  call.spec = &attention.spec;
+  call.variant = &attention.variant;
+  call.plan = &plan;
+  fill_call(attention.spec, q, args, call);
   cpu::RunMemory memory = plan_impl.memory;
   memory.threads = std::min(memory.threads, num_threads());
   cpu::run_attention(call, memory);
+}
+
+// The batch's numbers are the device's: what they would make wrong, the kernel leaves out.
+void run_on_cuda(const Attention& attention, const CudaPlan& plan, const TensorView& q,
+                 const KvCache* levels, std::size_t num_levels, const RunArgs& args) {
+  const DevicePlan::Part& part = plan.part(attention);
+  const AttentionImpl& impl = attention.impl();
+  require_call(impl, part.view, 0, plan.num_requests(), q, levels, num_levels, args);
+  Bindings bindings = part.bindings;
+  bind_run_params(impl, args, plan.num_requests(), 0, bindings);
+  CudaCall call;
+  fill_call(impl.spec, q, args, call);
+  call.kv = levels;
+  call.stream = args.stream;
+  plan.run(part, call, bindings);
+}
+
+void run_levels(const Attention& attention, PlanImpl& plan, const TensorView& q,
+                const KvCache* levels, std::size_t num_levels, const RunArgs& args) {
+  if (plan.cuda != nullptr) {
+    plan.require_updated();
+    run_on_cuda(attention, *plan.cuda, q, levels, num_levels, args);
+    return;
+  }
+  run_on_cpu(attention.impl(), plan, plan.part_for_run(attention), q, levels, num_levels, args);
 }
 
 }  // namespace
@@ -178,18 +216,32 @@ bool operator==(const AttentionSpec& a, const AttentionSpec& b) {
          a.output_dtype() == b.output_dtype() && a.variant == b.variant;
 }
 
+AttentionImpl::AttentionImpl(const AttentionSpec& attention_spec, Device where)
+    : spec(attention_spec),
+      device(where),
+      variant(spec.variant, spec.head_dim),
+      soft_cap_param(variant.binder.index_of("logits_soft_cap")) {
+  if (device.type == DeviceType::cuda) cuda = std::make_unique<const CudaKernels>(spec, device);
+}
+AttentionImpl::~AttentionImpl() = default;
+
 Support supports(Device device, const AttentionSpec& spec) {
   require_spec(spec);
-  if (device.type != DeviceType::cpu) {
-    return {false, fmt::format("{}: not supported by this build, which has the CPU backend only",
-                               device_name(device))};
+  if (device.type == DeviceType::cpu) return {true, ""};
+  // Where there is no GPU the answer is that of the oldest one.
+  CudaTarget target;
+  if (device.index < cuda::device_count()) {
+    const cuda::Device properties = cuda::describe_device(device.index);
+    target = {properties.major, properties.minor};
   }
-  return {true, ""};
+  return cuda_supports(spec, target);
 }
 
 Attention::Attention(const AttentionSpec& spec, Device device) {
   const Support support = supports(device, spec);
-  if (!support) throw Error(ErrorCode::not_supported, support.reason);
+  if (!support) {
+    raise(ErrorCode::not_supported, "{}: {}", device_name(device), support.reason);
+  }
   impl_ = std::make_shared<const AttentionImpl>(spec, device);
 }
 
@@ -202,13 +254,12 @@ Device Attention::device() const {
 }
 
 void Attention::run(Plan& plan, const TensorView& q, const KvCache& kv, const RunArgs& args) const {
-  run_levels(*impl_, plan.impl(), plan.impl().part_for_run(*this), q, &kv, 1, args);
+  run_levels(*this, plan.impl(), q, &kv, 1, args);
 }
 
 void Attention::run(Plan& plan, const TensorView& q, const std::vector<KvCache>& levels,
                     const RunArgs& args) const {
-  run_levels(*impl_, plan.impl(), plan.impl().part_for_run(*this), q, levels.data(), levels.size(),
-             args);
+  run_levels(*this, plan.impl(), q, levels.data(), levels.size(), args);
 }
 
 }  // namespace tilewright

@@ -4,22 +4,24 @@
 
 #include <tilewright/attention.h>
 
+#include <memory>
+
 #include "cpu/compiled_variant.h"
 
 namespace tilewright {
 
+struct CudaKernels;
+
 class AttentionImpl {
  public:
-  AttentionImpl(const AttentionSpec& attention_spec, Device where)
-      : spec(attention_spec),
-        device(where),
-        variant(spec.variant, spec.head_dim),
-        soft_cap_param(variant.binder.index_of("logits_soft_cap")) {}
+  AttentionImpl(const AttentionSpec& attention_spec, Device where);
+  ~AttentionImpl();
 
   AttentionSpec spec;
   Device device;
   cpu::CompiledVariant variant;
   int soft_cap_param;  // -1: the variant has none
+  std::unique_ptr<const CudaKernels> cuda;  // null on the CPU
 };
 
 }  // namespace tilewright

@@ -88,4 +88,12 @@ inline void require_indptr(std::string_view name, const TensorView& indptr, std:
   }
 }
 
+inline void require_interleave(const KvInterleave& shard) {
+  require(shard.size >= 1 && shard.size <= kMaxPosition32 && shard.world >= 1 &&
+              shard.world <= kMaxPosition32 && shard.rank >= 0 && shard.rank < shard.world,
+          "batch.interleave has size {}, world {}, rank {}: size and world must be in [1, 2^31), "
+          "rank in [0, world)",
+          shard.size, shard.world, shard.rank);
+}
+
 }  // namespace tilewright

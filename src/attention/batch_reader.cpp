@@ -38,11 +38,7 @@ BatchReader::BatchReader(const Batch& batch, const Limits& limits, Device device
     require_integers("batch.kv_lens", batch.kv_lens, -1, device);
   }
   const KvInterleave& shard = batch.interleave;
-  require(shard.size >= 1 && shard.size <= kMaxPosition32 && shard.world >= 1 &&
-              shard.world <= kMaxPosition32 && shard.rank >= 0 && shard.rank < shard.world,
-          "batch.interleave has size {}, world {}, rank {}: size and world must be in [1, 2^31), "
-          "rank in [0, world)",
-          shard.size, shard.world, shard.rank);
+  require_interleave(shard);
   require(shard.world == 1 || batch.q_pos.defined() || batch.q_pos_offset.defined(),
           "batch.interleave has world {}: q_pos or q_pos_offset must be given", shard.world);
   require(!batch.q_pos.defined() || !batch.q_pos_offset.defined(),
@@ -96,7 +92,8 @@ void BatchReader::read_lengths(cpu::AttentionPlan& plan) const {
 }
 
 void BatchReader::read_positions(cpu::AttentionPlan& plan) const {
-  plan.interleave = batch_.interleave;
+  const KvInterleave& shard = batch_.interleave;
+  plan.interleave = {shard.size, shard.world, shard.rank};
   plan.q_pos =
       batch_.q_pos.defined() ? static_cast<const std::int32_t*>(batch_.q_pos.data) : nullptr;
   plan.q_pos_stride = batch_.q_pos.defined() ? batch_.q_pos.strides[0] : 1;
@@ -117,8 +114,6 @@ void BatchReader::read(const PlanInput& input, const TokenMemory& tokens,
           "batch.interleave has world {}: with {} levels it must be 1", batch_.interleave.world,
           levels);
   plan.num_levels = levels;
-  plan.num_segments = 0;
-  plan.joins_levels = false;
   plan::Header& header = *plan.schedule.header;
   header = {};
   header.num_requests = num_requests_;

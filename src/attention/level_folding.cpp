@@ -90,12 +90,7 @@ class Folding {
 
   bool shared_is_cheaper(const plan::Row& row) const {
     if (plan_.batch_invariant) return false;
-    const std::int64_t tiles = plan::tiles_of(config_, row.q_len);
-    const std::int64_t packed = static_cast<std::int64_t>(row.q_len) * config_.group_size;
-    // In blocks of keys, which need not be whole: behind a folded row the next keys fill them up.
-    const std::int64_t read_again = (child_tiles_ - tiles) * row.kv_len * config_.cost.block;
-    const std::int64_t kept = tiles * config_.cost.fixed + packed * config_.cost.join_row;
-    return read_again > kept * config_.block_tokens;
+    return plan::sharing_is_cheaper(config_, row, child_tiles_);
   }
 
   void fold_into_children(plan::Row& row) {
@@ -129,8 +124,9 @@ std::int32_t fold_levels(cpu::AttentionPlan& plan) {
       static_cast<std::int32_t>(std::remove_if(rows, rows + header.num_rows,
                                                [](const plan::Row& row) { return row.q_len < 0; }) -
                                 rows);
-  plan.joins_levels = std::any_of(plan.token_levels, plan.token_levels + header.q_tokens,
-                                  [](std::uint8_t levels) { return !std::has_single_bit(levels); });
+  const bool joins = std::any_of(plan.token_levels, plan.token_levels + header.q_tokens,
+                                 [](std::uint8_t levels) { return !std::has_single_bit(levels); });
+  header.joins_levels = joins ? 1 : 0;
   return folded;
 }
 

@@ -135,8 +135,8 @@ void LevelReader::read() {
     row.kv_pos = first_position(row);
     require_positions(row);
     if (plan_.token_levels != nullptr) cover_tokens(row);
-    row.segment = plan_.num_segments;
-    plan_.segments[plan_.num_segments++] = {row.level, row.index, row.kv_len, -1};
+    row.segment = header.num_segments++;
+    plan_.segments[row.segment] = {row.level, row.index, row.kv_len, -1};
     plan_.schedule.rows[header.num_rows++] = row;
   }
 }

@@ -51,6 +51,13 @@ void require_attentions(const std::vector<Attention>& attentions) {
   }
 }
 
+void require_workspace(const TensorView& workspace, Device device) {
+  require_rank("workspace", workspace, {1});
+  require_dtype("workspace", workspace, {DType::u8});
+  require_device("workspace", workspace, device);
+  require_last_dim_contiguous("workspace", workspace);
+}
+
 }  // namespace
 
 void PlanImpl::AlignedDelete::operator()(std::byte* pointer) const {
@@ -61,6 +68,11 @@ PlanImpl::PlanImpl(std::vector<Attention> list, const Limits& most, const Tensor
     : limits(most), attentions(std::move(list)) {
   require_attentions(attentions);
   require_limits(limits);
+  if (workspace.defined()) require_workspace(workspace, attentions[0].device());
+  if (attentions[0].device().type == DeviceType::cuda) {
+    cuda = std::make_unique<CudaPlan>(attentions, limits, workspace);
+    return;
+  }
   for (const Attention& attention : attentions) parts.emplace_back(attention);
   memory.threads = num_threads();
   const std::size_t bytes = lay_out(nullptr);
@@ -75,10 +87,6 @@ PlanImpl::PlanImpl(std::vector<Attention> list, const Limits& most, const Tensor
     lay_out(owned_.get());
     return;
   }
-  require_rank("workspace", workspace, {1});
-  require_dtype("workspace", workspace, {DType::u8});
-  require_device("workspace", workspace, attentions[0].device());
-  require_last_dim_contiguous("workspace", workspace);
   require(workspace.shape[0] >= static_cast<std::int64_t>(bytes),
           "workspace has {} bytes: these limits need {}", workspace.shape[0], bytes);
   require(reinterpret_cast<std::uintptr_t>(workspace.data) % kWorkspaceAlignment == 0,
@@ -91,6 +99,7 @@ std::size_t PlanImpl::workspace_bytes(const std::vector<Attention>& list, const 
                                       int threads) {
   require_attentions(list);
   require_limits(most);
+  if (list[0].device().type == DeviceType::cuda) return CudaPlan::workspace_bytes(list, most);
   PlanImpl counted(list, most, threads);
   return counted.lay_out(nullptr);
 }
@@ -199,8 +208,8 @@ void PlanPart::measure_rows() {
     if (row.tiles == 1 && config.heads_differ == 0) {
       // Decoding requests, of which there are many: the same without loops.
       row.max_tile_blocks = count(row, 0, 0, counted);
-      row.head_cost = plan::item_cost(config, row, 0, 0,
-                                      [&](auto&&...) { return row.max_tile_blocks; });
+      row.head_cost =
+          plan::item_cost(config, row, 0, 0, [&](auto&&...) { return row.max_tile_blocks; });
     } else if (row.tiles <= tiles_a_time) {
       measure(row, 0, row.tiles, counted);
     } else {
@@ -264,8 +273,13 @@ void PlanPart::make_schedule() {
   }
 }
 
-void PlanImpl::update(const Batch& batch, const std::vector<PlanInput>& inputs) {
+void PlanImpl::update(const Batch& batch, const std::vector<PlanInput>& inputs, Stream stream) {
   updated = false;
+  if (cuda != nullptr) {
+    cuda->update(batch, inputs, stream);
+    updated = true;
+    return;
+  }
   const BatchReader reader(batch, limits, attentions[0].device());
   require(inputs.size() == parts.size(), "inputs has {} entries: the plan has {} attentions",
           inputs.size(), parts.size());
@@ -302,10 +316,20 @@ PlanPart& PlanImpl::part_for_run(const Attention& attention) {
     raise(ErrorCode::invalid_state,
           "plan was not made for this attention: give it to the plan's constructor");
   }
+  require_updated();
+  return *part;
+}
+
+void PlanImpl::require_on_host(const char* what) const {
+  if (cuda == nullptr) return;
+  raise(ErrorCode::not_supported, "plan.{}(): the plan is on {}: its numbers are known there only",
+        what, device_name(attentions[0].device()));
+}
+
+void PlanImpl::require_updated() const {
   if (!updated) {
     raise(ErrorCode::invalid_state, "plan has no batch: call update() with one before run()");
   }
-  return *part;
 }
 
 Plan::Plan(std::vector<Attention> attentions, const Limits& limits, const TensorView& workspace)
@@ -320,11 +344,12 @@ std::size_t Plan::workspace_bytes(const std::vector<Attention>& attentions, cons
 
 // Nothing is compiled at run time on the CPU, and the workspace was laid out by the constructor.
 Plan& Plan::prepare() {
+  if (impl_->cuda != nullptr) impl_->cuda->prepare();
   return *this;
 }
 
-void Plan::update(const Batch& batch, const std::vector<PlanInput>& inputs, Stream /*stream*/) {
-  impl_->update(batch, inputs);
+void Plan::update(const Batch& batch, const std::vector<PlanInput>& inputs, Stream stream) {
+  impl_->update(batch, inputs, stream);
 }
 
 const Limits& Plan::limits() const {
@@ -336,10 +361,12 @@ const std::vector<Attention>& Plan::attentions() const {
 }
 
 std::vector<std::int32_t> Plan::status() const {
+  if (impl_->cuda != nullptr) return impl_->cuda->status();
   return std::vector<std::int32_t>(static_cast<std::size_t>(impl_->num_requests), 0);
 }
 
 PlanStats Plan::stats(const Attention& attention) const {
+  impl_->require_on_host("stats");
   return impl_->part_for_run(attention).stats;
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "attention/cuda_plan.h"
 #include "cpu/attention.h"
 
 namespace tilewright {
@@ -36,10 +37,15 @@ class PlanImpl {
   static std::size_t workspace_bytes(const std::vector<Attention>& attentions, const Limits& limits,
                                      int threads);
 
-  void update(const Batch& batch, const std::vector<PlanInput>& inputs);
+  void update(const Batch& batch, const std::vector<PlanInput>& inputs, Stream stream);
   // The part of an attention; Error when the plan was not made for it or not updated since.
   PlanPart& part_for_run(const Attention& attention);
+  // Error (not_supported) for a plan on a GPU.
+  void require_on_host(const char* what) const;
+  // Error unless update() was called.
+  void require_updated() const;
 
+  std::unique_ptr<CudaPlan> cuda;  // of a plan on a GPU; what follows is the CPU's
   Limits limits;
   std::vector<Attention> attentions;
   std::vector<PlanPart> parts;

@@ -94,6 +94,7 @@ class PieceList {
 }  // namespace
 
 std::vector<PlanPiece> Plan::pieces(const Attention& attention) const {
+  impl_->require_on_host("pieces");
   const PlanPart& part = impl_->part_for_run(attention);
   return PieceList(part.plan, part.attention.impl().variant.mask).list();
 }

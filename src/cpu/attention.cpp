@@ -351,7 +351,7 @@ void run_attention(const AttentionCall& call, const RunMemory& memory) {
                     Runner runner(call, memory, thread);
                     for (std::int64_t i = begin; i < end; ++i) runner.merge(schedule.splits[i]);
                   });
-  if (call.plan->joins_levels) {
+  if (call.plan->schedule.header->joins_levels != 0) {
     parallel_chunks(header.q_tokens, 16, memory.threads,
                     [&](int thread, std::int64_t begin, std::int64_t end) {
                       Runner(call, memory, thread).join_levels(begin, end);

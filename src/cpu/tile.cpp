@@ -79,7 +79,7 @@ void find_keys(const AttentionCall& call, const plan::Row& row, TileRow& tile_ro
   if (mask.mask_class() == MaskClass::elementwise) return;
   const RowContext& context = tile_row.context;
   if (mask.is_band()) {
-    const Interval positions = mask.band(context.q_pos, context.q_pos).any;
+    const Interval positions = mask.band(context.q_pos, context.q_pos).needed;
     const Interval keys{plan.keys_before(row, positions.begin),
                         plan.keys_before(row, positions.end)};
     tile_row.exact_keys = true;

@@ -1,49 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which KV blocks a tile needs and which of them need no masking: the mask's intervals of positions
-// as blocks of keys, and within them the lists of a BlockStructure.
+// Which KV blocks a tile needs, by a mask's analysis on the host.
 #pragma once
 
-#include <array>
-#include <cstdint>
-
 #include "cpu/attention_plan.h"
+#include "plan/tile_ranges.h"
 #include "variant/mask.h"
 
 namespace tilewright::cpu {
 
-struct TileRanges {
-  static constexpr int kMaxSpans = IntervalSet::kMax;
-  static constexpr int kMaxLists = 128;  // of a tile; with more of them they are not used
-  struct Span {
-    std::int32_t begin = 0;  // blocks [begin, end)
-    std::int32_t end = 0;
-  };
+using plan::TileRanges;
 
-  int num_spans = 0;
-  std::array<Span, kMaxSpans> spans;  // disjoint, ascending
-  std::int32_t blocks = 0;            // needed: in all spans and, with lists, in one of these
-  IntervalSet full;                   // of key indices: attended to by every row of the tile
+// A mask with its parameters, as plan::tile_ranges asks it.
+struct BoundMask {
+  const MaskAnalysis& mask;
+  const Bindings& bindings;
 
-  // The lists of the tile's queries, in plan->blocks. 0: blocks in spans are all needed.
-  int num_lists = 0;
-  std::array<std::int32_t, kMaxLists> lists;
-  const AttentionPlan* plan = nullptr;  // with lists
-  const plan::Row* row = nullptr;
-
-  // The index of the n-th needed block, 0 <= n < blocks. With lists it walks on from the last
-  // calls: cheap for n that grow, and for those that are not far behind. One thread at a time.
-  std::int32_t nth(std::int32_t n) const;
-  // The first needed block from `block` on, or -1.
-  std::int32_t next(std::int32_t block) const;
-  bool is_full(std::int64_t key_begin, std::int64_t key_end) const;
-
- private:
-  std::int32_t next_listed(std::int32_t block) const;
-  bool is_listed_full(std::int64_t key_begin, std::int64_t key_end) const;
-
-  static constexpr int kKnown = 32;  // the latest blocks that nth() met: number n is at n % kKnown
-  mutable std::array<std::int32_t, kKnown> known_;
-  mutable std::int32_t num_known_ = 0;
+  bool has_mask() const { return mask.mask_class() != MaskClass::none; }
+  bool one_interval() const { return mask.one_interval(); }
+  MaskRanges ranges(const QueryRange& queries) const { return mask.ranges(queries, bindings); }
+  plan::MaskInterval interval(const QueryRange& queries) const {
+    const MaskRanges both = ranges(queries);
+    return {both.needed.hull(), both.full.hull()};
+  }
 };
 
 // What one tile adds to PlanStats.

@@ -3,6 +3,7 @@
 #include <tilewright/ops.h>
 
 #include "base/element.h"
+#include "ops/cuda_run.h"
 #include "ops/op_common.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -123,11 +124,10 @@ HWY_EXPORT(activation_chunk);
 
 }  // namespace
 
-void act_and_mul(const TensorView& x, const TensorView& out, Activation activation,
-                 Stream /*stream*/) {
-  require_operand("x", x, {2});
+void act_and_mul(const TensorView& x, const TensorView& out, Activation activation, Stream stream) {
+  require_operand("x", x, {2}, x.device);
   require(x.shape[1] % 2 == 0, "x is {}: its last dimension must be even", x);
-  require_operand("out", out, {2});
+  require_operand("out", out, {2}, x.device);
   require_shape("out", out, {x.shape[0], x.shape[1] / 2});
   require_writable("out", out);
   // In place means the first half of x.
@@ -135,6 +135,10 @@ void act_and_mul(const TensorView& x, const TensorView& out, Activation activati
   require(activation == Activation::silu || activation == Activation::gelu ||
               activation == Activation::gelu_tanh,
           "activation is {}: it must be silu, gelu or gelu_tanh", static_cast<int>(activation));
+  if (on_cuda(x.device)) {
+    run_on_cuda(activation_launch(x, out, activation), x.device, stream);
+    return;
+  }
   const ActivationCall call{Rows(x), Rows(out), activation};
   parallel_items(x.shape[0], x.shape[1], [&](std::int64_t begin, std::int64_t end) {
     HWY_DYNAMIC_DISPATCH(activation_chunk)(call, begin, end);

@@ -10,6 +10,7 @@
 
 #include "base/element.h"
 #include "base/numeric.h"
+#include "ops/cuda_run.h"
 #include "ops/op_common.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -127,6 +128,7 @@ struct Side {
   const TensorView& from;
   const TensorView& to;
   const Scale& scale;
+  Device device;  // the call's
 };
 
 // What belongs to whom, for scales by request.
@@ -164,7 +166,7 @@ void check_scale(const Side& side, const Requests& requests) {
   if (!tensor.defined()) return;
   require_rank(side.scale_name, tensor, {1, 2});
   require_dtype(side.scale_name, tensor, {DType::f32});
-  require_device(side.scale_name, tensor, {});
+  require_device(side.scale_name, tensor, side.device);
   const std::int64_t heads = side.to.shape[2];
   const std::int64_t columns = tensor.shape[tensor.rank - 1];
   const std::int64_t rows = tensor.rank == 2 ? tensor.shape[0] : 1;
@@ -172,6 +174,7 @@ void check_scale(const Side& side, const Requests& requests) {
           "{} is {}: its shape must be [1] or [{}], one a KV head, or broadcast to [{}, {}]{}",
           side.scale_name, tensor, heads, requests.count, heads,
           requests.token_indptr.defined() ? "" : "; token_indptr tells the requests");
+  if (on_cuda(side.device)) return;  // what is in memory there is not read here
   for (std::int64_t row = 0; row < rows; ++row) {
     for (std::int64_t column = 0; column < columns; ++column) {
       const float value = scale_of(side.scale, row, column);
@@ -187,14 +190,14 @@ void check_side(const Side& side, const Requests& requests) {
   require_rank(side.cache_name, side.to, {4});
   require_dtype(side.cache_name, side.to,
                 {DType::f32, DType::f16, DType::bf16, DType::f8e4m3, DType::f8e5m2});
-  require_device(side.cache_name, side.to, {});
+  require_device(side.cache_name, side.to, side.device);
   require_last_dim_contiguous(side.cache_name, side.to);
   require_writable(side.cache_name, side.to);
   require_shape(side.name, side.from, {requests.tokens, side.to.shape[2], side.to.shape[3]});
   if (side.from.dtype != side.to.dtype) {
     require_dtype(side.name, side.from, {DType::f32, DType::f16, DType::bf16});
   }
-  require_device(side.name, side.from, {});
+  require_device(side.name, side.from, side.device);
   check_scale(side, requests);
 }
 
@@ -208,16 +211,17 @@ void check_slots(const TensorView& slots, const KvCache& cache) {
   }
 }
 
-Requests read_requests(const TensorView& token_indptr, std::int64_t tokens,
-                       const TensorView& slots) {
+Requests read_requests(const TensorView& token_indptr, std::int64_t tokens, const TensorView& slots,
+                       Device device) {
   Requests requests{token_indptr, 1, tokens};
   if (!token_indptr.defined()) return requests;
   require_rank("token_indptr", token_indptr, {1});
   require_dtype("token_indptr", token_indptr, {DType::i32, DType::i64});
-  require_device("token_indptr", token_indptr, {});
+  require_device("token_indptr", token_indptr, device);
   requests.count = token_indptr.shape[0] - 1;
   require(requests.count >= 0, "token_indptr is {}: it must have an entry more than requests",
           token_indptr);
+  if (on_cuda(device)) return requests;
   std::int64_t last = 0;
   for (std::int64_t r = 0; r <= requests.count; ++r) {
     const std::int64_t begin = requests.begin(r);
@@ -272,21 +276,26 @@ void write_side(const Side& side, const TensorView& slots, const Requests& reque
 
 void write_kv_cache(const TensorView& k, const TensorView& v, const KvCache& cache,
                     const TensorView& slot_mapping, const Scale& k_scale, const Scale& v_scale,
-                    const TensorView& token_indptr, Stream /*stream*/) {
-  const Side keys{"k", "cache.k", "k_scale", k, cache.k, k_scale};
-  const Side values{"v", "cache.v", "v_scale", v, cache.v, v_scale};
+                    const TensorView& token_indptr, Stream stream) {
+  const Side keys{"k", "cache.k", "k_scale", k, cache.k, k_scale, k.device};
+  const Side values{"v", "cache.v", "v_scale", v, cache.v, v_scale, k.device};
   require_rank("k", k, {3});
   require_rank("slot_mapping", slot_mapping, {1});
   require_shape("slot_mapping", slot_mapping, {k.shape[0]});
   require_dtype("slot_mapping", slot_mapping, {DType::i32, DType::i64});
-  require_device("slot_mapping", slot_mapping, {});
-  const Requests requests = read_requests(token_indptr, k.shape[0], slot_mapping);
+  require_device("slot_mapping", slot_mapping, k.device);
+  const Requests requests = read_requests(token_indptr, k.shape[0], slot_mapping, k.device);
   check_side(keys, requests);
   check_side(values, requests);
   for (int dim = 0; dim < 3; ++dim) {
     require(cache.k.shape[dim] == cache.v.shape[dim],
             "cache.v is {}: pages, page size and heads must be those of cache.k, {}", cache.v,
             cache.k);
+  }
+  if (on_cuda(k.device)) {
+    run_on_cuda(cache_write_launch(k, v, cache, slot_mapping, k_scale, v_scale, token_indptr),
+                k.device, stream);
+    return;
   }
   check_slots(slot_mapping, cache);
   if (k.shape[0] == 0) return;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/element.h"
+#include "ops/cuda_run.h"
 #include "ops/op_common.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -124,22 +125,26 @@ HWY_EXPORT(merge_chunk);
 }  // namespace
 
 void merge_states(const TensorView& values, const TensorView& lse, const TensorView& out,
-                  const TensorView& lse_out, Stream /*stream*/) {
-  require_operand("values", values, {4});
+                  const TensorView& lse_out, Stream stream) {
+  require_operand("values", values, {4}, values.device);
   require_rank("lse", lse, {3});
   require_dtype("lse", lse, {DType::f32});
-  require_device("lse", lse, {});
+  require_device("lse", lse, values.device);
   require_shape("lse", lse, {values.shape[0], values.shape[1], values.shape[2]});
-  require_operand("out", out, {3});
+  require_operand("out", out, {3}, values.device);
   require_shape("out", out, {values.shape[0], values.shape[2], values.shape[3]});
   require_writable("out", out);
   require_apart("out", out, "values", values);
   if (lse_out.defined()) {
     require_dtype("lse_out", lse_out, {DType::f32});
-    require_device("lse_out", lse_out, {});
+    require_device("lse_out", lse_out, values.device);
     require_shape("lse_out", lse_out, {values.shape[0], values.shape[2]});
     require_writable("lse_out", lse_out);
     require_apart("lse_out", lse_out, "lse", lse);
+  }
+  if (on_cuda(values.device)) {
+    run_on_cuda(merge_launch(values, lse, out, lse_out), values.device, stream);
+    return;
   }
   const MergeCall call{values, lse, out, lse_out};
   parallel_items(out.shape[0] * out.shape[1],

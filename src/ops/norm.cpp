@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/element.h"
+#include "ops/cuda_run.h"
 #include "ops/op_common.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -132,12 +133,12 @@ HWY_EXPORT(add_norm_chunk);
 HWY_EXPORT(load_weight);
 
 void check_norm(const TensorView& x, const TensorView& weight, const TensorView& out, float eps) {
-  require_operand("x", x, {1, 2, 3});
+  require_operand("x", x, {1, 2, 3}, x.device);
   const std::int64_t dim = x.shape[x.rank - 1];
   require(dim >= 1, "x is {}: its last dimension must not be empty", x);
-  require_operand("weight", weight, {1});
+  require_operand("weight", weight, {1}, x.device);
   require_shape("weight", weight, {dim});
-  require_operand("out", out, {x.rank});
+  require_operand("out", out, {x.rank}, x.device);
   require_same_shape("out", out, "x", x);
   require_writable("out", out);
   require_in_place_or_apart("out", out, "x", x);
@@ -153,8 +154,12 @@ std::vector<float> offset_weight(const TensorView& weight, float offset) {
 }  // namespace
 
 void rms_norm(const TensorView& x, const TensorView& weight, const TensorView& out, float eps,
-              float weight_offset, Stream /*stream*/) {
+              float weight_offset, Stream stream) {
   check_norm(x, weight, out, eps);
+  if (on_cuda(x.device)) {
+    run_on_cuda(rms_norm_launch(x, {}, weight, out, eps, weight_offset), x.device, stream);
+    return;
+  }
   const std::vector<float> weights = offset_weight(weight, weight_offset);
   const NormCall call{Rows(x), Rows(x), Rows(out), weights.data(), eps};
   parallel_items(call.x.count, weight.shape[0], [&](std::int64_t begin, std::int64_t end) {
@@ -163,13 +168,17 @@ void rms_norm(const TensorView& x, const TensorView& weight, const TensorView& o
 }
 
 void fused_add_rms_norm(const TensorView& x, const TensorView& residual, const TensorView& weight,
-                        const TensorView& out, float eps, float weight_offset, Stream /*stream*/) {
+                        const TensorView& out, float eps, float weight_offset, Stream stream) {
   check_norm(x, weight, out, eps);
-  require_operand("residual", residual, {x.rank});
+  require_operand("residual", residual, {x.rank}, x.device);
   require_same_shape("residual", residual, "x", x);
   require_writable("residual", residual);
   require_apart("residual", residual, "x", x);
   require_apart("out", out, "residual", residual);
+  if (on_cuda(x.device)) {
+    run_on_cuda(rms_norm_launch(x, residual, weight, out, eps, weight_offset), x.device, stream);
+    return;
+  }
   const std::vector<float> weights = offset_weight(weight, weight_offset);
   const NormCall call{Rows(x), Rows(residual), Rows(out), weights.data(), eps};
   parallel_items(call.x.count, weight.shape[0], [&](std::int64_t begin, std::int64_t end) {

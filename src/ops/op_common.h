@@ -11,13 +11,18 @@
 
 namespace tilewright {
 
-// A floating-point operand on the CPU with a contiguous last dimension.
+// A floating-point operand on the call's device with a contiguous last dimension. The first
+// operand's device is the call's.
 inline void require_operand(std::string_view name, const TensorView& tensor,
-                            std::initializer_list<int> ranks) {
+                            std::initializer_list<int> ranks, Device device) {
   require_rank(name, tensor, ranks);
   require_dtype(name, tensor, {DType::f32, DType::f16, DType::bf16});
   require_last_dim_contiguous(name, tensor);
-  require_device(name, tensor, {});
+  require_device(name, tensor, device);
+}
+
+inline bool on_cuda(Device device) {
+  return device.type == DeviceType::cuda;
 }
 
 inline void require_same_shape(std::string_view name, const TensorView& tensor,

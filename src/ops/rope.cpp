@@ -9,6 +9,7 @@
 
 #include "base/element.h"
 #include "base/numeric.h"
+#include "ops/cuda_run.h"
 #include "ops/op_common.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -245,14 +246,14 @@ Axes axes_of_pairs(const RopeSections& sections, std::size_t pairs) {
 }
 
 void check_tensors(const TensorView& x, const TensorView& positions, const TensorView& out) {
-  require_operand("x", x, {3});
-  require_operand("out", out, {3});
+  require_operand("x", x, {3}, x.device);
+  require_operand("out", out, {3}, x.device);
   require_same_shape("out", out, "x", x);
   require_writable("out", out);
   require_in_place_or_apart("out", out, "x", x);
   require_rank("positions", positions, {1, 2});
   require_dtype("positions", positions, {DType::i32, DType::i64});
-  require_device("positions", positions, {});
+  require_device("positions", positions, x.device);
 }
 
 // As [axes, tokens].
@@ -275,32 +276,43 @@ void rotate(const RopeCall& call) {
 }  // namespace
 
 void apply_rope(const TensorView& x, const TensorView& positions, const TensorView& out,
-                const RopeSpec& rope, const RopeSections& sections, Stream /*stream*/) {
+                const RopeSpec& rope, const RopeSections& sections, Stream stream) {
   check_tensors(x, positions, out);
   check_rope(rope);
   const int dim = rope_dim(rope, x.shape[2]);
   const std::size_t pairs = static_cast<std::size_t>(dim) / 2;
   const Axes axes = axes_of_pairs(sections, pairs);
-  rotate({Rows(x), Rows(out), positions_of_axes(positions, axes.count, x.shape[0]), TensorView(),
-          &cached_frequencies(rope, dim), axes.of_pair.data(), pairs, rope.interleaved});
+  const TensorView of_axes = positions_of_axes(positions, axes.count, x.shape[0]);
+  const RopeFrequencies& frequencies = cached_frequencies(rope, dim);
+  if (on_cuda(x.device)) {
+    const RopeTurns turns{
+        frequencies.values, frequencies.amplitude, {}, axes.of_pair, rope.interleaved};
+    run_on_cuda(rope_launch(x, of_axes, out, turns), x.device, stream);
+    return;
+  }
+  rotate({Rows(x), Rows(out), of_axes, TensorView(), &frequencies, axes.of_pair.data(), pairs,
+          rope.interleaved});
 }
 
 void apply_rope_with_cos_sin_cache(const TensorView& x, const TensorView& positions,
                                    const TensorView& cos_sin_cache, const TensorView& out,
-                                   bool interleaved, const RopeSections& sections,
-                                   Stream /*stream*/) {
+                                   bool interleaved, const RopeSections& sections, Stream stream) {
   check_tensors(x, positions, out);
-  require_operand("cos_sin_cache", cos_sin_cache, {2});
+  require_operand("cos_sin_cache", cos_sin_cache, {2}, x.device);
   const std::int64_t dim = cos_sin_cache.shape[1];
   require(dim % 2 == 0 && dim >= 2 && dim <= x.shape[2],
           "cos_sin_cache is {}: its last dimension must be even and in [2, {}], the head's",
           cos_sin_cache, x.shape[2]);
   const std::size_t pairs = static_cast<std::size_t>(dim) / 2;
   const Axes axes = axes_of_pairs(sections, pairs);
-  const RopeCall call{
-      Rows(x),       Rows(out),  positions_of_axes(positions, axes.count, x.shape[0]),
-      cos_sin_cache, nullptr,    axes.of_pair.data(),
-      pairs,         interleaved};
+  const TensorView of_axes = positions_of_axes(positions, axes.count, x.shape[0]);
+  if (on_cuda(x.device)) {
+    const RopeTurns turns{{}, 1, cos_sin_cache, axes.of_pair, interleaved};
+    run_on_cuda(rope_launch(x, of_axes, out, turns), x.device, stream);
+    return;
+  }
+  const RopeCall call{Rows(x), Rows(out),           of_axes, cos_sin_cache,
+                      nullptr, axes.of_pair.data(), pairs,   interleaved};
   for (std::int64_t axis = 0; axis < call.positions.shape[0]; ++axis) {
     for (std::int64_t token = 0; token < call.positions.shape[1]; ++token) {
       const std::int64_t position = call.position(axis, token);

@@ -9,13 +9,7 @@
 // KV head, tile).
 #pragma once
 
-#include <cstdint>
-
-#if defined(__CUDACC__)
-#define TILEWRIGHT_HD __host__ __device__
-#else
-#define TILEWRIGHT_HD
-#endif
+#include "plan/host_device.h"
 
 namespace tilewright::plan {
 
@@ -88,7 +82,10 @@ struct Header {
   std::int32_t workers = 0;  // that have a share of section B
   std::int32_t num_splits = 0;
   std::int32_t q_tokens = 0;
-  std::int64_t a_items = 0;  // section A: run whole, taken by workers in turn
+  std::int32_t num_segments = 0;
+  std::int32_t joins_levels = 0;  // some token is not covered by exactly one row
+  std::int32_t status_turn = 0;   // on the device: which array of status words is this plan's
+  std::int64_t a_items = 0;       // section A: run whole, taken by workers in turn
   std::int64_t tail_items =
       0;                     // items of A rows that section B takes over: the last, incomplete wave
   std::int64_t b_items = 0;  // section B, tail included

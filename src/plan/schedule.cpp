@@ -1,3 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scheduler's headers compile on their own, without anything of this project above src/plan.
+// The headers that host and device share compile on their own, without anything of this project
+// above src/plan.
 #include "plan/schedule.h"
+
+#include "plan/tile_ranges.h"
+#include "plan/wide.h"

@@ -23,16 +23,6 @@ struct Schedule {
   Split* splits = nullptr;  // [workers]
 };
 
-TILEWRIGHT_HD inline std::int64_t min64(std::int64_t a, std::int64_t b) {
-  return a < b ? a : b;
-}
-TILEWRIGHT_HD inline std::int64_t max64(std::int64_t a, std::int64_t b) {
-  return a > b ? a : b;
-}
-TILEWRIGHT_HD inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
-
 TILEWRIGHT_HD inline std::int32_t tiles_of(const Config& config, std::int32_t q_len) {
   return static_cast<std::int32_t>(
       ceil_div(static_cast<std::int64_t>(q_len) * config.group_size, config.tile_rows));
@@ -102,9 +92,26 @@ TILEWRIGHT_HD inline std::int64_t row_cost(const Config& config, const Row& row)
   return config.heads_differ ? row.head_cost : row.head_cost * (config.num_kv_heads / row.heads);
 }
 
+// Items of a row of section B.
+TILEWRIGHT_HD inline std::int64_t items_of(const Config& config, const Row& row) {
+  return static_cast<std::int64_t>(row.tiles) * (config.num_kv_heads / row.heads);
+}
+
 // An upper bound of the cost of any of a row's items.
 TILEWRIGHT_HD inline std::int64_t longest_item(const Config& config, const Row& row) {
   return config.cost.fixed + row.max_tile_blocks * block_cost(config, row, 0);
+}
+
+// Whether a row of an outer level is worth partial results of its own: else the rows below it, of
+// `tiles_below` tiles, each read its keys too.
+TILEWRIGHT_HD inline bool sharing_is_cheaper(const Config& config, const Row& row,
+                                             std::int64_t tiles_below) {
+  const std::int64_t tiles = tiles_of(config, row.q_len);
+  const std::int64_t packed = static_cast<std::int64_t>(row.q_len) * config.group_size;
+  // In blocks of keys, which need not be whole: behind a folded row the next keys fill them up.
+  const std::int64_t read_again = (tiles_below - tiles) * row.kv_len * config.cost.block;
+  const std::int64_t kept = tiles * config.cost.fixed + packed * config.cost.join_row;
+  return read_again > kept * config.block_tokens;
 }
 
 // The last row of [begin, end) with before(row) <= position: rows in order of what lies before
@@ -140,16 +147,20 @@ TILEWRIGHT_HD inline Item a_item(const Schedule& s, std::int64_t index) {
           static_cast<std::int32_t>(r.tiles - 1 - (tile - r.tiles_before))};
 }
 
+// Item `index` of those of a row of section B: head, tile.
+TILEWRIGHT_HD inline Item row_item(const Schedule& s, std::int32_t row, std::int64_t index) {
+  const Row& r = s.rows[row];
+  return {row, static_cast<std::int32_t>(index / r.tiles) * r.heads,
+          static_cast<std::int32_t>(index % r.tiles)};
+}
+
 // Item `index` of section B: the tail, then row, head, tile.
 TILEWRIGHT_HD inline Item b_item(const Schedule& s, std::int64_t index) {
   if (index < s.header->tail_items) return a_item(s, s.header->a_items + index);
   index -= s.header->tail_items;
   const std::int32_t row = find_row(s, s.header->num_a_rows, s.header->num_rows, index,
                                     [](const Row& r) { return r.tiles_before; });
-  const Row& r = s.rows[row];
-  index -= r.tiles_before;
-  return {row, static_cast<std::int32_t>(index / r.tiles) * r.heads,
-          static_cast<std::int32_t>(index % r.tiles)};
+  return row_item(s, row, index - s.rows[row].tiles_before);
 }
 
 // The block bound (or the item's) nearest to `cost` behind the start of `item`; its end is the
@@ -166,51 +177,63 @@ TILEWRIGHT_HD inline Cut round_cut(const Config& config, std::int64_t item, std:
   return {item, static_cast<std::int32_t>(block), block > 0 ? fixed + block * per_block : 0};
 }
 
+// A point behind the tail on section B's line: the first item of its row's head (where heads
+// differ: of its row), and the cost behind that item's start.
+struct LinePoint {
+  std::int32_t row = 0;
+  std::int64_t item = 0;
+  std::int64_t cost = 0;
+};
+
+TILEWRIGHT_HD inline LinePoint find_point(const Schedule& s, std::int64_t cost) {
+  const Header& h = *s.header;
+  LinePoint point;
+  cost -= h.tail_cost;
+  point.row =
+      find_row(s, h.num_a_rows, h.num_rows, cost, [](const Row& r) { return r.cost_before; });
+  const Row& r = s.rows[point.row];
+  cost -= r.cost_before;
+  point.item = h.tail_items + r.tiles_before;
+  if (!s.config.heads_differ) {
+    point.item += cost / r.head_cost * r.tiles;
+    cost %= r.head_cost;
+  }
+  point.cost = cost;
+  return point;
+}
+
+// The cut nearest to `target` on the line, which lies `cost` behind the start of `item`: a tile of
+// `row` that needs `blocks` blocks.
+TILEWRIGHT_HD inline Cut cut_inside(const Config& config, const Row& row, std::int32_t tile,
+                                    std::int32_t blocks, std::int64_t item, std::int64_t cost,
+                                    std::int64_t target) {
+  Cut cut = round_cut(config, item, cost, block_cost(config, row, tile), blocks);
+  cut.cost += target - cost;
+  return cut;
+}
+
 // The cut at `cost` on section B's line.
 template <typename Blocks>
 TILEWRIGHT_HD Cut find_cut(const Schedule& s, std::int64_t cost, const Blocks& blocks) {
   const Header& h = *s.header;
   if (cost >= h.b_cost) return {h.b_items, 0, h.b_cost};
-  const std::int64_t target = cost;
-  Cut cut;
-  // Whether the cut is in this item; else goes on behind it.
-  const auto cuts = [&](const Item& at, std::int64_t item) {
+  const bool in_tail = cost < h.tail_cost;
+  LinePoint point = in_tail ? LinePoint{0, 0, cost} : find_point(s, cost);
+  // Behind the tail the point's row holds the cut: it is not searched for again.
+  const std::int64_t row_begin = in_tail ? 0 : h.tail_items + s.rows[point.row].tiles_before;
+  const std::int64_t items_end = in_tail ? h.tail_items : h.b_items;
+  for (; point.item < items_end; ++point.item) {
+    const Item at =
+        in_tail ? b_item(s, point.item) : row_item(s, point.row, point.item - row_begin);
     const Row& row = s.rows[at.row];
-    const std::int64_t needed = blocks(row, at.head, at.tile);
-    const std::int64_t per_block = block_cost(s.config, row, at.tile);
-    const std::int64_t all = s.config.cost.fixed + needed * per_block;
-    if (cost >= all) {
-      cost -= all;
-      return false;
+    const std::int32_t needed = blocks(row, at.head, at.tile);
+    const std::int64_t all = s.config.cost.fixed + needed * block_cost(s.config, row, at.tile);
+    if (point.cost < all) {
+      return cut_inside(s.config, row, at.tile, needed, point.item, point.cost, cost);
     }
-    cut = round_cut(s.config, item, cost, per_block, needed);
-    cut.cost += target - cost;
-    return true;
-  };
-  if (cost < h.tail_cost) {
-    for (std::int64_t item = 0; item < h.tail_items; ++item) {
-      if (cuts(a_item(s, h.a_items + item), item)) return cut;
-    }
-    return {h.tail_items, 0, target - cost};
+    point.cost -= all;
   }
-  cost -= h.tail_cost;
-  const std::int32_t row =
-      find_row(s, h.num_a_rows, h.num_rows, cost, [](const Row& r) { return r.cost_before; });
-  const Row& r = s.rows[row];
-  cost -= r.cost_before;
-  std::int32_t head = 0;
-  if (!s.config.heads_differ) {
-    head = static_cast<std::int32_t>(cost / r.head_cost) * r.heads;
-    cost %= r.head_cost;
-  }
-  std::int64_t item =
-      h.tail_items + r.tiles_before + static_cast<std::int64_t>(head / r.heads) * r.tiles;
-  for (; head < s.config.num_kv_heads; head += r.heads) {
-    for (std::int32_t tile = 0; tile < r.tiles; ++tile, ++item) {
-      if (cuts({row, head, tile}, item)) return cut;
-    }
-  }
-  return {item, 0, target - cost};
+  return {point.item, 0, cost - point.cost};
 }
 
 // Orders two rows for section A and within it: A before B, longest items first, then as given.
@@ -232,6 +255,25 @@ struct RowOrder {
     return a.level != b.level ? a.level < b.level : a.index < b.index;
   }
 };
+
+// How many workers share section B. Cuts move by less than a fixed cost and a block: with larger
+// shares no worker's share is empty.
+TILEWRIGHT_HD inline std::int32_t count_workers(const Config& config, std::int64_t b_cost) {
+  const CostModel& c = config.cost;
+  const std::int64_t least =
+      max64(config.least_share,
+            c.fixed + 1 +
+                max64(c.block + static_cast<std::int64_t>(c.block_row) * config.tile_rows,
+                      config.max_heads *
+                          (c.block + static_cast<std::int64_t>(c.block_row) * config.joint_rows)));
+  return static_cast<std::int32_t>(max64(1, min64(config.workers, b_cost / least)));
+}
+
+// Where on section B's line a worker's share should begin: floor(worker * b_cost / workers),
+// without overflow of the product.
+TILEWRIGHT_HD inline std::int64_t share_begin(const Header& h, std::int32_t worker) {
+  return h.b_cost / h.workers * worker + h.b_cost % h.workers * worker / h.workers;
+}
 
 // Sets the header's sections and the rows' prefix sums; rows are sorted by RowOrder.
 template <typename Blocks>
@@ -257,20 +299,12 @@ TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, const Bl
   for (; row < h.num_rows; ++row) {
     s.rows[row].tiles_before = items;
     s.rows[row].cost_before = cost;
-    items += s.rows[row].tiles * (heads / s.rows[row].heads);
+    items += items_of(s.config, s.rows[row]);
     cost += row_cost(s.config, s.rows[row]);
   }
   h.b_items = h.tail_items + items;
   h.b_cost = h.tail_cost + cost;
-  // Cuts move by less than a fixed cost and a block: with larger shares no worker's share is empty.
-  const CostModel& c = s.config.cost;
-  const std::int64_t least = max64(
-      s.config.least_share,
-      c.fixed + 1 +
-          max64(c.block + static_cast<std::int64_t>(c.block_row) * s.config.tile_rows,
-                s.config.max_heads *
-                    (c.block + static_cast<std::int64_t>(c.block_row) * s.config.joint_rows)));
-  h.workers = static_cast<std::int32_t>(max64(1, min64(s.config.workers, h.b_cost / least)));
+  h.workers = count_workers(s.config, h.b_cost);
 }
 
 // The cost of a worker's share of section B; a part of an item counts the fixed cost where it
@@ -305,10 +339,7 @@ void make_schedule(Schedule& s, const Blocks& blocks, const Sort& sort) {
   sort(s.rows, s.rows + h.num_rows, order);
   lay_out_sections(s, order, blocks);
   for (std::int32_t worker = 0; worker <= h.workers; ++worker) {
-    // floor(worker * b_cost / workers), without overflow of the product
-    const std::int64_t whole = h.b_cost / h.workers * worker;
-    const std::int64_t rest = h.b_cost % h.workers * worker / h.workers;
-    s.cuts[worker] = find_cut(s, whole + rest, blocks);
+    s.cuts[worker] = find_cut(s, share_begin(h, worker), blocks);
   }
   list_splits(s);
 }

@@ -166,8 +166,10 @@ void ParamBinder::bind(const std::vector<ParamValue>& values, Bind when,
   std::array<const ParamValue*, Bindings::kMaxParams> given{};
   for (const ParamValue& value : values) {
     const int index = index_of(value.name);
-    require(index >= 0, "there is no parameter \"{}\": those bound {} are {}", value.name,
-            moment_name(when), known_names(params_, when));
+    if (index < 0) {  // not require(): the names would be listed, and memory allocated, always
+      raise(ErrorCode::invalid_argument, "there is no parameter \"{}\": those bound {} are {}",
+            value.name, moment_name(when), known_names(params_, when));
+    }
     const Param& param = params_[static_cast<std::size_t>(index)];
     require(param.bind() == when, "parameter \"{}\" is given {}: it must be given {}", value.name,
             moment_name(when), moment_name(param.bind()));

@@ -1,26 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "variant/mask.h"
 
-#include <algorithm>
-
-#include "variant/interval_set.h"
 #include "variant/mask_code.h"
 
 namespace tilewright {
 namespace {
 
-constexpr std::int64_t kMaxHeads = 128;  // looped over; beyond, nothing is claimed
-
-// Bounds of a relation's part that does not depend on the key, over the queries of a range.
-struct Offset {
-  Int128 low = 0;
-  Int128 high = 0;
-};
-
-Int128 term_at(const PositionTerm& term, std::int64_t position) {
-  const std::int64_t shifted = position + term.shift;
-  return Int128{term.coefficient} * (term.size == 1 ? shifted : floor_quotient(shifted, term.size));
-}
+using plan::MaskSets;
+using Offset = plan::Offset<Int128>;
 
 Int128 sum_of(const std::vector<UniformTerm>& terms, const Scalar* slots) {
   Int128 sum = 0;
@@ -49,10 +36,11 @@ void evaluate_rows(const MaskAnalysis::Code& code, const QueryRange& queries, Ro
       const MaskRelation& relation =
           code.relations[static_cast<std::size_t>(code.row_relations[i])];
       Int128 offset = sum_of(relation.rows, slots);
-      for (const PositionTerm& term : relation.queries) offset += term_at(term, row.q_pos);
+      for (const PositionTerm& term : relation.queries)
+        offset += plan::term_at<Int128>(term, row.q_pos);
       Offset& bounds = values.relations[i];
-      bounds = token == 0 ? Offset{offset, offset}
-                          : Offset{std::min(bounds.low, offset), std::max(bounds.high, offset)};
+      if (token == 0) bounds = Offset(offset);
+      bounds.include(offset);
     }
     for (std::size_t i = 0; i < conditions; ++i) {
       const bool holds = slots[code.row_conditions[i]].integer != 0;
@@ -62,57 +50,18 @@ void evaluate_rows(const MaskAnalysis::Code& code, const QueryRange& queries, Ro
   }
   for (std::size_t i = 0; i < relations; ++i) {
     const MaskRelation& relation = code.relations[static_cast<std::size_t>(code.row_relations[i])];
-    const Int128 uniform = relation.constant + sum_of(relation.uniforms, uniforms);
-    values.relations[i].low += uniform;
-    values.relations[i].high += uniform;
+    values.relations[i].add(relation.constant + sum_of(relation.uniforms, uniforms));
   }
 }
 
 Offset offset_of(const MaskRelation& relation, const QueryRange& queries, const Scalar* slots,
                  const RowValues& rows) {
   if (relation.row_relation >= 0) return rows.relations[relation.row_relation];
-  const Int128 uniform = relation.constant + sum_of(relation.uniforms, slots);
-  Offset offset{uniform, uniform};
+  Offset offset(relation.constant + sum_of(relation.uniforms, slots));
   for (const PositionTerm& term : relation.queries) {
-    const Int128 first = term_at(term, queries.q_pos_min);
-    const Int128 last = term_at(term, queries.q_pos_max);
-    offset.low += std::min(first, last);
-    offset.high += std::max(first, last);
+    plan::add_term(offset, term, queries.q_pos_min, queries.q_pos_max);
   }
   return offset;
-}
-
-// A bound on a key term, where bounds beyond all positions need not be told apart.
-std::int64_t clamped(Int128 bound) {
-  constexpr Int128 kLimit = Int128{1} << 43;
-  return static_cast<std::int64_t>(std::clamp(bound, -kLimit, kLimit));
-}
-
-// Keys with coefficient * term(key) <= bound.
-Interval keys_at_most(const PositionTerm& kv, Int128 bound) {
-  const auto key_at = [&](std::int64_t term) {  // the first key whose term is at least `term`
-    return std::clamp(Int128{term} * kv.size - kv.shift, Int128{kMinPosition},
-                      Int128{kMaxPosition});
-  };
-  if (kv.coefficient > 0) {
-    const Int128 most = kv.coefficient == 1 ? bound : floor_quotient<Int128>(bound, kv.coefficient);
-    return {kMinPosition, static_cast<std::int64_t>(key_at(clamped(most + 1)))};
-  }
-  const Int128 least =
-      kv.coefficient == -1 ? -bound : -floor_quotient<Int128>(bound, -kv.coefficient);
-  return {static_cast<std::int64_t>(key_at(clamped(least))), kMaxPosition};
-}
-
-// Keys with low <= coefficient * term(key) <= high.
-Interval keys_between(PositionTerm kv, Int128 low, Int128 high) {
-  const Interval upper = keys_at_most(kv, high);
-  kv.coefficient = -kv.coefficient;
-  const Interval lower = keys_at_most(kv, -low);
-  return {std::max(upper.begin, lower.begin), std::min(upper.end, lower.end)};
-}
-
-IntervalSet all_if(bool condition) {
-  return condition ? IntervalSet::all() : IntervalSet::none();
 }
 
 class Evaluator {
@@ -121,89 +70,49 @@ class Evaluator {
             const RowValues& rows)
       : code_(code), queries_(queries), slots_(slots), rows_(rows) {}
 
-  void node(int index, IntervalSet& needed, IntervalSet& full) const {
+  MaskSets node(int index) const {
     const MaskNode& node = code_.nodes[static_cast<std::size_t>(index)];
     switch (node.kind) {
       case MaskNode::Kind::all_of:
       case MaskNode::Kind::any_of:
-        group(index, needed, full);
-        break;
+        return group(index);
       case MaskNode::Kind::relation:
-        relation(code_.relations[static_cast<std::size_t>(node.index)], needed, full);
-        break;
-      case MaskNode::Kind::uniform:
-        needed = full = all_if((slots_[node.index].integer != 0) != node.negated);
-        break;
+        return relation(code_.relations[static_cast<std::size_t>(node.index)]);
+      case MaskNode::Kind::uniform: {
+        const bool holds = (slots_[node.index].integer != 0) != node.negated;
+        return MaskSets(plan::all_keys_if(holds, holds));
+      }
       case MaskNode::Kind::row:
-        needed = all_if(node.negated ? !rows_.every[node.index] : rows_.any[node.index]);
-        full = all_if(node.negated ? !rows_.any[node.index] : rows_.every[node.index]);
-        break;
-      case MaskNode::Kind::unknown:
-        needed = IntervalSet::all();
-        full = IntervalSet::none();
-        break;
+        return MaskSets(node.negated
+                            ? plan::all_keys_if(!rows_.every[node.index], !rows_.any[node.index])
+                            : plan::all_keys_if(rows_.any[node.index], rows_.every[node.index]));
+      default:
+        return MaskSets(plan::all_keys_if(true, false));
     }
   }
 
  private:
-  void group(int index, IntervalSet& needed, IntervalSet& full) const {
+  MaskSets group(int index) const {
     const MaskNode& parent = code_.nodes[static_cast<std::size_t>(index)];
-    const bool all_of = parent.kind == MaskNode::Kind::all_of;
-    node(index + 1, needed, full);
+    MaskSets sets = node(index + 1);
     for (int child = end_of(index + 1); child < parent.end; child = end_of(child)) {
-      IntervalSet child_needed;
-      IntervalSet child_full;
-      node(child, child_needed, child_full);
-      if (all_of) {
-        needed = intersection(needed, child_needed, Rounding::outward);
-        full = intersection(full, child_full, Rounding::inward);
-      } else {
-        needed = set_union(needed, child_needed, Rounding::outward);
-        full = set_union(full, child_full, Rounding::inward);
-      }
+      sets = parent.kind == MaskNode::Kind::all_of ? plan::all_of(sets, node(child))
+                                                   : plan::any_of(sets, node(child));
     }
+    return sets;
   }
 
   int end_of(int index) const { return code_.nodes[static_cast<std::size_t>(index)].end; }
 
-  void relation(const MaskRelation& relation, IntervalSet& needed, IntervalSet& full) const {
+  MaskSets relation(const MaskRelation& relation) const {
     const Offset offset = offset_of(relation, queries_, slots_, rows_);
-    if (relation.kv.coefficient == 0) return without_key(relation.kind, offset, needed, full);
-    if (relation.kind == MaskRelation::Kind::le) {
-      const Interval any = keys_at_most(relation.kv, -offset.low);
-      const Interval every = keys_at_most(relation.kv, -offset.high);
-      needed = IntervalSet::of(any.begin, any.end);
-      full = IntervalSet::of(every.begin, every.end);
-      return;
-    }
-    const bool one_value = offset.low == offset.high;
-    const Interval equal = keys_between(relation.kv, -offset.high, -offset.low);
-    if (relation.kind == MaskRelation::Kind::eq) {
-      needed = IntervalSet::of(equal.begin, equal.end);
-      full = one_value ? needed : IntervalSet::none();
-    } else {
-      full = outside(equal.begin, equal.end);
-      needed = one_value ? full : IntervalSet::all();
-    }
-  }
-
-  static void without_key(MaskRelation::Kind kind, const Offset& offset, IntervalSet& needed,
-                          IntervalSet& full) {
-    const bool may_be_zero = offset.low <= 0 && offset.high >= 0;
-    const bool is_zero = offset.low == 0 && offset.high == 0;
-    switch (kind) {
+    switch (relation.kind) {
       case MaskRelation::Kind::le:
-        needed = all_if(offset.low <= 0);
-        full = all_if(offset.high <= 0);
-        break;
+        return MaskSets(plan::at_most_zero(relation.kv, offset));
       case MaskRelation::Kind::eq:
-        needed = all_if(may_be_zero);
-        full = all_if(is_zero);
-        break;
-      case MaskRelation::Kind::ne:
-        needed = all_if(!is_zero);
-        full = all_if(!may_be_zero);
-        break;
+        return MaskSets(plan::equal_to_zero(relation.kv, offset));
+      default:
+        return plan::unequal_to_zero(relation.kv, offset);
     }
   }
 
@@ -253,14 +162,14 @@ MaskAnalysis::MaskAnalysis(const Variant& variant) {
   class_ = !closed            ? MaskClass::elementwise
            : code->has_rows() ? MaskClass::row_bounds
                               : MaskClass::closed_form;
+  one_interval_ = code->one_interval();
   band_ = band_sides(*code);
   code_ = std::move(code);
 }
 
 MaskRanges MaskAnalysis::ranges(const QueryRange& queries, const Bindings& bindings) const {
   MaskRanges result;
-  if (queries.q_pos_min > queries.q_pos_max || queries.tokens() <= 0 ||
-      queries.q_head_begin >= queries.q_head_end) {
+  if (queries.empty()) {
     result.exact = true;
     return result;
   }
@@ -270,20 +179,21 @@ MaskRanges MaskAnalysis::ranges(const QueryRange& queries, const Bindings& bindi
     return result;
   }
   if (is_band()) {
-    const Band found = band(queries.q_pos_min, queries.q_pos_max);
-    result.needed = IntervalSet::of(found.any.begin, found.any.end);
-    result.full = IntervalSet::of(found.every.begin, found.every.end);
+    const plan::MaskInterval found = band(queries.q_pos_min, queries.q_pos_max);
+    result.needed = IntervalSet::of(found.needed.begin, found.needed.end);
+    result.full = IntervalSet::of(found.full.begin, found.full.end);
     result.exact = same_set(result.needed, result.full);
     return result;
   }
   const std::int64_t heads =
       code_->uses_head ? queries.q_head_end - queries.q_head_begin : std::int64_t{1};
-  if (heads > kMaxHeads) {
+  if (heads > plan::kMaxMaskHeads) {
     result.needed = IntervalSet::all();
     return result;
   }
   Scalar slots[ScalarCode::kMaxSlots];
   RowValues rows;
+  MaskSets sets;
   for (std::int64_t head = 0; head < heads; ++head) {
     const RowContext row{.q_pos = 0,
                          .q_head = queries.q_head_begin + head,
@@ -296,19 +206,11 @@ MaskRanges MaskAnalysis::ranges(const QueryRange& queries, const Bindings& bindi
     code_->uniforms.run(row, bindings, slots);
     if (code_->has_rows()) evaluate_rows(*code_, queries, row, bindings, slots, rows);
     const Evaluator evaluator(*code_, queries, slots, rows);
-    if (head == 0) {
-      evaluator.node(0, result.needed, result.full);
-    } else {
-      IntervalSet needed;
-      IntervalSet full;
-      evaluator.node(0, needed, full);
-      result.needed = set_union(result.needed, needed, Rounding::outward);
-      result.full = intersection(result.full, full, Rounding::inward);
-    }
+    const MaskSets of_head = evaluator.node(0);
+    sets = head == 0 ? of_head : plan::with_head(sets, of_head);
   }
   // full is within what every query sees and needed covers what any does: equal, both are exact.
-  result.exact = same_set(result.needed, result.full);
-  return result;
+  return sets.ranges();
 }
 
 }  // namespace tilewright

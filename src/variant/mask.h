@@ -7,67 +7,21 @@
 #include <tilewright/variant.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
+#include "plan/mask_ranges.h"
 #include "variant/bindings.h"
 
 namespace tilewright {
 
-inline constexpr std::int64_t kMinPosition = -(std::int64_t{1} << 40);
-inline constexpr std::int64_t kMaxPosition = std::int64_t{1} << 40;
-
-struct Interval {
-  std::int64_t begin = 0;  // [begin, end)
-  std::int64_t end = 0;
-  bool empty() const { return begin >= end; }
-};
-
-// Disjoint intervals in ascending order, at most kMax.
-struct IntervalSet {
-  static constexpr int kMax = 8;
-  int count = 0;
-  std::array<Interval, kMax> intervals;
-
-  static IntervalSet all();
-  static IntervalSet none() { return {}; }
-  static IntervalSet of(std::int64_t begin, std::int64_t end);
-  bool contains(std::int64_t position) const;
-};
-
-// A set of query rows of one request: neighbouring query tokens, every head in [q_head_begin,
-// q_head_end).
-struct QueryRange {
-  std::int64_t q_pos_min = 0;  // bounds of the tokens' positions
-  std::int64_t q_pos_max = 0;
-  std::int64_t q_head_begin = 0;
-  std::int64_t q_head_end = 1;
-  std::int64_t kv_head = 0;
-  std::int64_t batch = 0;
-  std::int64_t q_len = 0;
-  std::int64_t kv_len = 0;
-  std::int64_t q_index = 0;  // of the first token in the batch
-  std::int64_t q_begin = 0;  // of its request's first one
-  // The positions of q_count tokens. Null: they are q_pos_min, q_pos_min + 1, ... q_pos_max.
-  const std::int32_t* q_pos = nullptr;
-  std::int64_t q_pos_stride = 1;
-  std::int64_t q_count = 0;
-
-  std::int64_t tokens() const { return q_pos != nullptr ? q_count : q_pos_max - q_pos_min + 1; }
-  std::int64_t position(std::int64_t token) const {
-    return q_pos != nullptr ? q_pos[token * q_pos_stride] : q_pos_min + token;
-  }
-};
-
-struct MaskRanges {
-  IntervalSet needed;  // a superset of the key positions that some query of the range attends to
-  IntervalSet full;    // a subset of those that all of them attend to
-  // needed == full: for one query row of a mask of closed form or with row bounds, unless kMax was
-  // not enough
-  bool exact = false;
-};
+using plan::Interval;
+using plan::IntervalSet;
+using plan::kMaxPosition;
+using plan::kMinPosition;
+using plan::MaskRanges;
+using plan::QueryRange;
 
 enum class MaskClass : std::uint8_t {
   none,         // no mask: everything is full
@@ -93,28 +47,28 @@ class MaskAnalysis {
   explicit MaskAnalysis(const Variant& variant);
 
   MaskClass mask_class() const { return class_; }
-
+  // Of ranges(): `full` is never more than one interval, and for one head nor is `needed`. True of
+  // conjunctions of half-planes, of unions of those that bound keys on the same side, and whatever
+  // conditions on the query and parts that count as unknown are joined with them.
+  bool one_interval() const { return one_interval_; }
   // Causal masks and windows, which most are: every query attends to one interval of keys, bounded
   // by constants and multiples of its position. Their ranges cost little more than a comparison.
   bool is_band() const { return !band_.empty(); }
-  struct Band {
-    Interval any{kMinPosition, kMaxPosition};    // MaskRanges::needed
-    Interval every{kMinPosition, kMaxPosition};  // MaskRanges::full
-  };
   // Of the queries at positions [first, last]. Only for bands.
-  Band band(std::int64_t first, std::int64_t last) const {
-    Band band;
+  plan::MaskInterval band(std::int64_t first, std::int64_t last) const {
+    constexpr Interval kAll{kMinPosition, kMaxPosition};
+    plan::MaskInterval band{kAll, kAll};
     for (const BandSide& side : band_) {
       const std::int64_t at_first = side.slope * first + side.constant;
       const std::int64_t at_last = side.slope * last + side.constant;
       const std::int64_t least = at_first < at_last ? at_first : at_last;
       const std::int64_t most = at_first < at_last ? at_last : at_first;
       if (side.upper) {
-        band.any.end = std::min(band.any.end, most + 1);
-        band.every.end = std::min(band.every.end, least + 1);
+        band.needed.end = std::min(band.needed.end, most + 1);
+        band.full.end = std::min(band.full.end, least + 1);
       } else {
-        band.any.begin = std::max(band.any.begin, least);
-        band.every.begin = std::max(band.every.begin, most);
+        band.needed.begin = std::max(band.needed.begin, least);
+        band.full.begin = std::max(band.full.begin, most);
       }
     }
     return band;
@@ -127,6 +81,7 @@ class MaskAnalysis {
 
  private:
   MaskClass class_ = MaskClass::none;
+  bool one_interval_ = false;
   std::shared_ptr<const Code> code_;
   std::vector<BandSide> band_;
 };

@@ -6,18 +6,14 @@
 #include <cstdint>
 #include <vector>
 
+#include "plan/half_plane.h"
 #include "variant/integer.h"
 #include "variant/mask.h"
 #include "variant/scalar_code.h"
 
 namespace tilewright {
 
-// floor((position + shift) / size); size 1 and shift 0 are the position itself.
-struct PositionTerm {
-  std::int64_t coefficient = 0;
-  std::int64_t shift = 0;
-  std::int64_t size = 1;
-};
+using plan::PositionTerm;
 
 struct UniformTerm {
   std::int64_t coefficient = 0;
@@ -62,6 +58,11 @@ struct MaskAnalysis::Code {
   bool uses_head = false;           // some value depends on q_head
 
   bool has_rows() const { return !row_relations.empty() || !row_conditions.empty(); }
+
+  // What the sets of a subtree are always like, for one head.
+  enum class Shape : std::uint8_t { all_or_none, below, from, interval, other };
+  Shape shape(int node = 0) const;
+  bool one_interval() const { return shape() != Shape::other; }
 };
 
 // Fills `code`; true when all of the mask is of closed form (there is no unknown node).

@@ -422,6 +422,29 @@ class Compiler {
 
 }  // namespace
 
+// `below`: all positions below some bound; `from`: all from some bound on.
+MaskAnalysis::Code::Shape MaskAnalysis::Code::shape(int node) const {
+  const MaskNode& n = nodes[static_cast<std::size_t>(node)];
+  if (n.kind == Kind::relation) {
+    const MaskRelation& relation = relations[static_cast<std::size_t>(n.index)];
+    if (relation.kv.coefficient == 0) return Shape::all_or_none;
+    if (relation.kind == RelationKind::eq) return Shape::interval;
+    if (relation.kind == RelationKind::ne) return Shape::other;
+    return relation.kv.coefficient > 0 ? Shape::below : Shape::from;
+  }
+  Shape joined = Shape::all_or_none;
+  for (int child = node + 1; child < n.end; child = nodes[static_cast<std::size_t>(child)].end) {
+    const Shape next = shape(child);
+    if (joined == Shape::other || next == Shape::other) return Shape::other;
+    if (joined == Shape::all_or_none) {
+      joined = next;
+    } else if (next != Shape::all_or_none && (next != joined || next == Shape::interval)) {
+      joined = n.kind == Kind::all_of ? Shape::interval : Shape::other;
+    }
+  }
+  return joined;
+}
+
 bool compile_mask(const Variant& variant, MaskAnalysis::Code& code) {
   return Compiler(variant, code).compile(variant.mask.node());
 }

@@ -130,6 +130,12 @@ int ScalarCode::add(const ExprNode& node, const std::vector<Param>& params) {
   return slots() - 1;
 }
 
+std::vector<const ExprNode*> ScalarCode::nodes() const {
+  std::vector<const ExprNode*> nodes(instructions_.size());
+  for (const auto& [node, slot] : slot_of_) nodes[static_cast<std::size_t>(slot)] = node;
+  return nodes;
+}
+
 Scalar ScalarCode::evaluate(const Instruction& in, const RowContext& row, const Bindings& bindings,
                             const Scalar* slots) {
   switch (in.op) {

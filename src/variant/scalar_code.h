@@ -27,6 +27,9 @@ class ScalarCode {
   // `params` gives parameters their indices in Bindings.
   int add(const ExprNode& node, const std::vector<Param>& params);
 
+  // By slot: what they hold. The graph must still be there.
+  std::vector<const ExprNode*> nodes() const;
+
   int slots() const { return static_cast<int>(instructions_.size()); }
   // Allocates nothing. Real arithmetic is f32, operator by operator.
   void run(const RowContext& row, const Bindings& bindings, Scalar* slots) const;

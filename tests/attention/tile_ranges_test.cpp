@@ -142,12 +142,27 @@ struct RandomPlan {
     ASSERT_EQ(counts.keys, count_tile(by_levels, mask, row, 0, tile).keys);
   }
 
+  // The form without loops tells the same, but for lists.
+  void check_span(const TileRanges& ranges, std::int32_t tile) const {
+    ASSERT_TRUE(mask.one_interval());
+    const plan::TileSpan span = plan::tile_span(plan, BoundMask{mask, plan.bindings}, row, 0, tile);
+    const IntervalSet keys = IntervalSet::of(span.full_begin, span.full_end);
+    ASSERT_TRUE(plan::same_set(keys, ranges.full));
+    ASSERT_EQ(ranges.num_spans, span.begin < span.end ? 1 : 0);
+    if (ranges.num_spans > 0) {
+      ASSERT_EQ(span.begin, ranges.spans[0].begin);
+      ASSERT_EQ(span.end, ranges.spans[0].end);
+    }
+    ASSERT_TRUE(ranges.num_lists > 0 || span.blocks() == ranges.blocks);
+  }
+
   void check_tile(std::int32_t tile) const {
     const plan::Config& config = plan.schedule.config;
     const TileRanges ranges = tile_ranges(plan, mask, row, 0, tile);
     std::vector<std::int32_t> walked;
     for (std::int32_t b = ranges.next(0); b >= 0; b = ranges.next(b + 1)) walked.push_back(b);
     ASSERT_EQ(ranges.blocks, static_cast<std::int32_t>(walked.size()));
+    check_span(ranges, tile);
     for (std::size_t i = 0; i < walked.size(); ++i) {
       ASSERT_EQ(ranges.nth(static_cast<std::int32_t>(i)), walked[i]);
       if (i + 3 < walked.size()) {

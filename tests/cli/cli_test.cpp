@@ -36,8 +36,8 @@ class Cli : public test::CliFixture {
   const TemporaryFile model_{TinyModel{}.write().bytes()};
 };
 
-constexpr std::array kCommands = {"generate", "score", "tokenize", "doctor",
-                                  "replay",   "plan",  "trace"};
+constexpr std::array kCommands = {"generate", "score",  "tokenize", "doctor", "compile",
+                                  "cache",    "replay", "plan",     "trace"};
 
 TEST_F(Cli, HelpAndVersion) {
   const Outcome help = run({"--help"});

@@ -1,5 +1,5 @@
 # Installs the build to an empty prefix, then configures, builds and tests the consumer beside this file against it.
-foreach(name BUILD_DIR CONSUMER_DIR SCRATCH_DIR GENERATOR CXX_COMPILER)
+foreach(name BUILD_DIR CONSUMER_DIR SCRATCH_DIR GENERATOR C_COMPILER CXX_COMPILER)
   if(NOT DEFINED ${name})
     message(FATAL_ERROR "run.cmake needs -D${name}=...")
   endif()
@@ -21,6 +21,6 @@ foreach(header ${headers})
 endforeach()
 
 run(${CMAKE_COMMAND} -S ${CONSUMER_DIR} -B ${SCRATCH_DIR}/build -G ${GENERATOR}
-    -DCMAKE_PREFIX_PATH=${prefix} -DCMAKE_CXX_COMPILER=${CXX_COMPILER} -DCMAKE_BUILD_TYPE=Release)
+    -DCMAKE_PREFIX_PATH=${prefix} -DCMAKE_C_COMPILER=${C_COMPILER} -DCMAKE_CXX_COMPILER=${CXX_COMPILER} -DCMAKE_BUILD_TYPE=Release)
 run(${CMAKE_COMMAND} --build ${SCRATCH_DIR}/build)
 run(${CMAKE_CTEST_COMMAND} --test-dir ${SCRATCH_DIR}/build --output-on-failure)

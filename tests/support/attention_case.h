@@ -250,6 +250,28 @@ class CaseRun {
     EXPECT_TRUE(first == out_.snapshot()) << "the second run gave other bits";
   }
 
+  // By another interface, which must give the bits that C++ gives: caller(spec, limits, batch,
+  // input, q, kv, args) updates a plan of its own and runs.
+  template <typename Caller>
+  void run_by(const Caller& caller) {
+    make_batch();
+    make_arguments();
+    const Attention attention(spec_);
+    const Limits most = limits();
+    Plan plan({attention}, most);
+    update(plan);
+    execute(plan);
+    const auto out = out_.snapshot();
+    const auto lse = lse_.snapshot();
+    out_.refill();
+    lse_.refill();
+    caller(spec_, most, batch_, PlanInput(attention, {level_}, variant_.plan_params), q_.view(),
+           cache_->view(), args_);
+    EXPECT_TRUE(out_.snapshot() == out) << "out has other bits";
+    EXPECT_TRUE(lse_.snapshot() == lse) << "lse has other bits";
+    check();
+  }
+
  private:
   std::int64_t requests() const { return static_cast<std::int64_t>(requests_.size()); }
 

@@ -68,6 +68,9 @@ class Tensor {
   bool defined() const { return storage_ != nullptr; }
   const Extents& shape() const { return shape_; }
   std::uint8_t* data() { return data_; }
+  // All memory, guards included.
+  std::uint8_t* storage() { return storage_.get(); }
+  std::size_t storage_bytes() const { return bytes_; }
 
   // An undefined tensor gives "no tensor".
   TensorView view() const {

@@ -122,6 +122,12 @@ inline void check(const PlanParams& plan, const MaskAnalysis& analysis, const Qu
   const MaskRanges ranges = analysis.ranges(queries, plan.bindings);
   check_sets(ranges.needed);
   check_sets(ranges.full);
+  if (analysis.one_interval()) {
+    ASSERT_LE(ranges.full.count, 1) << plan.variant.serialize();
+    if (queries.q_head_end - queries.q_head_begin == 1) {
+      ASSERT_LE(ranges.needed.count, 1) << plan.variant.serialize();
+    }
+  }
   const Truth truth = brute_force(plan, queries, first_key);
   for (std::int64_t key = 0; key < kKeys; ++key) {
     const auto i = static_cast<std::size_t>(key);

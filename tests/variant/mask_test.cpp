@@ -2,6 +2,8 @@
 // MaskAnalysis against brute force: never wrong for any mask, tight for those that matter.
 #include "variant/mask.h"
 
+#include <tilewright/variants.h>
+
 #include <array>
 #include <cstdint>
 #include <vector>
@@ -202,11 +204,11 @@ TEST(MaskAnalysis, BandsAreKnown) {
 
   const MaskAnalysis analysis(with_mask(kv_pos() <= q_pos() * -2 + 50 && kv_pos() >= q_pos() - 7));
   ASSERT_TRUE(analysis.is_band());
-  const MaskAnalysis::Band band = analysis.band(10, 14);
-  EXPECT_EQ(band.any.begin, 3);
-  EXPECT_EQ(band.any.end, 31);
-  EXPECT_EQ(band.every.begin, 7);
-  EXPECT_EQ(band.every.end, 23);
+  const plan::MaskInterval band = analysis.band(10, 14);
+  EXPECT_EQ(band.needed.begin, 3);
+  EXPECT_EQ(band.needed.end, 31);
+  EXPECT_EQ(band.full.begin, 7);
+  EXPECT_EQ(band.full.end, 23);
 }
 
 TEST(MaskAnalysis, PartsThatAreUnknownDoNotHideTheRest) {
@@ -268,6 +270,25 @@ TEST(MaskAnalysis, SharedSubtreesDoNotExplode) {
   Expr high = kv_pos();
   for (int i = 0; i < 50; ++i) high = max(high, high - 1);
   EXPECT_EQ(class_of(high < 5), MaskClass::elementwise);
+}
+
+TEST(MaskAnalysis, MasksOfOneInterval) {
+  using namespace expr;  // NOLINT(google-build-using-namespace)
+  const auto one = [](const Variant& variant) { return MaskAnalysis(variant).one_interval(); };
+  for (const Variant& variant :
+       {variants::causal(), variants::causal(9), variants::sliding_window(3, 4),
+        variants::prefix_lm(), variants::causal_by_request(), variants::chunked_local(16),
+        variants::block_causal(16), variants::document(), variants::bidirectional_spans(),
+        variants::tree(), variants::dense_mask(),
+        with_mask(kv_pos() >= q_pos() || kv_pos() >= 3)}) {
+    EXPECT_TRUE(one(variant)) << variant.serialize();
+  }
+  for (const Variant& variant : {variants::attention_sink(4, 20), with_mask(kv_pos() != q_pos()),
+                                 with_mask(kv_pos() == 3 || kv_pos() < q_pos()),
+                                 with_mask(kv_pos() < 3 || kv_pos() > q_pos()),
+                                 with_mask(kv_pos() == 3 || kv_pos() == q_pos())}) {
+    EXPECT_FALSE(one(variant)) << variant.serialize();
+  }
 }
 
 }  // namespace

@@ -169,11 +169,11 @@ RefValue Reference::real_operator(ExprOp op, const RefValue& a, const RefValue& 
     case ExprOp::log:
       if (x - a.error <= 0) return {.unsure = true};
       result.real = std::log(x);
-      error = a.error / (x - a.error);
+      error = a.error / (x - a.error) + in_.function_error;
       break;
     case ExprOp::tanh:
       result.real = std::tanh(x);
-      error = a.error;
+      error = a.error + in_.function_error;
       break;
     case ExprOp::sigmoid:
       result.real = 1 / (1 + std::exp(-x));

@@ -71,6 +71,7 @@ struct RefInputs {
   std::int64_t kv_pos = 0;
   double logit = 0;  // or value
   const std::map<std::string, BoundParam>* params = nullptr;
+  double function_error = 0;  // absolute, of tanh and log
 };
 
 class Reference {

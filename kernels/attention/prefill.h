@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0
+// A tile of many rows (FlashAttention-2, arXiv 2307.08691): every warp has its own rows and walks
+// over the same blocks of keys, which copies bring into two stages of shared memory, one block ahead.
+#pragma once
+
+#include "arch/matrix.h"
+#include "attention/keys.h"
+#include "attention/results.h"
+
+namespace tw {
+
+struct PrefillStage {
+  alignas(16) char k[Shape::kBlock * Shape::kHeadPitch];
+  alignas(16) char v[Shape::kBlock * Shape::kValuePitch];
+};
+
+struct PrefillMemory {
+  union {
+    struct {
+      alignas(16) char q[Shape::kRows * Shape::kHeadPitch];
+      PrefillStage stages[2];
+    };
+    struct {  // at the end
+      alignas(16) float o[Shape::kRows * Shape::kOutputPitch];
+      float m[Shape::kRows];  // of merges: the rows' common references
+      float l[Shape::kRows];
+      RowTarget targets[Shape::kRows];
+    };
+  };
+  // Of the block in a stage, or to be loaded into it.
+  alignas(16) const char* keys[2][Shape::kBlock];
+  alignas(16) const char* values[2][Shape::kBlock];
+  // Other warps may still look at those of the block before, so they live longer.
+  i32 positions[4][Shape::kBlock];
+};
+
+class Prefill {
+ public:
+  static constexpr i32 kRowTiles = Shape::kRowTiles;
+  static constexpr i32 kKeyTiles = Shape::kBlock / 8;
+  using KeyCopy = RowCopy<Shape::kHeadUnits, Shape::kBlock, Shape::kThreads>;
+  using ValueCopy = RowCopy<Shape::kValueUnits, Shape::kBlock, Shape::kThreads>;
+  using Element = Shape::Element;
+
+  TW_DEVICE Prefill(const AttentionParams& params, Tile& the_tile, PrefillMemory& the_memory)
+      : p(params),
+        tile(the_tile),
+        memory(the_memory),
+        thread(thread_id()) {}
+
+  // `count` blocks of those that the tile needs, from tile.first_block on. `meanwhile` is called
+  // while the first block is on its way.
+  template <typename Meanwhile>
+  TW_DEVICE void run(i32 count, const Meanwhile& meanwhile) {
+    note_keys(0, count, page_at(0, count));
+    const i32 second = page_at(1, count);
+    load_queries();
+    sync_block();
+    load_block(0, count);
+    note_keys(1, count, second);
+    meanwhile();
+    for (i32 i = 0; i < count; ++i) {
+      copy_async_wait<0>();
+      sync_block();
+      load_block(i + 1, count);
+      const i32 page = page_at(i + 2, count);
+      float scores[kRowTiles][kKeyTiles][4];
+      multiply_keys(memory.stages[i & 1].k, scores);
+      transform(tile.is_full(key_begin(i)), memory.positions[i & 3], scores);
+      weigh(scores);
+      multiply_values(memory.stages[i & 1].v, scores);
+      note_keys(i + 2, count, page);
+    }
+    copy_async_wait<0>();
+  }
+
+  // Stores the rows: in a slot, or where complete rows go (slot -1).
+  TW_DEVICE void store(i32 slot) {
+    sync_block();  // all are done with the last block's keys and values
+#pragma unroll
+    for (i32 t = 0; t < kRowTiles; ++t) {
+#pragma unroll
+      for (i32 half = 0; half < 2; ++half) {
+        const i32 r = row_of(t, half);
+        const float l = sum_of_quad(rows[t][half].l);
+        if (lane() % 4 == 0) {
+          memory.m[r] = log2_reference(rows[t][half]);
+          memory.l[r] = l;
+        }
+        float* const to = memory.o + r * Shape::kOutputPitch + lane() % 4 * 2;
+#pragma unroll
+        for (i32 d = 0; d < Shape::kValueTiles; ++d) {
+          if (d * 8 >= Spec::kValueDim) continue;
+          *reinterpret_cast<Float2*>(to + d * 8) = {o[t][d][half * 2], o[t][d][half * 2 + 1]};
+        }
+      }
+    }
+    sync_block();
+    store_rows(
+        p, tile, slot, memory.targets,
+        [&](i32 r, float& m, float& l) {
+          m = memory.m[r];
+          l = memory.l[r];
+        },
+        [&](i32 r, i32 d) {
+          return *reinterpret_cast<const Float4*>(memory.o + r * Shape::kOutputPitch + d);
+        });
+  }
+
+ private:
+  TW_DEVICE i32 lane() const { return thread % kWarpSize; }
+  TW_DEVICE i32 warp() const { return thread / kWarpSize; }
+  // The tile's row of a lane()'s accumulators.
+  TW_DEVICE i32 row_of(i32 t, i32 half) const {
+    return (warp() * kRowTiles + t) * 16 + half * 8 + lane() / 4;
+  }
+  TW_DEVICE i32 key_begin(i32 i) const {
+    return tile.block(tile.first_block + i) * Shape::kBlock;
+  }
+
+  // The page of this thread's key of the i-th block.
+  TW_DEVICE i32 page_at(i32 i, i32 count) const {
+    if (thread >= Shape::kBlock || i >= count) return -1;
+    return page_of_key(tile, key_begin(i) + thread);
+  }
+  TW_DEVICE void note_keys(i32 i, i32 count, i32 page) {
+    if (thread >= Shape::kBlock || i >= count) return;
+    const KeyAddress at = address_of_key(p, tile, key_begin(i) + thread, page);
+    memory.keys[i & 1][KeyCopy::table_index(thread)] = at.key;
+    memory.values[i & 1][ValueCopy::table_index(thread)] = at.value;
+    memory.positions[i & 3][thread] = at.position;
+  }
+
+  TW_DEVICE void load_queries() {
+    constexpr i32 kUnits = Shape::kHeadUnits;
+    for (i32 i = thread; i < Shape::kRows * kUnits; i += Shape::kThreads) {
+      const i32 r = i / kUnits;
+      const i32 unit = i % kUnits;
+      const QueryRow row = query_row(p, tile, r < tile.num_rows ? r : 0);
+      const bool valid =
+          r < tile.num_rows && unit * 8 < Spec::kHeadDim && row.q_index < p.out_tokens;
+      copy_async_16(memory.q + r * Shape::kHeadPitch + unit * 16,
+                    valid ? p.q + row.q_index * p.q_token + row.q_head * p.q_head + unit * 16 : p.q,
+                    valid);
+    }
+  }
+
+  TW_DEVICE void load_block(i32 i, i32 count) {
+    if (i < count) {
+      PrefillStage& stage = memory.stages[i & 1];
+      const bool complete = tile.has_keys(key_begin(i) + Shape::kBlock);
+      KeyCopy::copy<Shape::kHeadPitch, Spec::kHeadDim>(stage.k, memory.keys[i & 1], complete,
+                                                       thread);
+      ValueCopy::copy<Shape::kValuePitch, Spec::kValueDim>(stage.v, memory.values[i & 1], complete,
+                                                           thread);
+    }
+    copy_async_commit();
+  }
+
+  // scores = Q K^T
+  TW_DEVICE void multiply_keys(const char* keys, float (&scores)[kRowTiles][kKeyTiles][4]) {
+    const char* const q = memory.q +
+                          (warp() * kRowTiles * 16 + lane() % 16) * Shape::kHeadPitch +
+                          lane() / 16 * 16;
+    const char* const k = keys + (lane() % 8 + lane() / 16 * 8) * Shape::kHeadPitch +
+                          lane() / 8 % 2 * 16;
+#pragma unroll
+    for (i32 t = 0; t < kRowTiles; ++t) {
+#pragma unroll
+      for (i32 n = 0; n < kKeyTiles; ++n) {
+#pragma unroll
+        for (i32 e = 0; e < 4; ++e) scores[t][n][e] = 0;
+      }
+    }
+#pragma unroll
+    for (i32 step = 0; step < Shape::kHeadSteps; ++step) {
+      u32 a[kRowTiles][4];
+#pragma unroll
+      for (i32 t = 0; t < kRowTiles; ++t) {
+        load_matrix_x4(a[t], q + t * 16 * Shape::kHeadPitch + step * 32);
+      }
+#pragma unroll
+      for (i32 n = 0; n < kKeyTiles; n += 2) {
+        u32 b[4];
+        load_matrix_x4(b, k + n * 8 * Shape::kHeadPitch + step * 32);
+#pragma unroll
+        for (i32 t = 0; t < kRowTiles; ++t) {
+          multiply_16x8x16<Element>(scores[t][n], a[t], b[0], b[1]);
+          multiply_16x8x16<Element>(scores[t][n + 1], a[t], b[2], b[3]);
+        }
+      }
+    }
+  }
+
+  // Logits transform and mask. `positions`: of the block's keys.
+  TW_DEVICE void transform(bool full, const i32* positions,
+                           float (&scores)[kRowTiles][kKeyTiles][4]) {
+    const bool scaled = Variant::kHasLogits || p.scales_logits != 0;
+    if (full && !scaled) return;
+#pragma unroll
+    for (i32 t = 0; t < kRowTiles; ++t) {
+#pragma unroll
+      for (i32 half = 0; half < 2; ++half) {
+        const i32 r = row_of(t, half);
+        const QueryRow row = query_row(p, tile, r);
+        const float by = p.scales_logits != 0 ? tile.row_scale[r] : p.sm_scale;
+#pragma unroll
+        for (i32 n = 0; n < kKeyTiles; ++n) {
+#pragma unroll
+          for (i32 e = 0; e < 2; ++e) {
+            const i32 position = positions[n * 8 + lane() % 4 * 2 + e];
+            float& score = scores[t][n][half * 2 + e];
+            if (scaled) score *= by;
+            if constexpr (Variant::kHasLogits) {
+              score = Variant::logits(row, position, score, p.params);
+            }
+            if (!full && !attends(p, row, position)) score = -kInfinity;
+          }
+        }
+      }
+    }
+  }
+
+  // Scores become weights; outputs are rescaled where a row's reference moved.
+  TW_DEVICE void weigh(float (&scores)[kRowTiles][kKeyTiles][4]) {
+    const float by = p.exponent_scale;
+    if constexpr (!Variant::kSoftmax) {
+      weigh_without_softmax(scores);
+      return;
+    }
+#pragma unroll
+    for (i32 t = 0; t < kRowTiles; ++t) {
+      float factor[2];
+#pragma unroll
+      for (i32 half = 0; half < 2; ++half) {
+        float largest = max_of(scores[t][0][half * 2], scores[t][0][half * 2 + 1]);
+#pragma unroll
+        for (i32 n = 1; n < kKeyTiles; ++n) {
+          largest =
+              max_of(largest, max_of(scores[t][n][half * 2], scores[t][n][half * 2 + 1]));
+        }
+        factor[half] = rows[t][half].advance(max_of_quad(largest), by);
+      }
+      if (any_of_warp(factor[0] != 1.0F || factor[1] != 1.0F)) {
+#pragma unroll
+        for (i32 d = 0; d < Shape::kValueTiles; ++d) {
+          o[t][d][0] *= factor[0];
+          o[t][d][1] *= factor[0];
+          o[t][d][2] *= factor[1];
+          o[t][d][3] *= factor[1];
+        }
+      }
+#pragma unroll
+      for (i32 half = 0; half < 2; ++half) {
+        const float reference = rows[t][half].reference(by);
+        float sum = 0;
+#pragma unroll
+        for (i32 n = 0; n < kKeyTiles; ++n) {
+#pragma unroll
+          for (i32 e = 0; e < 2; ++e) {
+            float& score = scores[t][n][half * 2 + e];
+            score = exp2_fast(score * by - reference);
+            sum += score;
+          }
+        }
+        rows[t][half].l += sum;
+      }
+    }
+  }
+
+  // Masked scores are -inf; the others are the weights. l counts keys: 0 means none.
+  TW_DEVICE void weigh_without_softmax(float (&scores)[kRowTiles][kKeyTiles][4]) {
+#pragma unroll
+    for (i32 t = 0; t < kRowTiles; ++t) {
+#pragma unroll
+      for (i32 n = 0; n < kKeyTiles; ++n) {
+#pragma unroll
+        for (i32 e = 0; e < 4; ++e) {
+          const bool attends = scores[t][n][e] != -kInfinity;
+          rows[t][e / 2].l += attends ? 1.0F : 0.0F;
+          scores[t][n][e] = attends ? scores[t][n][e] : 0.0F;
+        }
+      }
+      rows[t][0].m = rows[t][1].m = 0;
+    }
+  }
+
+  // o += weights V
+  TW_DEVICE void multiply_values(const char* values, const float (&weights)[kRowTiles][kKeyTiles][4]) {
+    const char* const v =
+        values + lane() % 16 * Shape::kValuePitch + lane() / 16 * 16;
+#pragma unroll
+    for (i32 step = 0; step < kKeyTiles / 2; ++step) {
+      u32 a[kRowTiles][4];
+#pragma unroll
+      for (i32 t = 0; t < kRowTiles; ++t) {
+        const float(&low)[4] = weights[t][2 * step];
+        const float(&high)[4] = weights[t][2 * step + 1];
+        a[t][0] = pack<Element>(low[0], low[1]);
+        a[t][1] = pack<Element>(low[2], low[3]);
+        a[t][2] = pack<Element>(high[0], high[1]);
+        a[t][3] = pack<Element>(high[2], high[3]);
+      }
+#pragma unroll
+      for (i32 d = 0; d < Shape::kValueTiles; d += 2) {
+        u32 b[4];
+        load_matrix_x4_transposed(b, v + step * 16 * Shape::kValuePitch + d * 16);
+#pragma unroll
+        for (i32 t = 0; t < kRowTiles; ++t) {
+          multiply_16x8x16<Element>(o[t][d], a[t], b[0], b[1]);
+          multiply_16x8x16<Element>(o[t][d + 1], a[t], b[2], b[3]);
+        }
+      }
+    }
+  }
+
+  TW_DEVICE float log2_reference(const SoftmaxRow& row) const {
+    if constexpr (!Variant::kSoftmax) return 0.0F;
+    return row.m == -kInfinity ? -kInfinity : row.m * p.exponent_scale;
+  }
+
+  const AttentionParams& p;
+  Tile& tile;
+  PrefillMemory& memory;
+  const i32 thread;
+  SoftmaxRow rows[kRowTiles][2];
+  float o[kRowTiles][Shape::kValueTiles][4] = {};
+};
+
+}  // namespace tw

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a row's sums to its output; partial results and their joins. A partial result of a row is
+// (o, m, l): sums of weights times values and of weights, in f32, with weights 2^(score - m).
+#pragma once
+
+#include "arch/memory.h"
+#include "attention/softmax.h"
+#include "attention/tile.h"
+
+namespace tw {
+
+// Partial results of some rows, in global memory.
+struct Partial {
+  float* o;  // [rows, kValueDim]
+  float* m;
+  float* l;
+};
+
+// Of a tile: [rows] of one slot.
+TW_DEVICE Partial slot_of(const AttentionParams& p, i32 slot) {
+  constexpr i32 kSlot = Shape::kRows * (Spec::kValueDim + 2);
+  float* o = p.slots + static_cast<i64>(slot) * kSlot;
+  return {o, o + Shape::kRows * Spec::kValueDim, o + Shape::kRows * (Spec::kValueDim + 1)};
+}
+
+// Of a level: [tokens, q heads], at one row.
+TW_DEVICE Partial level_row(const AttentionParams& p, i32 level, i64 token, i32 head) {
+  const i64 heads = static_cast<i64>(p.plan.schedule.config.num_kv_heads) * Spec::kGroupSize;
+  const i64 rows = p.plan.schedule.header->q_tokens * heads;
+  float* o = p.level_results + level * rows * (Spec::kValueDim + 2);
+  const i64 row = token * heads + head;
+  return {o + row * Spec::kValueDim, o + rows * Spec::kValueDim + row,
+          o + rows * (Spec::kValueDim + 1) + row};
+}
+
+// Adds another partial result's row to (m, l); `own` and `other` are the factors of the two outputs.
+struct Join {
+  float own = 1;
+  float other = 1;
+};
+TW_DEVICE Join join(float& m, float& l, float other_m, float other_l) {
+  const float top = max_of(m, other_m);
+  // Two rows without keys: any finite reference will do.
+  const float reference = top == -kInfinity ? 0.0F : top;
+  const Join factors{exp2_fast(m - reference), exp2_fast(other_m - reference)};
+  l = l * factors.own + other_l * factors.other;
+  m = top;
+  return factors;
+}
+TW_DEVICE void add(Float4& sum, float own, const Float4& other, float by) {
+  sum.x = sum.x * own + other.x * by;
+  sum.y = sum.y * own + other.y * by;
+  sum.z = sum.z * own + other.z * by;
+  sum.w = sum.w * own + other.w * by;
+}
+
+// Where the columns of a row go, and what they are multiplied by.
+struct RowTarget {
+  char* to;
+  float factor;
+  float out_scale;  // behind the output transform, where there is one
+  enum Kind : i32 { output, partial, zeros, nowhere } kind;
+};
+
+// Whether the update of the plan found something wrong with a request: its outputs are zeros then.
+TW_DEVICE bool has_failed(const AttentionParams& p, i32 request) {
+  return p.status[p.plan.schedule.header->status_turn * p.status_stride + request] != 0;
+}
+
+// The target of a row whose sums are complete; writes its lse.
+TW_DEVICE RowTarget finish_row(const AttentionParams& p, const QueryRow& row, float m, float l) {
+  RowTarget target;
+  if (row.q_index >= p.out_tokens) {
+    target.kind = RowTarget::nowhere;
+    return target;
+  }
+  target.to = p.out + row.q_index * p.out_token + row.q_head * p.out_head;
+  float* const lse =
+      p.lse != nullptr ? p.lse + row.q_index * p.lse_token + row.q_head * p.lse_head : nullptr;
+  target.kind = RowTarget::output;
+  target.factor = 1.0F;
+  // A row of NaN scores may keep the reference it began with; its sum tells.
+  if (has_failed(p, row.batch) || (m == -kInfinity && l == 0.0F)) {
+    if (lse != nullptr) *lse = -kInfinity;
+    target.kind = RowTarget::zeros;
+    return target;
+  }
+  if constexpr (Variant::kSoftmax) {
+    if (p.sinks != nullptr) {
+      // The learned logit takes part in the denominator only; it may be larger than every score.
+      const float sink = p.sinks[row.q_head * p.sinks_stride] * kLog2E;
+      if (sink > m) {
+        target.factor = exp2_fast(m - sink);
+        l = l * target.factor + 1.0F;
+        m = sink;
+      } else {
+        l += exp2_fast(sink - m);
+      }
+    }
+    if (lse != nullptr) *lse = (m + log2_fast(l)) * kLn2;
+    target.factor /= l;
+  }
+  target.factor *= scale_of(p.v_scale, row.batch, row.kv_head);
+  target.out_scale = scale_of(p.out_scale, row.batch, row.kv_head);
+  if constexpr (!Variant::kHasOutput) target.factor *= target.out_scale;
+  return target;
+}
+
+// The target of a partial result's row; writes its sums.
+TW_DEVICE RowTarget keep_row(const Partial& at, float m, float l) {
+  *at.m = m;
+  *at.l = l;
+  return {reinterpret_cast<char*>(at.o), 1.0F, 1.0F, RowTarget::partial};
+}
+
+// The target of row `r` of the tile: a slot, or where a tile's complete rows go (slot -1).
+TW_DEVICE RowTarget target_of(const AttentionParams& p, const Tile& tile, i32 slot, i32 r, float m,
+                              float l) {
+  if (slot >= 0) {
+    const Partial all = slot_of(p, slot);
+    return keep_row({all.o + r * Spec::kValueDim, all.m + r, all.l + r}, m, l);
+  }
+  const QueryRow row = query_row(p, tile, r);
+  if (p.plan.token_levels != nullptr) {
+    const u32 levels = p.plan.token_levels[row.q_index];
+    // Several levels have keys of this query: their results are joined when all are there.
+    if ((levels & (levels - 1)) != 0) {
+      return keep_row(level_row(p, tile.level, row.q_index, row.q_head), m, l);
+    }
+  }
+  return finish_row(p, row, m, l);
+}
+
+TW_DEVICE float finish_value(const AttentionParams& p, const QueryRow& row, const RowTarget& target,
+                             float value) {
+  if constexpr (Variant::kHasOutput) {
+    return Variant::output(row, value * target.factor, p.params) * target.out_scale;
+  }
+  return value * target.factor;
+}
+
+TW_DEVICE void store_pairs(char* to, u32 low, u32 high, bool aligned) {
+  if (aligned) {
+    *reinterpret_cast<Bytes8*>(to) = {low, high};
+    return;
+  }
+  u16* const out = reinterpret_cast<u16*>(to);
+  out[0] = static_cast<u16>(low);
+  out[1] = static_cast<u16>(low >> 16);
+  out[2] = static_cast<u16>(high);
+  out[3] = static_cast<u16>(high >> 16);
+}
+TW_DEVICE void store_floats(char* to, const Float4& v, bool aligned) {
+  if (aligned) {
+    *reinterpret_cast<Float4*>(to) = v;
+    return;
+  }
+  float* const out = reinterpret_cast<float*>(to);
+  out[0] = v.x;
+  out[1] = v.y;
+  out[2] = v.z;
+  out[3] = v.w;
+}
+
+// Four columns of a row, from `d` on.
+TW_DEVICE void put_columns(const AttentionParams& p, const QueryRow& row, const RowTarget& target,
+                           i32 d, Float4 o) {
+  if (target.kind == RowTarget::partial) {
+    *reinterpret_cast<Float4*>(target.to + d * 4) = o;
+    return;
+  }
+  if (target.kind == RowTarget::nowhere) return;
+  if (target.kind == RowTarget::zeros) {
+    o = {0, 0, 0, 0};
+  } else {
+    o = {finish_value(p, row, target, o.x), finish_value(p, row, target, o.y),
+         finish_value(p, row, target, o.z), finish_value(p, row, target, o.w)};
+  }
+  using Out = Spec::Out;
+  char* const to = target.to + d * static_cast<i32>(sizeof(Out));
+  if constexpr (sizeof(Out) == 4) {
+    store_floats(to, o, p.out_aligned != 0);
+  } else {
+    store_pairs(to, pack<Out>(o.x, o.y), pack<Out>(o.z, o.w), p.out_aligned != 0);
+  }
+}
+
+// Stores a tile's rows, whose targets are known: columns(r, d) gives four columns. By all threads.
+template <typename Columns>
+TW_DEVICE void store_columns(const AttentionParams& p, const Tile& tile, const RowTarget* targets,
+                             const Columns& columns) {
+  for (i32 r = warp_id(); r < tile.num_rows; r += Shape::kWarps) {
+    const RowTarget target = targets[r];
+    for (i32 d = lane_id() * 4; d < Spec::kValueDim; d += kWarpSize * 4) {
+      put_columns(p, query_row(p, tile, r), target, d, columns(r, d));
+    }
+  }
+}
+
+// The same, from the rows' sums: sums(r, m, l) tells them to one thread.
+template <typename Sums, typename Columns>
+TW_DEVICE void store_rows(const AttentionParams& p, const Tile& tile, i32 slot, RowTarget* targets,
+                          const Sums& sums, const Columns& columns) {
+  for (i32 r = thread_id(); r < tile.num_rows; r += Shape::kThreads) {
+    float m = -kInfinity;
+    float l = 0;
+    sums(r, m, l);
+    targets[r] = target_of(p, tile, slot, r, m, l);
+  }
+  sync_block();
+  store_columns(p, tile, targets, columns);
+}
+
+// Joins the parts of a split item, in the order of its keys: by the block of threads that finished
+// last, which has the item's tile set up. By all threads.
+TW_DEVICE void merge_parts(const AttentionParams& p, const Tile& tile, const plan::Split& split,
+                           float* references, RowTarget* targets) {
+  constexpr i32 kAtOnce = 8;  // loads under way
+  const i32 parts = split.last - split.first + 1;
+  const auto part = [&](i32 i) {
+    return slot_of(p, i == 0 ? plan::second_slot(split.first) : plan::first_slot(split.first + i));
+  };
+  // A warp a row: its lanes look at one part each.
+  for (i32 r = warp_id(); r < tile.num_rows; r += Shape::kWarps) {
+    float m = -kInfinity;
+    float l = 0;
+    for (i32 i = lane_id(); i < parts; i += kWarpSize) {
+      join(m, l, load_from_l2(part(i).m + r), load_from_l2(part(i).l + r));
+    }
+#pragma unroll
+    for (i32 distance = 1; distance < kWarpSize; distance *= 2) {
+      // Both lanes of a pair must get the same bits.
+      const float other_m = shuffle_xor(m, distance);
+      const float other_l = shuffle_xor(l, distance);
+      join(m, l, other_m, other_l);
+    }
+    if (lane_id() == 0) {
+      references[r] = m == -kInfinity ? 0.0F : m;
+      targets[r] = target_of(p, tile, -1, r, m, l);
+    }
+  }
+  sync_block();
+  store_columns(p, tile, targets, [&](i32 r, i32 d) {
+    Float4 o{0, 0, 0, 0};
+    for (i32 first = 0; first < parts; first += kAtOnce) {
+      Float4 other[kAtOnce];
+      float by[kAtOnce];
+#pragma unroll
+      for (i32 k = 0; k < kAtOnce; ++k) {
+        const Partial from = part(first + k < parts ? first + k : parts - 1);
+        by[k] = load_from_l2(from.m + r);
+        other[k] =
+            load_from_l2(reinterpret_cast<const Float4*>(from.o + r * Spec::kValueDim + d));
+      }
+#pragma unroll
+      for (i32 k = 0; k < kAtOnce; ++k) {
+        if (first + k < parts) add(o, 1.0F, other[k], exp2_fast(by[k] - references[r]));
+      }
+    }
+    return o;
+  });
+}
+
+}  // namespace tw

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sizes of tiles and of their places in shared memory. `Spec` comes with the generated text:
+//
+//   struct Spec {
+//     using Element = bf16;  // of q, k and v
+//     using Out = bf16;
+//     static constexpr i32 kHeadDim = 128, kValueDim = 128, kGroupSize = 4;
+//     static constexpr i32 kBlock = 64;  // keys of a block, as in plan::Config::block_tokens
+//     static constexpr i32 kDecodeStages = 3, kBlocksPerSm = 2;
+//   };
+#pragma once
+
+#include "arch/types.h"
+
+namespace tw {
+
+constexpr i32 round_up(i32 value, i32 to) {
+  return (value + to - 1) / to * to;
+}
+
+struct Shape {
+  using Element = Spec::Element;
+  static constexpr i32 kRows = 128;  // packed rows of a tile, as in plan::Config::tile_rows
+  static constexpr i32 kBlock = Spec::kBlock;
+  static constexpr i32 kDecodeRows = 16;  // tiles of no more rows take the decode path
+  static constexpr i32 kDecodeKeys = 16;  // that a warp takes at a time
+  static constexpr i32 kDecodeWarps = 4;  // the others only help to store
+
+  // With large heads the accumulators of 32 rows do not fit a warp's registers.
+  static constexpr i32 kWarps = Spec::kHeadDim > 128 || Spec::kValueDim > 128 ? 8 : 4;
+  static constexpr i32 kThreads = kWarps * kWarpSize;
+  static constexpr i32 kRowTiles = kRows / (16 * kWarps);  // of 16 rows, a warp
+
+  static constexpr i32 kHeadSteps = round_up(Spec::kHeadDim, 16) / 16;     // of 16 elements
+  static constexpr i32 kValueTiles = round_up(Spec::kValueDim, 16) / 8;  // of 8 elements
+
+  // A row takes an odd number of 16-byte units: then eight rows that ldmatrix reads, or a warp
+  // writes, at the same column lie in different banks.
+  static constexpr i32 kHeadPitch = (2 * kHeadSteps + 1) * 16;
+  static constexpr i32 kValuePitch = (kValueTiles + 1) * 16;
+  static constexpr i32 kHeadUnits = 2 * kHeadSteps;  // 16-byte units that hold elements
+  static constexpr i32 kValueUnits = kValueTiles;
+
+  static constexpr i32 kDecodeStages = Spec::kDecodeStages;
+
+  // Floats of a row of outputs in shared memory: lanes that write neighbouring rows meet no bank
+  // twice.
+  static constexpr i32 kOutputPitch = Spec::kValueDim + 8;
+};
+
+}  // namespace tw

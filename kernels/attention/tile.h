@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+// The tile that a block of threads works on: which queries its rows are, which blocks of keys it
+// needs, and where those keys lie.
+#pragma once
+
+#include "arch/memory.h"
+#include "arch/thread.h"
+#include "attention/params.h"
+#include "attention/shape.h"
+#include "attention/variant.h"
+#include "plan/tile_ranges.h"
+
+namespace tw {
+
+// One link of a row's chain of keys: a row of one level's page table.
+struct KeySegment {
+  i32 key_begin;  // among the row's keys
+  i32 key_end;
+  i32 level;
+  i32 page_size;
+  i32 page_shift;      // where page_size is a power of two, else -1
+  i32 first_page;      // without entries: pages follow each other
+  const i32* entries;  // page ids, or null
+
+  TW_DEVICE i32 column_of(i32 index) const {
+    return page_shift >= 0 ? index >> page_shift : index / page_size;
+  }
+};
+
+struct DeviceMask {
+  const ParamSlot* params;
+
+  TW_DEVICE static constexpr bool has_mask() { return Variant::kHasMask; }
+  TW_DEVICE static constexpr bool one_interval() { return Variant::kOneInterval; }
+  TW_DEVICE plan::MaskRanges ranges(const plan::QueryRange& queries) const {
+    return Variant::ranges(queries, params);
+  }
+  TW_DEVICE plan::MaskInterval interval(const plan::QueryRange& queries) const {
+    return Variant::interval(queries, params);
+  }
+};
+
+// Masks that one interval describes need no list of spans (nor block lists, which may only leave out
+// what such a mask leaves out too).
+inline constexpr bool kOneSpan = !Variant::kHasMask || Variant::kOneInterval;
+template <bool one_span>
+struct TileBlocksOf {
+  using Type = plan::TileRanges;
+};
+template <>
+struct TileBlocksOf<true> {
+  using Type = plan::TileSpan;
+};
+using TileBlocks = TileBlocksOf<kOneSpan>::Type;
+
+TW_DEVICE i32 nth_block(const plan::TileSpan& blocks, i32 n) {
+  return blocks.begin + n;
+}
+TW_DEVICE i32 nth_block(const plan::TileRanges& blocks, i32 n) {
+  return blocks.nth(n);
+}
+TW_DEVICE i32 find_blocks(const AttentionParams& p, const plan::Row& row, const plan::Item& item,
+                          plan::TileSpan& blocks) {
+  blocks = plan::tile_span(p.plan, DeviceMask{p.params}, row, item.head, item.tile);
+  return blocks.blocks();
+}
+TW_DEVICE i32 find_blocks(const AttentionParams& p, const plan::Row& row, const plan::Item& item,
+                          plan::TileRanges& blocks) {
+  blocks = plan::tile_ranges(p.plan, DeviceMask{p.params}, row, item.head, item.tile);
+  return blocks.blocks;
+}
+
+struct TileRow {
+  i32 q_pos;
+  i32 q_index;
+  i32 batch;
+};
+
+// In shared memory.
+struct Tile {
+  TileRow rows[Shape::kRows];
+  float row_scale[Shape::kRows];  // of the logits; only where scales_logits
+  i32 first_row;  // packed row of the KV head's queries
+  i32 num_rows;
+  i32 kv_len;
+  i32 kv_pos;
+  i32 level;
+  i32 kv_head;
+  i32 blocks;       // of keys that it needs
+  i32 first_block;  // of those: where the part of it begins that is computed here
+  i32 lacks_pages;  // some page id was not one of the cache: its keys are left out
+  i32 message;  // from one thread to all
+  TileBlocks ranges;
+  i32 num_segments;
+  KeySegment segments[plan::kMaxLevels];
+
+  // The n-th block that is needed.
+  TW_DEVICE i32 block(i32 n) const { return nth_block(ranges, n); }
+  // Whether all keys before `key_end` exist and lie in pages that the cache has.
+  TW_DEVICE bool has_keys(i32 key_end) const { return key_end <= kv_len && lacks_pages == 0; }
+  // Whether every row attends to all keys of a block.
+  TW_DEVICE bool is_full(i32 key_begin) const {
+    const i32 key_end = key_begin + Shape::kBlock;
+    if (key_end > kv_len) return false;
+    return ranges.is_full(key_begin, key_end);
+  }
+};
+
+// A row as variants see it.
+TW_DEVICE QueryRow query_row(const AttentionParams& p, const Tile& tile, i32 r) {
+  const TileRow& row = tile.rows[r];
+  // Read from memory only where the variant asks for it.
+  const plan::Request& request = p.plan.requests[row.batch];
+  QueryRow q;
+  q.q_pos = row.q_pos;
+  q.q_head = tile.kv_head * Spec::kGroupSize + (tile.first_row + r) % Spec::kGroupSize;
+  q.kv_head = tile.kv_head;
+  q.batch = row.batch;
+  q.q_len = request.q_len;
+  q.kv_len = request.kv_len;
+  q.q_index = row.q_index;
+  q.q_begin = request.q_begin;
+  return q;
+}
+
+TW_DEVICE float scale_of(const ScaleView& scale, i32 request, i32 head) {
+  if (scale.data == nullptr) return scale.value;
+  return scale.data[static_cast<i64>(request) * scale.request_stride + head * scale.head_stride];
+}
+
+TW_DEVICE void set_up_segments(const AttentionParams& p, const plan::Row& row, Tile& tile) {
+  i32 depth = 0;
+  for (i32 s = row.segment; s >= 0; s = p.plan.segments[s].parent) ++depth;
+  tile.num_segments = depth;
+  i32 key_end = row.kv_len;
+  for (i32 s = row.segment; s >= 0; s = p.plan.segments[s].parent) {
+    const plan::Segment segment = p.plan.segments[s];
+    const plan::LevelPages& pages = p.plan.levels[segment.level];
+    KeySegment& to = tile.segments[--depth];
+    to.key_end = key_end;
+    key_end -= segment.kv_len;
+    to.key_begin = key_end;
+    to.level = segment.level;
+    to.page_size = static_cast<i32>(pages.page_size);
+    const u32 size = static_cast<u32>(to.page_size);
+    to.page_shift = (size & (size - 1)) == 0 ? lowest_bit(size) : -1;
+    to.entries = pages.entries(segment.index);
+    to.first_page = to.entries != nullptr ? 0 : static_cast<i32>(pages.first_page(segment.index));
+  }
+}
+
+TW_DEVICE void set_up_query_row(const AttentionParams& p, const plan::Row& row,
+                                const plan::Item& item, i32 num_rows, i32 r, Tile& tile) {
+  // Rows behind the last one repeat it: what they compute is well defined, and nobody stores it.
+  const i32 packed = item.tile * Shape::kRows + (r < num_rows ? r : num_rows - 1);
+  const i64 token = p.plan.token_of(row, packed / Spec::kGroupSize);
+  const i32 batch = p.plan.request_of(row, token);
+  tile.rows[r] = {static_cast<i32>(p.plan.position_of_query(p.plan.requests[batch], token)),
+                  static_cast<i32>(token), batch};
+  if (p.scales_logits != 0) {
+    tile.row_scale[r] = p.sm_scale * scale_of(p.q_scale, batch, item.head) *
+                        scale_of(p.k_scale, batch, item.head);
+  }
+}
+
+// By all threads, after a barrier behind the last use of the tile before it; ends with a barrier.
+TW_DEVICE void set_up_tile(const AttentionParams& p, const plan::Item& item, i32 first_block,
+                           Tile& tile) {
+  const plan::Row row = p.plan.schedule.rows[item.row];
+  const i32 num_rows = plan::rows_of_tile(p.plan.schedule.config, row, item.tile);
+  const i32 thread = thread_id();
+  if (thread == 0) {
+    tile.first_row = item.tile * Shape::kRows;
+    tile.num_rows = num_rows;
+    tile.kv_len = row.kv_len;
+    tile.kv_pos = row.kv_pos;
+    tile.level = row.level;
+    tile.kv_head = item.head;
+    tile.first_block = first_block;
+    tile.lacks_pages = 0;
+  }
+  sync_block();
+  if (thread == Shape::kThreads - kWarpSize) set_up_segments(p, row, tile);
+  if (thread == Shape::kThreads - 1) {
+    tile.blocks = find_blocks(p, row, item, tile.ranges);
+  }
+  for (i32 r = thread; r < round_up(num_rows, 16); r += Shape::kThreads) {
+    set_up_query_row(p, row, item, num_rows, r, tile);
+  }
+  sync_block();
+}
+
+}  // namespace tw

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// Parameters of the operators' kernels: plain structs that host and device share. Strides are in
+// elements.
+#pragma once
+
+#include "arch/types.h"
+
+namespace tw {
+
+// The rows of a tensor [outer, inner, dim]; row r is (r / inner, r % inner).
+struct RowsOf {
+  void* data;
+  i64 outer_stride;
+  i64 inner_stride;
+};
+
+struct RmsNormParams {
+  RowsOf x;
+  RowsOf residual;  // the fused form; else unused
+  RowsOf out;
+  const void* weight;  // [dim]
+  i32 rows;
+  i32 inner;
+  i32 dim;
+  i32 row_threads;  // 32: a warp a row; else the block
+  i32 aligned;      // all rows are aligned to runs
+  float eps;
+  float weight_offset;
+};
+
+struct ActivationParams {
+  const void* x;  // [rows, 2 * dim]
+  void* out;      // [rows, dim]
+  i64 x_stride;
+  i64 out_stride;
+  i32 rows;
+  i32 dim;
+  i32 aligned;
+};
+
+struct MergeParams {
+  const void* values;  // [tokens, states, heads, dim]
+  const float* lse;    // [tokens, states, heads]
+  void* out;           // [tokens, heads, dim]
+  float* lse_out;      // [tokens, heads], or null
+  i64 values_stride[3];
+  i64 lse_stride[3];
+  i64 out_stride[2];
+  i64 lse_out_stride[2];
+  i32 tokens;
+  i32 states;
+  i32 heads;
+  i32 dim;
+  i32 aligned;
+};
+
+struct RopeParams {
+  static constexpr i32 kMaxPairs = 384;
+  static constexpr i32 kMaxAxes = 4;
+
+  RowsOf x;  // rows are (token, head)
+  RowsOf out;
+  const void* positions;  // [axes, tokens]
+  i64 positions_stride[2];
+  const void* table;  // [table_rows, 2 * pairs] of cosines and sines
+  i64 table_stride;
+  i64 table_rows;
+  i32 positions_64;  // i64, not i32
+  i32 tokens;
+  i32 heads;
+  i32 head_dim;
+  i32 pairs;
+  i32 interleaved;
+  i32 aligned;
+  float amplitude;
+  u8 axis_of_pair[kMaxPairs];
+  // Without a table: a position's turns, as a fraction of 2^64; whole turns do not matter.
+  u64 turns[kMaxPairs];
+};
+
+// Keys or values of a cache write.
+struct CacheSide {
+  const void* from;  // [tokens, heads, dim]
+  void* to;          // [pages, page_size, heads, dim]
+  i64 from_stride[3];
+  i64 to_stride[3];
+  const float* scale;  // [requests, heads] by its strides, or null: scale_value
+  i64 scale_stride[2];
+  float scale_value;
+  i32 dim;
+  i32 aligned;
+};
+
+struct CacheWriteParams {
+  CacheSide keys;
+  CacheSide values;
+  const void* slots;
+  i64 slots_stride;
+  i64 slots_end;             // pages * page_size
+  const void* token_indptr;  // [requests + 1], or null: one request
+  i64 token_indptr_stride;
+  i32 slots_64;  // i64, not i32
+  i32 token_indptr_64;
+  i32 requests;
+  i32 page_size;
+  i32 tokens;
+  i32 heads;
+};
+
+}  // namespace tw

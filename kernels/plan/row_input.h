@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// Lengths and pages of a level's rows, read from what the caller gave and checked: whatever stands
+// there, nothing outside the given tensors is read.
+#pragma once
+
+#include "arch/memory.h"
+#include "plan/request_status.h"
+#include "plan/update_params.h"
+
+namespace tw {
+
+namespace plan = tilewright::plan;
+
+// Number of live requests. `bad`: it is not what it may be.
+TW_DEVICE i32 count_requests(const plan::BatchInput& batch, const plan::PlanLimits& limits,
+                             bool& bad) {
+  const std::int64_t given = batch.qo_indptr.size - 1;
+  const std::int64_t most = plan::min64(given, limits.requests);
+  const std::int64_t live = batch.num_requests != nullptr ? *batch.num_requests : given;
+  bad = live < 0 || live > most;
+  return static_cast<i32>(plan::clamp64(live, 0, most));
+}
+
+// Query tokens that there may be.
+TW_DEVICE i32 most_tokens(const plan::BatchInput& batch, const plan::PlanLimits& limits) {
+  return batch.num_q_pos >= 0 && batch.num_q_pos < limits.q_tokens
+             ? static_cast<i32>(batch.num_q_pos)
+             : limits.q_tokens;
+}
+
+// The rows of one level.
+struct RowInput {
+  const plan::PartInput& part;
+  const plan::LevelInput& input;
+  const plan::LevelPages& pages;
+  const plan::PlanLimits& limits;
+
+  TW_DEVICE RowInput(const plan::PartInput& of, i32 level, const plan::PlanLimits& most)
+      : part(of), input(of.levels[level]), pages(of.view.levels[level]), limits(most) {}
+
+  // Keys of a row; `bad` gets the bits of what is wrong, and then there are none.
+  TW_DEVICE i32 kv_len(i32 row, u32& bad) const {
+    std::int64_t holds = 0;
+    const u32 wrong = capacity(row, holds);
+    std::int64_t length = holds;
+    u32 wrong_length = 0;
+    if (input.kv_lens.given()) {
+      length = input.kv_lens.has(row) ? input.kv_lens[row] : -1;
+    } else if (input.form == plan::TableForm::csr) {
+      length = 0;
+      if (holds > 0) {
+        const i32 last = input.last_page_len.has(row) ? input.last_page_len[row] : 0;
+        if (last < 1 || last > pages.page_size) wrong_length = plan::kBadKvLen;
+        length = holds - pages.page_size + last;
+      }
+    }
+    // Of a row that is said to be empty no entry is looked at.
+    if (length == 0 && input.kv_lens.given()) return 0;
+    if (length < 0 || length > limits.kv_len || (wrong == 0 && length > holds)) {
+      wrong_length = plan::kBadKvLen;
+    }
+    bad |= wrong | wrong_length;
+    return (wrong | wrong_length) == 0 ? static_cast<i32>(length) : 0;
+  }
+
+  // The first page id of a row whose length is well; null: pages follow each other.
+  TW_DEVICE const i32* entries(i32 row) const { return pages.entries(row); }
+
+ private:
+  // Tokens that the row's table entries can hold.
+  TW_DEVICE u32 capacity(i32 row, std::int64_t& tokens) const {
+    switch (input.form) {
+      case plan::TableForm::padded: {
+        std::int64_t line = row;
+        if (pages.row_ids != nullptr) line = row < input.num_row_ids ? pages.row_ids[row] : -1;
+        if (line < 0 || line >= input.num_entries) return plan::kBadPage;
+        tokens = input.columns * pages.page_size;
+        return 0;
+      }
+      case plan::TableForm::csr:
+      case plan::TableForm::ragged: {
+        if (row + 1 >= input.indptr_size) return plan::kBadPage;
+        const i32 begin = pages.indptr[row];
+        const i32 end = pages.indptr[row + 1];
+        if (begin < 0 || end < begin) return plan::kBadPage;
+        if (input.form == plan::TableForm::csr && end > input.num_entries) return plan::kBadPage;
+        tokens = static_cast<std::int64_t>(end - begin) * pages.page_size;
+        return 0;
+      }
+      default:
+        tokens = input.columns;
+        return 0;
+    }
+  }
+};
+
+// Whether all keys of a row are at positions of 32 bits.
+TW_DEVICE bool positions_fit(const plan::Interleave& shard, i32 kv_pos, i32 kv_len) {
+  constexpr std::int64_t kMost = 0x7FFFFFFF;
+  if (kv_len == 0) return true;
+  if (shard.world == 1) return std::int64_t{kv_pos} + kv_len - 1 <= kMost;
+  // No product may overflow: turns are at most 2^30 * 2^31.
+  const std::int64_t index = kv_len - 1;
+  const std::int64_t chunk = index / shard.size * shard.world + shard.rank;
+  return chunk <= kMost / shard.size && chunk * shard.size + index % shard.size <= kMost;
+}
+
+}  // namespace tw

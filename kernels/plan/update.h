@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// Makes the plans of one or several attentions for a batch that only the device knows: one block an
+// attention writes its records, the others check page ids. The integers are those of the host's
+// scheduler. No block waits for another.
+//
+// A kernel of this is one line, in which Masks are the attentions' masks, and PartInput::mask says
+// which of them is whose:
+//   TW_KERNEL TW_LAUNCH_BOUNDS(512, 1) tilewright_update_plan(TW_PARAMETER UpdateParams<2> params) {
+//     tw::update_plan<tw::MaskA, tw::MaskB>(params);
+//   }
+#pragma once
+
+#include "plan/cuts.h"
+#include "plan/folding.h"
+#include "plan/level_rows.h"
+#include "plan/page_check.h"
+
+namespace tw {
+
+// Which array of status words is this update's. When all blocks know, the next update's is the
+// other one. Thread 0.
+TW_DEVICE i32 take_turn(const plan::StatusMemory& status) {
+  const i32 turn = load_acquire(status.turn);
+  if (atomic_add_acq_rel(status.turn + 1, 1) == num_blocks() - 1) {
+    status.turn[1] = 0;
+    store_release(status.turn, turn ^ 1);
+  }
+  return turn;
+}
+
+template <typename Mask>
+TW_DEVICE void make_part(PartMaker& maker) {
+  read_q_ranges(maker);
+  if (maker.view().token_levels == nullptr) {
+    read_request_rows(maker);
+  } else {
+    read_level_rows(maker);
+    fold_levels(maker);
+  }
+  const Mask mask(maker.part);
+  const TileBlocks<Mask> blocks{maker.view(), mask};
+  measure_rows(maker, blocks);
+  lay_out_sections(maker, blocks);
+  find_cuts(maker, blocks);
+  list_splits(maker);
+}
+
+// Copies what is worked on in shared memory to the plan.
+TW_DEVICE void write_part(PartMaker& maker) {
+  const plan::Schedule& schedule = maker.part.view.schedule;
+  if (thread_id() == 0) {
+    maker.header().status_turn = maker.memory.turn;
+    *schedule.header = maker.header();
+  }
+  const i32 words = maker.header().num_rows * static_cast<i32>(sizeof(plan::Row) / 16);
+  if (maker.rows == schedule.rows) return;
+  const auto* from = reinterpret_cast<const Bytes16*>(maker.rows);
+  auto* to = reinterpret_cast<Bytes16*>(schedule.rows);
+#pragma unroll 1
+  for (i32 i = thread_id(); i < words; i += num_threads()) to[i] = from[i];
+}
+
+template <int kParts>
+TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
+  auto& memory = *reinterpret_cast<plan::UpdateMemory*>(shared_memory());
+  const plan::PartInput& part = params.parts[block_id()];
+  // Thread by thread: the parameters are read by words anyway.
+  const auto* from = reinterpret_cast<const u32*>(&part.view);
+  auto* to = reinterpret_cast<u32*>(&memory.view);
+#pragma unroll 1
+  for (i32 i = thread_id(); i < static_cast<i32>(sizeof(plan::View) / 4); i += num_threads()) {
+    to[i] = from[i];
+  }
+  if (thread_id() == 0) memory.turn = take_turn(params.status);
+  sync_block();
+  const bool fits = plan::rows_fit_shared(params.limits.rows);
+  plan::Row* const rows = fits ? memory.rows() : part.rows_before;
+  plan::Row* const other_rows = fits ? rows + params.limits.rows : part.view.schedule.rows;
+  if (thread_id() == 0) {
+    memory.view.schedule.header = &memory.header;
+    memory.view.schedule.rows = rows;
+  }
+  sync_block();
+  auto* const cuts =
+      reinterpret_cast<plan::Cut*>(memory.rows() + plan::shared_rows(params.limits.rows));
+  auto* const tail_costs =
+      reinterpret_cast<std::int64_t*>(cuts + memory.view.schedule.config.workers + 1);
+  u32* const status = params.status.words + memory.turn * (params.limits.requests + 1);
+  return {params.batch, params.limits, part, memory,     BlockScan(memory),
+          status,       rows,          other_rows, cuts, tail_costs};
+}
+
+template <int kParts, typename Mask, typename... Masks>
+TW_DEVICE void make_part_of(PartMaker& maker, i32 mask) {
+  if (mask == 0) {
+    make_part<Mask>(maker);
+  } else if constexpr (sizeof...(Masks) > 0) {
+    make_part_of<kParts, Masks...>(maker, mask - 1);
+  }
+}
+
+template <int kParts>
+TW_DEVICE void check_pages(const plan::UpdateParams<kParts>& params) {
+  auto& memory = *reinterpret_cast<plan::UpdateMemory*>(shared_memory());
+  if (thread_id() == 0) memory.turn = take_turn(params.status);
+  sync_block();
+  const i32 words = params.limits.requests + 1;
+  const i32 threads = (num_blocks() - kParts) * num_threads();
+  const i32 thread = (block_id() - kParts) * num_threads() + thread_id();
+  u32* const next = params.status.words + (memory.turn ^ 1) * words;
+#pragma unroll 1
+  for (i32 i = thread; i < words; i += threads) next[i] = 0;
+#pragma unroll 1
+  for (i32 i = 0; i < kParts; ++i) {
+    PageCheck check(params.batch, params.limits, params.parts[i],
+                    params.status.words + memory.turn * words, thread / kWarpSize,
+                    threads / kWarpSize);
+#pragma unroll 1
+    for (i32 level = 0; level < params.parts[i].view.num_levels; ++level) check.check_level(level);
+  }
+}
+
+// Launched with more blocks than parts.
+template <typename... Masks, int kParts>
+TW_DEVICE void update_plan(const plan::UpdateParams<kParts>& params) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  if (block_id() >= kParts) {
+    check_pages(params);
+    return;
+  }
+  PartMaker maker = start_part(params);
+  make_part_of<kParts, Masks...>(maker, maker.part.mask);
+  sync_block();
+  write_part(maker);
+}
+
+}  // namespace tw

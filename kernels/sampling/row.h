@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+// A row of logits that a block samples from: passes over it, and the two searches that are made of
+// them. Both count in integers, so neither depends on the order of threads.
+#pragma once
+
+#include "arch/elements.h"
+#include "arch/memory.h"
+#include "arch/thread.h"
+#include "sampling/params.h"
+#include "sampling/token_weight.h"
+
+namespace tw {
+
+template <typename T>
+struct RowOfLogits {
+  const T* logits;
+  i32 count;
+  bool aligned;
+  bool infinite;  // the largest logit is +inf: all mass lies on such ones, evenly
+
+  TW_DEVICE float value(float logit) const {
+    if (infinite) return logit == kInfinity ? 0.0F : -kInfinity;
+    return clean_logit(logit);
+  }
+
+  // body(id, value) of the run that begins at `begin`.
+  template <typename Body>
+  TW_DEVICE void for_run(i32 begin, const Body& body) const {
+    float run[kRun];
+    if (aligned && begin + kRun <= count) {
+      load_run(logits + begin, run);
+    } else {
+#pragma unroll
+      for (i32 j = 0; j < kRun; ++j)
+        run[j] = begin + j < count ? to_float(logits[begin + j]) : 0.0F;
+    }
+#pragma unroll
+    for (i32 j = 0; j < kRun; ++j) {
+      if (begin + j < count) body(begin + j, value(run[j]));
+    }
+  }
+
+  // body(id, value) of all, dealt out to the block's threads.
+  template <typename Body>
+  TW_DEVICE void for_all(const Body& body) const {
+    for (i32 begin = thread_id() * kRun; begin < count; begin += num_threads() * kRun)
+      for_run(begin, body);
+  }
+};
+
+inline constexpr i32 kLastId = 0x7FFFFFFF;
+
+// A filter: tokens above the threshold, and those at it up to the id `last_tie`.
+struct Kept {
+  float threshold;
+  i32 last_tie;
+
+  TW_DEVICE bool contains(i32 id, float value) const {
+    return value > threshold || (value == threshold && id <= last_tie);
+  }
+};
+
+// Unsigned integers in the order of the floats (no NaN, no -0), and back.
+TW_DEVICE u32 order_key(float value) {
+  const u32 bits = bits_of(value);
+  return (bits >> 31) != 0 ? ~bits : bits | 0x80000000U;
+}
+TW_DEVICE float of_order_key(u32 key) {
+  return float_of((key >> 31) != 0 ? key & 0x7FFFFFFFU : ~key);
+}
+
+TW_DEVICE u64 sum_of_warp(u64 value) {
+#pragma unroll
+  for (i32 mask = kWarpSize / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
+  return value;
+}
+// The sum over this lane and those before it.
+TW_DEVICE u64 sum_up_to_lane(u64 value) {
+#pragma unroll
+  for (i32 lanes = 1; lanes < kWarpSize; lanes *= 2) {
+    const u64 before = shuffle_up(value, lanes);
+    if (lane_id() >= lanes) value += before;
+  }
+  return value;
+}
+
+// The largest value and the lowest id that has it, as order_key(value) << 32 | ~id.
+template <typename T>
+TW_DEVICE u64 largest_of_row(const RowOfLogits<T>& row, SampleMemory& memory) {
+  u64 largest = 0;
+  row.for_all([&](i32 id, float value) {
+    const u64 entry = u64{order_key(value)} << 32 | ~static_cast<u32>(id);
+    if (entry > largest) largest = entry;
+  });
+#pragma unroll
+  for (i32 mask = kWarpSize / 2; mask > 0; mask /= 2) {
+    const u64 other = shuffle_xor(largest, mask);
+    if (other > largest) largest = other;
+  }
+  if (lane_id() == 0) memory.of_warps[thread_id() / kWarpSize] = largest;
+  sync_block();
+  for (i32 warp = 0; warp < num_threads() / kWarpSize; ++warp) {
+    if (memory.of_warps[warp] > largest) largest = memory.of_warps[warp];
+  }
+  return largest;
+}
+
+// The first entry, in order of ids, at which the sum of measure(id, value) exceeds target_of(total)
+// < total.
+template <typename T, typename Measure, typename Target>
+TW_DEVICE i32 locate(const RowOfLogits<T>& row, const Measure& measure, const Target& target_of,
+                     SampleMemory& memory) {
+  constexpr i32 kStep = kWarpSize * kRun;
+  const i32 steps = (row.count - 1) / (kStep * kStretches) + 1;  // of a stretch
+  const i32 stretch = steps * kStep;
+  for (i32 s = warp_id(); s * stretch < row.count; s += num_threads() / kWarpSize) {
+    u64 sum = 0;
+    for (i32 step = 0; step < steps; ++step) {
+      row.for_run(s * stretch + step * kStep + lane_id() * kRun,
+                  [&](i32 id, float value) { sum += measure(id, value); });
+    }
+    sum = sum_of_warp(sum);
+    if (lane_id() == 0) memory.stretches[s] = sum;
+  }
+  sync_block();
+  if (warp_id() == 0) {
+    const i32 stretches = (row.count - 1) / stretch + 1;
+    // A lane has neighbouring stretches.
+    constexpr i32 kEach = kStretches / kWarpSize;
+    u64 mine = 0;
+    for (i32 s = lane_id() * kEach; s < (lane_id() + 1) * kEach && s < stretches; ++s)
+      mine += memory.stretches[s];
+    const u64 up_to = sum_up_to_lane(mine);
+    u64 rest = target_of(shuffle(up_to, kWarpSize - 1));
+    const i32 lane = lowest_bit(ballot(up_to > rest));
+    rest -= shuffle(up_to - mine, lane);
+    i32 s = lane * kEach;
+    while (rest >= memory.stretches[s]) rest -= memory.stretches[s++];
+    for (i32 step = 0; step < steps; ++step) {
+      const i32 begin = s * stretch + step * kStep + lane_id() * kRun;
+      u64 sum = 0;
+      row.for_run(begin, [&](i32 id, float value) { sum += measure(id, value); });
+      const u64 sum_up_to = sum_up_to_lane(sum);
+      const u32 exceeds = ballot(sum_up_to > rest);
+      if (exceeds == 0) {
+        rest -= shuffle(sum_up_to, kWarpSize - 1);
+        continue;
+      }
+      if (lane_id() == lowest_bit(exceeds)) {
+        rest -= sum_up_to - sum;
+        bool found = false;
+        row.for_run(begin, [&](i32 id, float value) {
+          const u64 each = measure(id, value);
+          if (!found && rest < each) {
+            memory.result[0] = static_cast<u64>(id);
+            found = true;
+          }
+          if (!found) rest -= each;
+        });
+      }
+      break;
+    }
+  }
+  sync_block();
+  const i32 id = static_cast<i32>(memory.result[0]);
+  sync_block();
+  return id;
+}
+
+// The smallest set of the largest values of those `kept` whose measures (a token's weight, or 1)
+// reach target_of(total): all above a threshold, and `ties` of those at it.
+struct Threshold {
+  float value;
+  u64 ties;
+  bool all_ties;
+};
+
+// A digit of the order keys a pass.
+template <typename T, typename Measure, typename Target>
+TW_DEVICE Threshold find_threshold(const RowOfLogits<T>& row, const Kept& kept,
+                                   const Measure& measure, const Target& target_of,
+                                   SampleMemory& memory) {
+  constexpr i32 kDigitBits = 8;
+  u32 prefix = 0;
+  u64 target = 0;
+  u64 group = 0;  // the measure of the entries that begin with the prefix
+#pragma unroll 1
+  for (i32 shift = 32 - kDigitBits; shift >= 0; shift -= kDigitBits) {
+    for (i32 i = thread_id(); i < kDigits * kCopies; i += num_threads()) memory.histogram[i] = 0;
+    sync_block();
+    const bool first = shift == 32 - kDigitBits;
+    const i32 copy = lane_id() % kCopies;
+    row.for_all([&](i32 id, float value) {
+      const u32 key = order_key(value) >> shift;
+      if ((first || key >> kDigitBits == prefix) && kept.contains(id, value)) {
+        const i32 digit = static_cast<i32>(key % kDigits);
+        atomic_add_64(&memory.histogram[digit * kCopies + copy], measure(value));
+      }
+    });
+    sync_block();
+    if (warp_id() == 0) {
+      // Lane 0 has the largest digits.
+      constexpr i32 kEach = kDigits / kWarpSize;
+      const i32 top = kDigits - 1 - lane_id() * kEach;
+      u64 of_digit[kEach];
+      u64 mine = 0;
+#pragma unroll
+      for (i32 i = 0; i < kEach; ++i) {
+        of_digit[i] = 0;
+        for (i32 c = 0; c < kCopies; ++c) of_digit[i] += memory.histogram[(top - i) * kCopies + c];
+        mine += of_digit[i];
+      }
+      const u64 up_to = sum_up_to_lane(mine);
+      const u64 total = shuffle(up_to, kWarpSize - 1);
+      if (first) target = target_of(total);
+      if (lane_id() == lowest_bit(ballot(up_to >= target))) {
+        u64 rest = target - (up_to - mine);
+        bool found = false;
+#pragma unroll
+        for (i32 i = 0; i < kEach; ++i) {
+          if (!found && rest <= of_digit[i]) {
+            memory.result[0] = prefix << kDigitBits | static_cast<u32>(top - i);
+            memory.result[1] = rest;
+            memory.result[2] = of_digit[i];
+            found = true;
+          }
+          if (!found) rest -= of_digit[i];
+        }
+      }
+    }
+    sync_block();
+    prefix = static_cast<u32>(memory.result[0]);
+    target = memory.result[1];
+    group = memory.result[2];
+    sync_block();
+  }
+  const float value = of_order_key(prefix);
+  const u64 each = measure(value);
+  const u64 ties = (target + each - 1) / each;
+  return {value, ties, ties * each >= group};
+}
+
+}  // namespace tw

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// The weight of a token, as src/sampling/weight.h computes it: its probability relative to the most
+// likely token's, in fixed point, with the same bits as on the CPU. Sums of integers do not depend
+// on their order.
+#pragma once
+
+#include "arch/arithmetic.h"
+#include "arch/numeric.h"
+
+namespace tw {
+
+// A weight of 1; smaller ones are rounded down.
+inline constexpr i32 kWeightBits = 40;
+// Below 2^-42 a weight is 0 in any case; ending there keeps shift counts below 64.
+inline constexpr float kLeastExponent = -42.0F;
+
+// What turns a row's logits into weights.
+struct WeightScale {
+  float largest;  // logit of the most likely token, finite
+  float scale;    // log2(e) / temperature, finite and normal
+};
+
+TW_DEVICE float scale_of_temperature(float temperature) {
+  const float scale = divide_exact(0x1.715476p+0F, temperature);
+  return min_of(max_of(scale, 0x1.0p-126F), 0x1.fffffep+127F);
+}
+
+// 0 for a logit of -inf; `logit` is not NaN and not above the largest.
+TW_DEVICE u64 token_weight(float logit, const WeightScale& scale) {
+  const float exponent =
+      max_of(multiply_exact(subtract_exact(logit, scale.largest), scale.scale), kLeastExponent);
+  const float whole = round_even(exponent);
+  const float f = subtract_exact(exponent, whole);
+  // 2^f = 1 + f * (c1 + f * (c2 + ...)) for |f| <= 1/2.
+  float power = 0x1.41fbbep-13F;
+  power = multiply_add_exact(f, power, 0x1.5f3e54p-10F);
+  power = multiply_add_exact(f, power, 0x1.3b2d4cp-7F);
+  power = multiply_add_exact(f, power, 0x1.c6aee8p-5F);
+  power = multiply_add_exact(f, power, 0x1.ebfbdcp-3F);
+  power = multiply_add_exact(f, power, 0x1.62e430p-1F);
+  power = multiply_add_exact(f, power, 1.0F);  // in [0.7, 1.5): a multiple of 2^-24
+  const u64 fraction = static_cast<u32>(multiply_exact(power, 0x1.0p24F));
+  return (fraction << (kWeightBits - 24)) >> static_cast<i32>(-whole);
+}
+
+// Logits as everything here sees them: NaN counts as -inf, and the two zeros are equal.
+TW_DEVICE float clean_logit(float logit) {
+  return logit != logit ? -kInfinity : add_exact(logit, 0.0F);
+}
+
+// A positive number that is at most 1, as mantissa * 2^exponent with 24 bits; subnormals count as
+// the smallest normal.
+struct Fraction {
+  u64 mantissa;
+  i32 exponent;
+};
+TW_DEVICE Fraction fraction_of(float p) {
+  const u32 bits = bits_of(max_of(p, 0x1.0p-126F));
+  return {(bits & 0x7FFFFFU) | 0x800000U, static_cast<i32>(bits >> 23) - 150};
+}
+
+// ceil(p * total), exactly; at least 1: the most likely token is always kept. p < 1.
+TW_DEVICE u64 mass_target(float p, u64 total) {
+  if (!(p > 0)) return 1;
+  const Fraction fraction = fraction_of(p);
+  const i32 shift = -fraction.exponent;  // 24 or more
+  if (shift > 100) return 1;             // the product is below 2^88
+  u64 low = fraction.mantissa * total;
+  u64 high = multiply_high(fraction.mantissa, total);
+  // Adds 2^shift - 1.
+  const u64 add_low = shift >= 64 ? ~u64{0} : (u64{1} << shift) - 1;
+  low += add_low;
+  if (low < add_low) ++high;
+  if (shift > 64) high += (u64{1} << (shift - 64)) - 1;
+  if (shift >= 64) return high >> (shift - 64);
+  return high << (64 - shift) | low >> shift;
+}
+
+// The least weight that is not below p times the largest one. 0 < p <= 1.
+TW_DEVICE u64 least_weight(float p) {
+  const Fraction fraction = fraction_of(p);
+  const i32 shift = fraction.exponent + kWeightBits;
+  if (shift >= 0) return fraction.mantissa << shift;
+  if (shift <= -24) return 1;
+  return (fraction.mantissa + (u64{1} << -shift) - 1) >> -shift;
+}
+
+}  // namespace tw

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// CUDA kernels compiled ahead, packs, the cache, and warnings.
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+#include <tilewright/jit.h>
+
+#include <optional>
+
+#include "bindings.h"
+
+namespace tilewright::python {
+namespace {
+
+using namespace nb::literals;
+
+constexpr const char* kReportDoc =
+    "One compiled kernel. `seconds` is what compiling took, now or when the entry of the cache was "
+    "made; "
+    "`registers` and\n`spill_bytes` are a thread's, `shared_bytes` a block's, of the entry point "
+    "that needs "
+    "most. `error` says why it did not\ncompile; empty: it did.";
+
+// Goes to Python's warnings. The library may call it from any thread, with or without the GIL, and
+// at the end of the process.
+void warn(const std::string& message) {
+  if (Py_IsInitialized() == 0) return;
+  const nb::gil_scoped_acquire gil;
+  // A filter may turn warnings into exceptions, which have nowhere to go from here.
+  if (PyErr_WarnEx(PyExc_RuntimeWarning, message.c_str(), 1) != 0) PyErr_WriteUnraisable(nullptr);
+}
+
+// Attentions give their specs, names the models' or, for "all", the common ones.
+std::vector<AttentionSpec> specs_of(const nb::args& attentions) {
+  std::vector<AttentionSpec> specs;
+  const auto add = [&](std::vector<AttentionSpec> more) {
+    specs.insert(specs.end(), more.begin(), more.end());
+  };
+  for (const nb::handle object : attentions) {
+    if (nb::isinstance<Attention>(object)) {
+      specs.push_back(nb::cast<const Attention&>(object).spec());
+    } else if (PyUnicode_Check(object.ptr())) {
+      const auto name = nb::cast<std::string>(object);
+      add(name == "all" ? common_attention_specs() : model_attention_specs(name));
+    } else {
+      raise_type_error(
+          fmt::format("attentions has {}: they must be Attentions, names of models, or \"all\"",
+                      describe_type(object)));
+    }
+  }
+  return specs;
+}
+
+std::vector<KernelReport> compile(const nb::args& attentions, const std::vector<std::string>& archs,
+                                  int jobs, const std::string& pack, nb::handle progress) {
+  CompileOptions options;
+  options.archs = archs;
+  options.jobs = jobs;
+  options.pack = pack;
+  if (!progress.is_none()) {
+    options.progress = [&](const KernelReport& report, std::size_t done, std::size_t total) {
+      const nb::gil_scoped_acquire gil;
+      progress(report, done, total);
+    };
+  }
+  const std::vector<AttentionSpec> specs = specs_of(attentions);
+  const nb::gil_scoped_release release;
+  return compile_kernels(specs, options);
+}
+
+}  // namespace
+
+void bind_jit(nb::module_& m) {
+  set_warning_handler(warn);
+  nb::class_<KernelReport>(m, "KernelReport", kReportDoc)
+      .def_ro("kernel", &KernelReport::kernel)
+      .def_ro("arch", &KernelReport::arch)
+      .def_ro("seconds", &KernelReport::seconds)
+      .def_ro("registers", &KernelReport::registers)
+      .def_ro("spill_bytes", &KernelReport::spill_bytes)
+      .def_ro("shared_bytes", &KernelReport::shared_bytes)
+      .def_ro("from_cache", &KernelReport::from_cache)
+      .def_ro("error", &KernelReport::error)
+      .def("__repr__", [](const KernelReport& r) {
+        if (!r.error.empty())
+          return fmt::format("<tilewright.KernelReport {} {} failed>", r.kernel, r.arch);
+        return fmt::format(
+            "<tilewright.KernelReport {} {}: {:.2f} s{}, {} registers, {} bytes spilled, {} "
+            "shared>",
+            r.kernel, r.arch, r.seconds, r.from_cache ? " (cached)" : "", r.registers,
+            r.spill_bytes, r.shared_bytes);
+      });
+  m.def("_compile_kernels", &compile, "attentions"_a, nb::kw_only(), "archs"_a, "jobs"_a, "pack"_a,
+        "progress"_a.none(),
+        nb::sig(
+            "def _compile_kernels(*attentions: Attention | str, archs: list[str], jobs: int, pack: "
+            "str, progress: object) -> list[KernelReport]"));
+  m.def("_set_python_folders", &set_python_folders, "folders"_a);
+  m.def("_load_kernel_pack", &load_kernel_pack, "path"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("kernel_cache_path", &kernel_cache_path,
+        "The folder of compiled kernels; empty where there is neither XDG_CACHE_HOME nor HOME.");
+  m.def("_set_kernel_cache_path", &set_kernel_cache_path, "folder"_a);
+  m.def("model_names", &model_names, "Names of the models that compile_kernels knows.");
+}
+
+}  // namespace tilewright::python

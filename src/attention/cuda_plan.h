@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// A plan on a GPU, and runs of attention under it.
+#pragma once
+
+#include <tilewright/plan.h>
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "attention/cuda_sources.h"
+#include "attention/device_plan.h"
+#include "cuda/memory.h"
+#include "jit/kernel_handle.h"
+
+namespace tilewright {
+
+// What an Attention on a GPU holds.
+struct CudaKernels {
+  CudaKernels(const AttentionSpec& spec, Device device);
+
+  CudaShape shape;
+  jit::KernelHandle kernel;
+};
+
+// A checked call: every tensor has the spec's shape. See cpu::AttentionCall.
+struct CudaCall {
+  TensorView q;
+  const KvCache* kv = nullptr;
+  TensorView out;
+  TensorView lse;
+  float sm_scale = 1;
+  Scale q_scale, k_scale, v_scale, out_scale;
+  TensorView sinks;
+  bool zero_padding = false;
+  Stream stream;
+};
+
+class CudaPlan {
+ public:
+  CudaPlan(const std::vector<Attention>& attentions, const Limits& limits,
+           const TensorView& workspace);
+
+  static std::size_t workspace_bytes(const std::vector<Attention>& attentions,
+                                     const Limits& limits);
+
+  void prepare();
+  void update(const Batch& batch, const std::vector<PlanInput>& inputs, Stream stream);
+
+  // The part of an attention of the plan.
+  const DevicePlan::Part& part(const Attention& attention) const;
+  // `bindings`: all parameters of the variant.
+  void run(const DevicePlan::Part& part, const CudaCall& call, const Bindings& bindings) const;
+
+  // Waits for the last update.
+  std::vector<std::int32_t> status() const;
+  int num_requests() const { return num_requests_; }  // the most that the last update may have had
+
+ private:
+  const cuda::Device& device_;
+  Limits limits_;
+  DevicePlan plan_;
+  cuda::DeviceBuffer owned_;
+  jit::KernelHandle update_;
+  int num_requests_ = 0;
+  Stream last_stream_;
+};
+
+}  // namespace tilewright

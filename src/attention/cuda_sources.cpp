@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attention/cuda_sources.h"
+
+#include <algorithm>
+#include <charconv>
+
+#include "attention/memory_size.h"
+#include "attention/update_kernel.h"
+#include "base/checks.h"
+#include "variant/cuda_text.h"
+#include "variant/mask.h"
+
+namespace tilewright {
+namespace {
+
+// Of a block of threads and of an SM, in bytes.
+struct SharedMemory {
+  int a_block;
+  int an_sm;
+};
+SharedMemory shared_memory(CudaTarget target) {
+  constexpr int kKib = 1024;
+  if (target.major >= 12) return {99 * kKib, 100 * kKib};
+  if (target.major >= 9) return {227 * kKib, 228 * kKib};
+  if (target.minor == 6 || target.minor == 9) return {99 * kKib, 100 * kKib};
+  return {163 * kKib, 164 * kKib};
+}
+
+const char* element_name(DType dtype) {
+  switch (dtype) {
+    case DType::f32: return "float";
+    case DType::f16: return "f16";
+    default: return "bf16";
+  }
+}
+
+// Whether the mask is told by one interval, so that tiles need no list of spans.
+bool is_one_span(const Variant& variant) {
+  return !variant.mask.defined() || MaskAnalysis(variant).one_interval();
+}
+
+}  // namespace
+
+CudaTarget CudaTarget::of_arch(const std::string& arch) {
+  int number = 0;
+  const char* const digits = arch.data() + std::min<std::size_t>(3, arch.size());
+  const auto [end, error] = std::from_chars(digits, arch.data() + arch.size(), number);
+  require(arch.starts_with("sm_") && error == std::errc() && number >= 80 && number <= 199,
+          "arch is {}: it must be like sm_80 or sm_90a", arch);
+  return {number / 10, number % 10};
+}
+
+CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target) {
+  CudaShape shape;
+  const SharedMemory memory = shared_memory(target);
+  // Where less fits, blocks of keys are smaller and fewer of them are under way.
+  const bool large = memory.a_block >= 227 * 1024;
+  shape.block_tokens = large ? 64 : 32;
+  shape.decode_stages = large ? 3 : 2;
+  shape.threads = tw::attention_warps(spec.head_dim, spec.value_dim()) * 32;
+  shape.shared_bytes = tw::attention_shared_bytes(spec.head_dim, spec.value_dim(),
+                                                  shape.block_tokens, shape.decode_stages,
+                                                  is_one_span(spec.variant));
+  constexpr int kReserved = 1024;  // by the system, a block
+  const bool two = 2 * (shape.shared_bytes + kReserved) <= memory.an_sm && shape.threads <= 128;
+  shape.blocks_per_sm = two ? 2 : 1;
+  return shape;
+}
+
+Support cuda_supports(const AttentionSpec& spec, CudaTarget target) {
+  const auto no = [](std::string reason) { return Support{false, std::move(reason)}; };
+  if (spec.q_dtype != DType::f16 && spec.q_dtype != DType::bf16) {
+    return no(fmt::format("q_dtype is {}: CUDA kernels take float16 and bfloat16",
+                          dtype_name(spec.q_dtype)));
+  }
+  if (spec.kv_dtype != spec.q_dtype || spec.value_dtype() != spec.q_dtype) {
+    return no(fmt::format("kv_dtype is {}, v_dtype {}: on CUDA they must be q_dtype, {}",
+                          dtype_name(spec.kv_dtype), dtype_name(spec.value_dtype()),
+                          dtype_name(spec.q_dtype)));
+  }
+  const DType out = spec.output_dtype();
+  if (out != DType::f32 && out != DType::f16 && out != DType::bf16) {
+    return no(fmt::format("out_dtype is {}: CUDA kernels write float32, float16 and bfloat16",
+                          dtype_name(out)));
+  }
+  if (spec.head_dim > 256 || spec.value_dim() > 256) {
+    return no(fmt::format("head_dim is {}, head_dim_vo {}: CUDA kernels take at most 256",
+                          spec.head_dim, spec.value_dim()));
+  }
+  if (spec.variant.rope.has_value()) {
+    return no("variant.rope is given: on CUDA keys are rotated before they are cached");
+  }
+  if (target.major < 8) return no("the GPU is older than Ampere (compute capability 8.0)");
+  const int most = shared_memory(target).a_block;
+  const int needed = cuda_shape(spec, target).shared_bytes;
+  if (needed > most) {
+    return no(fmt::format("head_dim is {}: its kernel needs {} bytes of shared memory, a GPU of "
+                          "compute capability {}.{} has {}",
+                          spec.head_dim, needed, target.major, target.minor, most));
+  }
+  return {true, ""};
+}
+
+jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target) {
+  const CudaShape shape = cuda_shape(spec, target);
+  jit::KernelSource source;
+  source.name = fmt::format("attention_{}_{}_d{}{}_g{}", element_name(spec.q_dtype),
+                            element_name(spec.output_dtype()), spec.head_dim,
+                            spec.value_dim() == spec.head_dim
+                                ? std::string()
+                                : fmt::format("_v{}", spec.value_dim()),
+                            spec.group_size());
+  source.source = fmt::format(
+      "{}\n"
+      "namespace tw {{\n"
+      "struct Spec {{\n"
+      "  using Element = {};\n"
+      "  using Out = {};\n"
+      "  static constexpr i32 kHeadDim = {};\n"
+      "  static constexpr i32 kValueDim = {};\n"
+      "  static constexpr i32 kGroupSize = {};\n"
+      "  static constexpr i32 kBlock = {};\n"
+      "  static constexpr i32 kDecodeStages = {};\n"
+      "  static constexpr i32 kBlocksPerSm = {};\n"
+      "}};\n"
+      "}}  // namespace tw\n"
+      "#include \"attention/attention.h\"\n",
+      cuda_variant(spec.variant, spec.head_dim), element_name(spec.q_dtype),
+      element_name(spec.output_dtype()), spec.head_dim, spec.value_dim(), spec.group_size(),
+      shape.block_tokens, shape.decode_stages, shape.blocks_per_sm);
+  source.entries = {"tilewright_attention", "tilewright_join_levels"};
+  source.shared_bytes = shape.shared_bytes;
+  // Lists of spans are made by one thread before the work on a tile begins.
+  source.budget.allow_stack = !is_one_span(spec.variant);
+  return source;
+}
+
+jit::KernelSource plan_source(const std::vector<Variant>& masks, std::size_t parts) {
+  jit::KernelSource source;
+  source.name = fmt::format("plan_{}", parts);
+  source.source = update_kernel_text(masks, parts);
+  source.entries = {kUpdateKernelName};
+  // Sets of intervals, and searches by single threads: latency, not throughput.
+  source.budget.allow_stack = true;
+  return source;
+}
+
+}  // namespace tilewright

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// The attention kernels of a spec for a GPU: whether there are any, their shape and their sources.
+#pragma once
+
+#include <tilewright/attention.h>
+
+#include <string>
+#include <vector>
+
+#include "jit/kernel_source.h"
+
+namespace tilewright {
+
+// What decides a kernel's shape: "sm_86", "sm_90a". Error (invalid_argument) for other texts.
+struct CudaTarget {
+  int major = 8;
+  int minor = 0;
+
+  static CudaTarget of_arch(const std::string& arch);
+};
+
+// Constants of kernels/attention/shape.h, and what a launch needs.
+struct CudaShape {
+  int block_tokens = 64;
+  int decode_stages = 3;
+  int threads = 128;
+  int blocks_per_sm = 1;
+  int shared_bytes = 0;
+};
+CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target);
+
+// Whether the kernels do what a spec asks for.
+Support cuda_supports(const AttentionSpec& spec, CudaTarget target);
+
+// Entries: kAttentionEntry and kJoinEntry.
+inline constexpr std::size_t kAttentionEntry = 0;
+inline constexpr std::size_t kJoinEntry = 1;
+jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target);
+
+// The kernel that makes plans of `parts` attentions with these masks (see mask_of).
+jit::KernelSource plan_source(const std::vector<Variant>& masks, std::size_t parts);
+
+}  // namespace tilewright

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attention/device_plan.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <type_traits>
+
+#include "attention/attention_impl.h"
+#include "attention/update_kernel.h"
+#include "base/checks.h"
+#include "plan/update_memory.h"
+
+namespace tilewright {
+namespace {
+
+constexpr std::size_t kAlignment = 256;
+constexpr std::int64_t kMaxThreads = 512;
+constexpr std::int64_t kWarpSize = 32;
+using OnePart = plan::UpdateParams<1>;
+static_assert(std::is_trivially_copyable_v<OnePart>);
+constexpr std::size_t kHeadBytes = offsetof(OnePart, parts);
+
+std::size_t round_up(std::size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+// Hands out pieces of a workspace that may not be there yet.
+class Pieces {
+ public:
+  explicit Pieces(std::byte* base) : base_(base) {}
+
+  std::byte* take(std::size_t bytes) {
+    std::byte* const piece = base_ != nullptr ? base_ + offset_ : nullptr;
+    offset_ += round_up(bytes);
+    return piece;
+  }
+  template <typename T>
+  void take_array(T*& array, std::int64_t count) {
+    array = reinterpret_cast<T*>(take(static_cast<std::size_t>(count) * sizeof(T)));
+  }
+  std::size_t bytes() const { return offset_; }
+
+ private:
+  std::byte* base_;
+  std::size_t offset_ = 0;
+};
+
+}  // namespace
+
+plan::ParamSlot param_slot(const BoundParam& param) {
+  plan::ParamSlot slot{};
+  slot.data = param.data;
+  slot.real = static_cast<float>(param.scalar);
+  slot.integer = static_cast<std::int32_t>(param.scalar);
+  slot.dtype = static_cast<std::int32_t>(param.dtype);
+  slot.rank = param.rank;
+  for (std::size_t dim = 0; dim < 3; ++dim) {
+    slot.shape[dim] = static_cast<std::int32_t>(param.shape[dim]);
+    slot.strides[dim] = param.strides[dim];
+  }
+  return slot;
+}
+
+DevicePlan::DevicePlan(const std::vector<Attention>& attentions, const Limits& limits,
+                       const std::vector<plan::Config>& configs, int num_sms)
+    : limits_(limits), num_sms_(num_sms) {
+  for (std::size_t i = 0; i < attentions.size(); ++i) {
+    const Attention& attention = attentions[i];
+    Part part{attention, {}, {}, 0, {}, {}};
+    part.memory.schedule.config = configs[i];
+    part.memory.schedule.config.heads_differ =
+        attention.impl().variant.mask_depends_on_head ? 1 : 0;
+    part.memory.batch_invariant = limits.determinism == Determinism::batch_invariant;
+    const Variant mask = mask_of(attention.spec().variant);
+    const std::string text = mask.serialize();
+    const auto same = std::find_if(masks_.begin(), masks_.end(), [&](const Variant& variant) {
+      return variant.serialize() == text;
+    });
+    part.mask = static_cast<std::int32_t>(same - masks_.begin());
+    if (same == masks_.end()) masks_.push_back(mask);
+    for (const Param& param : mask.params()) {
+      part.mask_params.push_back(
+          static_cast<std::size_t>(attention.impl().variant.binder.index_of(param.name())));
+    }
+    parts_.push_back(part);
+  }
+  params_.resize(kHeadBytes + parts_.size() * sizeof(plan::PartInput));
+}
+
+int DevicePlan::most_workers() const {
+  int most = 0;
+  for (const Part& part : parts_) most = std::max(most, part.memory.schedule.config.workers);
+  return most;
+}
+
+std::size_t DevicePlan::state_bytes() const {
+  const auto words = 2 * (static_cast<std::size_t>(limits_.requests) + 1);
+  return round_up(words * sizeof(std::uint32_t)) + 2 * round_up(2 * sizeof(std::int32_t)) +
+         round_up(static_cast<std::size_t>(most_workers()) * sizeof(std::int32_t));
+}
+
+std::size_t DevicePlan::lay_out(std::byte* base) {
+  Pieces pieces(base);
+  pieces.take_array(status_.words, 2 * (limits_.requests + 1));
+  pieces.take_array(status_.turn, 2);
+  pieces.take_array(run_memory_.a_taken, 2);
+  pieces.take_array(run_memory_.arrivals, most_workers());
+  const std::int64_t rows = limits_.requests * limits_.levels;
+  std::memset(params_.data(), 0, params_.size());
+  std::size_t slots = 0;
+  std::size_t levels = 0;
+  for (std::size_t i = 0; i < parts_.size(); ++i) {
+    plan::View& view = parts_[i].memory;
+    plan::PartInput& input = *std::construct_at(&input_of(i));
+    const plan::Config& config = view.schedule.config;
+    pieces.take_array(view.schedule.header, 1);
+    pieces.take_array(view.requests, limits_.requests);
+    pieces.take_array(view.schedule.rows, rows);
+    pieces.take_array(view.segments, rows);
+    pieces.take_array(view.schedule.cuts, config.workers + 1);
+    pieces.take_array(view.schedule.splits, config.workers);
+    pieces.take_array(view.token_levels, limits_.q_tokens);
+    pieces.take_array(view.token_keys, limits_.q_tokens);
+    if (!plan::rows_fit_shared(rows)) pieces.take_array(input.rows_before, rows);
+    input.mask = parts_[i].mask;
+    const AttentionSpec& spec = parts_[i].attention.spec();
+    // A row's partial result: the sums, the maximum and the sum of weights.
+    const std::size_t row_bytes = (static_cast<std::size_t>(spec.value_dim()) + 2) * sizeof(float);
+    slots = std::max(slots, 2 * static_cast<std::size_t>(config.workers) *
+                                round_up(row_bytes * static_cast<std::size_t>(config.tile_rows)));
+    levels = std::max(levels, round_up(row_bytes * static_cast<std::size_t>(limits_.q_tokens) *
+                                       static_cast<std::size_t>(spec.num_qo_heads)));
+  }
+  run_memory_.slots = pieces.take(slots);
+  run_memory_.levels =
+      pieces.take(limits_.levels > 1 ? levels * static_cast<std::size_t>(limits_.levels) : 0);
+  return pieces.bytes();
+}
+
+plan::PartInput& DevicePlan::input_of(std::size_t part) {
+  return reinterpret_cast<plan::PartInput*>(params_.data() + kHeadBytes)[part];
+}
+
+void DevicePlan::read_part(const PlanInput& input, const DeviceBatch& batch, Part& part,
+                           plan::PartInput& written) const {
+  written.view = part.memory;
+  batch.read(input, written);
+  // Rows that are simply the requests need no memory of query tokens.
+  if (input.levels.size() == 1 && !input.levels[0].qo_indptr.defined()) {
+    written.view.token_levels = nullptr;
+    written.view.token_keys = nullptr;
+  }
+  const AttentionImpl& attention = part.attention.impl();
+  // Numbers that only the device knows are checked there: reads outside of a tensor give 0.
+  attention.variant.binder.bind(
+      input.params, Bind::plan,
+      {attention.spec.num_qo_heads, attention.spec.num_kv_heads,
+       std::max<std::int64_t>(batch.num_requests(), 0), 0},
+      attention.device, part.bindings);
+  for (std::size_t i = 0; i < part.mask_params.size(); ++i) {
+    written.params[i] = param_slot(part.bindings.params[part.mask_params[i]]);
+  }
+  part.view = written.view;
+}
+
+UpdateLaunch DevicePlan::shape_of_launch() const {
+  const std::int64_t rows = limits_.requests * limits_.levels;
+  const auto parts = static_cast<std::int64_t>(parts_.size());
+  UpdateLaunch launch;
+  // A block is as large as its longest loop: fewer threads meet sooner at barriers.
+  std::int64_t wanted = limits_.levels > 1 ? kMaxThreads : std::max<std::int64_t>(rows, 256);
+  for (const Part& part : parts_) {
+    const plan::Config& config = part.memory.schedule.config;
+    if (limits_.q_len * config.group_size > config.tile_rows) wanted = kMaxThreads;
+    launch.shared_bytes = std::max(
+        launch.shared_bytes,
+        static_cast<std::size_t>(plan::update_shared_bytes(config.workers, rows)));
+  }
+  const std::int64_t threads =
+      std::min<std::int64_t>((wanted + kWarpSize - 1) / kWarpSize * kWarpSize, kMaxThreads);
+  // Page ids are checked by a few warps a row.
+  constexpr std::int64_t kWarpsARow = 8;
+  const std::int64_t warps = rows * parts * kWarpsARow;
+  const std::int64_t most = num_sms_ * (1024 / threads) - parts;
+  const std::int64_t checking = std::clamp<std::int64_t>(
+      plan::ceil_div(warps * kWarpSize, threads), 1, std::max<std::int64_t>(most, 1));
+  launch.blocks = static_cast<int>(parts + checking);
+  launch.threads = static_cast<int>(threads);
+  launch.params = params_.data();
+  launch.params_bytes = params_.size();
+  return launch;
+}
+
+void DevicePlan::update(const Batch& batch, const std::vector<PlanInput>& inputs,
+                        const UpdateLauncher& launch, Stream stream) {
+  const DeviceBatch reader(batch, limits_, parts_[0].attention.device());
+  require(inputs.size() == parts_.size(), "inputs has {} entries: the plan has {} attentions",
+          inputs.size(), parts_.size());
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      require(!(inputs[i].attention == inputs[j].attention),
+              "inputs[{}] has the attention of inputs[{}]: each once", i, j);
+    }
+    const auto found = std::find_if(parts_.begin(), parts_.end(), [&](const Part& part) {
+      return part.attention == inputs[i].attention;
+    });
+    if (found == parts_.end()) {
+      raise(ErrorCode::invalid_state, "inputs[{}] has an attention that the plan was not made for",
+            i);
+    }
+    if (inputs[i].blocks.defined()) {
+      raise(ErrorCode::not_supported, "inputs[{}].blocks is given: not on CUDA", i);
+    }
+    read_part(inputs[i], reader, *found,
+              input_of(static_cast<std::size_t>(found - parts_.begin())));
+  }
+  auto& head = *reinterpret_cast<OnePart*>(params_.data());
+  head.batch = reader.input();
+  head.limits = {static_cast<std::int32_t>(limits_.requests),
+                 static_cast<std::int32_t>(limits_.q_tokens),
+                 static_cast<std::int32_t>(limits_.q_len),
+                 static_cast<std::int32_t>(limits_.kv_len),
+                 static_cast<std::int32_t>(limits_.requests * limits_.levels)};
+  head.status = status_;
+  launch(shape_of_launch(), stream);
+}
+
+}  // namespace tilewright

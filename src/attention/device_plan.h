@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// A plan whose batches are only known on the device: its workspace there, and the launch of the
+// kernel that makes the schedules of all its attentions.
+#pragma once
+
+#include <tilewright/plan.h>
+
+#include <cstddef>
+#include <functional>
+#include <vector>
+
+#include "attention/device_batch.h"
+#include "plan/update_params.h"
+#include "variant/bindings.h"
+
+namespace tilewright {
+
+// The kernel of kernels/plan/update.h over UpdateParams of as many parts as the plan has
+// attentions. `params` is read until the launcher returns.
+struct UpdateLaunch {
+  int blocks = 1;
+  int threads = 512;
+  std::size_t shared_bytes = 0;
+  const void* params = nullptr;
+  std::size_t params_bytes = 0;
+};
+// Runs the kernel on the device, or in the emulator.
+using UpdateLauncher = std::function<void(const UpdateLaunch&, Stream)>;
+
+// A bound parameter as kernels are given it.
+plan::ParamSlot param_slot(const BoundParam& param);
+
+class DevicePlan {
+ public:
+  // What kernels of one attention read and write.
+  struct Part {
+    Attention attention;
+    plan::View memory;  // pointers into the workspace, and the config
+    plan::View view;    // of the last update: with the caller's tables
+    std::int32_t mask = 0;  // in masks()
+    std::vector<std::size_t> mask_params;  // of the attention's parameters, by the mask's own
+    Bindings bindings;                     // of the last update: parameters bound at plan
+  };
+  // Partial results, shared by the attentions: of workers, two slots each, and of levels.
+  struct RunMemory {
+    std::byte* slots = nullptr;
+    std::byte* levels = nullptr;
+    // Zero between runs.
+    std::int32_t* arrivals = nullptr;  // [workers]: parts of split items that are done
+    std::int32_t* a_taken = nullptr;   // items of section A that are taken
+  };
+
+  // Arguments are checked by Plan. `configs`: of the attentions, see cuda_config.
+  DevicePlan(const std::vector<Attention>& attentions, const Limits& limits,
+             const std::vector<plan::Config>& configs, int num_sms);
+
+  // Lays out the workspace, on the device: with a null base it only counts, and returns the bytes.
+  // The first state_bytes() of it must be zero before the first update.
+  std::size_t lay_out(std::byte* base);
+  std::size_t state_bytes() const;
+
+  // Errors: see Plan::update, as far as shapes, dtypes and devices tell. What the device's data say
+  // is wrong is in the status words. Waits for nothing.
+  void update(const Batch& batch, const std::vector<PlanInput>& inputs,
+              const UpdateLauncher& launch, Stream stream);
+
+  const std::vector<Part>& parts() const { return parts_; }
+  // What the kernel is made of: see update_kernel_text.
+  const std::vector<Variant>& masks() const { return masks_; }
+  const RunMemory& run_memory() const { return run_memory_; }
+  // [2][limits.requests + 1], see StatusMemory; Header::status_turn says which.
+  const plan::StatusMemory& status() const { return status_; }
+
+ private:
+  void read_part(const PlanInput& input, const DeviceBatch& batch, Part& part,
+                 plan::PartInput& written) const;
+  UpdateLaunch shape_of_launch() const;
+  plan::PartInput& input_of(std::size_t part);
+
+  int most_workers() const;
+
+  Limits limits_;
+  int num_sms_;
+  std::vector<Part> parts_;
+  std::vector<Variant> masks_;
+  RunMemory run_memory_;
+  plan::StatusMemory status_;
+  std::vector<std::byte> params_;  // UpdateParams of parts_.size() parts
+};
+
+}  // namespace tilewright

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attention/update_kernel.h"
+
+#include <fmt/format.h>
+
+#include "variant/cuda_text.h"
+
+namespace tilewright {
+namespace {
+
+constexpr std::string_view kOnce = "#pragma once\n";
+
+// Without what compilers warn of in a file that is not included.
+std::string without_guard(std::string text) {
+  const std::size_t at = text.find(kOnce);
+  if (at != std::string::npos) text.erase(at, kOnce.size());
+  return text;
+}
+
+}  // namespace
+
+Variant mask_of(const Variant& variant) {
+  Variant mask;
+  mask.mask = variant.mask;
+  return mask;
+}
+
+std::string update_kernel_text(const std::vector<Variant>& masks, std::size_t parts) {
+  std::string text =
+      "// The kernel that makes a plan on the device, written by the library.\n"
+      "#include \"attention/math.h\"\n"
+      "#include \"plan/update.h\"\n"
+      "#include \"plan/variant_mask.h\"\n\n";
+  std::string list;
+  for (std::size_t i = 0; i < masks.size(); ++i) {
+    // Headers are included already: only the variant's own name is changed.
+    text += fmt::format("#define Variant Mask{}\n{}#undef Variant\n\n", i,
+                        without_guard(cuda_variant(masks[i])));
+    list += fmt::format("{}tw::VariantMask<tw::Mask{}>", i > 0 ? ", " : "", i);
+  }
+  text += fmt::format(
+      "TW_KERNEL TW_LAUNCH_BOUNDS(512, 1)\n"
+      "{}(TW_PARAMETER tilewright::plan::UpdateParams<{}> params) {{\n"
+      "  tw::update_plan<{}>(params);\n"
+      "}}\n",
+      kUpdateKernelName, parts, list);
+  return text;
+}
+
+}  // namespace tilewright

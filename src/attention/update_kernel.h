@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// The text of the kernel that makes plans on the device (kernels/plan/update.h), for the masks of a
+// plan's attentions.
+#pragma once
+
+#include <tilewright/variant.h>
+
+#include <string>
+#include <vector>
+
+namespace tilewright {
+
+inline constexpr const char* kUpdateKernelName = "tilewright_update_plan";
+
+// A variant of nothing but the mask: variants that differ in other things share it.
+Variant mask_of(const Variant& variant);
+
+// A source file that defines kUpdateKernelName over UpdateParams<parts>. PartInput::mask is an
+// index of `masks`.
+std::string update_kernel_text(const std::vector<Variant>& masks, std::size_t parts);
+
+}  // namespace tilewright

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <tilewright/c_ops.h>
+#include <tilewright/sampling.h>
+
+#include <limits>
+
+#include "c_api/guard.h"
+#include "c_api/read.h"
+
+using namespace tilewright;
+using namespace tilewright::c_api;
+
+namespace {
+
+// Leaves what is not given.
+template <typename T, typename Given>
+void read_rows(const Path& path, const Given* given, PerRow<T>& rows) {
+  if (given == nullptr) return;
+  rows.tensor = read_tensor({path, "tensor"}, given->tensor);
+  if (rows.tensor.defined()) return;
+  if constexpr (std::is_same_v<Given, tw_integer>) {
+    require(given->value >= std::numeric_limits<T>::min() &&
+                given->value <= std::numeric_limits<T>::max(),
+            "{} is {}: it must fit {} bits", path, given->value, 8 * sizeof(T));
+  }
+  rows.value = static_cast<T>(given->value);
+}
+
+SamplingArgs read_args(const tw_sampling_args* args) {
+  const Path path("args");
+  const tw_sampling_args given = read_struct(path, args);
+  SamplingArgs result;
+  read_rows({path, "temperature"}, given.temperature, result.temperature);
+  read_rows({path, "top_k"}, given.top_k, result.top_k);
+  read_rows({path, "top_p"}, given.top_p, result.top_p);
+  read_rows({path, "min_p"}, given.min_p, result.min_p);
+  read_rows({path, "seeds"}, given.seeds, result.seeds);
+  read_rows({path, "steps"}, given.steps, result.steps);
+  result.stream = read_stream(given.stream);
+  return result;
+}
+
+}  // namespace
+
+tw_status tw_sample(const tw_tensor* logits, const tw_sampling_args* args,
+                    const tw_tensor* tokens) {
+  return guarded([&] {
+    sample(read_tensor("logits", logits), read_args(args), read_tensor("tokens", tokens));
+  });
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/cuda_launches.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace tilewright {
+namespace {
+
+constexpr std::int32_t kWarp = 32;
+
+std::int32_t round_up(std::int64_t count, std::int32_t step) {
+  return static_cast<std::int32_t>((count + step - 1) / step) * step;
+}
+
+// Threads for `items` that a block takes in turn: whole warps, at most `most`.
+std::int32_t threads_for(std::int64_t items, std::int32_t most) {
+  return items >= most ? most : std::max(kWarp, round_up(items, kWarp));
+}
+
+// Blocks of `block` threads, one for each item.
+std::int32_t blocks_for(std::int64_t items, std::int32_t block) {
+  return (cuda_count(items, "runs of elements") - 1) / block + 1;
+}
+
+tw::RowsOf rows_of(const TensorView& tensor) {
+  const int rank = tensor.rank;
+  return {tensor.data, rank >= 3 ? tensor.strides[0] : 0, rank >= 2 ? tensor.strides[rank - 2] : 0};
+}
+
+bool all_aligned(std::int64_t dim, std::initializer_list<TensorView> tensors) {
+  return dim % kCudaRun == 0 && std::all_of(tensors.begin(), tensors.end(), has_aligned_runs);
+}
+
+}  // namespace
+
+CudaOpLaunch<tw::RmsNormParams> rms_norm_launch(const TensorView& x, const TensorView& residual,
+                                                const TensorView& weight, const TensorView& out,
+                                                float eps, float weight_offset) {
+  const bool fused = residual.defined();
+  CudaOpLaunch<tw::RmsNormParams> launch;
+  launch.kernel = fused ? CudaOpKernel{CudaOp::fused_add_rms_norm,
+                                       {x.dtype, residual.dtype, weight.dtype, out.dtype}}
+                        : CudaOpKernel{CudaOp::rms_norm, {x.dtype, weight.dtype, out.dtype}};
+  const std::int64_t dim = weight.shape[0];
+  const std::int64_t rows = x.numel() / dim;
+  const bool aligned = all_aligned(dim, {x, fused ? residual : x, weight, out});
+  tw::RmsNormParams& params = launch.params;
+  params.x = rows_of(x);
+  if (fused) params.residual = rows_of(residual);
+  params.out = rows_of(out);
+  params.weight = weight.data;
+  params.rows = cuda_count(rows, "rows");
+  params.inner = x.rank >= 2 ? cuda_count(x.shape[x.rank - 2], "rows") : 1;
+  params.dim = cuda_count(dim, "elements of a row");
+  params.aligned = aligned ? 1 : 0;
+  params.eps = eps;
+  params.weight_offset = weight_offset;
+  if (rows == 0) return launch;
+  const std::int64_t runs = aligned ? dim / kCudaRun : dim;
+  if (runs <= 2 * kWarp) {  // two runs a lane
+    constexpr std::int32_t kWarps = 4;
+    params.row_threads = kWarp;
+    launch.block = kWarps * kWarp;
+    launch.grid = (params.rows - 1) / kWarps + 1;
+  } else {
+    launch.block = threads_for((runs + 1) / 2, 512);
+    params.row_threads = launch.block;
+    launch.grid = params.rows;
+    launch.shared_bytes = launch.block / kWarp * static_cast<std::int32_t>(sizeof(float));
+  }
+  return launch;
+}
+
+CudaOpLaunch<tw::ActivationParams> activation_launch(const TensorView& x, const TensorView& out,
+                                                     Activation activation) {
+  CudaOpLaunch<tw::ActivationParams> launch;
+  launch.kernel = {CudaOp::act_and_mul, {x.dtype, out.dtype}, activation};
+  const std::int64_t dim = out.shape[1];
+  const bool aligned = all_aligned(dim, {x, out});
+  launch.params = {x.data,
+                   out.data,
+                   x.strides[0],
+                   out.strides[0],
+                   cuda_count(out.shape[0], "rows"),
+                   cuda_count(dim, "elements of a row"),
+                   aligned ? 1 : 0};
+  if (out.numel() == 0) return launch;
+  launch.block = 256;
+  launch.grid = blocks_for(out.numel() / (aligned ? kCudaRun : 1), launch.block);
+  return launch;
+}
+
+CudaOpLaunch<tw::MergeParams> merge_launch(const TensorView& values, const TensorView& lse,
+                                           const TensorView& out, const TensorView& lse_out) {
+  CudaOpLaunch<tw::MergeParams> launch;
+  launch.kernel = {CudaOp::merge_states, {values.dtype, out.dtype}};
+  tw::MergeParams& params = launch.params;
+  params.values = values.data;
+  params.lse = static_cast<const float*>(lse.data);
+  params.out = out.data;
+  params.lse_out = static_cast<float*>(lse_out.data);
+  std::copy_n(values.strides.begin(), 3, params.values_stride);
+  std::copy_n(lse.strides.begin(), 3, params.lse_stride);
+  std::copy_n(out.strides.begin(), 2, params.out_stride);
+  std::copy_n(lse_out.strides.begin(), 2, params.lse_out_stride);
+  params.tokens = cuda_count(out.shape[0], "tokens");
+  params.states = cuda_count(values.shape[1], "states");
+  params.heads = cuda_count(out.shape[1], "heads");
+  params.dim = cuda_count(out.shape[2], "elements of a head");
+  const bool aligned = all_aligned(params.dim, {values, out});
+  params.aligned = aligned ? 1 : 0;
+  if (out.numel() == 0) return launch;
+  launch.block = 128;
+  launch.grid = blocks_for(out.numel() / (aligned ? kCudaRun : 1), launch.block);
+  return launch;
+}
+
+CudaOpLaunch<tw::RopeParams> rope_launch(const TensorView& x, const TensorView& positions,
+                                         const TensorView& out, const RopeTurns& turns) {
+  CudaOpLaunch<tw::RopeParams> launch;
+  launch.kernel = turns.table.defined() ? CudaOpKernel{CudaOp::apply_rope_with_table,
+                                                       {x.dtype, out.dtype, turns.table.dtype}}
+                                        : CudaOpKernel{CudaOp::apply_rope, {x.dtype, out.dtype}};
+  tw::RopeParams& params = launch.params;
+  const auto pairs = static_cast<std::int64_t>(turns.axis_of_pair.size());
+  if (pairs > tw::RopeParams::kMaxPairs) {
+    raise(ErrorCode::not_supported, "x is {}: on CUDA up to {} elements of a head are rotated", x,
+          2 * tw::RopeParams::kMaxPairs);
+  }
+  params.x = rows_of(x);
+  params.out = rows_of(out);
+  params.positions = positions.data;
+  std::copy_n(positions.strides.begin(), 2, params.positions_stride);
+  params.positions_64 = positions.dtype == DType::i64 ? 1 : 0;
+  params.table = turns.table.data;
+  params.table_stride = turns.table.strides[0];
+  params.table_rows = turns.table.shape[0];
+  params.tokens = cuda_count(x.shape[0], "tokens");
+  params.heads = cuda_count(x.shape[1], "heads");
+  params.head_dim = cuda_count(x.shape[2], "elements of a head");
+  params.pairs = static_cast<std::int32_t>(pairs);
+  params.interleaved = turns.interleaved ? 1 : 0;
+  params.amplitude = turns.amplitude;
+  const bool aligned = all_aligned(pairs, {x, out}) && x.shape[2] % kCudaRun == 0;
+  params.aligned = aligned ? 1 : 0;
+  std::copy(turns.axis_of_pair.begin(), turns.axis_of_pair.end(), params.axis_of_pair);
+  if (!turns.table.defined()) {
+    for (std::int64_t pair = 0; pair < pairs; ++pair) {
+      const double each =
+          turns.frequencies[static_cast<std::size_t>(pair)] / (2 * std::numbers::pi);
+      // Below 1 by as much as a double can say, so the product is below 2^64.
+      params.turns[pair] = static_cast<tw::u64>((each - std::floor(each)) * 0x1.0p64);
+    }
+  }
+  if (x.numel() == 0) return launch;
+  launch.grid = params.tokens;
+  launch.block =
+      threads_for(std::max(params.heads * (aligned ? pairs / kCudaRun : pairs), pairs), 256);
+  launch.shared_bytes =
+      static_cast<std::int32_t>(2 * pairs * static_cast<std::int64_t>(sizeof(float)));
+  return launch;
+}
+
+namespace {
+
+tw::CacheSide cache_side(const TensorView& from, const TensorView& to, const Scale& scale) {
+  tw::CacheSide side{};
+  side.from = from.data;
+  side.to = to.data;
+  std::copy_n(from.strides.begin(), 3, side.from_stride);
+  std::copy_n(to.strides.begin(), 3, side.to_stride);
+  const TensorView& tensor = scale.tensor;
+  side.scale_value = scale.value;
+  if (tensor.defined()) {
+    const int last = tensor.rank - 1;
+    side.scale = static_cast<const float*>(tensor.data);
+    side.scale_stride[0] = tensor.rank == 2 && tensor.shape[0] > 1 ? tensor.strides[0] : 0;
+    side.scale_stride[1] = tensor.shape[last] > 1 ? tensor.strides[last] : 0;
+  }
+  side.dim = cuda_count(from.shape[2], "elements of a head");
+  side.aligned = all_aligned(side.dim, {from, to}) ? 1 : 0;
+  return side;
+}
+
+}  // namespace
+
+CudaOpLaunch<tw::CacheWriteParams> cache_write_launch(const TensorView& k, const TensorView& v,
+                                                      const KvCache& cache,
+                                                      const TensorView& slot_mapping,
+                                                      const Scale& k_scale, const Scale& v_scale,
+                                                      const TensorView& token_indptr) {
+  CudaOpLaunch<tw::CacheWriteParams> launch;
+  launch.kernel = {CudaOp::write_kv_cache, {k.dtype, cache.k.dtype, v.dtype, cache.v.dtype}};
+  tw::CacheWriteParams& params = launch.params;
+  params.keys = cache_side(k, cache.k, k_scale);
+  params.values = cache_side(v, cache.v, v_scale);
+  params.slots = slot_mapping.data;
+  params.slots_stride = slot_mapping.strides[0];
+  params.slots_64 = slot_mapping.dtype == DType::i64 ? 1 : 0;
+  params.slots_end = cache.k.shape[0] * cache.k.shape[1];
+  params.requests = 1;
+  if (token_indptr.defined()) {
+    params.token_indptr = token_indptr.data;
+    params.token_indptr_stride = token_indptr.strides[0];
+    params.token_indptr_64 = token_indptr.dtype == DType::i64 ? 1 : 0;
+    params.requests = cuda_count(token_indptr.shape[0] - 1, "requests");
+  }
+  params.page_size = cuda_count(cache.k.shape[1], "tokens of a page");
+  params.tokens = cuda_count(k.shape[0], "tokens");
+  params.heads = cuda_count(k.shape[1], "heads");
+  if (params.tokens == 0 || params.heads == 0 || params.slots_end == 0) return launch;
+  launch.grid = params.tokens;
+  const auto items = [&](const tw::CacheSide& side) {
+    return static_cast<std::int64_t>(params.heads) *
+           (side.aligned != 0 ? side.dim / kCudaRun : side.dim);
+  };
+  launch.block = threads_for(std::max(items(params.keys), items(params.values)), 256);
+  return launch;
+}
+
+}  // namespace tilewright

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// Launches of the operators' CUDA kernels, from arguments that have been checked. Made here, and
+// run by cuda_run.h on a GPU or by the tests' emulator.
+#pragma once
+
+#include <tilewright/ops.h>
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+#include "base/cuda_launch.h"
+#include "ops/cuda_kernels.h"
+#include "ops/params.h"
+
+namespace tilewright {
+
+template <typename Params>
+struct CudaOpLaunch : CudaLaunch<Params> {
+  CudaOpKernel kernel;
+};
+
+// `residual` is undefined but for the fused form.
+CudaOpLaunch<tw::RmsNormParams> rms_norm_launch(const TensorView& x, const TensorView& residual,
+                                                const TensorView& weight, const TensorView& out,
+                                                float eps, float weight_offset);
+
+CudaOpLaunch<tw::ActivationParams> activation_launch(const TensorView& x, const TensorView& out,
+                                                     Activation activation);
+
+CudaOpLaunch<tw::MergeParams> merge_launch(const TensorView& values, const TensorView& lse,
+                                           const TensorView& out, const TensorView& lse_out);
+
+// How pairs turn: radians a position (or a table, which is undefined else), and their axes.
+struct RopeTurns {
+  std::span<const double> frequencies;
+  float amplitude = 1;
+  TensorView table;
+  std::span<const std::uint8_t> axis_of_pair;
+  bool interleaved = false;
+};
+// positions [axes, tokens].
+CudaOpLaunch<tw::RopeParams> rope_launch(const TensorView& x, const TensorView& positions,
+                                         const TensorView& out, const RopeTurns& turns);
+
+CudaOpLaunch<tw::CacheWriteParams> cache_write_launch(const TensorView& k, const TensorView& v,
+                                                      const KvCache& cache,
+                                                      const TensorView& slot_mapping,
+                                                      const Scale& k_scale, const Scale& v_scale,
+                                                      const TensorView& token_indptr);
+
+}  // namespace tilewright

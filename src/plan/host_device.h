@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// Functions that host and device compile from the same text. What includes this keeps to integers
+// and to nothing of the standard library but fixed-width ones: NVRTC has no more.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define TILEWRIGHT_HD __host__ __device__
+// Called, not inlined: what is large and seldom run costs compile time wherever it is copied to.
+#define TILEWRIGHT_HD_CALL __host__ __device__ __noinline__
+#else
+#define TILEWRIGHT_HD
+#define TILEWRIGHT_HD_CALL
+#endif
+
+namespace tilewright::plan {
+
+TILEWRIGHT_HD inline std::int64_t min64(std::int64_t a, std::int64_t b) {
+  return a < b ? a : b;
+}
+TILEWRIGHT_HD inline std::int64_t max64(std::int64_t a, std::int64_t b) {
+  return a > b ? a : b;
+}
+TILEWRIGHT_HD inline std::int64_t clamp64(std::int64_t value, std::int64_t least,
+                                          std::int64_t most) {
+  return value < least ? least : value > most ? most : value;
+}
+TILEWRIGHT_HD inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+// Of keys and blocks of one row, which fit 32 bits: a division of 64 bits is slow on the device.
+TILEWRIGHT_HD inline std::int32_t ceil_div32(std::int32_t a, std::int32_t b) {
+  return a / b + (a % b != 0 ? 1 : 0);
+}
+
+}  // namespace tilewright::plan

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the kernel that makes plans on the device is given: a batch and the page tables of one or
+// several attentions, all on the device, and where their plans go. Sizes come from the tensors'
+// shapes, so that nothing is read outside them whatever the device's data says.
+#pragma once
+
+#include "plan/param_slot.h"
+#include "plan/view.h"
+
+namespace tilewright::plan {
+
+inline constexpr int kMaxMaskParams = 16;
+
+// A tensor of rank 1.
+struct IntList {
+  const std::int32_t* data = nullptr;
+  std::int64_t stride = 1;
+  std::int64_t size = -1;  // -1: it is not given
+
+  TILEWRIGHT_HD bool given() const { return size >= 0; }
+  TILEWRIGHT_HD bool has(std::int64_t i) const { return i < size; }
+  TILEWRIGHT_HD std::int32_t operator[](std::int64_t i) const { return data[i * stride]; }
+};
+
+enum class TableForm : std::int32_t { padded, csr, ragged, contiguous };
+
+// One level beside its LevelPages.
+struct LevelInput {
+  TableForm form = TableForm::contiguous;
+  std::int32_t num_rows = -1;  // of qo_indptr; -1: rows are the requests
+  IntList qo_indptr;
+  IntList kv_lens;  // of the level or, where it is the only one, of the batch
+  IntList kv_pos;
+  IntList last_page_len;
+  std::int64_t columns = 0;        // padded: of the table; contiguous: tokens of a row
+  std::int64_t num_entries = 0;    // padded: rows of the table; csr: its page ids
+  std::int64_t num_row_ids = 0;    // padded
+  std::int64_t indptr_size = 0;    // csr, ragged
+  std::int64_t num_q_rows = 0;     // entries of LevelPages::q_rows
+  std::int64_t num_pages = 0;      // of the level's cache; 0: not known
+};
+
+// Status words of requests and, behind them, of the batch, in two arrays that updates take in turn:
+// while one is written the other, which nobody reads any more, is cleared for the next update.
+struct StatusMemory {
+  std::uint32_t* words = nullptr;  // [2][requests + 1]
+  std::int32_t* turn = nullptr;    // [2]: whose turn it is; blocks that know
+};
+
+struct BatchInput {
+  IntList qo_indptr;
+  const std::int32_t* num_requests = nullptr;
+  IntList q_pos_offset;
+  std::int64_t num_q_pos = -1;  // entries of View::q_pos; -1: it is not given
+};
+
+struct PlanLimits {
+  std::int32_t requests = 0;
+  std::int32_t q_tokens = 0;
+  std::int32_t q_len = 0;
+  std::int32_t kv_len = 0;
+  std::int32_t rows = 0;  // of all levels
+};
+
+// One attention.
+struct PartInput {
+  View view;                   // of the plan to be made: pointers, config, tables
+  Row* rows_before = nullptr;  // [limits.rows], unsorted rows; null: all rows fit shared memory
+  std::int32_t mask = 0;       // which of the kernel's masks
+  LevelInput levels[kMaxLevels];
+  ParamSlot params[kMaxMaskParams] = {};  // of the mask
+};
+
+template <int kParts>
+struct UpdateParams {
+  BatchInput batch;
+  PlanLimits limits;
+  StatusMemory status;
+  PartInput parts[kParts];
+};
+
+}  // namespace tilewright::plan

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+// The operators and sampling: the bits of C++ on the same data.
+#include "c_api/c_support.h"
+#include "ops/ops_support.h"
+
+namespace tilewright::test {
+namespace {
+
+using testing::Test;
+
+// Both ways of filling `out`: the same bytes.
+template <typename Cpp, typename C>
+void expect_same(Tensor& out, const Cpp& cpp, const C& c) {
+  const Tensor start = copy_of(out);
+  cpp();
+  const auto expected = out.snapshot();
+  EXPECT_FALSE(expected == start.snapshot()) << "nothing was written";
+  std::memcpy(out.data() - kGuardBytes, start.snapshot().data(), expected.size());
+  ASSERT_OK(c());
+  EXPECT_TRUE(out.snapshot() == expected);
+}
+
+class COps : public Test {
+ protected:
+  Tensor normal(const Extents& shape, DType dtype = DType::bf16) {
+    Tensor tensor(dtype, shape);
+    fill_normal(tensor, random_);
+    return tensor;
+  }
+
+ private:
+  Random random_{77};
+};
+
+TEST_F(COps, WriteKvCache) {
+  const Tensor k = normal({5, 2, 16});
+  const Tensor v = normal({5, 2, 16});
+  Tensor cache = normal({4, 2, 8, 2, 16}, DType::f8e4m3);
+  const Tensor slots = int_tensor({3, 17, -1, 31, 0});
+  const Tensor indptr = int_tensor({0, 2, 5});
+  const Tensor scales(DType::f32, {2, 2}, {2, 1}, 0x3F);  // 0x3F3F3F3F: 0.747
+  const KvCache cpp = KvCache::combined(cache.view());
+  const tw_tensor c_k = to_c(k.view());
+  const tw_tensor c_v = to_c(v.view());
+  const tw_kv_cache c_cache = to_c(cpp);
+  const tw_tensor c_slots = to_c(slots.view());
+  const tw_tensor c_indptr = to_c(indptr.view());
+  const tw_real number = {0.25F, {}};
+  const tw_real by_head = {0, to_c(scales.view())};
+  expect_same(
+      cache, [&] { write_kv_cache(k.view(), v.view(), cpp, slots.view()); },
+      [&] {
+        return tw_write_kv_cache(&c_k, &c_v, &c_cache, &c_slots, nullptr, nullptr, nullptr,
+                                 nullptr);
+      });
+  expect_same(
+      cache,
+      [&] {
+        write_kv_cache(k.view(), v.view(), cpp, slots.view(), 0.25F, scales.view(), indptr.view());
+      },
+      [&] {
+        return tw_write_kv_cache(&c_k, &c_v, &c_cache, &c_slots, &number, &by_head, &c_indptr,
+                                 nullptr);
+      });
+  const Tensor beyond = int_tensor({3, 17, -1, 32, 0});
+  const tw_tensor c_beyond = to_c(beyond.view());
+  expect_invalid(
+      tw_write_kv_cache(&c_k, &c_v, &c_cache, &c_beyond, nullptr, nullptr, nullptr, nullptr),
+      {"slot_mapping", "32"});
+}
+
+TEST_F(COps, Norms) {
+  const Tensor x = normal({6, 48});
+  const Tensor weight = normal({48});
+  Tensor out = normal({6, 48});
+  const tw_tensor c_x = to_c(x.view());
+  const tw_tensor c_weight = to_c(weight.view());
+  const tw_tensor c_out = to_c(out.view());
+  expect_same(
+      out, [&] { rms_norm(x.view(), weight.view(), out.view(), 1e-5F, 1); },
+      [&] { return tw_rms_norm(&c_x, &c_weight, &c_out, 1e-5F, 1, nullptr); });
+  Tensor residual = normal({6, 48});
+  const Tensor before = copy_of(residual);
+  const tw_tensor c_residual = to_c(residual.view());
+  fused_add_rms_norm(x.view(), residual.view(), weight.view(), out.view(), 1e-5F);
+  const auto expected = out.snapshot();
+  const auto expected_residual = residual.snapshot();
+  std::memcpy(residual.data() - kGuardBytes, before.snapshot().data(), before.snapshot().size());
+  ASSERT_OK(tw_fused_add_rms_norm(&c_x, &c_residual, &c_weight, &c_out, 1e-5F, 0, nullptr));
+  EXPECT_TRUE(out.snapshot() == expected);
+  EXPECT_TRUE(residual.snapshot() == expected_residual);
+  expect_invalid(tw_rms_norm(&c_x, &c_x, &c_out, 1e-5F, 0, nullptr), {"weight"});
+}
+
+TEST_F(COps, Rope) {
+  const Tensor x = normal({4, 3, 16});
+  const Tensor positions = int_tensor({7, 0, 300, 12});
+  Tensor axes = int_matrix(2, 4);
+  for (int i = 0; i < 8; ++i) axes.set({i / 4, i % 4}, 3 * i);
+  Tensor out = normal({4, 3, 16});
+  const Tensor table = normal({400, 16}, DType::f32);
+  const tw_tensor c_x = to_c(x.view());
+  const tw_tensor c_positions = to_c(positions.view());
+  const tw_tensor c_axes = to_c(axes.view());
+  const tw_tensor c_out = to_c(out.view());
+  const tw_tensor c_table = to_c(table.view());
+  auto spec = sized<tw_rope_spec>();
+  spec.theta = 5e5;
+  spec.scaling = TW_ROPE_LLAMA3;
+  RopeHandle rope;
+  ASSERT_OK(tw_rope_create(&spec, rope.target()));
+  const RopeSpec cpp{.theta = 5e5, .scaling = Llama3Scaling{}};
+  auto sections = sized<tw_rope_sections>();
+  sections.pairs[0] = 5;
+  sections.pairs[1] = 3;
+  const RopeSections cpp_sections{{5, 3}, false};
+  expect_same(
+      out, [&] { apply_rope(x.view(), positions.view(), out.view(), cpp); },
+      [&] { return tw_apply_rope(&c_x, &c_positions, &c_out, rope.get(), nullptr, nullptr); });
+  expect_same(
+      out, [&] { apply_rope(x.view(), axes.view(), out.view(), cpp, cpp_sections); },
+      [&] { return tw_apply_rope(&c_x, &c_axes, &c_out, rope.get(), &sections, nullptr); });
+  expect_same(
+      out,
+      [&] {
+        apply_rope_with_cos_sin_cache(x.view(), positions.view(), table.view(), out.view(), true);
+      },
+      [&] {
+        return tw_apply_rope_with_cos_sin_cache(&c_x, &c_positions, &c_table, &c_out, 1, nullptr,
+                                                nullptr);
+      });
+  sections.interleaved = 2;
+  expect_invalid(tw_apply_rope(&c_x, &c_axes, &c_out, rope.get(), &sections, nullptr),
+                 {"sections.interleaved is 2"});
+  sections.interleaved = 0;
+  sections.reserved = 4;
+  expect_invalid(tw_apply_rope(&c_x, &c_axes, &c_out, rope.get(), &sections, nullptr),
+                 {"sections.reserved is 4"});
+  expect_invalid(
+      tw_apply_rope_with_cos_sin_cache(&c_x, &c_positions, &c_table, &c_out, 7, nullptr, nullptr),
+      {"interleaved is 7"});
+}
+
+TEST_F(COps, ActivationsAndMerge) {
+  const Tensor x = normal({5, 64});
+  Tensor out = normal({5, 32});
+  const tw_tensor c_x = to_c(x.view());
+  const tw_tensor c_out = to_c(out.view());
+  const std::vector<std::pair<Activation, std::int32_t>> activations = {
+      {Activation::silu, TW_SILU},
+      {Activation::gelu, TW_GELU},
+      {Activation::gelu_tanh, TW_GELU_TANH}};
+  for (const auto& [cpp, c] : activations) {
+    expect_same(
+        out, [&, which = cpp] { act_and_mul(x.view(), out.view(), which); },
+        [&, which = c] { return tw_act_and_mul(&c_x, &c_out, which, nullptr); });
+  }
+  expect_invalid(tw_act_and_mul(&c_x, &c_out, 3, nullptr), {"activation is 3", "[0, 2]"});
+
+  const Tensor values = normal({3, 2, 4, 16});
+  const Tensor lse = normal({3, 2, 4}, DType::f32);
+  Tensor joined = normal({3, 4, 16});
+  Tensor lse_out = normal({3, 4}, DType::f32);
+  const tw_tensor c_values = to_c(values.view());
+  const tw_tensor c_lse = to_c(lse.view());
+  const tw_tensor c_joined = to_c(joined.view());
+  const tw_tensor c_lse_out = to_c(lse_out.view());
+  expect_same(
+      joined, [&] { merge_states(values.view(), lse.view(), joined.view()); },
+      [&] { return tw_merge_states(&c_values, &c_lse, &c_joined, nullptr, nullptr); });
+  expect_same(
+      lse_out, [&] { merge_states(values.view(), lse.view(), joined.view(), lse_out.view()); },
+      [&] { return tw_merge_states(&c_values, &c_lse, &c_joined, &c_lse_out, nullptr); });
+}
+
+TEST_F(COps, Sample) {
+  const Tensor logits = normal({6, 500}, DType::f32);
+  Tensor tokens(DType::i32, {6});
+  const Tensor temperature = float_tensor({0.5, 1, 1.5, 0, 2, 0.7});
+  const Tensor seeds(DType::i64, {6}, {1}, 0x11);
+  const tw_tensor c_logits = to_c(logits.view());
+  const tw_tensor c_tokens = to_c(tokens.view());
+  auto args = sized<tw_sampling_args>();
+  SamplingArgs cpp;
+  const auto same = [&] {
+    expect_same(
+        tokens, [&] { sample(logits.view(), cpp, tokens.view()); },
+        [&] { return tw_sample(&c_logits, &args, &c_tokens); });
+  };
+  same();
+  const tw_real number = {0.8F, {}};
+  const tw_real by_row = {0, to_c(temperature.view())};
+  const tw_real top_p = {0.9F, {}};
+  const tw_real min_p = {0.02F, {}};
+  const tw_integer top_k = {20, {}};
+  const tw_integer seed_rows = {0, to_c(seeds.view())};
+  const tw_integer steps = {INT64_C(1) << 40, {}};
+  args.temperature = &number;
+  cpp.temperature = 0.8F;
+  same();
+  args.temperature = &by_row;
+  cpp.temperature = temperature.view();
+  args.top_p = &top_p;
+  cpp.top_p = 0.9F;
+  args.min_p = &min_p;
+  cpp.min_p = 0.02F;
+  args.top_k = &top_k;
+  cpp.top_k = 20;
+  args.seeds = &seed_rows;
+  cpp.seeds = seeds.view();
+  args.steps = &steps;
+  cpp.steps = INT64_C(1) << 40;
+  same();
+  const tw_integer large = {INT64_C(1) << 40, {}};
+  args.top_k = &large;
+  expect_invalid(tw_sample(&c_logits, &args, &c_tokens),
+                 {"args.top_k is 1099511627776", "32 bits"});
+  args.top_k = nullptr;
+  const tw_real negative = {-1, {}};
+  args.temperature = &negative;
+  expect_invalid(tw_sample(&c_logits, &args, &c_tokens), {"temperature", "-1"});
+}
+
+}  // namespace
+}  // namespace tilewright::test

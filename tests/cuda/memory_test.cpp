@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory, copies, events, streams and graphs, against the test double of libcuda.
+#include "cuda/memory.h"
+
+#include <array>
+#include <cstdint>
+
+#include "support/expect_error.h"
+#include "support/use_fake_cuda.h"
+
+namespace tilewright {
+namespace {
+
+using test::expect_error_of;
+using test::fake_cuda;
+
+TEST(DeviceBuffer, IsFreedOnceOnItsOwnGpu) {
+  test::FakeCuda& fake = fake_cuda();
+  const cuda::Device& device = cuda::device(1);
+  {
+    cuda::DeviceBuffer buffer(device, 1000);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer.data()) % 256, 0U);
+    cuda::DeviceBuffer moved(std::move(buffer));
+    cuda::DeviceBuffer assigned;
+    assigned = std::move(moved);
+    EXPECT_EQ(assigned.bytes(), 1000U);
+    EXPECT_EQ(fake.bytes_allocated, 1000U);
+  }
+  EXPECT_EQ(fake.bytes_allocated, 0U);
+  EXPECT_EQ(fake.calls["cuMemAlloc"], 1);
+  EXPECT_EQ(fake.calls["cuMemFree"], 1);
+  EXPECT_EQ(fake.contexts_on_stack, 0);
+  EXPECT_EQ(cuda::DeviceBuffer(device, 0).data(), nullptr);
+}
+
+TEST(DeviceBuffer, NoMemoryIsAnErrorThatSaysHowMuchWasAsked) {
+  const cuda::Device& device = (fake_cuda(), cuda::device(0));
+  fake_cuda().failures["cuMemAlloc"] = 2;
+  expect_error_of(ErrorCode::out_of_memory, {"cuda:0", "123456 bytes"},
+                  [&] { cuda::DeviceBuffer(device, 123456); });
+}
+
+TEST(DeviceBuffer, ADeadContextIsNoReasonToEndTheProcess) {
+  const cuda::Device& device = (fake_cuda(), cuda::device(0));
+  cuda::DeviceBuffer buffer(device, 16);
+  fake_cuda().failures["cuMemFree"] = 700;
+  buffer = cuda::DeviceBuffer();
+}
+
+TEST(Memory, CopiesAndFills) {
+  const cuda::Device& device = (fake_cuda(), cuda::device(0));
+  const cuda::ContextScope scope(device);
+  cuda::DeviceBuffer a(device, 16), b(device, 16);
+  cuda::PinnedBuffer host(device, 16);
+  const cuda::OwnedStream stream(device);
+  const std::array<std::uint32_t, 4> words{1, 2, 3, 4};
+  cuda::copy_to_device(a.data(), words.data(), 16, stream.get());
+  cuda::fill_words(b.data(), 7, 4, stream.get());
+  cuda::copy_on_device(b.data(), a.data(), 8, stream.get());
+  cuda::fill_bytes(static_cast<char*>(b.data()) + 4, 0xFF, 4, stream.get());
+  cuda::copy_to_host(host.data(), b.data(), 16, stream.get());
+  cuda::synchronize(stream.get());
+  const auto* got = static_cast<const std::uint32_t*>(host.data());
+  EXPECT_EQ(std::vector<std::uint32_t>(got, got + 4),
+            (std::vector<std::uint32_t>{1, 0xFFFFFFFF, 7, 7}));
+}
+
+TEST(Memory, NothingToDoIsNoCall) {
+  test::FakeCuda& fake = fake_cuda();
+  cuda::copy_to_device(nullptr, nullptr, 0, {});
+  cuda::copy_to_host(nullptr, nullptr, 0, {});
+  cuda::copy_on_device(nullptr, nullptr, 0, {});
+  cuda::fill_bytes(nullptr, 0, 0, {});
+  cuda::fill_words(nullptr, 0, 0, {});
+  EXPECT_TRUE(fake.calls.empty());
+}
+
+TEST(Event, IsRecordedAskedAndTimed) {
+  const cuda::Device& device = (fake_cuda(), cuda::device(0));
+  cuda::Event start(device, cuda::Event::Timing::on), end(device, cuda::Event::Timing::on);
+  start.record({});
+  end.record({});
+  end.wait_on({});
+  EXPECT_TRUE(end.is_done());
+  fake_cuda().failures["cuEventQuery"] = 600;
+  EXPECT_FALSE(end.is_done());
+  fake_cuda().failures["cuEventQuery"] = 700;
+  expect_error_of(ErrorCode::device_error, {"cuEventQuery"}, [&] { end.is_done(); });
+  end.synchronize();
+  EXPECT_EQ(end.milliseconds_since(start), 1.5F);
+}
+
+TEST(Graph, RecordsWorkAndLaunchesIt) {
+  test::FakeCuda& fake = fake_cuda();
+  const cuda::Device& device = cuda::device(0);
+  const cuda::OwnedStream stream(device);
+  EXPECT_FALSE(cuda::is_capturing(stream.get()));
+  const cuda::Graph graph(device, stream.get(),
+                          [&] { EXPECT_TRUE(cuda::is_capturing(stream.get())); });
+  EXPECT_FALSE(cuda::is_capturing(stream.get()));
+  graph.launch(stream.get());
+  EXPECT_EQ(fake.calls["cuGraphLaunch"], 1);
+  EXPECT_EQ(fake.calls["cuGraphDestroy"], 1);
+}
+
+TEST(Graph, AnErrorWhileRecordingEndsTheRecording) {
+  const cuda::Device& device = (fake_cuda(), cuda::device(0));
+  const cuda::OwnedStream stream(device);
+  EXPECT_THROW(cuda::Graph(device, stream.get(), [] { throw std::runtime_error("x"); }),
+               std::runtime_error);
+  EXPECT_FALSE(cuda::is_capturing(stream.get()));
+}
+
+}  // namespace
+}  // namespace tilewright

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device_plan/emulated_plan.h"
+
+#include "plan/update.h"
+
+namespace tilewright::test {
+namespace {
+
+// Any mask of the kernel: each block makes the plan of one attention, whose mask this is.
+struct HostMask {
+  HostMasks::Mask mask;
+
+  explicit HostMask(const plan::PartInput& /*part*/)
+      : mask(HostMasks::current()[static_cast<std::size_t>(tw::block_id())]) {}
+  cpu::BoundMask bound() const { return {*mask.analysis, *mask.bindings}; }
+  bool has_mask() const { return bound().has_mask(); }
+  bool one_interval() const { return bound().one_interval(); }
+  MaskRanges ranges(const QueryRange& queries) const { return bound().ranges(queries); }
+  plan::MaskInterval interval(const QueryRange& queries) const {
+    return bound().interval(queries);
+  }
+};
+
+template <int kParts>
+TW_KERNEL update_kernel(TW_PARAMETER plan::UpdateParams<kParts> params) {
+  tw::update_plan<HostMask, HostMask, HostMask>(params);
+}
+
+void launch_any(const UpdateLaunch& launch, std::size_t parts, int threads, std::uint64_t seed) {
+  if (parts == 1) {
+    launch_update(update_kernel<1>, launch, threads, seed);
+  } else if (parts == 2) {
+    launch_update(update_kernel<2>, launch, threads, seed);
+  } else {
+    launch_update(update_kernel<kMostParts>, launch, threads, seed);
+  }
+}
+
+std::vector<plan::Config> configs_of(const std::vector<Attention>& attentions,
+                                     const plan::Config& config) {
+  std::vector<plan::Config> configs;
+  for (const Attention& attention : attentions) {
+    plan::Config own = config;
+    own.num_kv_heads = attention.spec().num_kv_heads;
+    own.group_size = attention.spec().group_size();
+    own.heads_per_group = std::min(own.heads_per_group, own.num_kv_heads);
+    configs.push_back(own);
+  }
+  return configs;
+}
+
+void expect_equal(const plan::Header& a, const plan::Header& b) {
+  EXPECT_EQ(a.num_requests, b.num_requests);
+  EXPECT_EQ(a.num_rows, b.num_rows);
+  EXPECT_EQ(a.num_a_rows, b.num_a_rows);
+  EXPECT_EQ(a.workers, b.workers);
+  EXPECT_EQ(a.num_splits, b.num_splits);
+  EXPECT_EQ(a.q_tokens, b.q_tokens);
+  EXPECT_EQ(a.num_segments, b.num_segments);
+  EXPECT_EQ(a.joins_levels, b.joins_levels);
+  EXPECT_EQ(a.a_items, b.a_items);
+  EXPECT_EQ(a.tail_items, b.tail_items);
+  EXPECT_EQ(a.b_items, b.b_items);
+  EXPECT_EQ(a.tail_cost, b.tail_cost);
+  EXPECT_EQ(a.b_cost, b.b_cost);
+}
+
+template <typename T>
+std::vector<std::int64_t> numbers(const T& record);
+
+template <>
+std::vector<std::int64_t> numbers(const plan::Request& r) {
+  return {r.q_begin, r.q_len, r.kv_len, r.q_pos};
+}
+template <>
+std::vector<std::int64_t> numbers(const plan::Segment& s) {
+  return {s.level, s.index, s.kv_len, s.parent};
+}
+template <>
+std::vector<std::int64_t> numbers(const plan::Row& r) {
+  return {r.level,     r.index, r.segment, r.q_begin,         r.q_len,     r.kv_len,
+          r.kv_pos,    r.heads, r.tiles,   r.max_tile_blocks, r.head_cost, r.tiles_before,
+          r.cost_before};
+}
+template <>
+std::vector<std::int64_t> numbers(const plan::Cut& c) {
+  return {c.item, c.block, c.cost};
+}
+template <>
+std::vector<std::int64_t> numbers(const plan::Split& s) {
+  return {s.item, s.first, s.last};
+}
+template <>
+std::vector<std::int64_t> numbers(const std::uint8_t& levels) {
+  return {levels};
+}
+template <>
+std::vector<std::int64_t> numbers(const std::int32_t& keys) {
+  return {keys};
+}
+
+template <typename T>
+void expect_equal(const char* what, const T* host, const T* device, std::int64_t count) {
+  if (host == nullptr || device == nullptr) {
+    EXPECT_EQ(host == nullptr, device == nullptr) << what;
+    return;
+  }
+  for (std::int64_t i = 0; i < count; ++i) {
+    ASSERT_EQ(numbers(host[i]), numbers(device[i])) << what << " " << i;
+  }
+}
+
+}  // namespace
+
+EmulatedPlan::EmulatedPlan(const std::vector<Attention>& attentions, const Limits& limits,
+                           const plan::Config& config, EmulatedKernel kernel)
+    : host(attentions, limits),
+      limits_(limits),
+      device_(attentions, limits, configs_of(attentions, config), 4),
+      kernel_(kernel) {
+  const std::vector<plan::Config> configs = configs_of(attentions, config);
+  for (std::size_t i = 0; i < attentions.size(); ++i) {
+    host.impl().parts[i].plan.schedule.config = configs[i];
+  }
+  workspace_ =
+      std::make_unique<tw::emulator::GuardedBuffer>("workspace", device_.lay_out(nullptr));
+  device_.lay_out(reinterpret_cast<std::byte*>(workspace_->data()));
+  std::memset(workspace_->data(), 0, device_.state_bytes());
+}
+
+void EmulatedPlan::update(const Batch& batch, const std::vector<PlanInput>& inputs, int threads,
+                          std::uint64_t seed) {
+  host.update(batch, inputs);
+  update_device(batch, inputs, threads, seed);
+}
+
+void EmulatedPlan::update_device(const Batch& batch, const std::vector<PlanInput>& inputs,
+                                 int threads, std::uint64_t seed) {
+  for (std::size_t i = 0; i < host.impl().parts.size(); ++i) {
+    const PlanPart& part = host.impl().parts[i];
+    HostMasks::current()[i] = {&part.attention.impl().variant.mask, &part.plan.bindings};
+  }
+  device_.update(
+      batch, inputs,
+      [&](const UpdateLaunch& launch, Stream) {
+        if (kernel_ != nullptr) {
+          kernel_(launch, threads, seed);
+        } else {
+          launch_any(launch, device_.parts().size(), threads, seed);
+        }
+      },
+      {});
+}
+
+void EmulatedPlan::expect_equal_records() const {
+  for (std::size_t i = 0; i < device_.parts().size(); ++i) {
+    SCOPED_TRACE(i);
+    const plan::View& a = host.impl().parts[i].plan;
+    const plan::View& b = view(i);
+    const plan::Header& header = *a.schedule.header;
+    test::expect_equal(header, *b.schedule.header);
+    if (testing::Test::HasFailure()) return;
+    test::expect_equal("request", a.requests, b.requests, header.num_requests);
+    test::expect_equal("row", a.schedule.rows, b.schedule.rows, header.num_rows);
+    test::expect_equal("segment", a.segments, b.segments, header.num_segments);
+    test::expect_equal("cut", a.schedule.cuts, b.schedule.cuts, header.workers + 1);
+    test::expect_equal("split", a.schedule.splits, b.schedule.splits, header.num_splits);
+    test::expect_equal("token_levels", a.token_levels, b.token_levels, header.q_tokens);
+    test::expect_equal("token_keys", a.token_keys, b.token_keys, header.q_tokens);
+  }
+}
+
+void EmulatedPlan::expect_equal() const {
+  expect_equal_records();
+  for (std::int64_t r = 0; r <= limits_.requests; ++r) ASSERT_EQ(status(r), 0U) << r;
+}
+
+std::uint32_t EmulatedPlan::status(std::int64_t request) const {
+  const std::int32_t turn = view(0).schedule.header->status_turn;
+  return device_.status().words[turn * (limits_.requests + 1) + request];
+}
+
+}  // namespace tilewright::test

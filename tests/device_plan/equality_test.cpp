@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// The plan that the device makes is the host's, to the bit: random batches of every form.
+#include <gtest/gtest.h>
+
+#include "device_plan/emulated_plan.h"
+#include "fuzz/batch_case.h"
+#include "support/batch.h"
+#include "support/variant_cases.h"
+
+namespace tilewright::test {
+namespace {
+
+constexpr std::array kKinds = {VariantKind::causal,         VariantKind::full,
+                               VariantKind::causal_window,  VariantKind::chunked,
+                               VariantKind::sink_window,    VariantKind::window_both,
+                               VariantKind::modulo,         VariantKind::not_one_key,
+                               VariantKind::window_by_head, VariantKind::window_left};
+
+plan::Config draw_config(Random& random, int workers) {
+  plan::Config config;
+  config.tile_rows = random.pick({4, 16, 64, 128});
+  config.block_tokens = random.pick({16, 64, 128});
+  config.workers = workers;
+  config.heads_per_group = static_cast<std::int32_t>(random.range(1, 4));
+  config.joint_rows = random.pick({0, 0, 4});
+  config.max_heads = config.joint_rows > 0 ? random.pick({1, 2, 4}) : 1;
+  config.cuts_items = random.pick({1, 1, 1, 0});
+  config.cost = {random.pick({1, 10, 250}), random.pick({1, 8, 112}), random.pick({0, 1, 3}),
+                 random.pick({0, 2, 4})};
+  config.least_share = random.pick({1, 100, 512});
+  return config;
+}
+
+struct Case {
+  std::vector<Attention> attentions;
+  std::vector<VariantCase> variants;
+  std::unique_ptr<EmulatedPlan> plan;
+};
+
+Case draw_case(Random& random, const Limits& limits, int parts) {
+  Case made;
+  for (int i = 0; i < parts; ++i) {
+    const int kv_heads = static_cast<int>(random.range(1, 4));
+    const Dims dims{kv_heads * random.pick({1, 2, 4, 5}), kv_heads, 16, 16};
+    made.variants.push_back(make_variant(
+        kKinds[random.below(kKinds.size())], dims, static_cast<int>(limits.requests), random));
+    made.attentions.emplace_back(make_spec(dims, DType::f32, made.variants.back().variant));
+  }
+  made.plan = std::make_unique<EmulatedPlan>(made.attentions, limits,
+                                             draw_config(random, limits.workers));
+  return made;
+}
+
+// Several updates into the same memory, as a captured graph is replayed.
+void compare(std::uint64_t seed, Limits limits, int parts, int threads, int updates) {
+  SCOPED_TRACE(seed);
+  fuzz::Draw draw(seed);
+  limits.determinism = draw.chance(0.2) ? Determinism::batch_invariant : Determinism::repeatable;
+  limits.workers = draw.pick({1, 2, 5, 30, 132});
+  Case drawn = draw_case(draw, limits, parts);
+  for (int i = 0; i < updates; ++i) {
+    SCOPED_TRACE(i);
+    const fuzz::BatchCase batch = fuzz::draw_batch(draw, limits);
+    std::vector<KvLevel> levels;
+    for (const fuzz::LevelCase& level : batch.levels) levels.push_back(level.view());
+    std::vector<PlanInput> inputs;
+    for (std::size_t part = 0; part < drawn.attentions.size(); ++part) {
+      inputs.emplace_back(drawn.attentions[part], levels, drawn.variants[part].plan_params);
+    }
+    drawn.plan->update(batch.view(), inputs, threads, seed);
+    drawn.plan->expect_equal();
+    ASSERT_TRUE(drawn.plan->intact());
+    if (testing::Test::HasFailure()) {
+      ADD_FAILURE() << batch.text();
+      return;
+    }
+  }
+}
+
+TEST(DevicePlan, IsTheHostsForSmallBatches) {
+  for (std::uint64_t seed = 0; seed < 1000 && !HasFailure(); ++seed) {
+    compare(seed, {6, 60, 40, 150, 3}, 1, 32 << (seed % 3), 2);
+  }
+}
+
+TEST(DevicePlan, IsTheHostsForLongQueries) {
+  for (std::uint64_t seed = 0; seed < 100 && !HasFailure(); ++seed) {
+    compare(seed, {20, 4000, 2500, 6000, 3}, 1, 64, 2);
+  }
+}
+
+TEST(DevicePlan, IsTheHostsForManyRequests) {
+  for (std::uint64_t seed = 0; seed < 60 && !HasFailure(); ++seed) {
+    compare(seed, {250, 3000, 40, 9000, 2}, 1, 64, 2);
+  }
+}
+
+TEST(DevicePlan, IsTheHostsForSeveralAttentions) {
+  for (std::uint64_t seed = 0; seed < 100 && !HasFailure(); ++seed) {
+    compare(seed, {12, 200, 100, 600, 2}, 3, 96, 2);
+  }
+}
+
+}  // namespace
+}  // namespace tilewright::test

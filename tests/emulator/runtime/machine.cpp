@@ -1,0 +1,528 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/machine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <csignal>
+#include <cstring>
+#include <mutex>
+#include <numeric>
+#include <string_view>
+
+#include "runtime/launch.h"
+#include "runtime/stacks.h"
+
+namespace tw::emulator {
+namespace {
+
+constexpr u64 kMostPolls = 1 << 19;
+
+struct Machine {
+  Launch launch;
+  void (*body)(const void*) = nullptr;
+  const void* context = nullptr;
+
+  Fiber host;
+  std::vector<std::unique_ptr<Block>> resident;
+  std::vector<Block*> finished;
+  std::vector<i32> order;  // block numbers as they start, the next one last
+  std::vector<Warp*> runnable;
+  Warp* turn = nullptr;  // whose lanes run now
+  std::string failure;
+  bool failed = false;
+  u64 polls = 0;
+  Statistics statistics;
+
+  u64 random_state = 0;
+  // Out of 256, drawn once a launch: that a warp goes on after its lanes have met (else they take
+  // turns evenly; with it some run far ahead), and that a copy lands before somebody waits for it.
+  u32 stay = 0;
+  u32 land_early = 0;
+  // Of so many runnable warps, drawn each time, the one of highest priority goes on: with one they
+  // are served evenly, with many some wait for a long time.
+  u32 candidates = 1;
+
+  u32 random() {
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return static_cast<u32>((random_state * 0x2545F4914F6CDD1DULL) >> 32);
+  }
+  u32 below(u64 bound) { return static_cast<u32>((random() * bound) >> 32); }
+  bool chance(u32 of_256) { return (random() >> 24) < of_256; }
+};
+
+Machine* machine = nullptr;
+
+constexpr std::string_view kPointNames[] = {
+    "sync_warp",  "a shuffle",    "a vote of the warp", "load_matrix",  "multiply_16x8x16",
+    "sync_block", "any_of_block", "count_of_block",     "named_barrier"};
+
+std::string describe(Point point, Site site) {
+  std::string_view file = site.file;
+  file.remove_prefix(file.rfind('/') + 1);
+  return fmt::format("{} ({}:{})", kPointNames[static_cast<u32>(point)], file, site.line);
+}
+
+// --- Whose turn it is
+
+void add_to_runnable(Warp& warp) {
+  if (warp.position >= 0) return;
+  warp.position = static_cast<i32>(machine->runnable.size());
+  machine->runnable.push_back(&warp);
+}
+
+void remove_lanes(Warp& warp, u32 lanes) {
+  warp.runnable &= ~lanes;
+  if (warp.runnable != 0 || warp.position < 0) return;
+  Warp* last = machine->runnable.back();
+  machine->runnable[warp.position] = last;
+  last->position = warp.position;
+  machine->runnable.pop_back();
+  warp.position = -1;
+}
+
+void shuffle_lanes(Warp& warp) {
+  const u32 random = machine->random();
+  warp.first_lane = random % kWarpSize;
+  warp.backwards = (random & 0x100) != 0;
+  if (random >> 26 == 0) warp.priority = machine->random();
+}
+
+std::string describe_deadlock() {
+  std::string text = "deadlock: every thread waits";
+  for (const auto& block : machine->resident) {
+    std::string before;
+    i32 first = 0;
+    const auto num_warps = static_cast<i32>(block->warps.size());
+    for (i32 i = 0; i <= num_warps; ++i) {
+      std::string state;
+      if (i < num_warps) {
+        const Warp& warp = block->warps[i];
+        state = "done";
+        if (warp.barrier >= 0) {
+          const Barrier& barrier = block->barriers[warp.barrier];
+          state = fmt::format("at {}, barrier {}, where {} of {} threads have come",
+                              describe(warp.point, warp.site), warp.barrier, barrier.arrived,
+                              barrier.expected);
+        }
+      }
+      if (i > 0 && state != before) {
+        text += fmt::format("\n  block {}, warps {} to {}: {}", block->id, first, i - 1, before);
+        first = i;
+      }
+      before = state;
+    }
+  }
+  return text;
+}
+
+Fiber& choose(bool other_warp) {
+  Machine& m = *machine;
+  if (m.runnable.empty()) {
+    m.failed = true;
+    m.failure = describe_deadlock();
+    return m.host;
+  }
+  // Now and then some lanes of a warp are left behind.
+  if (other_warp || m.turn->runnable == 0 || m.chance(2)) {
+    m.turn = m.runnable[m.below(m.runnable.size())];
+    for (u32 i = 1; i < m.candidates; ++i) {
+      Warp* other = m.runnable[m.below(m.runnable.size())];
+      if (other->priority > m.turn->priority) m.turn = other;
+    }
+    shuffle_lanes(*m.turn);
+  }
+  Warp& warp = *m.turn;
+  const u32 rotated = std::rotr(warp.runnable, static_cast<int>(warp.first_lane));
+  const u32 step = warp.backwards ? 31 - std::countl_zero(rotated) : std::countr_zero(rotated);
+  return warp.fibers[(warp.first_lane + step) % kWarpSize];
+}
+
+void run_others(bool other_warp) {
+  Fiber& next = choose(other_warp);
+  if (&next == self) return;
+  ++machine->statistics.switches;
+  switch_to(next);
+}
+
+// --- Meetings
+
+std::string lanes_text(u32 lanes) {
+  return fmt::format("lanes {:#010x}", lanes);
+}
+
+// One lane more is here; true when it is the last one.
+bool arrive(Warp& warp, Point point, Site site) {
+  const u32 lane = 1U << self->lane;
+  if (warp.arrived == 0) {
+    warp.point = point;
+    warp.site = site;
+  } else if (warp.point != point || warp.site.line != site.line ||
+             (warp.site.file != site.file && std::strcmp(warp.site.file, site.file) != 0)) {
+    fail(fmt::format("a warp disagrees: {} wait in {}, this one comes to {}",
+                     lanes_text(warp.arrived), describe(warp.point, warp.site),
+                     describe(point, site)));
+  }
+  if (warp.alive != kAllLanes) {
+    fail(fmt::format("deadlock: it comes to {}, but of its warp {} are done", describe(point, site),
+                     lanes_text(~warp.alive)));
+  }
+  warp.arrived |= lane;
+  remove_lanes(warp, lane);
+  return warp.arrived == kAllLanes;
+}
+
+void release(Warp& warp) {
+  warp.arrived = 0;
+  warp.phase ^= 1;
+  warp.barrier = -1;
+  warp.runnable = kAllLanes;
+  shuffle_lanes(warp);
+  add_to_runnable(warp);
+  machine->polls = 0;
+  ++machine->statistics.meetings;
+}
+
+// --- Copies
+
+void land(const Copy& copy) {
+  static const std::string poison(16, static_cast<char>(0xFF));
+  const bool untouched = std::memcmp(copy.shared, poison.data(), copy.bytes) == 0;
+  char bytes[16] = {};
+  if (copy.global != nullptr) std::memcpy(bytes, copy.global, copy.bytes);
+  // Two threads may copy the same bytes to one place.
+  if (!untouched && std::memcmp(bytes, copy.shared, copy.bytes) != 0) {
+    fail(fmt::format("{} was written while an asynchronous copy to it was under way",
+                     describe_address(copy.shared)));
+  }
+  std::memcpy(copy.shared, bytes, copy.bytes);
+}
+
+// Those of groups before `group`, and others by chance.
+void land_copies(u32 group) {
+  auto& copies = self->copies;
+  for (std::size_t i = 0; i < copies.size();) {
+    if (copies[i].group < group ||
+        (machine->land_early != 0 && machine->chance(machine->land_early))) {
+      const Copy copy = copies[i];
+      copies[i] = copies.back();
+      copies.pop_back();
+      land(copy);
+    } else {
+      ++i;
+    }
+  }
+}
+
+// --- Blocks
+
+[[noreturn]] void leave_for_host() {
+  switch_to(machine->host, true);
+  __builtin_unreachable();
+}
+
+void record_failure(const std::string& what) {
+  machine->failed = true;
+  machine->failure = fmt::format("block {}, thread {}: {}", self->block->id, self->thread, what);
+}
+
+void run_thread() {
+  try {
+    machine->body(machine->context);
+    if (self->warp->arrived != 0) {
+      fail(fmt::format("deadlock: it is done, but {} of its warp wait in {}",
+                       lanes_text(self->warp->arrived),
+                       describe(self->warp->point, self->warp->site)));
+    }
+  } catch (const Failure& failure) {
+    record_failure(failure.what());
+  }
+  if (machine->failed) leave_for_host();
+  Warp& warp = *self->warp;
+  Block& block = *self->block;
+  warp.alive &= ~(1U << self->lane);
+  remove_lanes(warp, 1U << self->lane);
+  machine->polls = 0;
+  if (--block.alive == 0) {
+    machine->finished.push_back(&block);
+    leave_for_host();
+  }
+  Fiber& next = choose(false);
+  ++machine->statistics.switches;
+  switch_to(next, true);
+}
+
+std::unique_ptr<Block> make_block(const Launch& launch) {
+  auto block = std::make_unique<Block>();
+  block->num_threads = launch.block;
+  block->memory = std::make_unique<GuardedBuffer>("shared memory", launch.shared_bytes);
+  block->shared = block->memory->data();
+  block->shared_bytes = launch.shared_bytes;
+  block->fibers.resize(launch.block);
+  block->warps.resize(launch.block / kWarpSize);
+  for (Fiber& fiber : block->fibers) fiber.stack = take_stack();
+  return block;
+}
+
+void start_block(Block& block) {
+  block.id = machine->order.back();
+  machine->order.pop_back();
+  block.alive = block.num_threads;
+  block.memory->fill(0xFF);
+  for (Barrier& barrier : block.barriers) barrier = {};
+  for (i32 thread = 0; thread < block.num_threads; ++thread) {
+    Fiber& fiber = block.fibers[thread];
+    fiber.block = &block;
+    fiber.warp = &block.warps[thread / kWarpSize];
+    fiber.thread = thread;
+    fiber.lane = thread % kWarpSize;
+    fiber.copies.clear();
+    fiber.groups = 0;
+    prepare(fiber, run_thread);
+  }
+  for (std::size_t i = 0; i < block.warps.size(); ++i) {
+    Warp& warp = block.warps[i];
+    warp = {};
+    warp.block = &block;
+    warp.fibers = &block.fibers[i * kWarpSize];
+    warp.alive = kAllLanes;
+    warp.runnable = kAllLanes;
+    warp.priority = machine->random();
+    shuffle_lanes(warp);
+    add_to_runnable(warp);
+  }
+}
+
+void end_block(Block& block) {
+  if (block.memory->intact()) return;
+  machine->failed = true;
+  machine->failure = fmt::format("block {} wrote outside of its {} bytes of shared memory",
+                                 block.id, block.shared_bytes);
+}
+
+// --- Faults
+
+std::string describe_fault(const char* address, [[maybe_unused]] const void* state) {
+  if (overflows(self->stack, address)) {
+    return fmt::format("its stack of {} bytes is too small", kStackBytes);
+  }
+  std::string_view verb = "accesses";
+#ifdef __x86_64__
+  const auto& registers = static_cast<const ucontext_t*>(state)->uc_mcontext.gregs;
+  verb = (registers[REG_ERR] & 2) != 0 ? "writes" : "reads";
+#endif
+  return fmt::format("{} {}", verb, describe_address(address));
+}
+
+void on_fault(int signal, siginfo_t* info, void* state) {
+  if (machine == nullptr || self == &machine->host) {
+    ::signal(signal, SIG_DFL);  // not of a kernel: the access is repeated, and ends the process
+    return;
+  }
+  record_failure(describe_fault(static_cast<const char*>(info->si_addr), state));
+  leave_for_host();
+}
+
+// While it lives, faults of kernels become failures. The handler leaves its stack by a switch to
+// the host and never returns, which is why the signal stays unblocked.
+class FaultHandler {
+ public:
+  FaultHandler() : stack_(std::size_t{128} << 10) {
+    stack_t alternative = {};
+    alternative.ss_sp = stack_.data();
+    alternative.ss_size = stack_.size();
+    sigaltstack(&alternative, &stack_before_);
+    struct sigaction action = {};
+    action.sa_sigaction = on_fault;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    sigaction(SIGSEGV, &action, &before_);
+  }
+  ~FaultHandler() {
+    sigaction(SIGSEGV, &before_, nullptr);
+    sigaltstack(&stack_before_, nullptr);
+  }
+  FaultHandler(const FaultHandler&) = delete;
+  FaultHandler& operator=(const FaultHandler&) = delete;
+
+ private:
+  std::vector<char> stack_;
+  stack_t stack_before_ = {};
+  struct sigaction before_ = {};
+};
+
+void run_blocks(Machine& m) {
+  const i32 resident = std::min(m.launch.grid, m.launch.max_resident_blocks);
+  for (i32 i = 0; i < resident; ++i) m.resident.push_back(make_block(m.launch));
+  for (const auto& block : m.resident) start_block(*block);
+  while (!m.resident.empty() && !m.failed) {
+    switch_to(choose(true));
+    for (Block* block : m.finished) {
+      if (!m.failed) end_block(*block);
+      if (!m.order.empty()) {
+        start_block(*block);
+      } else {
+        const auto at = std::find_if(m.resident.begin(), m.resident.end(),
+                                     [&](const auto& each) { return each.get() == block; });
+        for (Fiber& fiber : block->fibers) give_stack(fiber.stack);
+        m.resident.erase(at);
+      }
+    }
+    m.finished.clear();
+  }
+  for (const auto& block : m.resident) {
+    for (Fiber& fiber : block->fibers) give_stack(fiber.stack);
+  }
+}
+
+}  // namespace
+
+void fail(const std::string& what) {
+  throw Failure(what);
+}
+
+void meet(Point point, Site site, Collective collective) {
+  Warp& warp = *self->warp;
+  if (!arrive(warp, point, site)) {
+    run_others(false);
+    return;
+  }
+  if (collective != nullptr) collective(warp, warp.phase);
+  release(warp);
+  if (!machine->chance(machine->stay)) run_others(true);
+}
+
+i32 wait_at_barrier(i32 number, i32 threads, Point point, Site site, bool vote) {
+  if (!self->copies.empty()) land_copies(0);
+  Warp& warp = *self->warp;
+  Block& block = *self->block;
+  const u32 phase = warp.phase;
+  warp.votes |= static_cast<u32>(vote) << self->lane;
+  if (arrive(warp, point, site)) {
+    Barrier& barrier = block.barriers[number];
+    if (threads <= 0 || threads > block.num_threads || threads % kWarpSize != 0) {
+      fail(fmt::format("{} of {} threads: it must be a multiple of {} up to {}",
+                       describe(point, site), threads, kWarpSize, block.num_threads));
+    }
+    if (barrier.arrived != 0 && (barrier.expected != threads || barrier.point != point)) {
+      fail(fmt::format(
+          "warps disagree: this one comes to {} for {} threads, others wait in {} for {}",
+          describe(point, site), threads, kPointNames[static_cast<u32>(barrier.point)],
+          barrier.expected));
+    }
+    barrier.point = point;
+    barrier.expected = threads;
+    barrier.arrived += kWarpSize;
+    barrier.votes += std::popcount(warp.votes);
+    barrier.waiting.push_back(&warp);
+    warp.votes = 0;
+    warp.barrier = number;
+    if (barrier.arrived == threads) {
+      for (Warp* each : barrier.waiting) {
+        each->result[each->phase] = barrier.votes;
+        release(*each);
+      }
+      barrier.waiting.clear();
+      barrier.arrived = 0;
+      barrier.votes = 0;
+    }
+    run_others(true);
+  } else {
+    run_others(false);
+  }
+  return static_cast<i32>(warp.result[phase]);
+}
+
+void interleave() {
+  if (!machine->chance(64)) return;
+  self->warp->priority = machine->random() >> 4;  // it may have to wait for long
+  run_others(true);
+}
+
+void poll() {
+  if (++machine->polls > kMostPolls) {
+    fail("it waits for a value that nobody stores: nothing has happened for a long time");
+  }
+  self->warp->priority = machine->random() >> 8;  // what it waits for comes first
+  run_others(true);
+}
+
+void note_progress() {
+  machine->polls = 0;
+}
+
+void issue_copy(void* shared, const void* global, u32 bytes, bool valid) {
+  check_shared(shared, bytes, bytes, "cp.async");
+  const char* source = static_cast<const char*>(global);
+  if (valid && reinterpret_cast<u64>(source) % bytes != 0) fail_misaligned(source, bytes);
+  std::memset(shared, 0xFF, bytes);
+  self->copies.push_back(
+      {static_cast<char*>(shared), valid ? source : nullptr, bytes, self->groups});
+}
+
+void commit_copies() {
+  land_copies(0);
+  ++self->groups;
+}
+
+void wait_for_copies(u32 groups) {
+  land_copies(self->groups > groups ? self->groups - groups : 0);
+}
+
+void check_shared(const void* pointer, u32 bytes, u32 alignment, const char* instruction) {
+  const char* at = static_cast<const char*>(pointer);
+  const Block& block = *self->block;
+  if (at < block.shared || at + bytes > block.shared + block.shared_bytes) {
+    fail(fmt::format("{} at {}, which is not in the block's shared memory", instruction,
+                     describe_address(at)));
+  }
+  if (reinterpret_cast<u64>(at) % alignment != 0) fail_misaligned(at, alignment);
+}
+
+void fail_misaligned(const void* pointer, u32 alignment) {
+  fail(fmt::format("{} must be aligned to {} bytes", describe_address(pointer), alignment));
+}
+
+Statistics run_grid(const Launch& launch, void (*body)(const void*), const void* context) {
+  static std::mutex one_at_a_time;
+  const std::lock_guard lock(one_at_a_time);
+  if (launch.block <= 0 || launch.block > 1024 || launch.block % kWarpSize != 0) {
+    throw Failure(fmt::format("block is {}: it must be a multiple of 32 up to 1024", launch.block));
+  }
+  if (launch.grid <= 0 || launch.max_resident_blocks <= 0 || launch.shared_bytes < 0) {
+    throw Failure(
+        fmt::format("grid is {}, max_resident_blocks {}, shared_bytes {}: they must be positive",
+                    launch.grid, launch.max_resident_blocks, launch.shared_bytes));
+  }
+  Machine m;
+  m.launch = launch;
+  m.body = body;
+  m.context = context;
+  m.random_state = (launch.seed + 1) * 0x9E3779B97F4A7C15ULL | 1;
+  for (int i = 0; i < 8; ++i) m.random();
+  constexpr u32 kStay[] = {0, 128, 240, 254};
+  constexpr u32 kLandEarly[] = {0, 32, 128};
+  m.stay = kStay[m.below(4)];
+  m.land_early = kLandEarly[m.below(3)];
+  constexpr u32 kCandidates[] = {1, 2, 8, 32};
+  m.candidates = kCandidates[m.below(4)];
+  m.order.resize(launch.grid);
+  std::iota(m.order.begin(), m.order.end(), 0);
+  for (std::size_t i = m.order.size(); i > 1; --i) std::swap(m.order[i - 1], m.order[m.below(i)]);
+
+  machine = &m;
+  self = &m.host;
+  grid_size = launch.grid;
+  {
+    const FaultHandler faults;
+    run_blocks(m);
+  }
+  machine = nullptr;
+  self = nullptr;
+  if (m.failed) throw Failure(m.failure);
+  return m.statistics;
+}
+
+}  // namespace tw::emulator

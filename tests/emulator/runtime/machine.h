@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the emulated instructions stand on. Threads of a block are fibers of one OS thread; a thread
+// runs until it comes to a point where it must wait for others, and who runs next is drawn from the
+// seed. All instructions that a warp executes together are one kind of meeting: every lane must
+// come to the same instruction.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "arch/types.h"
+#include "runtime/guarded_buffer.h"
+
+namespace tw::emulator {
+
+// Where device code called an instruction.
+struct Site {
+  const char* file;
+  int line;
+  static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    return {file, line};
+  }
+};
+
+enum class Point : u8 {
+  sync_warp,
+  shuffle,
+  ballot,
+  load_matrix,
+  multiply,
+  sync_block,
+  any_of_block,
+  count_of_block,
+  named_barrier,
+};
+
+struct Copy {
+  char* shared;
+  const char* global;  // nullptr: zeros
+  u32 bytes;
+  u32 group;
+};
+
+struct Warp;
+struct Block;
+
+struct Fiber {
+  void* context = nullptr;
+  Warp* warp = nullptr;
+  Block* block = nullptr;
+  i32 thread = 0;
+  i32 lane = 0;
+  void (*entry)() = nullptr;
+  char* stack = nullptr;
+  // For the address sanitizer.
+  const void* stack_bottom = nullptr;
+  u64 stack_size = 0;
+  void* sanitizer_stack = nullptr;
+  // Asynchronous copies on their way, and how many groups were committed.
+  std::vector<Copy> copies;
+  u32 groups = 0;
+};
+
+union Operand {
+  u64 bits;
+  void* pointer;
+};
+
+struct Warp {
+  Block* block = nullptr;
+  Fiber* fibers = nullptr;  // of 32 lanes
+  u32 alive = 0;
+  u32 runnable = 0;  // neither waiting nor done
+  u32 arrived = 0;   // at the meeting below
+  u32 votes = 0;
+  // Of the next meeting. Operands and results are kept twice: a fast lane may leave its operand for
+  // the next meeting before a slow one has read those of this one.
+  u32 phase = 0;
+  Point point = Point::sync_warp;
+  Site site = {};
+  i32 barrier = -1;  // where the whole warp waits
+  Operand operand[2][kWarpSize] = {};
+  u64 result[2] = {};
+  // Who of several warps goes first, and in which order its lanes take their turns.
+  u32 priority = 0;
+  u32 first_lane = 0;
+  bool backwards = false;
+  i32 position = -1;  // in the list of warps that can run
+};
+
+struct Barrier {
+  Point point = Point::sync_block;
+  i32 expected = 0;
+  i32 arrived = 0;
+  i32 votes = 0;
+  std::vector<Warp*> waiting;
+};
+
+inline constexpr i32 kNumBarriers = 16;
+
+struct Block {
+  i32 id = 0;
+  i32 num_threads = 0;
+  i32 alive = 0;
+  char* shared = nullptr;
+  i64 shared_bytes = 0;
+  std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
+  Barrier barriers[kNumBarriers];
+  std::unique_ptr<GuardedBuffer> memory;
+};
+
+// The thread that runs now.
+inline Fiber* self = nullptr;
+inline i32 grid_size = 0;
+
+// Ends the launch by an exception that leaves the thread: launch() throws a Failure that names the
+// thread and what it did wrong.
+[[noreturn]] void fail(const std::string& what);
+
+// Returns when all lanes of the warp have come to this point. The last one to come calls
+// `collective`, if there is one, with the number of this meeting's operands.
+using Collective = void (*)(Warp& warp, u32 phase);
+void meet(Point point, Site site, Collective collective = nullptr);
+// Returns when `threads` threads have come to the barrier: how many of them voted for it.
+i32 wait_at_barrier(i32 number, i32 threads, Point point, Site site, bool vote);
+// Others may run before this thread goes on.
+void interleave();
+// This thread asked for something that another one must bring about: others run.
+void poll();
+// Something that a polling thread may wait for has happened.
+void note_progress();
+
+void issue_copy(void* shared, const void* global, u32 bytes, bool valid);
+void commit_copies();
+void wait_for_copies(u32 groups);
+
+// Fails if the bytes are not all in the block's shared memory, or not aligned.
+void check_shared(const void* pointer, u32 bytes, u32 alignment, const char* instruction);
+[[noreturn]] void fail_misaligned(const void* pointer, u32 alignment);
+
+template <u32 alignment>
+TW_DEVICE void check_aligned(const void* pointer) {
+  if (reinterpret_cast<u64>(pointer) % alignment != 0) [[unlikely]] {
+    fail_misaligned(pointer, alignment);
+  }
+}
+
+// Leaves a value for the other lanes and takes that of lane `source`.
+template <typename T>
+T exchange(T value, i32 source, Site site) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8, "shuffles move 4 or 8 bytes");
+  Warp& warp = *self->warp;
+  Operand(&operand)[kWarpSize] = warp.operand[warp.phase];
+  __builtin_memcpy(&operand[self->lane], &value, sizeof(T));
+  meet(Point::shuffle, site);
+  T result;
+  __builtin_memcpy(&result, &operand[source], sizeof(T));
+  return result;
+}
+
+// Hands the other lanes the address of something of this thread, for a collective.
+TW_DEVICE void meet_with(Point point, Site site, void* operand, Collective collective) {
+  Warp& warp = *self->warp;
+  warp.operand[warp.phase][self->lane].pointer = operand;
+  meet(point, site, collective);
+}
+
+}  // namespace tw::emulator

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// The attention kernels compile for every architecture, within their budgets: compile() refuses
+// spills, stack frames and performance warnings.
+#include <gtest/gtest.h>
+
+#include "attention/cuda_sources.h"
+#include "attention/update_kernel.h"
+#include "jit/compile.h"
+#include "support/use_nvrtc.h"
+
+namespace tilewright::test {
+namespace {
+
+AttentionSpec spec_of(int head_dim, int value_dim, int group, DType dtype, Variant variant) {
+  AttentionSpec spec;
+  spec.num_kv_heads = 2;
+  spec.num_qo_heads = 2 * group;
+  spec.head_dim = head_dim;
+  spec.head_dim_vo = value_dim;
+  spec.q_dtype = spec.kv_dtype = dtype;
+  spec.variant = std::move(variant);
+  return spec;
+}
+
+class AttentionKernels : public testing::TestWithParam<const char*> {};
+
+TEST_P(AttentionKernels, CompileWithinTheirBudgets) {
+  const CudaTarget target = CudaTarget::of_arch(GetParam());
+  const std::vector<AttentionSpec> specs = {
+      spec_of(128, 128, 4, DType::bf16, variants::causal()),
+      spec_of(64, 64, 1, DType::f16, variants::causal(511, 30.0)),
+      spec_of(192, 128, 16, DType::bf16, variants::prefix_lm()),
+  };
+  for (const AttentionSpec& spec : specs) {
+    ASSERT_TRUE(cuda_supports(spec, target)) << cuda_supports(spec, target).reason;
+    const jit::Binary binary = jit::compile(attention_source(spec, target), GetParam());
+    EXPECT_EQ(binary.entries.size(), 2U);
+    EXPECT_EQ(binary.spill_bytes(), 0) << binary.name;
+  }
+}
+
+TEST_P(AttentionKernels, PlansOfSeveralMasksAreOneKernel) {
+  const std::vector<Variant> masks = {mask_of(variants::causal()), mask_of(variants::document())};
+  const jit::Binary binary = jit::compile(plan_source(masks, 3), GetParam());
+  EXPECT_EQ(binary.entries.size(), 1U);
+}
+
+INSTANTIATE_TEST_SUITE_P(Archs, AttentionKernels, testing::Values("sm_80", "sm_90a"));
+
+}  // namespace
+}  // namespace tilewright::test

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels compiled ahead, packs, and the warnings of the cache."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import tilewright as tw
+
+
+@pytest.fixture
+def cache(tmp_path):
+    tw._tilewright._set_kernel_cache_path(str(tmp_path / "kernels"))
+    yield tmp_path / "kernels"
+    tw._tilewright._set_kernel_cache_path("")
+
+
+def compile_some(**options):
+    attention = tw.Attention(num_qo_heads=8, num_kv_heads=2, head_dim=128)
+    return tw.compile_kernels(attention, archs=["sm_80"], **options)
+
+
+def test_reports_progress_and_cache(cache):
+    seen = []
+    reports = compile_some(progress=lambda report, done, total: seen.append((report.kernel, done, total)))
+    assert [done for _, done, _ in seen] == list(range(1, len(reports) + 1))
+    for report in reports:
+        assert report.arch == "sm_80"
+        assert report.error == ""
+        assert report.spill_bytes == 0
+        assert 0 < report.registers <= 255
+        assert report.kernel in repr(report)
+    assert all(report.from_cache for report in compile_some())
+    assert len(list(cache.glob("*.kernel"))) == len(reports)
+
+
+def test_pack(cache, tmp_path):
+    pack = tmp_path / "kernels.pack"
+    reports = compile_some(pack=pack)
+    assert tw.load_kernel_pack(pack) == len(reports)
+    pack.write_bytes(pack.read_bytes() + b"x")
+    with pytest.raises(tw.InvalidArgument, match="1 bytes too many"):
+        tw.load_kernel_pack(pack)
+    with pytest.raises(tw.InvalidArgument, match="cannot be read"):
+        tw.load_kernel_pack(tmp_path / "nowhere")
+
+
+def test_arguments():
+    with pytest.raises(tw.InvalidArgument, match=r"model is gpt-9: it must be one of .*llama-3.1-8b"):
+        tw.compile_kernels("gpt-9", archs=["sm_80"])
+    with pytest.raises(tw.InvalidArgument, match="archs has sm_7"):
+        tw.compile_kernels(archs=["sm_7"])
+    with pytest.raises(TypeError, match="attentions has int"):
+        tw.compile_kernels(5, archs=["sm_80"])
+    assert "llama-3.1-8b" in tw.model_names()
+
+
+def test_cache_path():
+    code = "import tilewright as tw; print(tw.kernel_cache_path())"
+    environment = {**os.environ, "XDG_CACHE_HOME": "/x"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout == "/x/tilewright/kernels\n"
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path):
+    (tmp_path / "file").write_text("")
+    code = (
+        "import tilewright as tw, warnings\n"
+        f"tw._tilewright._set_kernel_cache_path({str(tmp_path / 'file' / 'kernels')!r})\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    reports = tw.compile_kernels('llama-3.1-8b', archs=['sm_80'], jobs=1)\n"
+        "print(len(reports), [str(w.message) for w in caught if 'cannot be written' in str(w.message)])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    count, texts = result.stdout.split(" ", 1)
+    assert ("the kernel cache in" in texts) == (int(count) > 0)

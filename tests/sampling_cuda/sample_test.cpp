@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+// The sampling kernel in the emulator: the same tokens as the CPU's, whatever the row and the
+// filters.
+#include "sampling/sample.h"
+
+#include <gtest/gtest.h>
+#include <tilewright/sampling.h>
+
+#include "runtime/launch.h"
+#include "sampling/cuda_sample.h"
+#include "sampling/sampling_support.h"
+#include "support/tensor.h"
+
+namespace tilewright::test {
+namespace {
+
+template <typename T>
+void kernel(tw::SampleParams p) {
+  tw::sample<T>(p);
+}
+
+void emulate(const TensorView& logits, const SamplingArgs& args, const TensorView& tokens,
+             std::uint64_t seed = 1) {
+  const CudaLaunch<tw::SampleParams> launch = sample_launch(logits, args, tokens);
+  auto* const function = logits.dtype == DType::f32   ? kernel<float>
+                         : logits.dtype == DType::f16 ? kernel<tw::f16>
+                                                      : kernel<tw::bf16>;
+  tw::emulator::launch(function,
+                       {.grid = launch.grid,
+                        .block = launch.block,
+                        .shared_bytes = launch.shared_bytes,
+                        .seed = seed},
+                       launch.params);
+}
+
+// Rows of one kind, some elements apart.
+Tensor make_logits(RowKind kind, std::int64_t rows, std::int64_t vocabulary, DType dtype,
+                   std::int64_t gap, Random& random) {
+  Tensor logits(dtype, {rows, vocabulary}, {vocabulary + gap, 1});
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const Row row = make_row(random, kind, vocabulary);
+    for (std::int64_t i = 0; i < vocabulary; ++i) {
+      store_element(logits.view().data, dtype, r * (vocabulary + gap) + i,
+                    row[static_cast<std::size_t>(i)]);
+    }
+  }
+  return logits;
+}
+
+void expect_same_tokens(const Tensor& logits, const SamplingArgs& args, std::uint64_t seed = 1) {
+  const std::int64_t rows = logits.shape()[0];
+  Tensor got(DType::i64, {rows}, {2});
+  Tensor expected(DType::i32, {rows});
+  emulate(logits.view(), args, got.view(), seed);
+  sample(logits.view(), args, expected.view());
+  for (std::int64_t r = 0; r < rows; ++r) {
+    ASSERT_EQ(got.get({r}), expected.get({r})) << "row " << r;
+  }
+  ASSERT_TRUE(got.guards_intact());
+}
+
+struct Filters {
+  float temperature;
+  std::int32_t top_k;
+  float top_p;
+  float min_p;
+};
+constexpr Filters kFilters[] = {
+    {1, 0, 1, 0},           {0, 0, 1, 0},           {0.7F, 1, 1, 0},      {1, 40, 1, 0},
+    {1.3F, 0, 0.9F, 0},     {1, 0, 1, 0.05F},       {1, 50, 0.8F, 0},     {0.8F, 300, 0.95F, 0.02F},
+    {1, 0, 0, 0},           {INFINITY, 0, 0.5F, 0}, {1e-30F, 0, 0.5F, 0}, {2, 7, 0.3F, 1},
+    {1, 100000, 0.9999F, 0}};
+
+TEST(SampleOnCuda, SameTokensAsTheCpu) {
+  Random random(1);
+  for (int kind = 0; kind < static_cast<int>(RowKind::count); ++kind) {
+    // Less than a run, ends inside a run, and several stretches.
+    for (const std::int64_t vocabulary : {1, 5, 100, 1003}) {
+      const Tensor logits =
+          make_logits(static_cast<RowKind>(kind), 3, vocabulary, DType::f32, 5, random);
+      const std::int64_t steps[] = {0, 1, 1LL << 40};
+      for (const Filters& filters : kFilters) {
+        SamplingArgs args;
+        args.temperature = filters.temperature;
+        args.top_k = filters.top_k;
+        args.top_p = filters.top_p;
+        args.min_p = filters.min_p;
+        args.seeds = static_cast<std::int64_t>(random.bits());
+        args.steps = TensorView(steps, DType::i64, {3});
+        SCOPED_TRACE(testing::Message() << "kind " << kind << " vocabulary " << vocabulary
+                                        << " filters " << &filters - kFilters);
+        expect_same_tokens(logits, args);
+      }
+    }
+  }
+}
+
+TEST(SampleOnCuda, EveryDTypeAndAlignedRows) {
+  Random random(2);
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    for (const std::int64_t gap : {0, 8, 1}) {
+      const Tensor logits = make_logits(RowKind::normal, 2, 1064, dtype, gap, random);
+      EXPECT_EQ(sample_launch(logits.view(), {}, int_tensor({0, 0}).view()).params.aligned,
+                gap % 8 == 0);
+      for (std::int64_t step = 0; step < 4; ++step) {
+        SamplingArgs args;
+        args.top_k = 30;
+        args.top_p = 0.9F;
+        args.steps = step;
+        expect_same_tokens(logits, args, static_cast<std::uint64_t>(step));
+      }
+    }
+  }
+}
+
+TEST(SampleOnCuda, InfinitiesAndNothing) {
+  Random random(3);
+  Tensor logits = make_logits(RowKind::normal, 3, 200, DType::f32, 0, random);
+  for (const std::int64_t i : {3, 50, 51, 52, 199}) logits.set({0, i}, INFINITY);
+  for (std::int64_t i = 0; i < 200; ++i) logits.set({1, i}, i % 2 == 0 ? -INFINITY : NAN);
+  logits.set({2, 70}, NAN);
+  for (const Filters& filters : kFilters) {
+    for (std::int64_t step = 0; step < 5; ++step) {
+      SamplingArgs args;
+      args.temperature = filters.temperature;
+      args.top_k = filters.top_k;
+      args.top_p = filters.top_p;
+      args.min_p = filters.min_p;
+      args.steps = step;
+      expect_same_tokens(logits, args);
+    }
+  }
+}
+
+TEST(SampleOnCuda, ParametersOfEachRow) {
+  Random random(4);
+  const Tensor logits = make_logits(RowKind::quantised, 4, 500, DType::f32, 0, random);
+  const Tensor temperature = float_tensor({0, 0.5, 1, 2});
+  const Tensor top_p = float_tensor({0.5, 0.9, 1, 0.1});
+  const Tensor min_p = float_tensor({0, 0.1, 1, 0});
+  const Tensor top_k = int_tensor({1, 0, 300, -4});
+  Tensor seeds(DType::i64, {4}, {3});
+  for (std::int64_t r = 0; r < 4; ++r) seeds.set({r}, static_cast<double>(r) - 2);
+  SamplingArgs args;
+  args.temperature = temperature.view();
+  args.top_p = top_p.view();
+  args.min_p = min_p.view();
+  args.top_k = top_k.view();
+  args.seeds = seeds.view();
+  for (std::int64_t step = 0; step < 10; ++step) {
+    args.steps = step;
+    expect_same_tokens(logits, args);
+  }
+}
+
+// On the CPU these are errors.
+TEST(SampleOnCuda, BadParametersActAsGoodOnes) {
+  Random random(5);
+  const Tensor logits = make_logits(RowKind::normal, 4, 100, DType::f32, 0, random);
+  const Tensor bad_temperature = float_tensor({-1, NAN, 1, 1});
+  const Tensor bad_top_p = float_tensor({1, 1, NAN, 1});
+  const Tensor bad_min_p = float_tensor({0, NAN, -2, 7});
+  const Tensor temperature = float_tensor({0, 0, 1, 1});
+  const Tensor min_p = float_tensor({0, 0, 0, 1});
+  SamplingArgs bad;
+  bad.temperature = bad_temperature.view();
+  bad.top_p = bad_top_p.view();
+  bad.min_p = bad_min_p.view();
+  SamplingArgs good;
+  good.temperature = temperature.view();
+  good.min_p = min_p.view();
+  Tensor got(DType::i32, {4});
+  Tensor expected(DType::i32, {4});
+  emulate(logits.view(), bad, got.view());
+  sample(logits.view(), good, expected.view());
+  EXPECT_EQ(got.snapshot(), expected.snapshot());
+}
+
+TEST(SampleOnCuda, ManyStretches) {
+  Random random(6);
+  const Tensor logits = make_logits(RowKind::with_nan, 1, 300001, DType::f32, 0, random);
+  SamplingArgs args;
+  args.top_k = 1000;
+  args.top_p = 0.7F;
+  expect_same_tokens(logits, args);
+  args.top_k = 0;
+  args.top_p = 1;
+  args.steps = 1;
+  expect_same_tokens(logits, args);
+}
+
+// The numbers behind the filters, at the corners that rows seldom reach.
+TEST(SampleOnCuda, MassTargets) {
+  __extension__ using Uint128 = unsigned __int128;
+  Random random(7);
+  for (int i = 0; i < 20000; ++i) {
+    const std::uint64_t total = random.bits() >> (1 + random.bits() % 60);
+    const auto p =
+        static_cast<float>(std::ldexp(random.uniform(), -static_cast<int>(random.bits() % 70)));
+    if (!(p > 0 && p < 1) || total == 0) continue;
+    int exponent = 0;
+    const auto mantissa = static_cast<std::uint64_t>(std::frexp(p, &exponent) * 0x1.0p24F);
+    const int shift = 24 - exponent;
+    const Uint128 product = Uint128{mantissa} * total;
+    const auto expected =
+        static_cast<std::uint64_t>((product + ((Uint128{1} << shift) - 1)) >> shift);
+    ASSERT_EQ(tw::mass_target(p, total), expected) << p << " " << total;
+    ASSERT_EQ(tw::least_weight(p),
+              static_cast<std::uint64_t>(std::ceil(std::ldexp(static_cast<double>(p), 40))));
+  }
+  EXPECT_EQ(tw::mass_target(0, 1000), 1U);
+  EXPECT_EQ(tw::mass_target(1e-40F, 1ULL << 62), 1U);
+  EXPECT_EQ(tw::mass_target(-1, 1000), 1U);
+  EXPECT_EQ(tw::least_weight(1), 1ULL << 40);
+  EXPECT_EQ(tw::least_weight(1e-42F), 1U);
+}
+
+}  // namespace
+}  // namespace tilewright::test
