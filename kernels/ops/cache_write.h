@@ -11,12 +11,12 @@
 namespace tw {
 
 template <typename T>
-inline constexpr bool kIsFp8 = __is_same(T, f8e4m3) || __is_same(T, f8e5m2);
+inline constexpr bool kIsFp8 = kIsSame<T, f8e4m3> || kIsSame<T, f8e5m2>;
 
 // Copies, where the types are the same, or converts.
 template <typename From, typename To, i32 count>
 TW_DEVICE void write_run(const From* from, To* to, float scale) {
-  if constexpr (__is_same(From, To)) {
+  if constexpr (kIsSame<From, To>) {
     if constexpr (count == 1) {
       *to = *from;
     } else {

@@ -32,7 +32,7 @@ struct NoResidual {};
 
 template <typename X, typename Residual, typename Weight, typename Out, i32 count>
 TW_DEVICE void rms_norm_row(const RmsNormParams& p, i32 row, i32 first) {
-  constexpr bool kFused = !__is_same(Residual, NoResidual);
+  constexpr bool kFused = !kIsSame<Residual, NoResidual>;
   const bool present = row < p.rows;  // the last block may have warps without a row
   const X* x = static_cast<const X*>(p.x.data);
   Out* out = static_cast<Out*>(p.out.data);

@@ -46,7 +46,7 @@ template <typename Table>
 TW_DEVICE CosSin cos_sin_of_pair(const RopeParams& p, i32 token, i32 pair) {
   const i64 at = p.axis_of_pair[pair] * p.positions_stride[0] + token * p.positions_stride[1];
   const i64 position = load_index(p.positions, p.positions_64 != 0, at);
-  if constexpr (__is_same(Table, NoTable)) {
+  if constexpr (kIsSame<Table, NoTable>) {
     const CosSin unit = cos_sin_of_turns(static_cast<u64>(position) * p.turns[pair]);
     return {multiply_exact(unit.cosine, p.amplitude), multiply_exact(unit.sine, p.amplitude)};
   } else {
