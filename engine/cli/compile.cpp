@@ -21,6 +21,7 @@ struct Options {
   std::vector<std::string> models;
   std::string kv_dtype = "bf16";
   bool all = false;
+  bool no_ops = false;
   int jobs = 0;
   std::string pack;
   bool json = false;
@@ -98,7 +99,7 @@ void print_table(const std::vector<KernelReport>& reports) {
     seconds += report.from_cache ? 0 : report.seconds;
     ++(report.from_cache ? cached : compiled);
   }
-  fmt::print("{} compiled in {:.2f} s of one core, {} from the cache, {} failed\n", compiled,
+  fmt::print("{} compiled in {:.2f} s (sum of all), {} from the cache, {} failed\n", compiled,
              seconds, cached, failed);
 }
 
@@ -107,6 +108,7 @@ int compile(const Options& options) {
   CompileOptions compile;
   compile.archs = options.archs;
   compile.jobs = options.jobs;
+  compile.ops = !options.no_ops;
   compile.pack = options.pack;
   compile.progress = [&](const KernelReport& report, std::size_t done, std::size_t total) {
     bar.draw(done, total, report.kernel);
@@ -146,6 +148,7 @@ void add_compile(CLI::App& app, int& status) {
       ->capture_default_str()
       ->check(CLI::IsMember({"bf16", "f16", "f8e4m3", "f8e5m2"}));
   command->add_flag("--all", options->all, "What users meet first: docs/jit.md lists it");
+  command->add_flag("--no-ops", options->no_ops, "Without the kernels of operators and sampling");
   command->add_option("--jobs", options->jobs, "Kernels at a time; default: all cores")
       ->check(CLI::Range(1, 1024));
   command->add_option("--pack", options->pack, "Also write them to this file");

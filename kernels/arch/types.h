@@ -53,6 +53,12 @@ struct alignas(8) Bytes8 {
   u32 word[2];
 };
 
+// NVRTC has no __is_same.
+template <typename A, typename B>
+inline constexpr bool kIsSame = false;
+template <typename A>
+inline constexpr bool kIsSame<A, A> = true;
+
 inline constexpr u32 kAllLanes = 0xFFFFFFFFU;
 inline constexpr i32 kWarpSize = 32;
 

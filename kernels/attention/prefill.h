@@ -253,17 +253,15 @@ class Prefill {
 #pragma unroll
       for (i32 half = 0; half < 2; ++half) {
         const float reference = rows[t][half].reference(by);
-        float sum = 0;
 #pragma unroll
         for (i32 n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
           for (i32 e = 0; e < 2; ++e) {
             float& score = scores[t][n][half * 2 + e];
             score = exp2_fast(score * by - reference);
-            sum += score;
+            rows[t][half].l += score;
           }
         }
-        rows[t][half].l += sum;
       }
     }
   }

@@ -162,6 +162,15 @@ TW_DEVICE void store_floats(char* to, const Float4& v, bool aligned) {
   out[3] = v.w;
 }
 
+template <typename Out>
+TW_DEVICE void store_four(char* to, const Float4& v, bool aligned) {
+  if constexpr (sizeof(Out) == 4) {
+    store_floats(to, v, aligned);
+  } else {
+    store_pairs(to, pack<Out>(v.x, v.y), pack<Out>(v.z, v.w), aligned);
+  }
+}
+
 // Four columns of a row, from `d` on.
 TW_DEVICE void put_columns(const AttentionParams& p, const QueryRow& row, const RowTarget& target,
                            i32 d, Float4 o) {
@@ -176,15 +185,9 @@ TW_DEVICE void put_columns(const AttentionParams& p, const QueryRow& row, const 
     o = {finish_value(p, row, target, o.x), finish_value(p, row, target, o.y),
          finish_value(p, row, target, o.z), finish_value(p, row, target, o.w)};
   }
-  using Out = Spec::Out;
-  char* const to = target.to + d * static_cast<i32>(sizeof(Out));
-  if constexpr (sizeof(Out) == 4) {
-    store_floats(to, o, p.out_aligned != 0);
-  } else {
-    store_pairs(to, pack<Out>(o.x, o.y), pack<Out>(o.z, o.w), p.out_aligned != 0);
-  }
+  store_four<Spec::Out>(target.to + d * static_cast<i32>(sizeof(Spec::Out)), o,
+                        p.out_aligned != 0);
 }
-
 // Stores a tile's rows, whose targets are known: columns(r, d) gives four columns. By all threads.
 template <typename Columns>
 TW_DEVICE void store_columns(const AttentionParams& p, const Tile& tile, const RowTarget* targets,

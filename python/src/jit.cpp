@@ -51,10 +51,12 @@ std::vector<AttentionSpec> specs_of(const nb::args& attentions) {
 }
 
 std::vector<KernelReport> compile(const nb::args& attentions, const std::vector<std::string>& archs,
-                                  int jobs, const std::string& pack, nb::handle progress) {
+                                  int jobs, bool ops, const std::string& pack,
+                                  nb::handle progress) {
   CompileOptions options;
   options.archs = archs;
   options.jobs = jobs;
+  options.ops = ops;
   options.pack = pack;
   if (!progress.is_none()) {
     options.progress = [&](const KernelReport& report, std::size_t done, std::size_t total) {
@@ -89,11 +91,11 @@ void bind_jit(nb::module_& m) {
             r.kernel, r.arch, r.seconds, r.from_cache ? " (cached)" : "", r.registers,
             r.spill_bytes, r.shared_bytes);
       });
-  m.def("_compile_kernels", &compile, "attentions"_a, nb::kw_only(), "archs"_a, "jobs"_a, "pack"_a,
-        "progress"_a.none(),
-        nb::sig(
-            "def _compile_kernels(*attentions: Attention | str, archs: list[str], jobs: int, pack: "
-            "str, progress: object) -> list[KernelReport]"));
+  m.def("_compile_kernels", &compile, "attentions"_a, nb::kw_only(), "archs"_a, "jobs"_a, "ops"_a,
+        "pack"_a, "progress"_a.none(),
+        nb::sig("def _compile_kernels(*attentions: Attention | str, archs: list[str], jobs: int, "
+                "ops: bool, pack: "
+                "str, progress: object) -> list[KernelReport]"));
   m.def("_set_python_folders", &set_python_folders, "folders"_a);
   m.def("_load_kernel_pack", &load_kernel_pack, "path"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("kernel_cache_path", &kernel_cache_path,

@@ -28,6 +28,7 @@ def compile_kernels(
     *attentions: Attention | str,
     archs: Iterable[str] = (),
     jobs: int = 0,
+    ops: bool = True,
     pack: str | os.PathLike[str] | None = None,
     progress: Callable[[KernelReport, int, int], object] | None = None,
 ) -> list[KernelReport]:
@@ -35,7 +36,7 @@ def compile_kernels(
 
     attentions: Attention objects (of any device), names of models ("llama-3.1-8b", see model_names()), or "all" for what
     users meet first. archs: "sm_80", "sm_90a", ...; default: those of this machine's GPUs. jobs: kernels at a time; 0: as
-    many as there are cores. pack: a file to be written with all these kernels, for load_kernel_pack. progress: called as
+    many as there are cores. ops: also the kernels of operators and sampling. pack: a file to be written with all these kernels, for load_kernel_pack. progress: called as
     progress(report, done, total) after each kernel, from any thread.
 
     A kernel that does not compile has a report with an `error`, and no pack is written then. Releases the GIL. Errors:
@@ -43,7 +44,12 @@ def compile_kernels(
     """
     _tilewright._set_python_folders(_package_folders())
     return _tilewright._compile_kernels(
-        *attentions, archs=list(archs), jobs=jobs, pack="" if pack is None else os.fspath(pack), progress=progress
+        *attentions,
+        archs=list(archs),
+        jobs=jobs,
+        ops=ops,
+        pack="" if pack is None else os.fspath(pack),
+        progress=progress,
     )
 
 

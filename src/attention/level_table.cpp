@@ -2,6 +2,9 @@
 #include "attention/level_table.h"
 
 #include <algorithm>
+#include <limits>
+
+#include "attention/page_scan.h"
 
 namespace tilewright {
 namespace {
@@ -128,14 +131,8 @@ void LevelTable::note_pages(std::int64_t row, std::int64_t kv_len) {
   }
   const std::int32_t* entries = pages_.entries(row);
   const std::int64_t count = (kv_len + pages_.page_size - 1) / pages_.page_size;
-  // A batch has tens of thousands of entries: a loop without branches, which compilers vectorise.
-  std::int32_t largest = 0;
-  std::int32_t signs = 0;
-  for (std::int64_t i = 0; i < count; ++i) {
-    largest = largest < entries[i] ? entries[i] : largest;
-    signs |= entries[i];
-  }
-  if (signs < 0) {
+  const std::uint32_t largest = largest_id(entries, count);
+  if (largest > std::uint32_t{std::numeric_limits<std::int32_t>::max()}) {
     const std::int64_t at =
         std::find_if(entries, entries + count, [](auto e) { return e < 0; }) - entries;
     raise(ErrorCode::invalid_argument,

@@ -174,38 +174,47 @@ void add(PlanStats& stats, const PlanStats& more, std::int64_t times) {
 
 // Fills in tiles and costs of the rows, and counts them.
 void PlanPart::measure_rows() {
-  // A mask's ranges cost some hundred nanoseconds a tile: rows of many tiles are measured by many
-  // threads.
-  constexpr std::int32_t kTilesATime = 64;
+  // A mask's ranges cost some hundred nanoseconds a tile, those of a band ten: rows of many tiles
+  // are measured by many threads.
   const AttentionImpl& impl = attention.impl();
   const plan::Config& config = plan.schedule.config;
+  const std::int32_t tiles_a_time = impl.variant.mask.is_band() ? 1024 : 64;
   const AttentionSpec& spec = impl.spec;
   const std::int64_t key_bytes = spec.head_dim * dtype_bytes(spec.kv_dtype) +
                                  spec.value_dim() * dtype_bytes(spec.value_dtype());
   // Tiles are measured for one head where heads do not differ.
   const int times = config.heads_differ != 0 ? 1 : config.num_kv_heads;
+  const auto count = [&](const plan::Row& row, std::int32_t head, std::int32_t tile,
+                         PlanStats& counted) {
+    const cpu::TileCounts counts = cpu::count_tile(plan, impl.variant.mask, row, head, tile);
+    counted.tiles += 1;
+    counted.blocks += counts.blocks;
+    counted.full_blocks += counts.full_blocks;
+    counted.skipped_blocks += counts.skipped_blocks;
+    counted.kv_bytes += counts.keys * key_bytes;
+    return static_cast<std::int32_t>(counts.blocks);
+  };
   const auto measure = [&](plan::Row& row, std::int32_t begin, std::int32_t end,
                            PlanStats& counted) {
-    plan::measure_tiles(
-        config, row, begin, end, [&](const plan::Row& r, std::int32_t head, std::int32_t tile) {
-          const cpu::TileRanges needed = cpu::tile_ranges(plan, impl.variant.mask, r, head, tile);
-          const cpu::TileCounts counts = cpu::count_tile(needed, config, r);
-          add(counted,
-              {1, counts.blocks, counts.full_blocks, counts.skipped_blocks, 0,
-               counts.keys * key_bytes},
-              1);
-          return needed.blocks;
-        });
+    plan::measure_tiles(config, row, begin, end,
+                        [&](const plan::Row& r, std::int32_t head, std::int32_t tile) {
+                          return count(r, head, tile, counted);
+                        });
   };
+  PlanStats counted;
   for (std::int32_t i = 0; i < plan.schedule.header->num_rows; ++i) {
     plan::Row& row = plan.schedule.rows[i];
     plan::start_row(config, row);
-    PlanStats counted;
-    if (row.tiles <= kTilesATime) {
+    if (row.tiles == 1 && config.heads_differ == 0) {
+      // Decoding requests, of which there are many: the same without loops.
+      row.max_tile_blocks = count(row, 0, 0, counted);
+      row.head_cost =
+          plan::item_cost(config, row, 0, 0, [&](auto&&...) { return row.max_tile_blocks; });
+    } else if (row.tiles <= tiles_a_time) {
       measure(row, 0, row.tiles, counted);
     } else {
       std::mutex joining;
-      parallel_for(row.tiles, kTilesATime, [&](std::int64_t begin, std::int64_t end) {
+      parallel_for(row.tiles, tiles_a_time, [&](std::int64_t begin, std::int64_t end) {
         plan::Row part = row;
         part.head_cost = 0;
         part.max_tile_blocks = 0;
@@ -217,8 +226,25 @@ void PlanPart::measure_rows() {
         add(counted, of_part, 1);
       });
     }
-    add(stats, counted, times);
   }
+  add(stats, counted, times);
+}
+
+std::int64_t PlanPart::count_split_tiles() const {
+  const plan::Schedule& schedule = plan.schedule;
+  const plan::Header& header = *schedule.header;
+  std::int64_t count = 0;
+  std::int32_t row = header.num_a_rows;  // splits and rows are both in the order of items
+  for (std::int32_t i = 0; i < header.num_splits; ++i) {
+    const std::int64_t item = schedule.splits[i].item - header.tail_items;
+    if (item < 0) {
+      count += schedule.rows[plan::b_item(schedule, schedule.splits[i].item).row].heads;
+      continue;
+    }
+    while (row + 1 < header.num_rows && schedule.rows[row + 1].tiles_before <= item) ++row;
+    count += schedule.rows[row].heads;
+  }
+  return count;
 }
 
 void PlanPart::make_schedule() {
@@ -236,9 +262,7 @@ void PlanPart::make_schedule() {
       [](plan::Row* begin, plan::Row* end, const plan::RowOrder& order) {
         if (!std::is_sorted(begin, end, order)) std::sort(begin, end, order);
       });
-  for (std::int32_t i = 0; i < schedule.header->num_splits; ++i) {
-    stats.split_tiles += schedule.rows[plan::b_item(schedule, schedule.splits[i].item).row].heads;
-  }
+  stats.split_tiles = count_split_tiles();
   std::int64_t largest = 0;
   for (std::int32_t worker = 0; worker < schedule.header->workers; ++worker) {
     largest = std::max(largest, plan::share_cost(schedule, worker));
@@ -298,9 +322,8 @@ PlanPart& PlanImpl::part_for_run(const Attention& attention) {
 
 void PlanImpl::require_on_host(const char* what) const {
   if (cuda == nullptr) return;
-  raise(ErrorCode::not_supported,
-        "plan.{}(): the plan is on {}: its numbers are known there only", what,
-        device_name(attentions[0].device()));
+  raise(ErrorCode::not_supported, "plan.{}(): the plan is on {}: its numbers are known there only",
+        what, device_name(attentions[0].device()));
 }
 
 void PlanImpl::require_updated() const {

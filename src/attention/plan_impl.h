@@ -27,6 +27,7 @@ struct PlanPart {
 
  private:
   void measure_rows();
+  std::int64_t count_split_tiles() const;
 };
 
 class PlanImpl {

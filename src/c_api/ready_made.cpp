@@ -41,7 +41,7 @@ struct ReadyMade {
   Variant (*make)(const Values&);
 };
 
-const Arg kSoftCap = {"logits_soft_cap", Kind::real, 0};
+constexpr Arg kSoftCap = {"logits_soft_cap", Kind::real, 0};
 
 // In the order of variants.h, with its defaults.
 const std::vector<ReadyMade>& ready_made() {

@@ -47,7 +47,7 @@ TileScratch carve_scratch(Carver& carver, const AttentionSpec& spec) {
   scratch.p = carver.take<std::uint32_t>(kBf16Blocks * kSubTileRows * kBlockTokens / 2);
   scratch.packed = carver.take<PackedKeys>(1);
   const auto packed_tokens =
-      static_cast<std::size_t>((kBf16Blocks + kept_blocks(head_dim, value_dim)) * kBlockTokens);
+      static_cast<std::size_t>(kBf16Blocks + kept_blocks(head_dim, value_dim)) * kBlockTokens;
   scratch.k_packed = carver.take<std::uint16_t>(bf16 ? packed_tokens * padded_qk : 0);
   scratch.v_columns = carver.take<std::uint16_t>(bf16 ? packed_tokens * padded_vo : 0);
   scratch.base2_scale = carver.take<float>(kTileRows);
@@ -66,6 +66,7 @@ TileScratch carve_scratch(Carver& carver, const AttentionSpec& spec) {
   scratch.key_end = carver.take<std::int32_t>(kTileRows);
   scratch.kv_pos = carver.take<std::int32_t>(kBf16Blocks * kBlockTokens);
   scratch.allowed = carver.take<std::uint8_t>(kBlockTokens);
+  scratch.has_sums = carver.take<bool>(kTileRows / kSubTileRows);
   scratch.rows = carver.take<TileRow>(kTileRows);
   return scratch;
 }
@@ -77,6 +78,15 @@ void find_keys(const AttentionCall& call, const plan::Row& row, TileRow& tile_ro
   tile_row.exact_keys = false;
   if (mask.mask_class() == MaskClass::elementwise) return;
   const RowContext& context = tile_row.context;
+  if (mask.is_band()) {
+    const Interval positions = mask.band(context.q_pos, context.q_pos).needed;
+    const Interval keys{plan.keys_before(row, positions.begin),
+                        plan.keys_before(row, positions.end)};
+    tile_row.exact_keys = true;
+    tile_row.keys.count = keys.empty() ? 0 : 1;
+    tile_row.keys.intervals[0] = keys;
+    return;
+  }
   const MaskRanges ranges = mask.ranges(
       {context.q_pos, context.q_pos, context.q_head, context.q_head + 1, context.kv_head,
        context.batch, context.q_len, context.kv_len, context.q_index, context.q_begin},
@@ -128,6 +138,7 @@ TileScratch TileScratch::from_row(int first, const AttentionSpec& spec) const {
   scratch.key_begin += first;
   scratch.key_end += first;
   scratch.rows += first;
+  scratch.has_sums += first / kSubTileRows;
   return scratch;
 }
 
@@ -146,14 +157,19 @@ void set_up_rows(const AttentionCall& call, const plan::Row& row, std::int32_t h
                  std::int32_t tile, int num_rows, const TileScratch& scratch) {
   const AttentionPlan& plan = *call.plan;
   const plan::Config& config = plan.schedule.config;
+  const std::int64_t first = static_cast<std::int64_t>(tile) * config.tile_rows;
+  std::int64_t entry = first / config.group_size;
+  std::int64_t in_group = first % config.group_size;
   std::int64_t last_token = -1;
   std::int32_t index = -1;
-  for (int r = 0; r < num_rows; ++r) {
-    const std::int64_t packed = static_cast<std::int64_t>(tile) * config.tile_rows + r;
+  for (int r = 0; r < num_rows; ++r, ++in_group) {
+    if (in_group == config.group_size) {
+      in_group = 0;
+      ++entry;
+    }
     TileRow& tile_row = scratch.rows[r];
-    tile_row.token = plan.token_of(row, packed / config.group_size);
-    tile_row.context.q_head =
-        static_cast<std::int64_t>(head) * config.group_size + packed % config.group_size;
+    tile_row.token = plan.token_of(row, entry);
+    tile_row.context.q_head = static_cast<std::int64_t>(head) * config.group_size + in_group;
     if (tile_row.token == last_token) {
       // Heads of one token differ in nothing but the head.
       const TileRow& previous = scratch.rows[r - 1];

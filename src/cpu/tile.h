@@ -38,19 +38,21 @@ struct TileRow {
 // it where there are some.
 bool fits_bf16(const AttentionSpec& spec);
 
-// Blocks that Bf16Kernels read stay packed between the tiles of one row and KV head: the first
-// ones, which most tiles need, as many as leave room in a usual L2. They lie behind kBf16Blocks
-// others.
+// Blocks that Bf16Kernels read stay packed between the tiles of one row and KV head, as many as
+// leave room in a usual L2, each at the place that its number gives it: all of a tile that needs no
+// more (neighbouring tiles of a window share most of theirs), else the row's first ones, which most
+// tiles need. They lie behind kBf16Blocks others.
+inline constexpr int kMaxKeptBlocks = 64;
 struct PackedKeys {
   const plan::Row* row = nullptr;
   std::int32_t head = 0;
-  std::uint64_t blocks = 0;  // a bit for each
+  std::int32_t number[kMaxKeptBlocks] = {};  // by place: 1 + the block that lies there, or 0
 };
 
 constexpr int kept_blocks(int head_dim, int value_dim) {
   const int block_bytes = 2 * kBlockTokens * (tile_dim(head_dim) + tile_dim(value_dim));
   const int blocks = (1 << 20) / block_bytes;
-  return blocks > 64 ? 64 : blocks;
+  return blocks > kMaxKeptBlocks ? kMaxKeptBlocks : blocks;
 }
 
 // Scratch of one thread. "Wide" tiles keep rows in the lanes: q [dim][kSubTileRows] and o
@@ -84,6 +86,7 @@ struct TileScratch {
   std::int32_t* key_end = nullptr;
   std::int32_t* kv_pos = nullptr;   // [kBlockTokens], by block of those loaded together
   std::uint8_t* allowed = nullptr;  // [kBlockTokens]
+  bool* has_sums = nullptr;         // bf16: [sub-tile] whether o was written yet
   TileRow* rows = nullptr;          // [kTileRows]
   void* program = nullptr;          // scratch of expression programs
 

@@ -110,21 +110,21 @@ inline int load_bf16_blocks(const TilePart& part, const Bf16Kernels& kernels, st
                        ? kept_blocks(part.call->spec->head_dim, part.call->spec->value_dim())
                        : 0;
   if (kept > 0 && (packed.row != part.row || packed.head != part.head)) {
-    packed = {part.row, part.head, 0};
+    packed = {part.row, part.head, {}};
   }
   const std::int32_t first = part.ranges->nth(n);
-  const bool keep = first < kept;
-  const int most = std::min({kBf16Blocks, end - n, keep ? kept - first : kBf16Blocks});
+  const bool keep = kept > 0 && (part.ranges->blocks <= kept || first < kept);
+  const int first_place = keep ? first % kept : 0;
+  const int most = std::min({kBf16Blocks, end - n, keep ? kept - first_place : kBf16Blocks});
   int count = 0;
   for (; count < most && part.ranges->nth(n + count) == first + count; ++count) {
     Bf16Block& block = blocks[count];
     static_cast<Block&>(block) = find_block(part, n + count, next, count);
-    block.place = keep ? kBf16Blocks + first + count : count;
-    const std::uint64_t bit = keep ? std::uint64_t{1} << (first + count) : 0;
-    if ((packed.blocks & bit) != 0) continue;
+    block.place = keep ? kBf16Blocks + first_place + count : count;
+    if (keep && packed.number[first_place + count] == first + count + 1) continue;
     load_bf16_keys(part, block);
     load_bf16_values(part, kernels, block, keep);
-    if (block.wild == 0) packed.blocks |= bit;
+    if (keep) packed.number[first_place + count] = block.wild == 0 ? first + count + 1 : 0;
   }
   return count;
 }
@@ -137,7 +137,7 @@ inline void load_bf16_queries(const TilePart& sub) {
   const int dim = tile_dim(call.spec->head_dim);
   auto* const row_pairs =
       reinterpret_cast<std::uint32_t*>(scratch.k);  // free until a block is loaded
-  std::fill_n(row_pairs, kSubTileRows * dim / 2, 0U);
+  std::fill(row_pairs + sub.num_rows * dim / 2, row_pairs + kSubTileRows * dim / 2, 0U);
   for (int r = 0; r < sub.num_rows; ++r) {
     std::uint32_t* const pairs = row_pairs + r * dim / 2;
     load_bf16_row(query_row(call, scratch.rows[r]), call.q.dtype, call.spec->head_dim, dim,
@@ -205,6 +205,13 @@ inline std::uint32_t* weights_of(const TilePart& sub, int index) {
   return sub.scratch.p + index * kSubTileRows * kBlockTokens / 2;
 }
 
+// Outputs are not cleared before their first product, but where there is none.
+inline void clear_missing_sums(const TilePart& sub) {
+  if (*sub.scratch.has_sums) return;
+  std::fill_n(sub.scratch.o, kSubTileRows * tile_dim(sub.call->spec->value_dim()), 0.0F);
+  *sub.scratch.has_sums = true;
+}
+
 // Adds the keys that were set aside, to the rows that attend to them.
 inline void add_wild_bf16_keys(const TilePart& sub, const Bf16Block& block, int index) {
   const AttentionCall& call = *sub.call;
@@ -233,7 +240,8 @@ inline void add_bf16_values(const TilePart& sub, const Bf16Kernels& kernels,
   if (begin == end) return;
   kernels.multiply(value_columns_of(sub, blocks[begin].place),
                    tile_dim(sub.call->spec->value_dim()), kBlockTokens / 2, weights_of(sub, begin),
-                   row_groups(sub), end - begin, true, sub.scratch.o);
+                   row_groups(sub), end - begin, *sub.scratch.has_sums, sub.scratch.o);
+  *sub.scratch.has_sums = true;
 }
 
 // Scores of a block become weights; returns which row groups' sums need their factor.
@@ -293,7 +301,7 @@ inline void bf16_blocks(const TilePart& sub, const Bf16Kernels& kernels, const B
     if (moved != 0) {
       add_bf16_values(sub, kernels, blocks, waiting, i);
       waiting = i;
-      for (int group = 0; group < row_groups(sub); ++group) {
+      for (int group = 0; group < row_groups(sub) && *sub.scratch.has_sums; ++group) {
         if ((moved >> group & 1U) != 0) {
           rescale_outputs(sub, group, tile_dim(sub.call->spec->value_dim()), factor);
         }

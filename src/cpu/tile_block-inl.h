@@ -55,6 +55,40 @@ inline const std::byte* query_row(const AttentionCall& call, const TileRow& row)
              dtype_bytes(call.q.dtype);
 }
 
+#if HWY_TARGET <= HWY_AVX3
+// 16 rows of `from`, 4 columns of it.
+HWY_INLINE void transpose_16x4(const float* from, std::int64_t from_stride, float* to,
+                               std::int64_t to_stride) {
+  const hn::FixedTag<float, 4> four;
+  const hn::FixedTag<float, 8> eight;
+  const hn::FixedTag<float, 16> all;
+  const hn::RepartitionToWide<decltype(all)> pairs;
+  // Of rows i, i + 4, i + 8 and i + 12, each in a block of 128 bits.
+  const auto every_fourth = [&](int i) HWY_ATTR {
+    const float* const at = from + i * from_stride;
+    return hn::Combine(
+        all,
+        hn::Combine(eight, hn::LoadU(four, at + 12 * from_stride),
+                    hn::LoadU(four, at + 8 * from_stride)),
+        hn::Combine(eight, hn::LoadU(four, at + 4 * from_stride), hn::LoadU(four, at)));
+  };
+  const auto a = every_fourth(0);
+  const auto b = every_fourth(1);
+  const auto c = every_fourth(2);
+  const auto d = every_fourth(3);
+  const auto ab_low = hn::BitCast(pairs, hn::InterleaveLower(all, a, b));
+  const auto ab_high = hn::BitCast(pairs, hn::InterleaveUpper(all, a, b));
+  const auto cd_low = hn::BitCast(pairs, hn::InterleaveLower(all, c, d));
+  const auto cd_high = hn::BitCast(pairs, hn::InterleaveUpper(all, c, d));
+  const auto put = [&](int j, auto column)
+                       HWY_ATTR { hn::StoreU(hn::BitCast(all, column), all, to + j * to_stride); };
+  put(0, hn::InterleaveLower(pairs, ab_low, cd_low));
+  put(1, hn::InterleaveUpper(pairs, ab_low, cd_low));
+  put(2, hn::InterleaveLower(pairs, ab_high, cd_high));
+  put(3, hn::InterleaveUpper(pairs, ab_high, cd_high));
+}
+#endif
+
 // to[j][i] = from[i][j] for i < rows and j < columns, in blocks of 4 x 4: both are rounded up to
 // multiples of 4.
 inline void transpose(const float* from, std::int64_t from_stride, int rows, int columns, float* to,
@@ -66,7 +100,15 @@ inline void transpose(const float* from, std::int64_t from_stride, int rows, int
 #else
   const hn::FixedTag<float, 4> four;
   const hn::RepartitionToWide<decltype(four)> two;
-  for (int i = 0; i < rows; i += 4) {
+  int i = 0;
+#if HWY_TARGET <= HWY_AVX3
+  for (; i + 16 <= rows; i += 16) {
+    for (int j = 0; j < columns; j += 4) {
+      transpose_16x4(from + i * from_stride + j, from_stride, to + j * to_stride + i, to_stride);
+    }
+  }
+#endif
+  for (; i < rows; i += 4) {
     for (int j = 0; j < columns; j += 4) {
       const float* const at = from + i * from_stride + j;
       const auto a = hn::LoadU(four, at);

@@ -65,11 +65,23 @@ class SubTiles {
   int count_ = 0;
 };
 
+enum class Shape { narrow, wide, bf16 };
+
+Shape shape_of(const TilePart& part) {
+  const AttentionPlan& plan = *part.call->plan;
+  if (plan.bf16 != nullptr) return Shape::bf16;
+  // Wide tiles give a row the same bits whatever other rows there are; so do those of bf16.
+  return part.num_rows <= kNarrowRows && !plan.batch_invariant ? Shape::narrow : Shape::wide;
+}
+
 // Of whole sub-tiles.
 void clear_sums(const TilePart& part) {
   const TileScratch& scratch = part.scratch;
   const int rows = (part.num_rows + kSubTileRows - 1) / kSubTileRows * kSubTileRows;
-  std::fill_n(scratch.o, rows * tile_dim(part.call->spec->value_dim()), 0.0F);
+  std::fill_n(scratch.has_sums, rows / kSubTileRows, false);
+  if (shape_of(part) != Shape::bf16) {
+    std::fill_n(scratch.o, rows * tile_dim(part.call->spec->value_dim()), 0.0F);
+  }
   std::fill_n(scratch.m, rows, kNegInf);
   std::fill_n(scratch.l, rows, 0.0F);
   std::fill(scratch.logit_scale + part.num_rows, scratch.logit_scale + rows, 0.0F);
@@ -120,15 +132,6 @@ Block load_f32_block(const TilePart& part, std::int32_t n, const Next& next,
     if (key == kBlockTokens - 1) break;
   }
   return block;
-}
-
-enum class Shape { narrow, wide, bf16 };
-
-Shape shape_of(const TilePart& part) {
-  const AttentionPlan& plan = *part.call->plan;
-  if (plan.bf16 != nullptr) return Shape::bf16;
-  // Wide tiles give a row the same bits whatever other rows there are; so do those of bf16.
-  return part.num_rows <= kNarrowRows && !plan.batch_invariant ? Shape::narrow : Shape::wide;
 }
 
 void start(const TilePart& part) {
@@ -187,6 +190,7 @@ Partial result_of(const TilePart& part) {
   switch (shape_of(part)) {
     case Shape::bf16:
       for (int r = 0; r < part.num_rows; ++r) scratch.m[r] *= kLn2;
+      for (const TilePart& sub : SubTiles(part)) clear_missing_sums(sub);
       return wide_result(part, SubTiles(part));
     case Shape::wide:
       return wide_result(part, SubTiles(part));

@@ -32,9 +32,9 @@ struct TileCounts {
   std::int64_t keys = 0;  // read
 };
 
-TileCounts count_tile(const TileRanges& ranges, const plan::Config& config, const plan::Row& row);
-
-// Thread-safe, and allocates nothing. The result refers to `plan` and `row`.
+// Thread-safe, and allocate nothing. Ranges refer to `plan` and `row`.
+TileCounts count_tile(const AttentionPlan& plan, const MaskAnalysis& mask, const plan::Row& row,
+                      std::int32_t head, std::int32_t tile);
 TileRanges tile_ranges(const AttentionPlan& plan, const MaskAnalysis& mask, const plan::Row& row,
                        std::int32_t head, std::int32_t tile);
 

@@ -69,10 +69,10 @@ std::string trouble_in(const KernelSource& source, const std::vector<EntryReport
       return fmt::format("{} needs {} registers, of at most {}", entry.name, entry.registers,
                          budget.max_registers);
     }
-    if (entry.spill_bytes > 0 && !budget.allow_stack) {
+    if (entry.spill_bytes > budget.max_spill_bytes && !budget.allow_stack) {
       return fmt::format("{} spills registers: {} bytes", entry.name, entry.spill_bytes);
     }
-    if (entry.stack_bytes > 0 && !budget.allow_stack) {
+    if (entry.stack_bytes > budget.max_spill_bytes && !budget.allow_stack) {
       return fmt::format("{} has a stack frame of {} bytes", entry.name, entry.stack_bytes);
     }
   }

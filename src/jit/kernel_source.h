@@ -14,7 +14,8 @@ namespace tilewright::jit {
 // of its speed.
 struct Budget {
   int max_registers = 255;              // a thread
-  bool allow_stack = false;             // a stack frame, or registers spilled to it
+  bool allow_stack = false;             // a stack frame, or registers spilled to it, of any size
+  int max_spill_bytes = 0;              // stores and loads, and as much of a stack frame
   bool allow_performance_loss = false;  // ptxas says "Potential Performance Loss"
 };
 

@@ -147,16 +147,20 @@ TILEWRIGHT_HD inline Item a_item(const Schedule& s, std::int64_t index) {
           static_cast<std::int32_t>(r.tiles - 1 - (tile - r.tiles_before))};
 }
 
+// Item `index` of those of a row of section B: head, tile.
+TILEWRIGHT_HD inline Item row_item(const Schedule& s, std::int32_t row, std::int64_t index) {
+  const Row& r = s.rows[row];
+  return {row, static_cast<std::int32_t>(index / r.tiles) * r.heads,
+          static_cast<std::int32_t>(index % r.tiles)};
+}
+
 // Item `index` of section B: the tail, then row, head, tile.
 TILEWRIGHT_HD inline Item b_item(const Schedule& s, std::int64_t index) {
   if (index < s.header->tail_items) return a_item(s, s.header->a_items + index);
   index -= s.header->tail_items;
   const std::int32_t row = find_row(s, s.header->num_a_rows, s.header->num_rows, index,
                                     [](const Row& r) { return r.tiles_before; });
-  const Row& r = s.rows[row];
-  index -= r.tiles_before;
-  return {row, static_cast<std::int32_t>(index / r.tiles) * r.heads,
-          static_cast<std::int32_t>(index % r.tiles)};
+  return row_item(s, row, index - s.rows[row].tiles_before);
 }
 
 // The block bound (or the item's) nearest to `cost` behind the start of `item`; its end is the
@@ -215,9 +219,12 @@ TILEWRIGHT_HD Cut find_cut(const Schedule& s, std::int64_t cost, const Blocks& b
   if (cost >= h.b_cost) return {h.b_items, 0, h.b_cost};
   const bool in_tail = cost < h.tail_cost;
   LinePoint point = in_tail ? LinePoint{0, 0, cost} : find_point(s, cost);
+  // Behind the tail the point's row holds the cut: it is not searched for again.
+  const std::int64_t row_begin = in_tail ? 0 : h.tail_items + s.rows[point.row].tiles_before;
   const std::int64_t items_end = in_tail ? h.tail_items : h.b_items;
   for (; point.item < items_end; ++point.item) {
-    const Item at = b_item(s, point.item);
+    const Item at =
+        in_tail ? b_item(s, point.item) : row_item(s, point.row, point.item - row_begin);
     const Row& row = s.rows[at.row];
     const std::int32_t needed = blocks(row, at.head, at.tile);
     const std::int64_t all = s.config.cost.fixed + needed * block_cost(s.config, row, at.tile);

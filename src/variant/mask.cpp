@@ -122,6 +122,37 @@ class Evaluator {
   const RowValues& rows_;
 };
 
+// The sides of a mask that is a band; else none.
+std::vector<BandSide> band_sides(const MaskAnalysis::Code& code) {
+  // Products with positions then stay far from the ends of int64.
+  constexpr std::int64_t kMaxSlope = 1 << 10;
+  std::vector<BandSide> sides;
+  for (const MaskNode& node : code.nodes) {
+    if (node.kind == MaskNode::Kind::all_of) continue;
+    if (node.kind != MaskNode::Kind::relation) return {};
+    const MaskRelation& relation = code.relations[static_cast<std::size_t>(node.index)];
+    const PositionTerm& kv = relation.kv;
+    if (relation.kind != MaskRelation::Kind::le || kv.size != 1 || kv.shift != 0 ||
+        (kv.coefficient != 1 && kv.coefficient != -1) || !relation.uniforms.empty() ||
+        !relation.rows.empty() || relation.constant > kMaxPosition ||
+        relation.constant < kMinPosition) {
+      return {};
+    }
+    BandSide side{kv.coefficient == 1, 0, static_cast<std::int64_t>(relation.constant)};
+    for (const PositionTerm& term : relation.queries) {
+      if (term.size != 1 || term.shift != 0 || term.coefficient > kMaxSlope ||
+          term.coefficient < -kMaxSlope) {
+        return {};
+      }
+      side.slope += term.coefficient;
+    }
+    // kv + rest <= 0 is kv <= -rest; -kv + rest <= 0 is kv >= rest.
+    if (side.upper) side = {true, -side.slope, -side.constant};
+    sides.push_back(side);
+  }
+  return sides;
+}
+
 }  // namespace
 
 MaskAnalysis::MaskAnalysis(const Variant& variant) {
@@ -132,6 +163,7 @@ MaskAnalysis::MaskAnalysis(const Variant& variant) {
            : code->has_rows() ? MaskClass::row_bounds
                               : MaskClass::closed_form;
   one_interval_ = code->one_interval();
+  band_ = band_sides(*code);
   code_ = std::move(code);
 }
 
@@ -144,6 +176,13 @@ MaskRanges MaskAnalysis::ranges(const QueryRange& queries, const Bindings& bindi
   if (code_ == nullptr) {
     result.needed = result.full = IntervalSet::all();
     result.exact = true;
+    return result;
+  }
+  if (is_band()) {
+    const plan::MaskInterval found = band(queries.q_pos_min, queries.q_pos_max);
+    result.needed = IntervalSet::of(found.needed.begin, found.needed.end);
+    result.full = IntervalSet::of(found.full.begin, found.full.end);
+    result.exact = same_set(result.needed, result.full);
     return result;
   }
   const std::int64_t heads =

@@ -97,6 +97,21 @@ TEST_F(AttentionErrors, PlanLimits) {
   expect_error(kInvalid, {"workers", "-2"}, [&] { Plan({attention}, negative_workers); });
 }
 
+// More than there are addresses. Sanitizers end the program instead of raising bad_alloc.
+TEST_F(AttentionErrors, MemoryThatIsNotThere) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the sanitizer's allocator does not raise";
+#else
+  const Attention wide(make_spec({1024, 8, 576, 576}, DType::bf16, variants::causal()));
+  Limits most;
+  most.requests = most.q_tokens = most.q_len = most.kv_len = std::int64_t{1} << 30;
+  most.levels = 8;
+  expect_error(ErrorCode::out_of_memory, {"a plan of these limits needs a workspace of", "bytes"},
+               [&] { Plan({wide}, most); });
+  EXPECT_NO_THROW(update_and_run());
+#endif
+}
+
 TEST_F(AttentionErrors, PlanAttentions) {
   expect_error(kInvalid, {"attentions"}, [&] { Plan({}, limits); });
   expect_error(kInvalid, {"attentions"}, [&] { Plan({attention, attention}, limits); });

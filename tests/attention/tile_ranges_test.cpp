@@ -21,7 +21,10 @@ constexpr std::int32_t kTokens = 40;
 
 // One request, with the memory behind its plan.
 struct RandomPlan {
-  std::int64_t left;  // the mask: q_pos - left <= kv_pos <= bounds[q_index]
+  // The mask: q_pos - left <= kv_pos <= bounds[q_index], or <= q_pos + right of a band.
+  std::int64_t left;
+  std::int64_t right;
+  bool band;
   Variant variant;
   MaskAnalysis mask;
   ParamBinder binder;
@@ -32,15 +35,21 @@ struct RandomPlan {
   std::vector<std::uint8_t> full;
   AttentionPlan plan;
 
-  static Variant variant_of(std::int64_t left) {
-    Variant variant;
-    variant.mask = expr::kv_pos() <= Param::integer("bound", 1)(expr::q_index()) &&
-                   expr::kv_pos() >= expr::q_pos() - left;
-    return variant;
+  Variant make_variant() const {
+    Variant made;
+    made.mask = (band ? expr::kv_pos() <= expr::q_pos() + right
+                      : expr::kv_pos() <= Param::integer("bound", 1)(expr::q_index())) &&
+                expr::kv_pos() >= expr::q_pos() - left;
+    return made;
   }
 
   explicit RandomPlan(Random& random)
-      : left(random.range(0, 600)), variant(variant_of(left)), mask(variant), binder(variant) {
+      : left(random.range(0, 600)),
+        right(random.range(-50, 100)),
+        band(random.chance(0.4)),
+        variant(make_variant()),
+        mask(variant),
+        binder(variant) {
     request.q_begin = static_cast<std::int32_t>(random.range(0, 3));
     request.q_len = static_cast<std::int32_t>(random.range(1, kTokens - 3));
     request.kv_len = 900;
@@ -61,16 +70,20 @@ struct RandomPlan {
     plan.schedule.config.tile_rows = static_cast<std::int32_t>(random.range(1, 30));
     plan.schedule.config.block_tokens = random.chance(0.5) ? 64 : 16;
     plan.requests = &request;
-    if (random.chance(0.5)) plan.q_pos = positions.data();
-    if (random.chance(0.4)) {
+    row.tiles = plan::tiles_of(plan.schedule.config, row.q_len);
+    const bool plain = band && random.chance(0.7);
+    if (!plain && random.chance(0.5)) plan.q_pos = positions.data();
+    if (!plain && random.chance(0.4)) {
       plan.interleave = {random.range(1, 20), random.range(2, 3), 0};
       plan.interleave.rank = random.range(0, plan.interleave.world - 1);
     } else {
       row.kv_pos = static_cast<std::int32_t>(random.range(0, 200));
     }
-    binder.bind({{"bound", TensorView(bounds.data(), DType::i32, {kTokens})}}, Bind::plan,
-                {1, 1, 1, kTokens}, {}, plan.bindings);
-    if (random.chance(0.7)) add_lists(random);
+    if (!band) {
+      binder.bind({{"bound", TensorView(bounds.data(), DType::i32, {kTokens})}}, Bind::plan,
+                  {1, 1, 1, kTokens}, {}, plan.bindings);
+    }
+    if (!plain && random.chance(0.7)) add_lists(random);
   }
 
   void add_lists(Random& random) {
@@ -108,8 +121,25 @@ struct RandomPlan {
     return 0;
   }
   bool seen(std::int64_t token, std::int64_t position) const {
-    return position <= bounds[static_cast<std::size_t>(token)] &&
-           position >= plan.position_of_query(request, token) - left;
+    const std::int64_t query = plan.position_of_query(request, token);
+    return position <= (band ? query + right : bounds[static_cast<std::size_t>(token)]) &&
+           position >= query - left;
+  }
+
+  // Rows of levels do not take the shortcut that bands have.
+  void check_shortcut(const TileRanges& ranges, const TileCounts& counts, std::int32_t tile) const {
+    std::vector<std::uint8_t> levels(kTokens, 1);
+    AttentionPlan by_levels = plan;
+    by_levels.token_levels = levels.data();
+    const TileRanges other = tile_ranges(by_levels, mask, row, 0, tile);
+    ASSERT_EQ(ranges.blocks, other.blocks);
+    ASSERT_EQ(ranges.next(0), other.next(0));
+    ASSERT_EQ(ranges.full.count, other.full.count);
+    if (ranges.full.count > 0) {
+      ASSERT_EQ(ranges.full.intervals[0].begin, other.full.intervals[0].begin);
+      ASSERT_EQ(ranges.full.intervals[0].end, other.full.intervals[0].end);
+    }
+    ASSERT_EQ(counts.keys, count_tile(by_levels, mask, row, 0, tile).keys);
   }
 
   // The form without loops tells the same, but for lists.
@@ -163,7 +193,8 @@ struct RandomPlan {
         }
       }
     }
-    const TileCounts counts = count_tile(ranges, config, row);
+    const TileCounts counts = count_tile(plan, mask, row, 0, tile);
+    if (band) check_shortcut(ranges, counts, tile);
     EXPECT_EQ(counts.blocks, ranges.blocks);
     EXPECT_EQ(counts.blocks + counts.skipped_blocks,
               plan::ceil_div(row.kv_len, config.block_tokens));
@@ -180,9 +211,7 @@ TEST(TileRanges, NeverWrong) {
     for (std::int32_t tile = 0; tile < tiles; ++tile) {
       plan.check_tile(tile);
       if (testing::Test::HasFatalFailure()) return;
-      skipped += count_tile(tile_ranges(plan.plan, plan.mask, plan.row, 0, tile),
-                            plan.plan.schedule.config, plan.row)
-                     .skipped_blocks;
+      skipped += count_tile(plan.plan, plan.mask, plan.row, 0, tile).skipped_blocks;
     }
   }
   EXPECT_GT(skipped, 1000);

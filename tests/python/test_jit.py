@@ -18,12 +18,13 @@ def cache(tmp_path):
 
 def compile_some(**options):
     attention = tw.Attention(num_qo_heads=8, num_kv_heads=2, head_dim=128)
-    return tw.compile_kernels(attention, archs=["sm_80"], **options)
+    return tw.compile_kernels(attention, archs=["sm_80"], ops=False, **options)
 
 
 def test_reports_progress_and_cache(cache):
     seen = []
     reports = compile_some(progress=lambda report, done, total: seen.append((report.kernel, done, total)))
+    assert reports
     assert [done for _, done, _ in seen] == list(range(1, len(reports) + 1))
     for report in reports:
         assert report.arch == "sm_80"
@@ -70,9 +71,10 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path):
         f"tw._tilewright._set_kernel_cache_path({str(tmp_path / 'file' / 'kernels')!r})\n"
         "with warnings.catch_warnings(record=True) as caught:\n"
         "    warnings.simplefilter('always')\n"
-        "    reports = tw.compile_kernels('llama-3.1-8b', archs=['sm_80'], jobs=1)\n"
+        "    reports = tw.compile_kernels('llama-3.1-8b', archs=['sm_80'], ops=False)\n"
         "print(len(reports), [str(w.message) for w in caught if 'cannot be written' in str(w.message)])\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     count, texts = result.stdout.split(" ", 1)
-    assert ("the kernel cache in" in texts) == (int(count) > 0)
+    assert int(count) > 0
+    assert texts.count("the kernel cache in") == 1

@@ -250,6 +250,18 @@ class CaseRun {
     EXPECT_TRUE(first == out_.snapshot()) << "the second run gave other bits";
   }
 
+  // On another device: caller(spec, limits, batch, levels, plan_params, q, kv, args) writes what args
+  // say. `arithmetic`: what its kernels' arithmetic may be off by, as a part of the magnitudes.
+  template <typename Caller>
+  void run_on(double arithmetic, const Caller& caller) {
+    make_batch();
+    make_arguments();
+    arithmetic_ = arithmetic;
+    caller(spec_, limits(), batch_, std::vector<KvLevel>{level_}, variant_.plan_params, q_.view(),
+           cache_->view(), args_);
+    check();
+  }
+
   // By another interface, which must give the bits that C++ gives: caller(spec, limits, batch,
   // input, q, kv, args) updates a plan of its own and runs.
   template <typename Caller>
@@ -377,6 +389,7 @@ class CaseRun {
   void execute(Plan& plan) { plan.attentions()[0].run(plan, q_.view(), cache_->view(), args_); }
 
   double arithmetic() const {
+    if (arithmetic_ > 0) return arithmetic_;
     return rounds_weights(spec_.q_dtype, spec_.kv_dtype, spec_.value_dtype()) ? kRoundedWeights
                                                                               : kArithmetic;
   }
@@ -431,6 +444,7 @@ class CaseRun {
   Tensor qo_indptr_, kv_lens_, positions_, q_, out_, lse_, sinks_, no_tensor_;
   ScaleCase q_scale_, k_scale_, v_scale_, out_scale_;
   std::vector<double> sink_values_;
+  double arithmetic_ = 0;
   double sm_scale_ = 1;
   Table table_;
   std::unique_ptr<Cache> cache_;

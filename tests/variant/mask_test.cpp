@@ -187,6 +187,30 @@ TEST(MaskAnalysis, Classes) {
             MaskClass::elementwise);
 }
 
+TEST(MaskAnalysis, BandsAreKnown) {
+  const auto is_band = [](const Expr& mask) { return MaskAnalysis(with_mask(mask)).is_band(); };
+  EXPECT_TRUE(is_band(kv_pos() <= q_pos()));
+  EXPECT_TRUE(is_band(kv_pos() < q_pos() + 3 && q_pos() - kv_pos() < 512));
+  EXPECT_TRUE(is_band(kv_pos() <= q_pos() && (kv_pos() >= 4 && kv_pos() * 1 > q_pos() * 2 - 9)));
+  EXPECT_TRUE(is_band(!(kv_pos() > q_pos())));
+  EXPECT_FALSE(is_band(kv_pos() <= q_pos() || kv_pos() < 4));
+  EXPECT_FALSE(is_band(kv_pos() * 2 <= q_pos()));
+  EXPECT_FALSE(is_band(kv_pos() != q_pos()));
+  EXPECT_FALSE(is_band(kv_pos() <= q_pos() && batch() == 0));
+  EXPECT_FALSE(is_band(kv_pos() <= q_pos() + q_head()));
+  EXPECT_FALSE(is_band(kv_pos() <= q_pos() * (std::int64_t{1} << 30)));
+  EXPECT_FALSE(is_band(kv_pos() - (std::int64_t{1} << 41) <= q_pos()));
+  EXPECT_FALSE(MaskAnalysis(Variant()).is_band());
+
+  const MaskAnalysis analysis(with_mask(kv_pos() <= q_pos() * -2 + 50 && kv_pos() >= q_pos() - 7));
+  ASSERT_TRUE(analysis.is_band());
+  const plan::MaskInterval band = analysis.band(10, 14);
+  EXPECT_EQ(band.needed.begin, 3);
+  EXPECT_EQ(band.needed.end, 31);
+  EXPECT_EQ(band.full.begin, 7);
+  EXPECT_EQ(band.full.end, 23);
+}
+
 TEST(MaskAnalysis, PartsThatAreUnknownDoNotHideTheRest) {
   const Variant variant = with_mask(kv_pos() <= q_pos() && mod(kv_pos(), 2) == 0);
   const MaskRanges ranges =

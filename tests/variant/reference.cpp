@@ -2,7 +2,9 @@
 #include "reference.h"
 
 #include <algorithm>
+#include <array>
 #include <limits>
+#include <span>
 
 namespace tilewright::test {
 namespace {
@@ -197,9 +199,12 @@ RefValue Reference::real_operator(ExprOp op, const RefValue& a, const RefValue& 
 
 RefValue Reference::eval(const Expr& e) {
   const ExprNode& node = e.node();
-  if (const auto known = known_.find(&node); known != known_.end()) return known->second;
-  std::vector<RefValue> args;
-  for (const Expr& arg : node.args) args.push_back(eval(arg));
+  for (const auto& [known, value] : known_) {
+    if (known == &node) return value;
+  }
+  std::array<RefValue, 3> values;
+  for (std::size_t i = 0; i < node.args.size(); ++i) values[i] = eval(node.args[i]);
+  const std::span<const RefValue> args(values.data(), node.args.size());
   RefValue result;
   bool unsure = std::any_of(args.begin(), args.end(), [](const RefValue& v) { return v.unsure; });
   if (node.op == ExprOp::param) {
@@ -230,7 +235,7 @@ RefValue Reference::eval(const Expr& e) {
     result = integer_operator(node.op, args[0], args.back());
   }
   result.unsure = unsure;
-  known_.emplace(&node, result);
+  known_.emplace_back(&node, result);
   return result;
 }
 

@@ -18,6 +18,7 @@ namespace tw::emulator {
 namespace {
 
 constexpr u64 kMostPolls = 1 << 19;
+constexpr u32 kHighPriority = 1U << 31;
 
 struct Machine {
   Launch launch;
@@ -43,6 +44,7 @@ struct Machine {
   // Of so many runnable warps, drawn each time, the one of highest priority goes on: with one they
   // are served evenly, with many some wait for a long time.
   u32 candidates = 1;
+  u32 lowest_priority = kHighPriority;
 
   u32 random() {
     random_state ^= random_state << 13;
@@ -88,7 +90,12 @@ void shuffle_lanes(Warp& warp) {
   const u32 random = machine->random();
   warp.first_lane = random % kWarpSize;
   warp.backwards = (random & 0x100) != 0;
-  if (random >> 26 == 0) warp.priority = machine->random();
+  if (random >> 26 == 0) warp.priority = machine->random() | kHighPriority;
+}
+
+// Behind all others, so that those who wait for each other come to run in turn.
+void go_last() {
+  self->warp->priority = --machine->lowest_priority;
 }
 
 std::string describe_deadlock() {
@@ -186,37 +193,6 @@ void release(Warp& warp) {
   ++machine->statistics.meetings;
 }
 
-// --- Copies
-
-void land(const Copy& copy) {
-  static const std::string poison(16, static_cast<char>(0xFF));
-  const bool untouched = std::memcmp(copy.shared, poison.data(), copy.bytes) == 0;
-  char bytes[16] = {};
-  if (copy.global != nullptr) std::memcpy(bytes, copy.global, copy.bytes);
-  // Two threads may copy the same bytes to one place.
-  if (!untouched && std::memcmp(bytes, copy.shared, copy.bytes) != 0) {
-    fail(fmt::format("{} was written while an asynchronous copy to it was under way",
-                     describe_address(copy.shared)));
-  }
-  std::memcpy(copy.shared, bytes, copy.bytes);
-}
-
-// Those of groups before `group`, and others by chance.
-void land_copies(u32 group) {
-  auto& copies = self->copies;
-  for (std::size_t i = 0; i < copies.size();) {
-    if (copies[i].group < group ||
-        (machine->land_early != 0 && machine->chance(machine->land_early))) {
-      const Copy copy = copies[i];
-      copies[i] = copies.back();
-      copies.pop_back();
-      land(copy);
-    } else {
-      ++i;
-    }
-  }
-}
-
 // --- Blocks
 
 [[noreturn]] void leave_for_host() {
@@ -237,6 +213,7 @@ void run_thread() {
                        lanes_text(self->warp->arrived),
                        describe(self->warp->point, self->warp->site)));
     }
+    if (self->block->alive == 1) check_no_bulk_copies();
   } catch (const Failure& failure) {
     record_failure(failure.what());
   }
@@ -273,6 +250,8 @@ void start_block(Block& block) {
   block.alive = block.num_threads;
   block.memory->fill(0xFF);
   for (Barrier& barrier : block.barriers) barrier = {};
+  block.bulk_copies.clear();
+  block.mbarriers.clear();
   for (i32 thread = 0; thread < block.num_threads; ++thread) {
     Fiber& fiber = block.fibers[thread];
     fiber.block = &block;
@@ -290,7 +269,7 @@ void start_block(Block& block) {
     warp.fibers = &block.fibers[i * kWarpSize];
     warp.alive = kAllLanes;
     warp.runnable = kAllLanes;
-    warp.priority = machine->random();
+    warp.priority = machine->random() | kHighPriority;
     shuffle_lanes(warp);
     add_to_runnable(warp);
   }
@@ -395,7 +374,7 @@ void meet(Point point, Site site, Collective collective) {
 }
 
 i32 wait_at_barrier(i32 number, i32 threads, Point point, Site site, bool vote) {
-  if (!self->copies.empty()) land_copies(0);
+  land_copies(0);
   Warp& warp = *self->warp;
   Block& block = *self->block;
   const u32 phase = warp.phase;
@@ -435,9 +414,17 @@ i32 wait_at_barrier(i32 number, i32 threads, Point point, Site site, bool vote) 
   return static_cast<i32>(warp.result[phase]);
 }
 
+u32 draw(u32 bound) {
+  return machine->below(bound);
+}
+
+bool may_land_now() {
+  return machine->chance(machine->land_early);
+}
+
 void interleave() {
   if (!machine->chance(64)) return;
-  self->warp->priority = machine->random() >> 4;  // it may have to wait for long
+  go_last();
   run_others(true);
 }
 
@@ -445,30 +432,12 @@ void poll() {
   if (++machine->polls > kMostPolls) {
     fail("it waits for a value that nobody stores: nothing has happened for a long time");
   }
-  self->warp->priority = machine->random() >> 8;  // what it waits for comes first
+  go_last();
   run_others(true);
 }
 
 void note_progress() {
   machine->polls = 0;
-}
-
-void issue_copy(void* shared, const void* global, u32 bytes, bool valid) {
-  check_shared(shared, bytes, bytes, "cp.async");
-  const char* source = static_cast<const char*>(global);
-  if (valid && reinterpret_cast<u64>(source) % bytes != 0) fail_misaligned(source, bytes);
-  std::memset(shared, 0xFF, bytes);
-  self->copies.push_back(
-      {static_cast<char*>(shared), valid ? source : nullptr, bytes, self->groups});
-}
-
-void commit_copies() {
-  land_copies(0);
-  ++self->groups;
-}
-
-void wait_for_copies(u32 groups) {
-  land_copies(self->groups > groups ? self->groups - groups : 0);
 }
 
 void check_shared(const void* pointer, u32 bytes, u32 alignment, const char* instruction) {

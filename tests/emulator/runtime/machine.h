@@ -42,6 +42,19 @@ struct Copy {
   u32 group;
 };
 
+struct BulkCopy {
+  Copy copy;
+  u64* mbarrier;
+};
+
+struct Mbarrier {
+  const u64* word;
+  i32 arrivals;   // of each phase
+  i32 pending;    // of them
+  i64 bytes = 0;  // expected and not landed
+  u32 phase = 0;
+};
+
 struct Warp;
 struct Block;
 
@@ -108,6 +121,8 @@ struct Block {
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
   Barrier barriers[kNumBarriers];
+  std::vector<BulkCopy> bulk_copies;
+  std::vector<Mbarrier> mbarriers;
   std::unique_ptr<GuardedBuffer> memory;
 };
 
@@ -132,9 +147,23 @@ void poll();
 // Something that a polling thread may wait for has happened.
 void note_progress();
 
+// A random number below `bound`, and whether a copy lands before somebody needs it.
+u32 draw(u32 bound);
+bool may_land_now();
+
+// cp.async of this thread: groups, and how many of the last ones may still be under way.
+// land_copies lands those of groups before `group`, and others by chance.
 void issue_copy(void* shared, const void* global, u32 bytes, bool valid);
 void commit_copies();
 void wait_for_copies(u32 groups);
+void land_copies(u32 group);
+
+// cp.async.bulk of the block, and the mbarriers that count what landed.
+void init_mbarrier(u64* word, u32 arrivals);
+void arrive_at_mbarrier(u64* word, u32 expected_bytes);
+bool mbarrier_passed(const u64* word, u32 parity);
+void issue_bulk_copy(void* shared, const void* global, u32 bytes, u64* mbarrier);
+void check_no_bulk_copies();
 
 // Fails if the bytes are not all in the block's shared memory, or not aligned.
 void check_shared(const void* pointer, u32 bytes, u32 alignment, const char* instruction);

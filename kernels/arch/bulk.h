@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Hopper and later: bulk copies into shared memory, and the mbarriers that say when they have
+// landed. An mbarrier goes through phases; a phase ends when as many threads as it was made for
+// have arrived and all bytes they said to expect have landed. Phases have parities 0, 1, 0, ...
+#pragma once
+
+#include "arch/memory.h"
+#include "arch/types.h"
+
+namespace tw {
+
+// In shared memory.
+struct alignas(8) Mbarrier {
+  u64 state;
+};
+
+// By one thread; then a barrier, before others use it.
+TW_DEVICE void mbarrier_init(Mbarrier* mbarrier, u32 arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(mbarrier)),
+               "r"(arrivals)
+               : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+TW_DEVICE void mbarrier_arrive(Mbarrier* mbarrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(mbarrier))
+               : "memory");
+}
+// Arrives, and says how many bytes the phase waits for.
+TW_DEVICE void mbarrier_arrive_expect(Mbarrier* mbarrier, u32 bytes) {
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(mbarrier)),
+      "r"(bytes)
+      : "memory");
+}
+// Whether the phase of this parity has ended; may wait a while for it.
+TW_DEVICE bool mbarrier_try_wait(Mbarrier* mbarrier, u32 parity) {
+  u32 passed;
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n}"
+      : "=r"(passed)
+      : "r"(shared_address(mbarrier)), "r"(parity)
+      : "memory");
+  return passed != 0;
+}
+TW_DEVICE void mbarrier_wait(Mbarrier* mbarrier, u32 parity) {
+  while (!mbarrier_try_wait(mbarrier, parity)) {
+  }
+}
+
+// One thread copies a multiple of 16 bytes from global to shared memory, both aligned to 16; they
+// count for the mbarrier's phase when they have landed.
+TW_DEVICE void copy_bulk(void* shared, const void* global, u32 bytes, Mbarrier* mbarrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared_address(shared)),
+      "l"(global), "r"(bytes), "r"(shared_address(mbarrier))
+      : "memory");
+}
+// Orders what this thread read and wrote in shared memory before bulk copies and matrix
+// instructions that touch the same bytes.
+TW_DEVICE void fence_async_proxy() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+}  // namespace tw

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// kernels/arch/bulk.h for the emulator.
+#pragma once
+
+#include "arch/memory.h"
+#include "arch/types.h"
+#include "runtime/machine.h"
+
+namespace tw {
+
+struct alignas(8) Mbarrier {
+  u64 state;
+};
+
+TW_DEVICE void mbarrier_init(Mbarrier* mbarrier, u32 arrivals) {
+  emulator::init_mbarrier(&mbarrier->state, arrivals);
+}
+TW_DEVICE void mbarrier_arrive(Mbarrier* mbarrier) {
+  emulator::arrive_at_mbarrier(&mbarrier->state, 0);
+}
+TW_DEVICE void mbarrier_arrive_expect(Mbarrier* mbarrier, u32 bytes) {
+  emulator::arrive_at_mbarrier(&mbarrier->state, bytes);
+}
+TW_DEVICE bool mbarrier_try_wait(Mbarrier* mbarrier, u32 parity) {
+  return emulator::mbarrier_passed(&mbarrier->state, parity);
+}
+TW_DEVICE void mbarrier_wait(Mbarrier* mbarrier, u32 parity) {
+  while (!mbarrier_try_wait(mbarrier, parity)) {
+  }
+}
+
+TW_DEVICE void copy_bulk(void* shared, const void* global, u32 bytes, Mbarrier* mbarrier) {
+  emulator::issue_bulk_copy(shared, global, bytes, &mbarrier->state);
+}
+TW_DEVICE void fence_async_proxy() {}
+
+}  // namespace tw

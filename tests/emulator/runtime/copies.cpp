@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// Asynchronous copies: the destination is poison from the issue on, until the copy lands at a
+// random time or when somebody must be able to read it.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "runtime/machine.h"
+
+namespace tw::emulator {
+namespace {
+
+constexpr u32 kUnit = 16;  // bytes that land at once
+
+Copy begin_copy(void* shared, const void* global, u32 bytes, u32 alignment, const char* name) {
+  check_shared(shared, bytes, alignment, name);
+  if (reinterpret_cast<u64>(global) % alignment != 0) fail_misaligned(global, alignment);
+  std::memset(shared, 0xFF, bytes);
+  return {static_cast<char*>(shared), static_cast<const char*>(global), bytes, self->groups};
+}
+
+void land(const Copy& copy) {
+  static const std::vector<char> poison(kUnit, static_cast<char>(0xFF));
+  static const std::vector<char> zeros(kUnit, 0);
+  for (u32 at = 0; at < copy.bytes; at += kUnit) {
+    const u32 bytes = std::min(kUnit, copy.bytes - at);
+    char* to = copy.shared + at;
+    const char* from = copy.global != nullptr ? copy.global + at : zeros.data();
+    // Two threads may copy the same bytes to one place.
+    if (std::memcmp(to, poison.data(), bytes) != 0 && std::memcmp(to, from, bytes) != 0) {
+      fail(fmt::format("{} was written while an asynchronous copy to it was under way",
+                       describe_address(to)));
+    }
+    std::memcpy(to, from, bytes);
+  }
+}
+
+// Its word in shared memory only says that it is one: who overwrites it is found.
+constexpr u64 kMbarrierWord = 0x6D62617272696572ULL;
+
+Mbarrier& find_mbarrier(const u64* word) {
+  check_shared(word, 8, 8, "an mbarrier");
+  auto& all = self->block->mbarriers;
+  const auto at =
+      std::find_if(all.begin(), all.end(), [&](const Mbarrier& m) { return m.word == word; });
+  if (at == all.end() || *word != kMbarrierWord) {
+    fail(fmt::format("{} is used as an mbarrier and was not initialised, or was overwritten",
+                     describe_address(word)));
+  }
+  return *at;
+}
+
+void count(Mbarrier& mbarrier, i32 arrivals, i64 expected_bytes, i64 landed_bytes) {
+  if (arrivals > mbarrier.pending) {
+    fail(fmt::format("one arrival more than the {} of a phase of the mbarrier at {}",
+                     mbarrier.arrivals, describe_address(mbarrier.word)));
+  }
+  mbarrier.pending -= arrivals;
+  mbarrier.bytes += expected_bytes - landed_bytes;
+  if (mbarrier.pending != 0 || mbarrier.bytes != 0) return;
+  mbarrier.phase ^= 1;
+  mbarrier.pending = mbarrier.arrivals;
+  note_progress();
+}
+
+void land_bulk_copy() {
+  auto& copies = self->block->bulk_copies;
+  std::swap(copies[draw(static_cast<u32>(copies.size()))], copies.back());
+  const BulkCopy bulk = copies.back();
+  copies.pop_back();
+  land(bulk.copy);
+  count(find_mbarrier(bulk.mbarrier), 0, 0, bulk.copy.bytes);
+}
+
+}  // namespace
+
+void issue_copy(void* shared, const void* global, u32 bytes, bool valid) {
+  self->copies.push_back(begin_copy(shared, valid ? global : nullptr, bytes, bytes, "cp.async"));
+}
+
+void commit_copies() {
+  land_copies(0);
+  ++self->groups;
+}
+
+void wait_for_copies(u32 groups) {
+  land_copies(self->groups > groups ? self->groups - groups : 0);
+}
+
+void land_copies(u32 group) {
+  auto& copies = self->copies;
+  for (std::size_t i = 0; i < copies.size();) {
+    if (copies[i].group >= group && !may_land_now()) {
+      ++i;
+      continue;
+    }
+    const Copy copy = copies[i];
+    copies[i] = copies.back();
+    copies.pop_back();
+    land(copy);
+  }
+}
+
+void init_mbarrier(u64* word, u32 arrivals) {
+  check_shared(word, 8, 8, "an mbarrier");
+  auto& all = self->block->mbarriers;
+  std::erase_if(all, [&](const Mbarrier& m) { return m.word == word; });
+  const auto count = static_cast<i32>(arrivals);
+  all.push_back({.word = word, .arrivals = count, .pending = count});
+  *word = kMbarrierWord;
+}
+
+void arrive_at_mbarrier(u64* word, u32 expected_bytes) {
+  interleave();
+  count(find_mbarrier(word), 1, expected_bytes, 0);
+}
+
+bool mbarrier_passed(const u64* word, u32 parity) {
+  if (!self->block->bulk_copies.empty() && draw(2) == 0) land_bulk_copy();
+  poll();
+  return find_mbarrier(word).phase != parity;
+}
+
+void issue_bulk_copy(void* shared, const void* global, u32 bytes, u64* mbarrier) {
+  if (bytes == 0 || bytes % kUnit != 0) {
+    fail(fmt::format("cp.async.bulk of {} bytes: it must be a positive multiple of {}", bytes,
+                     kUnit));
+  }
+  find_mbarrier(mbarrier);
+  self->block->bulk_copies.push_back(
+      {begin_copy(shared, global, bytes, kUnit, "cp.async.bulk"), mbarrier});
+  if (may_land_now()) land_bulk_copy();
+}
+
+void check_no_bulk_copies() {
+  if (self->block->bulk_copies.empty()) return;
+  fail(fmt::format("its block ends while {} bulk copies are under way",
+                   self->block->bulk_copies.size()));
+}
+
+}  // namespace tw::emulator

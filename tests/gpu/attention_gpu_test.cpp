@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention on a GPU against the reference in float64, through the public API.
+#include "gpu/gpu_copies.h"
+#include "gpu/gpu_tensor.h"
+#include "support/attention_case.h"
+
+namespace tilewright::test {
+namespace {
+
+// Weights are rounded to the dtype of queries before they meet the values.
+double arithmetic_of(DType dtype) {
+  return dtype == DType::f16 ? 0x1.0p-10 : 0x1.0p-7;
+}
+
+void run_case(Case c) {
+  c.make_legal();
+  SCOPED_TRACE(c.name());
+  CaseRun run(c);
+  run.run_on(arithmetic_of(c.q_dtype), [](const AttentionSpec& spec, const Limits& limits,
+                                          const Batch& batch, const std::vector<KvLevel>& levels,
+                                          const std::vector<ParamValue>& plan_params,
+                                          const TensorView& q, const KvCache& kv,
+                                          const RunArgs& args) {
+    const Device gpu{DeviceType::cuda, 0};
+    const Attention attention(spec, gpu);
+    Plan plan({attention}, limits);
+    GpuCopies copies;
+    const Batch gpu_batch = copies.batch(batch);
+    const std::vector<KvLevel> gpu_levels = copies.levels(levels);
+    const std::vector<ParamValue> gpu_params = copies.params(plan_params);
+    const TensorView gpu_q = copies(q);
+    const KvCache gpu_kv = copies.cache(kv);
+    const RunArgs gpu_args = copies.args(args);
+    // Twice: the second time over what the first one left in the plan.
+    for (int time = 0; time < 2; ++time) {
+      plan.update(gpu_batch, {PlanInput(attention, gpu_levels, gpu_params)});
+      attention.run(plan, gpu_q, gpu_kv, gpu_args);
+    }
+    copies.download();
+    for (const std::int32_t word : plan.status()) EXPECT_EQ(word, 0);
+  });
+}
+
+using AttentionOnGpu = GpuTest;
+
+Case base_case(std::uint64_t seed) {
+  Case c;
+  c.seed = seed;
+  c.q_dtype = c.kv_dtype = DType::bf16;
+  c.head_dim = c.value_dim = 128;
+  c.group = 4;
+  return c;
+}
+
+TEST_F(AttentionOnGpu, EveryLengthKind) {
+  for (int kind = 0; kind < static_cast<int>(LengthKind::count); ++kind) {
+    for (std::uint64_t seed = 1; seed <= 3; ++seed) {
+      Case c = base_case(seed);
+      c.lengths = static_cast<LengthKind>(kind);
+      run_case(c);
+    }
+  }
+}
+
+TEST_F(AttentionOnGpu, EveryTableAndCacheForm) {
+  for (int table = 0; table < static_cast<int>(TableForm::count); ++table) {
+    for (int cache = 0; cache < static_cast<int>(CacheForm::count); ++cache) {
+      if (static_cast<CacheForm>(cache) == CacheForm::separate_strided) continue;
+      Case c = base_case(static_cast<std::uint64_t>(table * 31 + cache));
+      c.table = static_cast<TableForm>(table);
+      c.cache = static_cast<CacheForm>(cache);
+      c.page_size = cache % 2 == 0 ? 16 : 5;
+      run_case(c);
+    }
+  }
+}
+
+TEST_F(AttentionOnGpu, ScalesSinksPositionsWorkers) {
+  for (int i = 0; i < 24; ++i) {
+    Case c = base_case(static_cast<std::uint64_t>(i) + 100);
+    c.scales = static_cast<ScaleKind>(i % static_cast<int>(ScaleKind::count));
+    c.positions = static_cast<PositionKind>(i % static_cast<int>(PositionKind::count));
+    c.sinks = i % 2 == 1;
+    c.workers = i % 4 == 0 ? 3 : i % 4 == 1 ? 64 : 0;
+    c.lengths = static_cast<LengthKind>(i % static_cast<int>(LengthKind::count));
+    run_case(c);
+  }
+}
+
+class ShapesOnGpu : public AttentionOnGpu, public testing::WithParamInterface<int> {};
+TEST_P(ShapesOnGpu, DimsGroupsAndDtypes) {
+  struct Shape {
+    int head_dim, value_dim, group;
+    DType dtype, out;
+  };
+  static constexpr Shape kShapes[] = {
+      {64, 64, 1, DType::f16, DType::f16},     {80, 80, 2, DType::bf16, DType::f32},
+      {96, 96, 8, DType::f16, DType::f32},     {128, 128, 16, DType::bf16, DType::bf16},
+      {192, 128, 1, DType::bf16, DType::bf16}, {256, 256, 5, DType::f16, DType::f16},
+      {72, 40, 3, DType::bf16, DType::bf16},   {8, 16, 32, DType::f16, DType::f16}};
+  const Shape& shape = kShapes[GetParam()];
+  for (std::uint64_t seed = 1; seed <= 6; ++seed) {
+    Case c = base_case(seed);
+    c.head_dim = shape.head_dim;
+    c.value_dim = shape.value_dim;
+    c.group = shape.group;
+    c.q_dtype = c.kv_dtype = shape.dtype;
+    c.out_dtype = shape.out;
+    c.lengths = static_cast<LengthKind>(seed % static_cast<std::uint64_t>(LengthKind::count));
+    run_case(c);
+  }
+}
+INSTANTIATE_TEST_SUITE_P(All, ShapesOnGpu, testing::Range(0, 8));
+
+class VariantsOnGpu : public AttentionOnGpu, public testing::WithParamInterface<int> {};
+TEST_P(VariantsOnGpu, MatchTheReference) {
+  const auto kind = static_cast<VariantKind>(GetParam());
+  if (kind == VariantKind::rope || kind == VariantKind::rope_interleaved) {
+    GTEST_SKIP() << "keys are rotated before they are cached";
+  }
+  for (std::uint64_t seed = 1; seed <= 4; ++seed) {
+    Case c = base_case(seed);
+    c.variant = kind;
+    c.head_dim = c.value_dim = 64;
+    c.lengths = seed == 1   ? LengthKind::decode
+                : seed == 2 ? LengthKind::append
+                : seed == 3 ? LengthKind::mixed
+                            : LengthKind::prefill;
+    run_case(c);
+  }
+}
+INSTANTIATE_TEST_SUITE_P(All, VariantsOnGpu,
+                         testing::Range(0, static_cast<int>(VariantKind::count)));
+
+}  // namespace
+}  // namespace tilewright::test
