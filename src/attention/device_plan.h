@@ -5,6 +5,7 @@
 
 #include <tilewright/plan.h>
 
+#include <array>
 #include <cstddef>
 #include <functional>
 #include <vector>
@@ -30,11 +31,14 @@ class DevicePlan {
  public:
   // What kernels of one attention read and write.
   struct Part {
+    explicit Part(const Attention& a) : attention(a) {}
+
     Attention attention;
-    plan::View memory;  // pointers into the workspace, and the config
-    plan::View view;    // of the last update: with the caller's tables
-    std::int32_t mask = 0;  // in masks()
+    plan::View memory;                     // pointers into the workspace, and the config
+    plan::View view;                       // of the last update: with the caller's tables
+    std::int32_t mask = 0;                 // in masks()
     std::vector<std::size_t> mask_params;  // of the attention's parameters, by the mask's own
+    std::array<std::int64_t, plan::kMaxLevels> num_pages{};  // of the caches; 0: not known
   };
   // Partial results, shared by the attentions: of workers, two slots each, and of levels.
   struct RunMemory {
@@ -55,6 +59,10 @@ class DevicePlan {
   // is wrong is in the status words. Waits for nothing.
   void update(const Batch& batch, const std::vector<PlanInput>& inputs,
               const UpdateLauncher& launch, Stream stream);
+
+  // Runs of this attention read a cache of so many pages: updates from now on mark requests with
+  // pages that it does not have. Until then only negative ids are found.
+  void note_cache(std::size_t part, int level, std::int64_t pages);
 
   const std::vector<Part>& parts() const { return parts_; }
   // What the kernel is made of: see update_kernel_text.

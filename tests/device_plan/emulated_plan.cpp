@@ -16,9 +16,7 @@ struct HostMask {
   bool has_mask() const { return bound().has_mask(); }
   bool one_interval() const { return bound().one_interval(); }
   MaskRanges ranges(const QueryRange& queries) const { return bound().ranges(queries); }
-  plan::MaskInterval interval(const QueryRange& queries) const {
-    return bound().interval(queries);
-  }
+  plan::MaskInterval interval(const QueryRange& queries) const { return bound().interval(queries); }
 };
 
 template <int kParts>
@@ -78,9 +76,8 @@ std::vector<std::int64_t> numbers(const plan::Segment& s) {
 }
 template <>
 std::vector<std::int64_t> numbers(const plan::Row& r) {
-  return {r.level,     r.index, r.segment, r.q_begin,         r.q_len,     r.kv_len,
-          r.kv_pos,    r.heads, r.tiles,   r.max_tile_blocks, r.head_cost, r.tiles_before,
-          r.cost_before};
+  return {r.level, r.index, r.segment,         r.q_begin,   r.q_len,        r.kv_len,     r.kv_pos,
+          r.heads, r.tiles, r.max_tile_blocks, r.head_cost, r.tiles_before, r.cost_before};
 }
 template <>
 std::vector<std::int64_t> numbers(const plan::Cut& c) {
@@ -122,8 +119,7 @@ EmulatedPlan::EmulatedPlan(const std::vector<Attention>& attentions, const Limit
   for (std::size_t i = 0; i < attentions.size(); ++i) {
     host.impl().parts[i].plan.schedule.config = configs[i];
   }
-  workspace_ =
-      std::make_unique<tw::emulator::GuardedBuffer>("workspace", device_.lay_out(nullptr));
+  workspace_ = std::make_unique<tw::emulator::GuardedBuffer>("workspace", device_.lay_out(nullptr));
   device_.lay_out(reinterpret_cast<std::byte*>(workspace_->data()));
   std::memset(workspace_->data(), 0, DevicePlan::state_bytes(limits));
 }
@@ -140,16 +136,15 @@ void EmulatedPlan::update_device(const Batch& batch, const std::vector<PlanInput
     const PlanPart& part = host.impl().parts[i];
     HostMasks::current()[i] = {&part.attention.impl().variant.mask, &part.plan.bindings};
   }
-  device_.update(
-      batch, inputs,
-      [&](const UpdateLaunch& launch, Stream) {
-        if (kernel_ != nullptr) {
-          kernel_(launch, threads, seed);
-        } else {
-          launch_any(launch, device_.parts().size(), threads, seed);
-        }
-      },
-      {});
+  device_.update(batch, inputs,
+                 [&](const UpdateLaunch& launch, Stream) {
+                   if (kernel_ != nullptr) {
+                     kernel_(launch, threads, seed);
+                   } else {
+                     launch_any(launch, device_.parts().size(), threads, seed);
+                   }
+                 },
+                 {});
 }
 
 void EmulatedPlan::expect_equal_records() const {

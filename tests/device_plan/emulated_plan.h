@@ -70,6 +70,7 @@ class EmulatedPlan {
   // A request's status word; behind the requests, the batch's.
   std::uint32_t status(std::int64_t request) const;
   const plan::View& view(std::size_t part) const { return device_.parts()[part].view; }
+  DevicePlan& device() { return device_; }
   // What the kernel leaves alone is as it was.
   bool intact() const { return workspace_->intact(); }
 
