@@ -263,7 +263,7 @@ TEST(DevicePlanFuzz, DamagedBatches) {
   EmulatedPlan plan({attention}, limits, config());
   int taken = 0;
   int marked = 0;
-  for (std::uint64_t seed = 0; seed < 1500 && !testing::Test::HasFailure(); ++seed) {
+  for (std::uint64_t seed = 0; seed < 1000 && !testing::Test::HasFailure(); ++seed) {
     SCOPED_TRACE(seed);
     fuzz::Draw draw(seed);
     BatchCase batch = fuzz::draw_batch(draw, limits);

@@ -21,17 +21,15 @@ struct HostMask {
 
 template <int kParts>
 TW_KERNEL update_kernel(TW_PARAMETER plan::UpdateParams<kParts> params) {
-  tw::update_plan<HostMask, HostMask, HostMask>(params);
+  tw::update_plan<HostMask>(params);
 }
 
-void launch_any(const UpdateLaunch& launch, std::size_t parts, int threads, std::uint64_t seed) {
-  if (parts == 1) {
-    launch_update(update_kernel<1>, launch, threads, seed);
-  } else if (parts == 2) {
-    launch_update(update_kernel<2>, launch, threads, seed);
-  } else {
-    launch_update(update_kernel<kMostParts>, launch, threads, seed);
-  }
+template <int kParts>
+void launch_host_masks(const UpdateLaunch& launch, int threads, std::uint64_t seed) {
+  using Params = plan::UpdateParams<kParts>;
+  launch_update<Params>(update_kernel<kParts>, launch, threads, seed, [](Params& params) {
+    for (plan::PartInput& part : params.parts) part.mask = 0;  // one kind takes all
+  });
 }
 
 std::vector<plan::Config> configs_of(const std::vector<Attention>& attentions,
@@ -140,8 +138,10 @@ void EmulatedPlan::update_device(const Batch& batch, const std::vector<PlanInput
                  [&](const UpdateLaunch& launch, Stream) {
                    if (kernel_ != nullptr) {
                      kernel_(launch, threads, seed);
+                   } else if (device_.parts().size() == 1) {
+                     launch_host_masks<1>(launch, threads, seed);
                    } else {
-                     launch_any(launch, device_.parts().size(), threads, seed);
+                     launch_host_masks<kMostParts>(launch, threads, seed);
                    }
                  },
                  {});

@@ -36,13 +36,14 @@ struct HostMasks {
 // Runs a plan's kernel in the emulator, in blocks of `threads` threads.
 using EmulatedKernel = void (*)(const UpdateLaunch& launch, int threads, std::uint64_t seed);
 
-// The body of an EmulatedKernel.
-template <typename Params>
+// The body of an EmulatedKernel. `change(params)` may change the kernel's parameters.
+template <typename Params, typename Change>
 void launch_update(void (*kernel)(Params), const UpdateLaunch& launch, int threads,
-                   std::uint64_t seed) {
+                   std::uint64_t seed, const Change& change) {
   ASSERT_EQ(sizeof(Params), launch.params_bytes);
   Params params;
   std::memcpy(static_cast<void*>(&params), launch.params, sizeof(params));
+  change(params);
   tw::emulator::launch(kernel,
                        {.grid = launch.blocks,
                         .block = threads,

@@ -13,7 +13,7 @@ namespace tilewright::test {
 namespace {
 
 void launch_generated(const UpdateLaunch& launch, int threads, std::uint64_t seed) {
-  launch_update(tilewright_update_plan, launch, threads, seed);
+  launch_update(tilewright_update_plan, launch, threads, seed, [](auto&) {});
 }
 
 TEST(GeneratedPlanKernel, MakesThePlansOfItsAttentions) {
