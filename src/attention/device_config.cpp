@@ -22,8 +22,8 @@ plan::Config cuda_config(const AttentionSpec& spec, const DeviceProperties& devi
   config.group_size = spec.group_size();
   config.tile_rows = 128;
   config.block_tokens = 64;
-  config.workers = limits.workers > 0 ? limits.workers
-                                      : std::min(device.num_sms, plan::kMaxDeviceWorkers);
+  config.workers =
+      limits.workers > 0 ? limits.workers : std::min(device.num_sms, plan::kMaxDeviceWorkers);
   // Half of the L2 for the heads that tiles of section A read at a time.
   config.heads_per_group = static_cast<std::int32_t>(std::clamp<std::int64_t>(
       device.l2_bytes / 2 / std::max<std::int64_t>(kv_bytes, 1), 1, spec.num_kv_heads));
