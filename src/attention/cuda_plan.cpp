@@ -155,7 +155,9 @@ void CudaPlan::update(const Batch& batch, const std::vector<PlanInput>& inputs, 
                           on, launch.params, launch.params_bytes);
       },
       stream);
-  num_requests_ = static_cast<int>(batch.qo_indptr.shape[0] - 1);
+  // With num_requests given, qo_indptr may be longer than any batch.
+  num_requests_ =
+      static_cast<int>(std::min(batch.qo_indptr.shape[0] - 1, limits_.requests));
   last_stream_ = stream;
 }
 
@@ -249,7 +251,13 @@ void CudaPlan::run(const DevicePlan::Part& part, const CudaCall& call,
 }
 
 std::vector<std::int32_t> CudaPlan::status() const {
+  if (num_requests_ == 0) return {};
   const cuda::ContextScope scope(device_);
+  if (cuda::is_capturing(last_stream_)) {
+    raise(ErrorCode::invalid_state,
+          "plan.status(): the stream of the last update is being captured into a graph: ask after "
+          "the graph ran");
+  }
   const auto stride = static_cast<std::size_t>(limits_.requests + 1);
   std::vector<std::int32_t> words(2 * stride);
   std::int32_t turn = 0;
