@@ -10,11 +10,6 @@
 
 namespace tw {
 
-template <typename A, typename B>
-inline constexpr bool kIsSame = false;
-template <typename A>
-inline constexpr bool kIsSame<A, A> = true;
-
 // Elements of a run where rows are aligned; kernels take single elements else.
 inline constexpr i32 kRun = 8;
 
