@@ -41,39 +41,39 @@ template <typename Read>
 TW_DEVICE void read_requests(PartMaker& maker, i32 turn, const Read& read) {
   const i32 most = most_tokens(maker.batch, maker.limits);
   const i32 slots = request_slots(maker.batch, maker.limits);
-  const std::int64_t live = live_requests(maker.batch);
+  i32 live = slots == 0 ? live_requests(maker.batch) : 0;
   const plan::IntList& indptr = maker.batch.qo_indptr;
   bool bad = false;
   bool too_long = false;
-  const auto read_one = [&](i32 r) {
+#pragma unroll 1
+  for (i32 r = thread_id(); r < slots; r += num_threads()) {
     const i32 begin = indptr[r];
     const i32 end = indptr[r + 1];
     const std::int64_t length = std::int64_t{end} - begin;
     plan::Request request = {begin, static_cast<i32>(length), 0, 0};
     read(r, request);
-    // Only now: the number of requests is a load too.
-    if (r >= live) return;
+    // Only now, for it is a load too that nothing should wait for.
+    live = live_requests(maker.batch);
+    if (r >= live) continue;
     bad = bad || (r == 0 && begin != 0) || end < begin || end > most;
     too_long = too_long || length > maker.limits.q_len;
     maker.view().requests[r] = request;
     if (r == live - 1 || r == slots - 1) maker.memory.end_of_queries = end;
-  };
-  if (thread_id() < slots) read_one(thread_id());
-#pragma unroll 1
-  for (i32 r = thread_id() + num_threads(); r < slots; r += num_threads()) read_one(r);
-  const i32 requests = static_cast<i32>(plan::clamp64(live, 0, slots));
+  }
   if (thread_id() == 0) {
     maker.memory.turn = turn;
+    maker.memory.live_requests = live;
     maker.header() = {};
-    maker.header().num_requests = requests;
+    maker.header().num_requests = static_cast<i32>(plan::clamp64(live, 0, slots));
   }
   if (any_of_block(bad)) {
     if (thread_id() == 0) mend_q_ranges(maker, most);
-  } else if (thread_id() == 0 && requests > 0) {
+  } else if (thread_id() == 0 && maker.header().num_requests > 0) {
     maker.header().q_tokens = maker.memory.end_of_queries;
   }
   if (too_long) mark_long_requests(maker);
-  if (live != requests) maker.mark_all(plan::kBadNumRequests);
+  if (maker.memory.live_requests != maker.header().num_requests)
+    maker.mark_all(plan::kBadNumRequests);
   sync_block();
 }
 

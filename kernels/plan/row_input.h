@@ -16,8 +16,9 @@ TW_DEVICE i32 request_slots(const plan::BatchInput& batch, const plan::PlanLimit
   return static_cast<i32>(plan::min64(batch.qo_indptr.size - 1, limits.requests));
 }
 // Requests that there are said to be.
-TW_DEVICE std::int64_t live_requests(const plan::BatchInput& batch) {
-  return batch.num_requests != nullptr ? *batch.num_requests : batch.qo_indptr.size - 1;
+TW_DEVICE i32 live_requests(const plan::BatchInput& batch) {
+  return batch.num_requests != nullptr ? load_once(batch.num_requests)
+                                       : static_cast<i32>(batch.qo_indptr.size - 1);
 }
 
 // Query tokens that there may be.

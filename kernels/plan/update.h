@@ -24,16 +24,14 @@ TW_DEVICE i32 take_turn(const plan::StatusMemory& status) {
   return static_cast<i32>(before / static_cast<u64>(num_blocks()) % 2);
 }
 
-template <typename Mask>
-TW_DEVICE void make_part(PartMaker& maker, i32 turn) {
+template <typename Blocks>
+TW_DEVICE void make_part(PartMaker& maker, i32 turn, const Blocks& blocks) {
   if (maker.view().token_levels == nullptr) {
     read_request_rows(maker, turn);
   } else {
     read_level_rows(maker, turn);
     fold_levels(maker);
   }
-  const Mask mask(maker.part);
-  const TileBlocks<Mask> blocks{maker.view(), mask};
   measure_rows(maker, blocks);
   lay_out_sections(maker, blocks);
   find_cuts(maker, blocks);
@@ -93,15 +91,6 @@ TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
           BlockScan(memory), rows,          other_rows, cuts,          tail_costs};
 }
 
-template <typename Mask, typename... Masks>
-TW_DEVICE void make_part_of(PartMaker& maker, i32 mask, i32 turn) {
-  if (mask == 0) {
-    make_part<Mask>(maker, turn);
-  } else if constexpr (sizeof...(Masks) > 0) {
-    make_part_of<Masks...>(maker, mask - 1, turn);
-  }
-}
-
 template <int kParts>
 TW_DEVICE void check_pages(const plan::UpdateParams<kParts>& params) {
   auto& memory = *reinterpret_cast<plan::UpdateMemory*>(shared_memory());
@@ -135,7 +124,7 @@ TW_DEVICE void update_plan(const plan::UpdateParams<kParts>& params) {
   // On its way while the batch is read.
   const i32 turn = thread_id() == 0 ? take_turn(params.status) : 0;
   PartMaker maker = start_part(params);
-  make_part_of<Masks...>(maker, maker.part.mask, turn);
+  make_part(maker, turn, TileBlocks<Masks...>{maker.view(), maker.part});
   sync_block();
   write_part(maker);
 }

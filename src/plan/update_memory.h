@@ -25,6 +25,8 @@ struct alignas(16) UpdateMemory {
   Sums warp_sums[2][kMaxUpdateWarps];
   std::int32_t turn;  // of the status words
   std::int32_t end_of_queries;
+  std::int32_t live_requests;
+  std::int32_t level_end[kMaxLevels + 1];  // of the rows of levels before each
 
   TILEWRIGHT_HD Row* rows() { return reinterpret_cast<Row*>(this + 1); }
 };
