@@ -185,11 +185,15 @@ void CudaPlan::run(const DevicePlan::Part& part, const CudaCall& call,
   params.plan = part.view;
   for (int level = 0; level < part.view.num_levels; ++level) {
     const KvCache& cache = call.kv[level];
-    require(cache.k.shape[0] >= 1 && cache.v.shape[0] >= 1, "kv[{}].k is {}: it must have a page",
-            level, cache.k);
     require_aligned("kv.k", cache.k);
     require_aligned("kv.v", cache.v);
     params.cache[level] = view_of(cache);
+    if (params.cache[level].pages == 0) {
+      // Page 0 is read where a page does not exist: here that is any memory, which counts for nothing.
+      params.cache[level] = {};
+      params.cache[level].k = params.cache[level].v =
+          reinterpret_cast<const char*>(plan_.run_memory().slots);
+    }
   }
   const std::int64_t q_bytes = dtype_bytes(call.q.dtype);
   params.q = static_cast<const char*>(call.q.data);

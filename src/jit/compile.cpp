@@ -127,7 +127,11 @@ Binary compile(const KernelSource& source, const std::string& arch) {
   const std::string file_name = file_name_of(source, arch, out.source);
   const auto start = std::chrono::steady_clock::now();
   Program program(api, source, file_name);
-  if (!program.compile(compile_options(source, arch))) {
+  std::vector<std::string> options = compile_options(source, arch);
+  // Where a driver is installed, newer ones keep compiled code themselves and say nothing about it the
+  // next time; what a kernel needs is to be known.
+  if (api.place.major >= 13) options.emplace_back("-no-cache");
+  if (!program.compile(options)) {
     fail(source, arch, program, program.result(), file_name, api);
   }
   out.cubin = program.cubin();
