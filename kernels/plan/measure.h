@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tiles and costs of the rows: a thread for each row of one tile, warps for the tiles of the others.
+// Tiles and costs of the rows: a thread for each row of one tile, warps for the tiles of the
+// others.
 #pragma once
 
 #include "plan/part_maker.h"
@@ -58,8 +59,8 @@ TW_DEVICE void measure_long_rows(PartMaker& maker, const TileBlocks<Mask>& block
 #pragma unroll 1
   for (i32 base = 0; base < maker.header().num_rows; base += kWarpSize) {
     const i32 of_lane = base + lane;
-    const bool is_long = of_lane < maker.header().num_rows &&
-                         (maker.rows[of_lane].tiles > 1 || heads > 1);
+    const bool is_long =
+        of_lane < maker.header().num_rows && (maker.rows[of_lane].tiles > 1 || heads > 1);
 #pragma unroll 1
     for (u32 left = ballot(is_long); left != 0; left &= left - 1) {
       plan::Row& row = maker.rows[base + lowest_bit(left)];

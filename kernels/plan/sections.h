@@ -35,7 +35,7 @@ TW_DEVICE i32 sort_rows(PartMaker& maker, const plan::RowOrder& order) {
     i32 at = a_rows + i - before - maker.scan.count_before(length > 0, all);
     if (length > 0) {
       at = 0;
-#pragma unroll 1
+#pragma unroll 8
       for (i32 j = 0; j < rows; ++j) {
         const std::int64_t other = given[j].cost_before;
         at += other > length || (other == length && j < i) ? 1 : 0;

@@ -9,60 +9,10 @@
 #include <vector>
 
 #include "support/batch.h"
-#include "support/random.h"
+#include "support/ragged_level.h"
 
 namespace tilewright::test {
 namespace {
-
-// A level over a ragged cache: rows of tokens and keys.
-struct RaggedLevel {
-  Extents qo_indptr = {0}, q_rows, kv_indptr = {0}, kv_pos;
-  std::vector<double> k, v;
-  Tensor qo_indptr_tensor, q_rows_tensor, kv_indptr_tensor, kv_pos_tensor, k_tensor, v_tensor;
-
-  // Gives the keys of a new row to its tokens, which are requests of their own for the reference.
-  void add_row(const Dims& dims, const Extents& tokens, std::int64_t keys, std::int64_t position,
-               Random& random, std::vector<Request>& references) {
-    q_rows.insert(q_rows.end(), tokens.begin(), tokens.end());
-    qo_indptr.push_back(static_cast<std::int64_t>(q_rows.size()));
-    kv_indptr.push_back(kv_indptr.back() + keys);
-    kv_pos.push_back(position);
-    const Request row = random_request(random, dims, 0, keys, DType::f32, DType::f32, DType::f32);
-    k.insert(k.end(), row.k.begin(), row.k.end());
-    v.insert(v.end(), row.v.begin(), row.v.end());
-    for (const std::int64_t token : tokens) {
-      Request& reference = references[static_cast<std::size_t>(token)];
-      reference.k.insert(reference.k.end(), row.k.begin(), row.k.end());
-      reference.v.insert(reference.v.end(), row.v.begin(), row.v.end());
-      for (std::int64_t i = 0; i < keys; ++i) reference.kv_pos.push_back(position + i);
-    }
-  }
-
-  KvLevel view(const Dims& dims, bool listed) {
-    qo_indptr_tensor = int_tensor(qo_indptr);
-    q_rows_tensor = int_tensor(q_rows);
-    kv_indptr_tensor = int_tensor(kv_indptr);
-    kv_pos_tensor = int_tensor(kv_pos);
-    const std::int64_t keys = std::max<std::int64_t>(kv_indptr.back(), 1);
-    k_tensor = Tensor(DType::f32, {keys, dims.kv_heads, dims.head_dim});
-    v_tensor = Tensor(DType::f32, {keys, dims.kv_heads, dims.value_dim});
-    for (std::int64_t i = 0; i < kv_indptr.back(); ++i) {
-      for (std::int64_t head = 0; head < dims.kv_heads; ++head) {
-        k_tensor.set_row({i, head, 0}, &k[(i * dims.kv_heads + head) * dims.head_dim],
-                         dims.head_dim);
-        v_tensor.set_row({i, head, 0}, &v[(i * dims.kv_heads + head) * dims.value_dim],
-                         dims.value_dim);
-      }
-    }
-    return {PageTable::ragged(kv_indptr_tensor.view()),
-            {},
-            qo_indptr_tensor.view(),
-            listed ? q_rows_tensor.view() : TensorView(),
-            kv_pos_tensor.view()};
-  }
-
-  KvCache cache() const { return KvCache::separate(k_tensor.view(), v_tensor.view()); }
-};
 
 TEST(LevelRows, AnySetsOfQueryTokens) {
   const Dims dims{4, 2, 24, 16};

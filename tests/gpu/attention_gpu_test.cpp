@@ -1,28 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention on a GPU against the reference in float64, through the public API.
-#include "gpu/gpu_copies.h"
-#include "gpu/gpu_tensor.h"
+#include "gpu/gpu_batch.h"
 #include "support/attention_case.h"
 
 namespace tilewright::test {
 namespace {
 
-// Weights are rounded to the dtype of queries before they meet the values.
-double arithmetic_of(DType dtype) {
-  return dtype == DType::f16 ? 0x1.0p-10 : 0x1.0p-7;
-}
-
 void run_case(Case c) {
   c.make_legal();
   SCOPED_TRACE(c.name());
   CaseRun run(c);
-  run.run_on(arithmetic_of(c.q_dtype), [](const AttentionSpec& spec, const Limits& limits,
+  run.run_on(gpu_arithmetic(c.q_dtype), [](const AttentionSpec& spec, const Limits& limits,
                                           const Batch& batch, const std::vector<KvLevel>& levels,
                                           const std::vector<ParamValue>& plan_params,
                                           const TensorView& q, const KvCache& kv,
                                           const RunArgs& args) {
-    const Device gpu{DeviceType::cuda, 0};
-    const Attention attention(spec, gpu);
+    const Attention attention(spec, kGpu);
     Plan plan({attention}, limits);
     GpuCopies copies;
     const Batch gpu_batch = copies.batch(batch);

@@ -10,6 +10,7 @@
 
 #include "cuda/device.h"
 #include "cuda/memory.h"
+#include "gpu/gpu_tensor.h"
 #include "tilewright/plan.h"
 
 namespace tilewright::test {
@@ -115,7 +116,7 @@ class GpuCopies {
     made.device = static_cast<std::uint8_t*>(made.buffer.data()) + shift;
     if (made.bytes > 0) cuda::copy_to_device(made.device, made.host, made.bytes, {});
     made.view.data = made.device + guard;
-    made.view.device = {DeviceType::cuda, 0};
+    made.view.device = kGpu;
     return made;
   }
 

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <tilewright/jit.h>
 
 #include <string>
+#include <utility>
 
 #include "cuda/device.h"
 #include "cuda/memory.h"
@@ -12,12 +14,18 @@
 
 namespace tilewright::test {
 
+inline constexpr Device kGpu{DeviceType::cuda, 0};
+
+// As the process began; tests of the cache itself choose others.
+inline const std::string kCacheFolder = kernel_cache_path();
+
 // Skips tests where there is no GPU, and says why.
 class GpuTest : public testing::Test {
  protected:
   void SetUp() override {
     std::string why;
     if (cuda::find_driver(&why) == nullptr) GTEST_SKIP() << "no GPU here: " << why;
+    set_kernel_cache_path(kCacheFolder);
   }
 };
 
@@ -26,7 +34,7 @@ class OnGpu {
  public:
   explicit OnGpu(Tensor& host)
       : host_(host), context_(0), buffer_(cuda::device(0), host.storage_bytes()) {
-    if (host.defined()) cuda::copy_to_device(buffer_.data(), host.storage(), buffer_.bytes(), {});
+    upload({});
   }
   OnGpu(const OnGpu&) = delete;
   OnGpu& operator=(const OnGpu&) = delete;
@@ -36,20 +44,35 @@ class OnGpu {
     TensorView view = host_.view();
     if (!host_.defined()) return view;
     view.data = static_cast<std::uint8_t*>(buffer_.data()) + (host_.data() - host_.storage());
-    view.device = {DeviceType::cuda, 0};
+    view.device = kGpu;
     return view;
   }
 
+  // What the host tensor holds by now.
+  void upload(Stream stream) {
+    if (host_.defined()) {
+      cuda::copy_to_device(buffer_.data(), host_.storage(), buffer_.bytes(), stream);
+    }
+  }
+
   // What kernels wrote, back into the host tensor.
-  void download() {
-    cuda::copy_to_host(host_.storage(), buffer_.data(), buffer_.bytes(), {});
-    cuda::synchronize({});
+  void download(Stream stream = {}) {
+    cuda::copy_to_host(host_.storage(), buffer_.data(), buffer_.bytes(), stream);
+    cuda::synchronize(stream);
   }
 
  private:
   Tensor& host_;
   cuda::ContextScope context_;
   cuda::DeviceBuffer buffer_;
+};
+
+// A tensor on the host and on GPU 0.
+struct Mirror {
+  Tensor host;
+  OnGpu gpu;
+
+  explicit Mirror(Tensor tensor) : host(std::move(tensor)), gpu(host) {}
 };
 
 }  // namespace tilewright::test

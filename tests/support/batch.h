@@ -69,8 +69,12 @@ struct BatchTensors {
     return run;
   }
 
+  // `arithmetic`: what the arithmetic may be off by, as a part of the magnitudes; 0: as the CPU's.
   void expect(const std::vector<Request>& requests, const Semantics& semantics,
-              const std::vector<double>& sinks = {}) const {
+              const std::vector<double>& sinks = {}, double arithmetic = 0) const {
+    if (arithmetic == 0) {
+      arithmetic = rounds_weights(q_dtype, q_dtype, q_dtype) ? kRoundedWeights : kArithmetic;
+    }
     const double sm_scale = 1 / std::sqrt(static_cast<double>(dims.head_dim));
     std::int64_t first = 0;
     for (std::size_t r = 0; r < requests.size(); ++r) {
@@ -79,7 +83,7 @@ struct BatchTensors {
           matches(out, lse, first, expected, dims, q_dtype,
                   fmt::format("request {} ({} queries, {} keys)", r, requests[r].q_len(),
                               requests[r].kv_len()),
-                  rounds_weights(q_dtype, q_dtype, q_dtype) ? kRoundedWeights : kArithmetic));
+                  arithmetic));
       first += requests[r].q_len();
     }
     EXPECT_TRUE(out.guards_intact());
