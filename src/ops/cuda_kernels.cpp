@@ -47,6 +47,7 @@ const char* activation_name(Activation activation) {
 // The dtypes that the kernel is for, by their names in device code.
 std::vector<std::string> type_names(const CudaOpKernel& kernel) {
   std::vector<std::string> names;
+  names.reserve(kernel.dtypes.size());
   for (int i = 0; i < form_of(kernel).num_dtypes; ++i) {
     names.emplace_back(device_type_name(kernel.dtypes[static_cast<std::size_t>(i)]));
   }

@@ -23,16 +23,16 @@ const jit::KernelHandle& handle_of(const CudaOpKernel& kernel) {
     std::shared_mutex mutex;
     std::unordered_map<std::uint64_t, std::unique_ptr<const jit::KernelHandle>> by_key;
   };
-  static Handles* const kHandles = new Handles;  // never destroyed: threads may outlive it
+  static Handles* const handles = new Handles;  // never destroyed: threads may outlive it
   const std::uint64_t key = key_of(kernel);
   {
-    const std::shared_lock lock(kHandles->mutex);
-    const auto found = kHandles->by_key.find(key);
-    if (found != kHandles->by_key.end()) return *found->second;
+    const std::shared_lock lock(handles->mutex);
+    const auto found = handles->by_key.find(key);
+    if (found != handles->by_key.end()) return *found->second;
   }
   auto made = std::make_unique<const jit::KernelHandle>(kernel_source(kernel));
-  const std::unique_lock lock(kHandles->mutex);
-  return *kHandles->by_key.try_emplace(key, std::move(made)).first->second;
+  const std::unique_lock lock(handles->mutex);
+  return *handles->by_key.try_emplace(key, std::move(made)).first->second;
 }
 
 }  // namespace

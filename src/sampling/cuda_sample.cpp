@@ -17,10 +17,10 @@ tw::RowValues<To> row_values(const PerRow<From>& argument) {
 
 const jit::KernelHandle& handle_of(DType logits) {
   // Never destroyed: threads may sample while the process ends.
-  static const auto* const kF32 = new jit::KernelHandle(sample_kernel_source(DType::f32));
-  static const auto* const kF16 = new jit::KernelHandle(sample_kernel_source(DType::f16));
-  static const auto* const kBf16 = new jit::KernelHandle(sample_kernel_source(DType::bf16));
-  return logits == DType::f32 ? *kF32 : logits == DType::f16 ? *kF16 : *kBf16;
+  static const auto* const f32 = new jit::KernelHandle(sample_kernel_source(DType::f32));
+  static const auto* const f16 = new jit::KernelHandle(sample_kernel_source(DType::f16));
+  static const auto* const bf16 = new jit::KernelHandle(sample_kernel_source(DType::bf16));
+  return logits == DType::f32 ? *f32 : logits == DType::f16 ? *f16 : *bf16;
 }
 
 }  // namespace
