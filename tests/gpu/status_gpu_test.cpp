@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Lengths, ranges and pages that only the GPU knows to be wrong: the status word of that request
 // says so, its outputs are zeros, and nothing else is touched.
+#include <tilewright/request_status.h>
+
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <optional>
