@@ -45,6 +45,11 @@ struct TILEWRIGHT_API PageTable {
   TensorView row_ids;  // optional i32 [rows]: row r is indices[row_ids[r]] (padded)
   // Optional i32 [rows] (csr), 1 .. page_size: gives the lengths if no kv_lens are given.
   TensorView last_page_len;
+  // Optional: pages of the cache. Page ids on a GPU are checked against it when a plan is updated:
+  // a request with one that is not below it gets a status word and outputs of 0. 0: not known; such
+  // a page is not read then, and what its keys would have been counts for nothing. On the CPU page
+  // ids are always checked, when attention runs.
+  std::int64_t num_pages = 0;
 
   // Block tables of vLLM and SGLang: token t of a row is in the page of column t / page_size.
   static PageTable padded(const TensorView& block_table, std::int64_t page_size,

@@ -6,6 +6,7 @@
 #include <tilewright/attention.h>
 #include <tilewright/block_structure.h>
 #include <tilewright/kv_cache.h>
+#include <tilewright/request_status.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -132,8 +133,9 @@ class TILEWRIGHT_API Plan {
   // worker owns in advance is listed with the one that would be free first. Takes time and memory
   // by the number of tiles.
   std::vector<PlanPiece> pieces(const Attention& attention) const;
-  // A word for each request of the last update: 0 when it is well. On the CPU, where bad values
-  // raise an Error, always 0.
+  // A word for each request of the last update: 0 when it is well, else bits of RequestStatus: its
+  // outputs are zeros then. On the CPU, where bad values raise an Error, always 0. On a GPU this waits
+  // for the last update.
   std::vector<std::int32_t> status() const;
 
   PlanImpl& impl() { return *impl_; }

@@ -86,9 +86,9 @@ TW_DEVICE i32 atomic_add(i32* pointer, i32 value) {
   return atomicAdd(pointer, value);
 }
 template <typename T>
-TW_DEVICE void atomic_add_64(T* pointer, T value) {
+TW_DEVICE T atomic_add_64(T* pointer, T value) {
   static_assert(sizeof(T) == 8);
-  atomicAdd(reinterpret_cast<u64*>(pointer), static_cast<u64>(value));
+  return static_cast<T>(atomicAdd(reinterpret_cast<u64*>(pointer), static_cast<u64>(value)));
 }
 TW_DEVICE u32 atomic_or(u32* pointer, u32 value) {
   return atomicOr(pointer, value);

@@ -16,7 +16,7 @@ struct Piece {
   i32 begin;  // blocks, of those that the tile needs
   i32 end;    // -1: all the rest
   i32 slot;   // where the result of a part goes; -1: it is the whole item
-  i32 more;   // 0: there was no more work
+  enum Kind : i32 { none, some } kind;
 };
 
 // A block's way through its share of section B. In shared memory, as only one thread walks.
@@ -27,6 +27,13 @@ struct Share {
   i64 index;
 };
 
+struct DecodeOnlyMemory {
+  Tile tile;
+  Piece piece;
+  Piece next;
+  Share share;
+  DecodeMemory decode;
+};
 struct AttentionMemory {
   Tile tile;
   Piece piece;
@@ -38,17 +45,30 @@ struct AttentionMemory {
   };
 };
 
-static_assert(sizeof(AttentionMemory) <=
+template <bool kDecodeOnly>
+struct WorkerMemory {
+  using Type = AttentionMemory;
+};
+template <>
+struct WorkerMemory<true> {
+  using Type = DecodeOnlyMemory;
+};
+
+static_assert(sizeof(WorkerMemory<Spec::kDecodeOnly>::Type) <=
               attention_shared_bytes(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock,
-                                     Spec::kDecodeStages, kOneSpan));
+                                     Spec::kDecodeStages, kOneSpan, Spec::kDecodeOnly));
 static_assert(Shape::kWarps == attention_warps(Spec::kHeadDim, Spec::kValueDim));
 
-// A block of threads at work on one plan.
+// A block of threads at work on one plan. Plans whose limits leave room for decode alone have a kernel
+// that needs less of an SM.
+template <bool kDecodeOnly>
 class Worker {
  public:
+  using Memory = WorkerMemory<kDecodeOnly>::Type;
+
   TW_DEVICE explicit Worker(const AttentionParams& params)
       : p(params),
-        memory(*reinterpret_cast<AttentionMemory*>(shared_memory())),
+        memory(*reinterpret_cast<Memory*>(shared_memory())),
         schedule(params.plan.schedule) {}
 
   // Shares of section B are the longest pieces of work, so they go first; then section A, from its
@@ -56,26 +76,32 @@ class Worker {
   TW_DEVICE void run() {
     if (is_finder()) {
       begin_share(schedule.header->b_items > 0 ? block_id() : schedule.header->workers);
-      memory.next = next_piece();
+      memory.next = next_of_share();
     }
-    // To find the next piece takes several latencies of memory: done while others wait for keys.
-    const auto find_next = [&] {
-      if (is_finder()) memory.next = next_piece();
+    // To find the next piece takes several latencies of memory: the share's is found while others wait
+    // for keys. An item of section A is only taken when the block is about to be free: one that held
+    // two would leave none for another.
+    const auto at_begin = [&] {
+      if (is_finder()) memory.next = next_of_share();
     };
+    const auto at_end = [&] {
+      if (is_finder() && memory.next.kind == Piece::none) memory.next = take_a_item();
+    };
+    at_end();
     for (;;) {
       sync_block();
-      if (memory.next.more == 0) break;
+      if (memory.next.kind == Piece::none) break;
       if (thread_id() == 0) memory.piece = memory.next;
       set_up_tile(p, memory.next.item, memory.next.begin, memory.tile);
       const i32 end = memory.piece.end < 0 ? memory.tile.blocks : memory.piece.end;
       const i32 count = end - memory.piece.begin;
-      if (memory.tile.num_rows <= Shape::kDecodeRows && !p.plan.batch_invariant) {
+      if (is_decode()) {
         Decode decode(p, memory.tile, memory.decode);
-        decode.run(count, find_next);
+        decode.run(count, at_begin, at_end);
         decode.store(memory.piece.slot);
-      } else {
+      } else if constexpr (!kDecodeOnly) {
         Prefill prefill(p, memory.tile, memory.prefill);
-        prefill.run(count, find_next);
+        prefill.run(count, at_begin, at_end);
         prefill.store(memory.piece.slot);
       }
       if (memory.piece.slot >= 0) merge_if_last(memory.piece.index);
@@ -84,6 +110,10 @@ class Worker {
   }
 
  private:
+  TW_DEVICE bool is_decode() const {
+    return kDecodeOnly ||
+           (memory.tile.num_rows <= Shape::kDecodeRows && !p.plan.batch_invariant);
+  }
   // One thread of the last warp: the first ones have more to do.
   TW_DEVICE bool is_finder() const { return thread_id() == Shape::kThreads - 1; }
 
@@ -97,9 +127,9 @@ class Worker {
     share.index = share.from.item;
   }
 
-  TW_DEVICE Piece next_piece() {
+  TW_DEVICE Piece next_of_share() {
     Share& share = memory.share;
-    Piece piece{{}, 0, 0, -1, -1, 1};
+    Piece piece{{}, 0, 0, -1, -1, Piece::none};
     for (; share.worker < schedule.header->workers; begin_share(share.worker + num_blocks())) {
       if (share.index > share.to.item ||
           (share.index == share.to.item && share.to.block == 0)) {
@@ -115,14 +145,22 @@ class Worker {
             from_start ? plan::second_slot(share.worker) : plan::first_slot(share.worker);
       }
       piece.item = plan::b_item(schedule, share.index++);
+      piece.kind = Piece::some;
       return piece;
     }
-    const i64 a_items = schedule.header->a_items;
-    piece.index = a_items > 0 ? atomic_add(p.a_taken, 1) : 0;
+    return piece;
+  }
+
+  TW_DEVICE Piece take_a_item() {
+    const i64 items = schedule.header->a_items;
+    Piece piece{{}, 0, 0, -1, -1, Piece::none};
+    if (items == 0) return piece;
+    piece.index = atomic_add(p.a_taken, 1);
     // Each block asks once too often; the last one of these leaves the counter as it was.
-    if (a_items > 0 && piece.index == a_items + num_blocks() - 1) *p.a_taken = 0;
-    piece.more = piece.index < a_items ? 1 : 0;
-    if (piece.more != 0) piece.item = plan::a_item(schedule, piece.index);
+    if (piece.index == items + num_blocks() - 1) *p.a_taken = 0;
+    if (piece.index >= items) return piece;
+    piece.item = plan::a_item(schedule, piece.index);
+    piece.kind = Piece::some;
     return piece;
   }
 
@@ -137,8 +175,14 @@ class Worker {
       memory.tile.message = last ? 1 : 0;
     }
     sync_block();
-    if (memory.tile.message != 0) merge_parts(p, memory.tile, split, memory.prefill.m,
-                                                 memory.prefill.targets);
+    if (memory.tile.message != 0) merge(split);
+  }
+  TW_DEVICE void merge(const plan::Split& split) {
+    if constexpr (kDecodeOnly) {
+      merge_parts(p, memory.tile, split, memory.decode.m[0], memory.decode.targets);
+    } else {
+      merge_parts(p, memory.tile, split, memory.prefill.m, memory.prefill.targets);
+    }
   }
   TW_DEVICE plan::Split find_split(i64 item) const {
     i32 begin = 0;
@@ -172,7 +216,7 @@ class Worker {
   }
 
   const AttentionParams& p;
-  AttentionMemory& memory;
+  Memory& memory;
   const plan::Schedule& schedule;
 };
 
@@ -218,7 +262,7 @@ TW_DEVICE void join_levels_of_row(const AttentionParams& p, i64 token, i32 head)
 TW_KERNEL TW_LAUNCH_BOUNDS(tw::Shape::kThreads, tw::Spec::kBlocksPerSm)
     tilewright_attention(TW_PARAMETER tw::AttentionParams params) {
   tw::wait_for_previous_kernel();
-  tw::Worker(params).run();
+  tw::Worker<tw::Spec::kDecodeOnly>(params).run();
 }
 
 TW_KERNEL TW_LAUNCH_BOUNDS(256, 1) tilewright_join_levels(TW_PARAMETER tw::AttentionParams params) {

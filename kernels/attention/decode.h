@@ -23,20 +23,21 @@ struct DecodeTable {
 };
 
 struct DecodeMemory {
-  union {
-    alignas(16) char q[Shape::kDecodeRows * Shape::kHeadPitch];
-    struct {  // at the end
-      float m[Shape::kDecodeWarps][Shape::kDecodeRows];
-      float l[Shape::kDecodeWarps][Shape::kDecodeRows];
-      float factors[Shape::kDecodeWarps][Shape::kDecodeRows];
-      RowTarget targets[Shape::kDecodeRows];
-    };
-  };
+  float m[Shape::kDecodeWarps][Shape::kDecodeRows];
+  float l[Shape::kDecodeWarps][Shape::kDecodeRows];
+  float factors[Shape::kDecodeWarps][Shape::kDecodeRows];
+  RowTarget targets[Shape::kDecodeRows];
   DecodeTable tables[Shape::kDecodeWarps];
   union {
-    DecodeStage ring[Shape::kDecodeWarps][Shape::kDecodeStages];
-    // At the end: each warp's outputs, in the place of its own ring.
-    float o[Shape::kDecodeWarps][sizeof(DecodeStage) * Shape::kDecodeStages / sizeof(float)];
+    // By stage, so that the last stage of all warps lies together.
+    DecodeStage ring[Shape::kDecodeStages][Shape::kDecodeWarps];
+    // At the begin: the queries, in the place of the last stage.
+    struct {
+      DecodeStage others[Shape::kDecodeStages - 1][Shape::kDecodeWarps];
+      char q[Shape::kDecodeRows * Shape::kHeadPitch];
+    };
+    // At the end: the warps' outputs.
+    float o[Shape::kDecodeWarps][Shape::kDecodeRows * Spec::kValueDim];
   };
 };
 
@@ -47,8 +48,8 @@ class Decode {
   using KeyCopy = RowCopy<Shape::kHeadUnits, Shape::kDecodeKeys, kWarpSize>;
   using ValueCopy = RowCopy<Shape::kValueUnits, Shape::kDecodeKeys, kWarpSize>;
   static constexpr i32 kChunksABlock = Shape::kBlock / Shape::kDecodeKeys;
-  static_assert(sizeof(DecodeStage) * kStages >=
-                Shape::kDecodeRows * Spec::kValueDim * sizeof(float));
+  static_assert(Shape::kDecodeRows * Shape::kHeadPitch <=
+                sizeof(DecodeStage) * Shape::kDecodeWarps);
 
   TW_DEVICE Decode(const AttentionParams& params, Tile& the_tile, DecodeMemory& the_memory)
       : p(params),
@@ -58,31 +59,32 @@ class Decode {
         lane(thread % kWarpSize),
         warp(uniform(thread / kWarpSize)) {}
 
-  // `count` blocks of those that the tile needs, from tile.first_block on. `meanwhile` is called
-  // while the first keys are on their way. The warp's chunks are numbered: number i is chunk warp + i
+  // `count` blocks of those that the tile needs, from tile.first_block on. `at_begin` is called
+  // while the first keys are on their way, `at_end` behind the last ones. The warp's chunks are numbered: number i is chunk warp + i
   // * kDecodeWarps of the blocks'.
-  template <typename Meanwhile>
-  TW_DEVICE void run(i32 count, const Meanwhile& meanwhile) {
+  template <typename AtBegin, typename AtEnd>
+  TW_DEVICE void run(i32 count, const AtBegin& at_begin, const AtEnd& at_end) {
     num_chunks = warp < Shape::kDecodeWarps ? count * kChunksABlock : 0;
     load_queries();
     i32 page = page_at(0);
     for (i32 i = 0; i < kStages - 1; ++i) page = load_chunk(i, i, page);
-    meanwhile();
+    at_begin();
     copy_async_wait<kStages - 1>();
     sync_block();
     read_queries();
-    sync_block();  // the memory of the queries has another use
+    sync_block();  // the last stage may be filled
     i32 stage = 0;
     for (i32 i = 0; chunk_of(i) < num_chunks; ++i) {
       copy_async_wait<kStages - 2>();
       // Everyone's copies have landed, and everyone is done with the stage before this one.
       sync_warp();
       page = load_chunk(i + kStages - 1, stage == 0 ? kStages - 1 : stage - 1, page);
-      compute(i, memory.ring[warp][stage]);
+      compute(i, memory.ring[stage][warp]);
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
+    at_end();
     copy_async_wait<0>();
-    sync_warp();
+    sync_block();  // all are done with their rings
     if (warp < Shape::kDecodeWarps) leave_results();
     sync_block();
   }
@@ -150,11 +152,10 @@ class Decode {
       page = page_at(i + 2);
     }
     if (chunk_of(i) < num_chunks) {
-      DecodeStage& to = memory.ring[warp][stage];
+      DecodeStage& to = memory.ring[stage][warp];
       const DecodeTable& table = memory.tables[warp];
-      const bool complete = tile.has_keys(key_begin(i) + Shape::kDecodeKeys);
-      KeyCopy::copy<Shape::kHeadPitch, Spec::kHeadDim>(to.k, table.keys[i & 1], complete, lane);
-      ValueCopy::copy<Shape::kValuePitch, Spec::kValueDim>(to.v, table.values[i & 1], complete,
+      KeyCopy::copy<Shape::kHeadPitch, Spec::kHeadDim>(to.k, table.keys[i & 1], lane);
+      ValueCopy::copy<Shape::kValuePitch, Spec::kValueDim>(to.v, table.values[i & 1],
                                                            lane);
     }
     copy_async_commit();  // also of nothing: groups are counted

@@ -16,10 +16,13 @@ TW_DEVICE const KeySegment& segment_of_key(const Tile& tile, i32 key) {
   return tile.segments[s];
 }
 
+TW_DEVICE i32 last_key(const Tile& tile, i32 key) {
+  return key < tile.kv_len ? key : tile.kv_len - 1;
+}
+
 TW_DEVICE i32 page_of_key(const Tile& tile, i32 key) {
-  if (key >= tile.kv_len) return -1;
-  const KeySegment& segment = segment_of_key(tile, key);
-  const i32 column = segment.column_of(key - segment.key_begin);
+  const KeySegment& segment = segment_of_key(tile, last_key(tile, key));
+  const i32 column = segment.column_of(last_key(tile, key) - segment.key_begin);
   return segment.entries != nullptr ? load_once(segment.entries + column)
                                     : segment.first_page + column;
 }
@@ -34,25 +37,25 @@ TW_DEVICE i32 position_of_key(const AttentionParams& p, const Tile& tile, i32 ke
 // The position of a key that does not exist: nobody attends to it.
 inline constexpr i32 kNoKey = -0x7FFFFFFF - 1;
 
-// A key's and its value's address; null where there is no such key, or no such page in the cache.
+// A key's and its value's address, and its position. Keys that do not exist stand where the row's last
+// one does: what is read there counts for nothing, and needs no branch. (To read zeros from one place
+// instead would make all of the GPU wait for one bank of the cache.) A page that the cache does not have
+// is not followed.
 struct KeyAddress {
   const char* key;
   const char* value;
   i32 position;
 };
-TW_DEVICE KeyAddress address_of_key(const AttentionParams& p, Tile& tile, i32 key, i32 page) {
-  if (key >= tile.kv_len) return {nullptr, nullptr, kNoKey};
-  const KeySegment& segment = segment_of_key(tile, key);
+TW_DEVICE KeyAddress address_of_key(const AttentionParams& p, const Tile& tile, i32 key, i32 page) {
+  const KeySegment& segment = segment_of_key(tile, last_key(tile, key));
   const CacheView& cache = p.cache[segment.level];
-  if (static_cast<u32>(page) >= static_cast<u32>(cache.pages)) {
-    tile.lacks_pages = 1;
-    return {nullptr, nullptr, kNoKey};
-  }
-  const i32 index = key - segment.key_begin;
+  const i32 index = last_key(tile, key) - segment.key_begin;
   const i32 slot = index - segment.column_of(index) * segment.page_size;
-  return {cache.k + page * cache.k_page + slot * cache.k_token + tile.kv_head * cache.k_head,
-          cache.v + page * cache.v_page + slot * cache.v_token + tile.kv_head * cache.v_head,
-          position_of_key(p, tile, key)};
+  const bool follows = static_cast<u32>(page) < static_cast<u32>(cache.pages);
+  const i64 at = follows ? page : 0;
+  return {cache.k + at * cache.k_page + slot * cache.k_token + tile.kv_head * cache.k_head,
+          cache.v + at * cache.v_page + slot * cache.v_token + tile.kv_head * cache.v_head,
+          follows && key < tile.kv_len ? position_of_key(p, tile, key) : kNoKey};
 }
 
 TW_DEVICE bool attends(const AttentionParams& p, const QueryRow& row, i32 position) {
@@ -74,29 +77,23 @@ struct RowCopy {
 
   static TW_DEVICE i32 table_index(i32 key) { return key % kAtOnce * kPasses + key / kAtOnce; }
 
-  // `dim` elements of 16 bits a row; what is behind them in the last unit becomes zeros. So do rows
-  // whose address is null, if there are any: `complete` says that there are none. (To read zeros from
-  // one place would be simpler, and make all of the GPU wait for one bank of the cache.)
+  // `dim` elements of 16 bits a row; what is behind them in the last unit becomes zeros.
   template <i32 pitch, i32 dim>
-  static TW_DEVICE void copy(char* to, const char* const* table, bool complete, i32 thread) {
+  static TW_DEVICE void copy(char* to, const char* const* table, i32 thread) {
     const i32 unit = thread % kLanes;
     const i32 row = thread / kLanes;
     if (unit >= units || row >= kAtOnce) return;
-    const bool pads = dim % 16 != 0 && unit * 8 >= dim;
     char* const place = to + row * pitch + unit * 16;
     // All addresses are read before the first copy: no read is moved across one.
     const char* from[kPasses];
 #pragma unroll
     for (i32 pass = 0; pass < kPasses; ++pass) from[pass] = table[row * kPasses + pass];
-    if (complete && !pads) {
 #pragma unroll
-      for (i32 pass = 0; pass < kPasses; ++pass) {
+    for (i32 pass = 0; pass < kPasses; ++pass) {
+      if constexpr (dim % 16 == 0) {
         copy_async_16(place + pass * kAtOnce * pitch, from[pass] + unit * 16);
-      }
-    } else {
-#pragma unroll
-      for (i32 pass = 0; pass < kPasses; ++pass) {
-        const bool valid = from[pass] != nullptr && !pads;
+      } else {
+        const bool valid = unit * 8 < dim;
         copy_async_16(place + pass * kAtOnce * pitch, from[pass] + (valid ? unit * 16 : 0), valid);
       }
     }

@@ -48,17 +48,17 @@ class Prefill {
         memory(the_memory),
         thread(thread_id()) {}
 
-  // `count` blocks of those that the tile needs, from tile.first_block on. `meanwhile` is called
-  // while the first block is on its way.
-  template <typename Meanwhile>
-  TW_DEVICE void run(i32 count, const Meanwhile& meanwhile) {
+  // `count` blocks of those that the tile needs, from tile.first_block on. `at_begin` is called
+  // while the first block is on its way, `at_end` behind the last one.
+  template <typename AtBegin, typename AtEnd>
+  TW_DEVICE void run(i32 count, const AtBegin& at_begin, const AtEnd& at_end) {
     note_keys(0, count, page_at(0, count));
     const i32 second = page_at(1, count);
     load_queries();
     sync_block();
     load_block(0, count);
     note_keys(1, count, second);
-    meanwhile();
+    at_begin();
     for (i32 i = 0; i < count; ++i) {
       copy_async_wait<0>();
       sync_block();
@@ -71,6 +71,7 @@ class Prefill {
       multiply_values(memory.stages[i & 1].v, scores);
       note_keys(i + 2, count, page);
     }
+    at_end();
     copy_async_wait<0>();
   }
 
@@ -148,10 +149,8 @@ class Prefill {
   TW_DEVICE void load_block(i32 i, i32 count) {
     if (i < count) {
       PrefillStage& stage = memory.stages[i & 1];
-      const bool complete = tile.has_keys(key_begin(i) + Shape::kBlock);
-      KeyCopy::copy<Shape::kHeadPitch, Spec::kHeadDim>(stage.k, memory.keys[i & 1], complete,
-                                                       thread);
-      ValueCopy::copy<Shape::kValuePitch, Spec::kValueDim>(stage.v, memory.values[i & 1], complete,
+      KeyCopy::copy<Shape::kHeadPitch, Spec::kHeadDim>(stage.k, memory.keys[i & 1], thread);
+      ValueCopy::copy<Shape::kValuePitch, Spec::kValueDim>(stage.v, memory.values[i & 1],
                                                            thread);
     }
     copy_async_commit();

@@ -88,7 +88,6 @@ struct Tile {
   i32 kv_head;
   i32 blocks;       // of keys that it needs
   i32 first_block;  // of those: where the part of it begins that is computed here
-  i32 lacks_pages;  // some page id was not one of the cache: its keys are left out
   i32 message;  // from one thread to all
   TileBlocks ranges;
   i32 num_segments;
@@ -96,8 +95,6 @@ struct Tile {
 
   // The n-th block that is needed.
   TW_DEVICE i32 block(i32 n) const { return nth_block(ranges, n); }
-  // Whether all keys before `key_end` exist and lie in pages that the cache has.
-  TW_DEVICE bool has_keys(i32 key_end) const { return key_end <= kv_len && lacks_pages == 0; }
   // Whether every row attends to all keys of a block.
   TW_DEVICE bool is_full(i32 key_begin) const {
     const i32 key_end = key_begin + Shape::kBlock;
@@ -177,7 +174,6 @@ TW_DEVICE void set_up_tile(const AttentionParams& p, const plan::Item& item, i32
     tile.level = row.level;
     tile.kv_head = item.head;
     tile.first_block = first_block;
-    tile.lacks_pages = 0;
   }
   sync_block();
   if (thread == Shape::kThreads - kWarpSize) set_up_segments(p, row, tile);

@@ -25,9 +25,9 @@ TW_DEVICE plan::Cut find_tail_cut(PartMaker& maker, std::int64_t cost, i32& item
 }
 
 // The cut behind `point` in a row of several items: lanes look at items of its row. All lanes.
-template <typename Mask>
-TW_DEVICE plan::Cut walk_to_cut(PartMaker& maker, const TileBlocks<Mask>& blocks,
-                                plan::LinePoint point, std::int64_t target) {
+template <typename Blocks>
+TW_DEVICE plan::Cut walk_to_cut(PartMaker& maker, const Blocks& blocks, plan::LinePoint point,
+                                std::int64_t target) {
   const plan::Config& config = maker.config();
   const plan::Row& row = maker.rows[point.row];
   const std::int64_t row_begin = maker.header().tail_items + row.tiles_before;
@@ -64,8 +64,8 @@ TW_DEVICE plan::Cut walk_to_cut(PartMaker& maker, const TileBlocks<Mask>& blocks
 }
 
 // The cut of a share's begin. All lanes, each with a share of its own or none.
-template <typename Mask>
-TW_DEVICE void find_cuts_of_warp(PartMaker& maker, const TileBlocks<Mask>& blocks, i32 worker,
+template <typename Blocks>
+TW_DEVICE void find_cuts_of_warp(PartMaker& maker, const Blocks& blocks, i32 worker,
                                  bool has_worker) {
   const plan::Config& config = maker.config();
   const plan::Header& header = maker.header();
@@ -104,8 +104,8 @@ TW_DEVICE void find_cuts_of_warp(PartMaker& maker, const TileBlocks<Mask>& block
   if (has_worker) maker.cuts[worker] = cut;
 }
 
-template <typename Mask>
-TW_DEVICE void find_cuts(PartMaker& maker, const TileBlocks<Mask>& blocks) {
+template <typename Blocks>
+TW_DEVICE void find_cuts(PartMaker& maker, const Blocks& blocks) {
   // Neighbouring workers in different warps: those that walk do so side by side.
   const i32 warps = num_threads() / kWarpSize;
   const i32 workers = maker.header().workers;

@@ -9,13 +9,37 @@
 
 namespace tw {
 
+// The outermost row of a level inside `level` whose query tokens begin at `token`; -1: none.
+TW_DEVICE_CALL i32 row_at(const plan::UpdateMemory& memory, i32 level, i32 token) {
+  const plan::Row* const rows = memory.view.schedule.rows;
+#pragma unroll 1
+  for (i32 inner = level + 1; inner < memory.view.num_levels; ++inner) {
+    if (memory.view.levels[inner].q_rows != nullptr) continue;
+    const i32 past = memory.level_end[inner + 1];
+    i32 begin = memory.level_end[inner];
+    i32 end = past;
+#pragma unroll 1
+    while (begin < end) {
+      const i32 middle = begin + (end - begin) / 2;
+      if (rows[middle].q_begin < token) {
+        begin = middle + 1;
+      } else {
+        end = middle;
+      }
+    }
+    if (begin < past && rows[begin].q_begin == token && rows[begin].q_len > 0) return begin;
+  }
+  return -1;
+}
+
 class Folding {
  public:
   // Rows of each level stand one after the other, in the order of their query tokens, and have the
   // segments of the same numbers. All threads.
   TW_DEVICE explicit Folding(PartMaker& maker) : maker_(maker), lane_(lane_id()) {
-#pragma unroll 1
-    for (i32 level = 0; level <= plan::kMaxLevels; ++level) end_[level] = end_of(level - 1);
+    const i32 level = thread_id();
+    if (level <= plan::kMaxLevels) maker.memory.level_end[level] = end_of(level - 1);
+    sync_block();
   }
 
   // Marks folded rows by a negative q_len.
@@ -25,7 +49,9 @@ class Folding {
       if (maker_.view().levels[level].q_rows == nullptr) {
         const i32 warps = num_threads() / kWarpSize;
 #pragma unroll 1
-        for (i32 i = end_[level] + warp_id(); i < end_[level + 1]; i += warps) fold_row(i);
+        for (i32 i = maker_.memory.level_end[level] + warp_id();
+             i < maker_.memory.level_end[level + 1]; i += warps)
+          fold_row(i);
       }
       sync_block();
     }
@@ -46,30 +72,6 @@ class Folding {
       }
     }
     return begin;
-  }
-
-  // The outermost row of a level inside `level` whose query tokens begin at `token`; -1: none.
-  TW_DEVICE i32 row_at(i32 level, i32 token) const {
-#pragma unroll 1
-    for (i32 inner = level + 1; inner < maker_.view().num_levels; ++inner) {
-      if (maker_.view().levels[inner].q_rows != nullptr) continue;
-      i32 begin = end_[inner];
-      i32 end = end_[inner + 1];
-#pragma unroll 1
-      while (begin < end) {
-        const i32 middle = begin + (end - begin) / 2;
-        if (maker_.rows[middle].q_begin < token) {
-          begin = middle + 1;
-        } else {
-          end = middle;
-        }
-      }
-      if (begin < end_[inner + 1] && maker_.rows[begin].q_begin == token &&
-          maker_.rows[begin].q_len > 0) {
-        return begin;
-      }
-    }
-    return -1;
   }
 
   // The segment of a child's chain that is, or will be, the one below `row`'s.
@@ -99,18 +101,18 @@ class Folding {
     const i32 end = row.q_begin + row.q_len;
 #pragma unroll 1
     for (i32 token = row.q_begin; token < end;) {
-      const i32 first = row_at(row.level, token);
+      const i32 first = row_at(maker_.memory, row.level, token);
       if (first < 0) return false;
       // The next rows of the same level are children too, as long as they follow each other and no
       // row of a level further out begins where one of them does.
       const i32 at = first + lane_;
-      const bool inside = at < end_[maker_.rows[first].level + 1];
+      const bool inside = at < maker_.memory.level_end[maker_.rows[first].level + 1];
       const plan::Row& child = maker_.rows[inside ? at : first];
       bool follows = inside && child.q_len > 0 && child.q_begin < end;
       if (lane_ > 0 && follows) {
         const plan::Row& before = maker_.rows[at - 1];
         follows = before.q_len > 0 && child.q_begin == before.q_begin + before.q_len &&
-                  row_at(row.level, child.q_begin) == at;
+                  row_at(maker_.memory, row.level, child.q_begin) == at;
       }
       const u32 others = ~ballot(follows);
       const i32 count = others == 0 ? kWarpSize : lowest_bit(others);
@@ -158,7 +160,6 @@ class Folding {
 
   PartMaker& maker_;
   i32 lane_;
-  i32 end_[plan::kMaxLevels + 1];  // by level + 1
 };
 
 // Takes folded rows out, and says whether some query token has more or less than one row left.

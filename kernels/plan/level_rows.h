@@ -62,7 +62,7 @@ class LevelRows {
         row.level = level_;
         row.index = index;
         row.q_begin = begin;
-        row.q_len = end - begin;
+        row.q_len = live ? end - begin : 0;
         row.kv_len = input_.kv_len(index, bits);
         row.head_cost = bits;  // until the row is measured: what is wrong with it
       }
@@ -98,7 +98,9 @@ class LevelRows {
   }
 
   // Entries of the level's rows follow each other.
-  TW_DEVICE i32 entries_begin() const { return first_ < end_ ? maker_.rows[first_].q_begin : 0; }
+  TW_DEVICE i32 entries_begin() const {
+    return first_ < end_ ? maker_.rows[first_].q_begin : 0;
+  }
   TW_DEVICE i32 entries_end() const {
     return first_ < end_ ? maker_.rows[end_ - 1].q_begin + maker_.rows[end_ - 1].q_len : 0;
   }
@@ -148,8 +150,7 @@ class LevelRows {
       // Several threads may say that a row is bad: in words of their own.
       if (!placed && before != row.kv_pos) row.tiles = 1;
       if (keys > maker_.limits.kv_len) row.heads = 0;
-      maker_.view().token_keys[token] =
-          static_cast<i32>(plan::min64(keys, maker_.limits.kv_len));
+      maker_.view().token_keys[token] = static_cast<i32>(plan::min64(keys, maker_.limits.kv_len));
       if (q_rows_ == nullptr) {
         maker_.view().token_levels[token] |= static_cast<u8>(1U << level_);
       }
@@ -200,7 +201,8 @@ class LevelRows {
 };
 
 // The rows of all levels, and what follows for the requests.
-TW_DEVICE void read_level_rows(PartMaker& maker) {
+TW_DEVICE void read_level_rows(PartMaker& maker, i32 turn) {
+  read_requests(maker, turn, [](i32, plan::Request&) {});
   plan::View& view = maker.view();
   const i32 tokens = maker.header().q_tokens;
 #pragma unroll 1

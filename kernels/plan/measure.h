@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tiles and costs of the rows: a thread for each row of one tile, warps for the tiles of the others.
+// Tiles and costs of the rows: a thread for each row of one tile, warps for the tiles of the
+// others.
 #pragma once
 
 #include "plan/part_maker.h"
@@ -9,19 +10,20 @@ namespace tw {
 
 // How many blocks a tile needs.
 template <typename Mask>
-TW_DEVICE_CALL i32 count_blocks(const plan::View& view, const Mask& mask, const plan::Row& row,
-                                i32 head, i32 tile) {
+TW_DEVICE_CALL i32 count_blocks(const plan::View& view, const plan::PartInput& part,
+                                const plan::Row& row, i32 head, i32 tile) {
+  const Mask mask(part);
   if (!mask.has_mask() || mask.one_interval()) {
     return plan::tile_span(view, mask, row, head, tile).blocks();
   }
   return plan::tile_ranges(view, mask, row, head, tile).blocks;
 }
 
-// The same for the scheduler.
-template <typename Mask>
+// The same for the scheduler, by the mask that the attention has among several.
+template <typename... Masks>
 struct TileBlocks {
   const plan::View& view;
-  const Mask& mask;
+  const plan::PartInput& part;
 
   TW_DEVICE i32 operator()(const plan::Row& row, i32 head, i32 tile) const {
     // Of decode rows it is known already.
@@ -29,7 +31,10 @@ struct TileBlocks {
     return count(row, head, tile);
   }
   TW_DEVICE i32 count(const plan::Row& row, i32 head, i32 tile) const {
-    return count_blocks(view, mask, row, head, tile);
+    i32 blocks = 0;
+    i32 index = 0;
+    ((part.mask == index++ ? (blocks = count_blocks<Masks>(view, part, row, head, tile)) : 0), ...);
+    return blocks;
   }
 };
 
@@ -48,8 +53,8 @@ TW_DEVICE i32 heads_to_measure(const plan::Config& config) {
 }
 
 // Rows of several tiles: each warp takes some tiles of one row at a time.
-template <typename Mask>
-TW_DEVICE void measure_long_rows(PartMaker& maker, const TileBlocks<Mask>& blocks) {
+template <typename Blocks>
+TW_DEVICE void measure_long_rows(PartMaker& maker, const Blocks& blocks) {
   const plan::Config& config = maker.config();
   const i32 heads = heads_to_measure(config);
   const i32 warps = num_threads() / kWarpSize;
@@ -58,8 +63,8 @@ TW_DEVICE void measure_long_rows(PartMaker& maker, const TileBlocks<Mask>& block
 #pragma unroll 1
   for (i32 base = 0; base < maker.header().num_rows; base += kWarpSize) {
     const i32 of_lane = base + lane;
-    const bool is_long = of_lane < maker.header().num_rows &&
-                         (maker.rows[of_lane].tiles > 1 || heads > 1);
+    const bool is_long =
+        of_lane < maker.header().num_rows && (maker.rows[of_lane].tiles > 1 || heads > 1);
 #pragma unroll 1
     for (u32 left = ballot(is_long); left != 0; left &= left - 1) {
       plan::Row& row = maker.rows[base + lowest_bit(left)];
@@ -86,8 +91,8 @@ TW_DEVICE void measure_long_rows(PartMaker& maker, const TileBlocks<Mask>& block
   }
 }
 
-template <typename Mask>
-TW_DEVICE void measure_rows(PartMaker& maker, const TileBlocks<Mask>& blocks) {
+template <typename Blocks>
+TW_DEVICE void measure_rows(PartMaker& maker, const Blocks& blocks) {
   const plan::Config& config = maker.config();
   const i32 heads = heads_to_measure(config);
   bool any_long = false;

@@ -14,15 +14,14 @@ class PageCheck {
   TW_DEVICE PageCheck(const plan::BatchInput& batch, const plan::PlanLimits& limits,
                       const plan::PartInput& part, u32* status, i32 warp, i32 warps)
       : batch_(batch), limits_(limits), part_(part), status_(status), warp_(warp), warps_(warps) {
-    bool bad = false;
-    requests_ = count_requests(batch, limits, bad);
+    const std::int64_t slots = request_slots(batch, limits);
+    requests_ = static_cast<i32>(plan::clamp64(live_requests(batch), 0, slots));
   }
 
   TW_DEVICE void check_level(i32 level) {
     const RowInput input(part_, level, limits_);
     const bool rows_are_requests = input.input.num_rows < 0;
-    const plan::IntList& indptr =
-        rows_are_requests ? batch_.qo_indptr : input.input.qo_indptr;
+    const plan::IntList& indptr = rows_are_requests ? batch_.qo_indptr : input.input.qo_indptr;
     const i32 rows = rows_are_requests ? requests_ : input.input.num_rows;
     if (rows == 0) return;
     // Several warps a row where there are more of them.

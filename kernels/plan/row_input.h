@@ -11,14 +11,14 @@ namespace tw {
 
 namespace plan = tilewright::plan;
 
-// Number of live requests. `bad`: it is not what it may be.
-TW_DEVICE i32 count_requests(const plan::BatchInput& batch, const plan::PlanLimits& limits,
-                             bool& bad) {
-  const std::int64_t given = batch.qo_indptr.size - 1;
-  const std::int64_t most = plan::min64(given, limits.requests);
-  const std::int64_t live = batch.num_requests != nullptr ? *batch.num_requests : given;
-  bad = live < 0 || live > most;
-  return static_cast<i32>(plan::clamp64(live, 0, most));
+// Requests that there may be.
+TW_DEVICE i32 request_slots(const plan::BatchInput& batch, const plan::PlanLimits& limits) {
+  return static_cast<i32>(plan::min64(batch.qo_indptr.size - 1, limits.requests));
+}
+// Requests that there are said to be.
+TW_DEVICE i32 live_requests(const plan::BatchInput& batch) {
+  return batch.num_requests != nullptr ? load_once(batch.num_requests)
+                                       : static_cast<i32>(batch.qo_indptr.size - 1);
 }
 
 // Query tokens that there may be.
@@ -40,19 +40,18 @@ struct RowInput {
 
   // Keys of a row; `bad` gets the bits of what is wrong, and then there are none.
   TW_DEVICE i32 kv_len(i32 row, u32& bad) const {
+    // Loads first, so that none waits for another.
+    const plan::IntList& lens = input.kv_lens.given() ? input.kv_lens : input.last_page_len;
+    const i32 given = lens.has(row) ? lens[row] : -1;
     std::int64_t holds = 0;
     const u32 wrong = capacity(row, holds);
     std::int64_t length = holds;
     u32 wrong_length = 0;
     if (input.kv_lens.given()) {
-      length = input.kv_lens.has(row) ? input.kv_lens[row] : -1;
-    } else if (input.form == plan::TableForm::csr) {
-      length = 0;
-      if (holds > 0) {
-        const i32 last = input.last_page_len.has(row) ? input.last_page_len[row] : 0;
-        if (last < 1 || last > pages.page_size) wrong_length = plan::kBadKvLen;
-        length = holds - pages.page_size + last;
-      }
+      length = given;
+    } else if (input.form == plan::TableForm::csr && holds > 0) {
+      if (given < 1 || given > pages.page_size) wrong_length = plan::kBadKvLen;
+      length = holds - pages.page_size + given;
     }
     // Of a row that is said to be empty no entry is looked at.
     if (length == 0 && input.kv_lens.given()) return 0;

@@ -35,7 +35,7 @@ TW_DEVICE i32 sort_rows(PartMaker& maker, const plan::RowOrder& order) {
     i32 at = a_rows + i - before - maker.scan.count_before(length > 0, all);
     if (length > 0) {
       at = 0;
-#pragma unroll 1
+#pragma unroll 8
       for (i32 j = 0; j < rows; ++j) {
         const std::int64_t other = given[j].cost_before;
         at += other > length || (other == length && j < i) ? 1 : 0;
@@ -91,8 +91,8 @@ TW_DEVICE SectionSums sum_rows(PartMaker& maker, i32 a_rows) {
 }
 
 // Costs of the tail's items, and before each of them; returns all of them.
-template <typename Mask>
-TW_DEVICE std::int64_t sum_tail(PartMaker& maker, const TileBlocks<Mask>& blocks) {
+template <typename Blocks>
+TW_DEVICE std::int64_t sum_tail(PartMaker& maker, const Blocks& blocks) {
   const plan::Schedule& schedule = maker.view().schedule;
   const plan::Header& header = maker.header();
   const i32 items = static_cast<i32>(header.tail_items);
@@ -115,8 +115,8 @@ TW_DEVICE std::int64_t sum_tail(PartMaker& maker, const TileBlocks<Mask>& blocks
 }
 
 // Sets the header's sections and the rows' prefix sums.
-template <typename Mask>
-TW_DEVICE void lay_out_sections(PartMaker& maker, const TileBlocks<Mask>& blocks) {
+template <typename Blocks>
+TW_DEVICE void lay_out_sections(PartMaker& maker, const Blocks& blocks) {
   const plan::Config& config = maker.config();
   plan::Header& header = maker.header();
   std::int64_t cost = 0;

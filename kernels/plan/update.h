@@ -5,7 +5,8 @@
 //
 // A kernel of this is one line, in which Masks are the attentions' masks, and PartInput::mask says
 // which of them is whose:
-//   TW_KERNEL TW_LAUNCH_BOUNDS(512, 1) tilewright_update_plan(TW_PARAMETER UpdateParams<2> params) {
+//   TW_KERNEL TW_LAUNCH_BOUNDS(512, 1) tilewright_update_plan(TW_PARAMETER UpdateParams<2> params)
+//   {
 //     tw::update_plan<tw::MaskA, tw::MaskB>(params);
 //   }
 #pragma once
@@ -17,47 +18,46 @@
 
 namespace tw {
 
-// Which array of status words is this update's. When all blocks know, the next update's is the
-// other one. Thread 0.
+// Which array of status words is this update's. Thread 0.
 TW_DEVICE i32 take_turn(const plan::StatusMemory& status) {
-  const i32 turn = load_acquire(status.turn);
-  if (atomic_add_acq_rel(status.turn + 1, 1) == num_blocks() - 1) {
-    status.turn[1] = 0;
-    store_release(status.turn, turn ^ 1);
-  }
-  return turn;
+  const u64 before = atomic_add_64<u64>(reinterpret_cast<u64*>(status.blocks), 1);
+  return static_cast<i32>(before / static_cast<u64>(num_blocks()) % 2);
 }
 
-template <typename Mask>
-TW_DEVICE void make_part(PartMaker& maker) {
-  read_q_ranges(maker);
+template <typename Blocks>
+TW_DEVICE void make_part(PartMaker& maker, i32 turn, const Blocks& blocks) {
   if (maker.view().token_levels == nullptr) {
-    read_request_rows(maker);
+    read_request_rows(maker, turn);
   } else {
-    read_level_rows(maker);
+    read_level_rows(maker, turn);
     fold_levels(maker);
   }
-  const Mask mask(maker.part);
-  const TileBlocks<Mask> blocks{maker.view(), mask};
   measure_rows(maker, blocks);
   lay_out_sections(maker, blocks);
   find_cuts(maker, blocks);
   list_splits(maker);
 }
 
+TW_DEVICE void copy_records(void* to, const void* from, i32 bytes) {
+  if (to == from) return;
+#pragma unroll 1
+  for (i32 i = thread_id(); i < bytes / 16; i += num_threads()) {
+    store_16(static_cast<Bytes16*>(to) + i, load_16(static_cast<const Bytes16*>(from) + i));
+  }
+}
+
 // Copies what is worked on in shared memory to the plan.
 TW_DEVICE void write_part(PartMaker& maker) {
-  const plan::Schedule& schedule = maker.part.view.schedule;
+  const plan::View& to = maker.part.view;
+  const plan::Header& header = maker.header();
+  static_assert(sizeof(plan::Row) % 16 == 0 && sizeof(plan::Request) % 16 == 0);
+  copy_records(to.schedule.rows, maker.rows, header.num_rows * static_cast<i32>(sizeof(plan::Row)));
+  copy_records(to.requests, maker.view().requests,
+               header.num_requests * static_cast<i32>(sizeof(plan::Request)));
   if (thread_id() == 0) {
-    maker.header().status_turn = maker.memory.turn;
-    *schedule.header = maker.header();
+    *to.schedule.header = header;
+    to.schedule.header->status_turn = maker.memory.turn;
   }
-  const i32 words = maker.header().num_rows * static_cast<i32>(sizeof(plan::Row) / 16);
-  if (maker.rows == schedule.rows) return;
-  const auto* from = reinterpret_cast<const Bytes16*>(maker.rows);
-  auto* to = reinterpret_cast<Bytes16*>(schedule.rows);
-#pragma unroll 1
-  for (i32 i = thread_id(); i < words; i += num_threads()) to[i] = from[i];
 }
 
 template <int kParts>
@@ -71,32 +71,24 @@ TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
   for (i32 i = thread_id(); i < static_cast<i32>(sizeof(plan::View) / 4); i += num_threads()) {
     to[i] = from[i];
   }
-  if (thread_id() == 0) memory.turn = take_turn(params.status);
   sync_block();
-  const bool fits = plan::rows_fit_shared(params.limits.rows);
+  const i32 most = params.limits.rows;
+  const bool fits = plan::rows_fit_shared(most);
   plan::Row* const rows = fits ? memory.rows() : part.rows_before;
-  plan::Row* const other_rows = fits ? rows + params.limits.rows : part.view.schedule.rows;
+  plan::Row* const other_rows = fits ? rows + most : part.view.schedule.rows;
+  plan::Request* const shared_requests =
+      reinterpret_cast<plan::Request*>(memory.rows() + (fits ? 2 * most : 0));
+  auto* const cuts = reinterpret_cast<plan::Cut*>(shared_requests + (fits ? most : 0));
+  auto* const tail_costs =
+      reinterpret_cast<std::int64_t*>(cuts + part.view.schedule.config.workers + 1);
   if (thread_id() == 0) {
     memory.view.schedule.header = &memory.header;
     memory.view.schedule.rows = rows;
+    if (fits) memory.view.requests = shared_requests;
   }
   sync_block();
-  auto* const cuts =
-      reinterpret_cast<plan::Cut*>(memory.rows() + plan::shared_rows(params.limits.rows));
-  auto* const tail_costs =
-      reinterpret_cast<std::int64_t*>(cuts + memory.view.schedule.config.workers + 1);
-  u32* const status = params.status.words + memory.turn * (params.limits.requests + 1);
-  return {params.batch, params.limits, part, memory,     BlockScan(memory),
-          status,       rows,          other_rows, cuts, tail_costs};
-}
-
-template <int kParts, typename Mask, typename... Masks>
-TW_DEVICE void make_part_of(PartMaker& maker, i32 mask) {
-  if (mask == 0) {
-    make_part<Mask>(maker);
-  } else if constexpr (sizeof...(Masks) > 0) {
-    make_part_of<kParts, Masks...>(maker, mask - 1);
-  }
+  return {params.batch,      params.limits, part,       params.status, memory,
+          BlockScan(memory), rows,          other_rows, cuts,          tail_costs};
 }
 
 template <int kParts>
@@ -129,8 +121,10 @@ TW_DEVICE void update_plan(const plan::UpdateParams<kParts>& params) {
     check_pages(params);
     return;
   }
+  // On its way while the batch is read.
+  const i32 turn = thread_id() == 0 ? take_turn(params.status) : 0;
   PartMaker maker = start_part(params);
-  make_part_of<kParts, Masks...>(maker, maker.part.mask);
+  make_part(maker, turn, TileBlocks<Masks...>{maker.view(), maker.part});
   sync_block();
   write_part(maker);
 }

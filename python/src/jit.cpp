@@ -42,9 +42,9 @@ std::vector<AttentionSpec> specs_of(const nb::args& attentions) {
       const auto name = nb::cast<std::string>(object);
       add(name == "all" ? common_attention_specs() : model_attention_specs(name));
     } else {
-      raise_type_error(
-          fmt::format("attentions has {}: they must be Attentions, names of models, or \"all\"",
-                      describe_type(object)));
+      raise_type_error(fmt::format(
+          "an attention is {}: it must be an Attention, the name of a model, or \"all\"",
+          describe_type(object)));
     }
   }
   return specs;

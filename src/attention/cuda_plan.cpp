@@ -18,27 +18,6 @@ static_assert(std::is_trivially_copyable_v<tw::AttentionParams>);
 constexpr std::size_t kWorkspaceAlignment = 256;
 constexpr float kLog2E = 1.4426950408889634F;
 
-const CudaKernels& cuda_kernels(const Attention& attention) {
-  return *attention.impl().cuda;
-}
-
-// Blocks of threads that are resident at a time, which is what plans call workers.
-DeviceProperties properties_for(const cuda::Device& device, const Attention& attention) {
-  return {device.num_sms * cuda_kernels(attention).shape.blocks_per_sm, device.l2_bytes};
-}
-
-std::vector<plan::Config> configs_of(const std::vector<Attention>& attentions,
-                                     const Limits& limits, const cuda::Device& device) {
-  std::vector<plan::Config> configs;
-  for (const Attention& attention : attentions) {
-    plan::Config config =
-        cuda_config(attention.spec(), properties_for(device, attention), limits);
-    config.block_tokens = cuda_kernels(attention).shape.block_tokens;
-    configs.push_back(config);
-  }
-  return configs;
-}
-
 tw::CacheView view_of(const KvCache& cache) {
   const auto k_bytes = dtype_bytes(cache.k.dtype);
   const auto v_bytes = dtype_bytes(cache.v.dtype);
@@ -91,8 +70,33 @@ bool rows_aligned(const TensorView& t, std::int64_t bytes) {
 }  // namespace
 
 CudaKernels::CudaKernels(const AttentionSpec& spec, Device where)
-    : shape(cuda_shape(spec, CudaTarget::of_arch(cuda::device(where.index).arch))),
-      kernel(attention_source(spec, CudaTarget::of_arch(cuda::device(where.index).arch))) {}
+    : any_batch(spec, CudaTarget::of_arch(cuda::device(where.index).arch), KernelUse::any_batch),
+      decode_only(spec, CudaTarget::of_arch(cuda::device(where.index).arch),
+                  KernelUse::decode_only) {}
+
+const CudaKernels::Kernel& CudaPlan::usual_kernel(const Attention& attention,
+                                                  const Limits& limits) {
+  const CudaKernels& kernels = *attention.impl().cuda;
+  const bool few_rows =
+      limits.q_len * attention.spec().group_size() <= CudaShape::kDecodeRows && limits.levels == 1;
+  // Decode's sums have another order than those of longer rows.
+  const bool decode = few_rows && limits.determinism != Determinism::batch_invariant;
+  return decode ? kernels.decode_only : kernels.any_batch;
+}
+
+std::vector<plan::Config> CudaPlan::configs_of(const std::vector<Attention>& attentions,
+                                               const Limits& limits, const cuda::Device& device) {
+  std::vector<plan::Config> configs;
+  for (const Attention& attention : attentions) {
+    const CudaShape& shape = usual_kernel(attention, limits).shape;
+    // Blocks of threads that are resident at a time are what plans call workers.
+    plan::Config config = cuda_config(
+        attention.spec(), {device.num_sms * shape.blocks_per_sm, device.l2_bytes}, limits);
+    config.block_tokens = shape.block_tokens;
+    configs.push_back(config);
+  }
+  return configs;
+}
 
 CudaPlan::CudaPlan(const std::vector<Attention>& attentions, const Limits& limits,
                    const TensorView& workspace)
@@ -131,7 +135,11 @@ void CudaPlan::prepare() {
     compiling.push_back(std::async(std::launch::async, [&] { handle.on(device_.index); }));
   };
   load(update_);
-  for (const DevicePlan::Part& part : plan_.parts()) load(cuda_kernels(part.attention).kernel);
+  for (const DevicePlan::Part& part : plan_.parts()) {
+    load(usual_kernel(part.attention, limits_).handle);
+    // Rows of a level may cover many requests.
+    load(part.attention.impl().cuda->any_batch.handle);
+  }
   for (std::future<void>& one : compiling) one.get();
 }
 
@@ -167,12 +175,17 @@ const DevicePlan::Part& CudaPlan::part(const Attention& attention) const {
 void CudaPlan::run(const DevicePlan::Part& part, const CudaCall& call,
                    const Bindings& bindings) const {
   const AttentionSpec& spec = part.attention.spec();
-  const CudaKernels& kernels = cuda_kernels(part.attention);
+  // Rows that are not simply the requests may have any number of queries.
+  const CudaKernels::Kernel& kernel = part.view.token_levels == nullptr
+                                          ? usual_kernel(part.attention, limits_)
+                                          : part.attention.impl().cuda->any_batch;
   require_aligned("q", call.q);
   tw::AttentionParams params{};
   params.plan = part.view;
   for (int level = 0; level < part.view.num_levels; ++level) {
     const KvCache& cache = call.kv[level];
+    require(cache.k.shape[0] >= 1 && cache.v.shape[0] >= 1, "kv[{}].k is {}: it must have a page",
+            level, cache.k);
     require_aligned("kv.k", cache.k);
     require_aligned("kv.v", cache.v);
     params.cache[level] = view_of(cache);
@@ -222,17 +235,17 @@ void CudaPlan::run(const DevicePlan::Part& part, const CudaCall& call,
 
   const bool programmatic = device_.has_programmatic_launch();
   const auto grid = static_cast<unsigned>(
-      std::min(device_.num_sms * kernels.shape.blocks_per_sm, part.view.schedule.config.workers));
-  kernels.kernel.on(device_.index, kAttentionEntry)
-      .launch({grid, static_cast<unsigned>(kernels.shape.threads),
-               static_cast<unsigned>(kernels.shape.shared_bytes), programmatic},
+      std::min(device_.num_sms * kernel.shape.blocks_per_sm, part.view.schedule.config.workers));
+  kernel.handle.on(device_.index, kAttentionEntry)
+      .launch({grid, static_cast<unsigned>(kernel.shape.threads),
+               static_cast<unsigned>(kernel.shape.shared_bytes), programmatic},
               call.stream, params);
   if (part.view.token_levels == nullptr) return;
   constexpr std::int64_t kRowsABlock = 8;
   const std::int64_t rows = limits_.q_tokens * spec.num_qo_heads;
   const auto blocks = static_cast<unsigned>(
       std::min<std::int64_t>(plan::ceil_div(rows, kRowsABlock), device_.num_sms * 8));
-  kernels.kernel.on(device_.index, kJoinEntry)
+  kernel.handle.on(device_.index, kJoinEntry)
       .launch({blocks, 32 * kRowsABlock, 0, programmatic}, call.stream, params);
 }
 

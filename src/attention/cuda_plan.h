@@ -19,8 +19,16 @@ namespace tilewright {
 struct CudaKernels {
   CudaKernels(const AttentionSpec& spec, Device device);
 
-  CudaShape shape;
-  jit::KernelHandle kernel;
+  struct Kernel {
+    Kernel(const AttentionSpec& spec, CudaTarget target, KernelUse use)
+        : shape(cuda_shape(spec, target, use)), handle(attention_source(spec, target, use)) {}
+
+    CudaShape shape;
+    jit::KernelHandle handle;
+  };
+
+  Kernel any_batch;
+  Kernel decode_only;
 };
 
 // A checked call: every tensor has the spec's shape. See cpu::AttentionCall.
@@ -57,6 +65,11 @@ class CudaPlan {
   int num_requests() const { return num_requests_; }  // the most that the last update may have had
 
  private:
+  // The kernel that plans of these limits may take, where rows are the requests.
+  static const CudaKernels::Kernel& usual_kernel(const Attention& attention, const Limits& limits);
+  static std::vector<plan::Config> configs_of(const std::vector<Attention>& attentions,
+                                              const Limits& limits, const cuda::Device& device);
+
   const cuda::Device& device_;
   Limits limits_;
   DevicePlan plan_;

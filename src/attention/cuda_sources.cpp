@@ -7,6 +7,7 @@
 #include "attention/memory_size.h"
 #include "attention/update_kernel.h"
 #include "base/checks.h"
+#include "plan/update_memory.h"
 #include "variant/cuda_text.h"
 #include "variant/mask.h"
 
@@ -50,20 +51,23 @@ CudaTarget CudaTarget::of_arch(const std::string& arch) {
   return {number / 10, number % 10};
 }
 
-CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target) {
+CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use) {
   CudaShape shape;
   const SharedMemory memory = shared_memory(target);
+  const bool decode_only = use == KernelUse::decode_only;
   // Where less fits, blocks of keys are smaller and fewer of them are under way.
   const bool large = memory.a_block >= 227 * 1024;
   shape.block_tokens = large ? 64 : 32;
-  shape.decode_stages = large ? 3 : 2;
+  shape.decode_stages = large && !decode_only ? 3 : 2;
   shape.threads = tw::attention_warps(spec.head_dim, spec.value_dim()) * 32;
-  shape.shared_bytes = tw::attention_shared_bytes(spec.head_dim, spec.value_dim(),
-                                                  shape.block_tokens, shape.decode_stages,
-                                                  is_one_span(spec.variant));
+  shape.shared_bytes =
+      tw::attention_shared_bytes(spec.head_dim, spec.value_dim(), shape.block_tokens,
+                                 shape.decode_stages, is_one_span(spec.variant), decode_only);
   constexpr int kReserved = 1024;  // by the system, a block
-  const bool two = 2 * (shape.shared_bytes + kReserved) <= memory.an_sm && shape.threads <= 128;
-  shape.blocks_per_sm = two ? 2 : 1;
+  // More blocks would leave a thread too few registers.
+  const int most = shape.threads > 128 ? 1 : decode_only ? 3 : 2;
+  shape.blocks_per_sm =
+      std::clamp(memory.an_sm / (shape.shared_bytes + kReserved), 1, most);
   return shape;
 }
 
@@ -92,7 +96,7 @@ Support cuda_supports(const AttentionSpec& spec, CudaTarget target) {
   }
   if (target.major < 8) return no("the GPU is older than Ampere (compute capability 8.0)");
   const int most = shared_memory(target).a_block;
-  const int needed = cuda_shape(spec, target).shared_bytes;
+  const int needed = cuda_shape(spec, target, KernelUse::any_batch).shared_bytes;
   if (needed > most) {
     return no(fmt::format("head_dim is {}: its kernel needs {} bytes of shared memory, a GPU of "
                           "compute capability {}.{} has {}",
@@ -101,15 +105,14 @@ Support cuda_supports(const AttentionSpec& spec, CudaTarget target) {
   return {true, ""};
 }
 
-jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target) {
-  const CudaShape shape = cuda_shape(spec, target);
+jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target, KernelUse use) {
+  const CudaShape shape = cuda_shape(spec, target, use);
   jit::KernelSource source;
-  source.name = fmt::format("attention_{}_{}_d{}{}_g{}", element_name(spec.q_dtype),
-                            element_name(spec.output_dtype()), spec.head_dim,
-                            spec.value_dim() == spec.head_dim
-                                ? std::string()
-                                : fmt::format("_v{}", spec.value_dim()),
-                            spec.group_size());
+  source.name = fmt::format(
+      "{}_{}_{}_d{}{}_g{}", use == KernelUse::decode_only ? "decode" : "attention",
+      element_name(spec.q_dtype), element_name(spec.output_dtype()), spec.head_dim,
+      spec.value_dim() == spec.head_dim ? std::string() : fmt::format("_v{}", spec.value_dim()),
+      spec.group_size());
   source.source = fmt::format(
       "{}\n"
       "namespace tw {{\n"
@@ -122,12 +125,14 @@ jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target)
       "  static constexpr i32 kBlock = {};\n"
       "  static constexpr i32 kDecodeStages = {};\n"
       "  static constexpr i32 kBlocksPerSm = {};\n"
+      "  static constexpr bool kDecodeOnly = {};\n"
       "}};\n"
       "}}  // namespace tw\n"
       "#include \"attention/attention.h\"\n",
       cuda_variant(spec.variant, spec.head_dim), element_name(spec.q_dtype),
       element_name(spec.output_dtype()), spec.head_dim, spec.value_dim(), spec.group_size(),
-      shape.block_tokens, shape.decode_stages, shape.blocks_per_sm);
+      shape.block_tokens, shape.decode_stages, shape.blocks_per_sm,
+      use == KernelUse::decode_only);
   source.entries = {"tilewright_attention", "tilewright_join_levels"};
   source.shared_bytes = shape.shared_bytes;
   // A few registers outside the inner loop, which depend on the compiler's version.
@@ -142,6 +147,10 @@ jit::KernelSource plan_source(const std::vector<Variant>& masks, std::size_t par
   source.name = fmt::format("plan_{}", parts);
   source.source = update_kernel_text(masks, parts);
   source.entries = {kUpdateKernelName};
+  constexpr std::int64_t kRows =
+      plan::kSharedRowBytes / static_cast<std::int64_t>(2 * sizeof(plan::Row) + sizeof(plan::Request));
+  source.shared_bytes =
+      static_cast<int>(plan::update_shared_bytes(plan::kMaxDeviceWorkers, kRows));
   // Sets of intervals, and searches by single threads: latency, not throughput.
   source.budget.allow_stack = true;
   return source;

@@ -21,13 +21,17 @@ struct CudaTarget {
 
 // Constants of kernels/attention/shape.h, and what a launch needs.
 struct CudaShape {
+  static constexpr int kDecodeRows = 16;  // packed rows of a tile that decode takes
+
   int block_tokens = 64;
   int decode_stages = 3;
   int threads = 128;
   int blocks_per_sm = 1;
   int shared_bytes = 0;
 };
-CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target);
+// Plans whose tiles have few rows, whatever the batch, have a kernel that needs less of an SM.
+enum class KernelUse : std::uint8_t { any_batch, decode_only };
+CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use);
 
 // Whether the kernels do what a spec asks for.
 Support cuda_supports(const AttentionSpec& spec, CudaTarget target);
@@ -35,7 +39,7 @@ Support cuda_supports(const AttentionSpec& spec, CudaTarget target);
 // Entries: kAttentionEntry and kJoinEntry.
 inline constexpr std::size_t kAttentionEntry = 0;
 inline constexpr std::size_t kJoinEntry = 1;
-jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target);
+jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target, KernelUse use);
 
 // The kernel that makes plans of `parts` attentions with these masks (see mask_of).
 jit::KernelSource plan_source(const std::vector<Variant>& masks, std::size_t parts);

@@ -23,8 +23,8 @@ plan::IntList list_of(std::string_view name, const TensorView& tensor, std::int6
   return list;
 }
 
-const std::int32_t* contiguous(std::string_view name, const TensorView& tensor,
-                               std::int64_t least, Device device) {
+const std::int32_t* contiguous(std::string_view name, const TensorView& tensor, std::int64_t least,
+                               Device device) {
   const plan::IntList list = list_of(name, tensor, least, device);
   require_last_dim_contiguous(name, tensor);
   return list.data;
@@ -175,8 +175,8 @@ void DeviceBatch::read_table(const PageTable& table, int index, std::int64_t row
       break;
     case PageTable::Form::contiguous:
       input.form = plan::TableForm::contiguous;
-      require(table.page_size >= 0, "{} is {}: it must not be negative",
-              FieldName{index, "length"}, table.page_size);
+      require(table.page_size >= 0, "{} is {}: it must not be negative", FieldName{index, "length"},
+              table.page_size);
       pages.page_size = std::max<std::int64_t>(table.page_size, 1);
       input.columns = table.page_size;
       break;

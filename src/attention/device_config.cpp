@@ -22,8 +22,8 @@ plan::Config cuda_config(const AttentionSpec& spec, const DeviceProperties& devi
   config.group_size = spec.group_size();
   config.tile_rows = 128;
   config.block_tokens = 64;
-  config.workers = limits.workers > 0 ? limits.workers
-                                      : std::min(device.num_sms, plan::kMaxDeviceWorkers);
+  config.workers =
+      limits.workers > 0 ? limits.workers : std::min(device.num_sms, plan::kMaxDeviceWorkers);
   // Half of the L2 for the heads that tiles of section A read at a time.
   config.heads_per_group = static_cast<std::int32_t>(std::clamp<std::int64_t>(
       device.l2_bytes / 2 / std::max<std::int64_t>(kv_bytes, 1), 1, spec.num_kv_heads));
@@ -31,9 +31,9 @@ plan::Config cuda_config(const AttentionSpec& spec, const DeviceProperties& devi
   config.max_heads = 1;
   config.cuts_items = limits.determinism == Determinism::batch_invariant ? 0 : 1;
   // Seen on a Hopper GPU, two blocks of threads an SM, in 10 ns or so: a block of keys takes its
-  // bytes' time, 180, and a third more for 128 rows; to set up a tile and to keep its result, 250. A
+  // bytes' time, 180, and a third more for 128 rows; to set up a tile and to keep its result, 600. A
   // kept row is written and read again: a thirtieth of a block's bytes.
-  config.cost = {250, 180, 1, 6};
+  config.cost = {600, 180, 1, 6};
   config.least_share = 600;
   return config;
 }

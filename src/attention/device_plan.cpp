@@ -67,7 +67,7 @@ DevicePlan::DevicePlan(const std::vector<Attention>& attentions, const Limits& l
     : limits_(limits), num_sms_(num_sms) {
   for (std::size_t i = 0; i < attentions.size(); ++i) {
     const Attention& attention = attentions[i];
-    Part part{attention, {}, {}, 0, {}, {}};
+    Part part(attention);
     part.memory.schedule.config = configs[i];
     part.memory.schedule.config.heads_differ =
         attention.impl().variant.mask_depends_on_head ? 1 : 0;
@@ -96,15 +96,16 @@ int DevicePlan::most_workers() const {
 
 std::size_t DevicePlan::state_bytes() const {
   const auto words = 2 * (static_cast<std::size_t>(limits_.requests) + 1);
-  return round_up(words * sizeof(std::uint32_t)) + 2 * round_up(2 * sizeof(std::int32_t)) +
+  return round_up(words * sizeof(std::uint32_t)) + round_up(sizeof(std::uint64_t)) +
+         round_up(sizeof(std::int32_t)) +
          round_up(static_cast<std::size_t>(most_workers()) * sizeof(std::int32_t));
 }
 
 std::size_t DevicePlan::lay_out(std::byte* base) {
   Pieces pieces(base);
   pieces.take_array(status_.words, 2 * (limits_.requests + 1));
-  pieces.take_array(status_.turn, 2);
-  pieces.take_array(run_memory_.a_taken, 2);
+  pieces.take_array(status_.blocks, 1);
+  pieces.take_array(run_memory_.a_taken, 1);
   pieces.take_array(run_memory_.arrivals, most_workers());
   const std::int64_t rows = limits_.requests * limits_.levels;
   std::memset(params_.data(), 0, params_.size());
@@ -146,6 +147,9 @@ void DevicePlan::read_part(const PlanInput& input, const DeviceBatch& batch, Par
                            plan::PartInput& written) const {
   written.view = part.memory;
   batch.read(input, written);
+  for (int level = 0; level < written.view.num_levels; ++level) {
+    written.levels[level].num_pages = input.levels[static_cast<std::size_t>(level)].table.num_pages;
+  }
   // Rows that are simply the requests need no memory of query tokens.
   if (input.levels.size() == 1 && !input.levels[0].qo_indptr.defined()) {
     written.view.token_levels = nullptr;
@@ -153,11 +157,10 @@ void DevicePlan::read_part(const PlanInput& input, const DeviceBatch& batch, Par
   }
   const AttentionImpl& attention = part.attention.impl();
   // Numbers that only the device knows are checked there: reads outside of a tensor give 0.
-  attention.variant.binder.bind(
-      input.params, Bind::plan,
-      {attention.spec.num_qo_heads, attention.spec.num_kv_heads,
-       std::max<std::int64_t>(batch.num_requests(), 0), 0},
-      attention.device, part.bindings);
+  attention.variant.binder.bind(input.params, Bind::plan,
+                                {attention.spec.num_qo_heads, attention.spec.num_kv_heads,
+                                 std::max<std::int64_t>(batch.num_requests(), 0), 0},
+                                attention.device, part.bindings);
   for (std::size_t i = 0; i < part.mask_params.size(); ++i) {
     written.params[i] = param_slot(part.bindings.params[part.mask_params[i]]);
   }
@@ -173,9 +176,9 @@ UpdateLaunch DevicePlan::shape_of_launch() const {
   for (const Part& part : parts_) {
     const plan::Config& config = part.memory.schedule.config;
     if (limits_.q_len * config.group_size > config.tile_rows) wanted = kMaxThreads;
-    launch.shared_bytes = std::max(
-        launch.shared_bytes,
-        static_cast<std::size_t>(plan::update_shared_bytes(config.workers, rows)));
+    launch.shared_bytes =
+        std::max(launch.shared_bytes,
+                 static_cast<std::size_t>(plan::update_shared_bytes(config.workers, rows)));
   }
   const std::int64_t threads =
       std::min<std::int64_t>((wanted + kWarpSize - 1) / kWarpSize * kWarpSize, kMaxThreads);
@@ -183,8 +186,8 @@ UpdateLaunch DevicePlan::shape_of_launch() const {
   constexpr std::int64_t kWarpsARow = 8;
   const std::int64_t warps = rows * parts * kWarpsARow;
   const std::int64_t most = num_sms_ * (1024 / threads) - parts;
-  const std::int64_t checking = std::clamp<std::int64_t>(
-      plan::ceil_div(warps * kWarpSize, threads), 1, std::max<std::int64_t>(most, 1));
+  const std::int64_t checking = std::clamp<std::int64_t>(plan::ceil_div(warps * kWarpSize, threads),
+                                                         1, std::max<std::int64_t>(most, 1));
   launch.blocks = static_cast<int>(parts + checking);
   launch.threads = static_cast<int>(threads);
   launch.params = params_.data();
@@ -217,11 +220,10 @@ void DevicePlan::update(const Batch& batch, const std::vector<PlanInput>& inputs
   }
   auto& head = *reinterpret_cast<OnePart*>(params_.data());
   head.batch = reader.input();
-  head.limits = {static_cast<std::int32_t>(limits_.requests),
-                 static_cast<std::int32_t>(limits_.q_tokens),
-                 static_cast<std::int32_t>(limits_.q_len),
-                 static_cast<std::int32_t>(limits_.kv_len),
-                 static_cast<std::int32_t>(limits_.requests * limits_.levels)};
+  head.limits = {
+      static_cast<std::int32_t>(limits_.requests), static_cast<std::int32_t>(limits_.q_tokens),
+      static_cast<std::int32_t>(limits_.q_len), static_cast<std::int32_t>(limits_.kv_len),
+      static_cast<std::int32_t>(limits_.requests * limits_.levels)};
   head.status = status_;
   launch(shape_of_launch(), stream);
 }

@@ -5,6 +5,7 @@
 
 #include <tilewright/plan.h>
 
+#include <array>
 #include <cstddef>
 #include <functional>
 #include <vector>
@@ -34,10 +35,12 @@ class DevicePlan {
  public:
   // What kernels of one attention read and write.
   struct Part {
+    explicit Part(const Attention& a) : attention(a) {}
+
     Attention attention;
-    plan::View memory;  // pointers into the workspace, and the config
-    plan::View view;    // of the last update: with the caller's tables
-    std::int32_t mask = 0;  // in masks()
+    plan::View memory;                     // pointers into the workspace, and the config
+    plan::View view;                       // of the last update: with the caller's tables
+    std::int32_t mask = 0;                 // in masks()
     std::vector<std::size_t> mask_params;  // of the attention's parameters, by the mask's own
     Bindings bindings;                     // of the last update: parameters bound at plan
   };
@@ -63,6 +66,7 @@ class DevicePlan {
   // is wrong is in the status words. Waits for nothing.
   void update(const Batch& batch, const std::vector<PlanInput>& inputs,
               const UpdateLauncher& launch, Stream stream);
+
 
   const std::vector<Part>& parts() const { return parts_; }
   // What the kernel is made of: see update_kernel_text.

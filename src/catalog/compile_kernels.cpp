@@ -110,6 +110,7 @@ std::vector<KernelReport> compile_kernels(const std::vector<AttentionSpec>& spec
           options.jobs);
   const std::vector<std::string> archs = archs_of(options);
   std::vector<std::vector<jit::KernelSource>> sources;  // by architecture
+  sources.reserve(archs.size());
   for (const std::string& arch : archs) sources.push_back(sources_of(specs, options.ops, arch));
   std::vector<Job> jobs;
   for (std::size_t i = 0; i < archs.size(); ++i) {

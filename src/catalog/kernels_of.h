@@ -12,7 +12,8 @@
 namespace tilewright {
 
 // All kernels that attention of this spec may launch on an architecture ("sm_90a"), those of plans
-// of this attention alone among them. Empty for a spec that it does not support. Defined by src/attention.
+// of this attention alone among them. Empty for a spec that it does not support. Defined by
+// src/attention.
 std::vector<jit::KernelSource> kernels_of(const AttentionSpec& spec, const std::string& arch);
 
 // All kernels of the operators and of sampling. Defined by src/ops.

@@ -35,8 +35,8 @@ struct Devices {
 // Never destroyed, nor are the contexts released: destructors of other static objects may still
 // need them.
 Devices& devices() {
-  static Devices* const kDevices = new Devices;
-  return *kDevices;
+  static Devices* const instance = new Devices;
+  return *instance;
 }
 
 }  // namespace

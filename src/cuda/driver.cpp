@@ -99,8 +99,8 @@ struct State {
 
 // Never destroyed: kernels may be launched by destructors of other static objects.
 State& state() {
-  static State* const kState = new State;
-  return *kState;
+  static State* const instance = new State;
+  return *instance;
 }
 
 void after_fork_in_child() {
@@ -122,13 +122,13 @@ void initialize(const Driver& api) {
 }
 
 const std::vector<std::string>& driver_libraries() {
-  static const std::vector<std::string> kLibraries{
+  static const std::vector<std::string> libraries{
       "libcuda.so.1",  // the loader's path
       "/usr/lib/wsl/lib/libcuda.so.1",
       "/run/opengl-driver/lib/libcuda.so.1",
       "/usr/local/nvidia/lib64/libcuda.so.1",
   };
-  return kLibraries;
+  return libraries;
 }
 
 }  // namespace

@@ -61,7 +61,7 @@ Kernel Module::kernel(const char* name) const {
 }
 
 void Kernel::launch_bytes(const LaunchShape& shape, Stream stream, const void* params,
-                         std::size_t bytes) const {
+                          std::size_t bytes) const {
   if (params_bytes_ != 0 && params_bytes_ != bytes) [[unlikely]] {
     raise(ErrorCode::internal, "kernel {} takes {} bytes of parameters: {} were given", name_,
           params_bytes_, bytes);

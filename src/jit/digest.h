@@ -3,7 +3,6 @@
 // against people who want two contents to collide; the cache folder is the user's own.
 #pragma once
 
-#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -15,7 +14,10 @@ struct Digest {
   std::uint64_t high = 0, low = 0;
 
   std::string hex() const;  // 32 digits
-  friend auto operator<=>(const Digest&, const Digest&) = default;
+  friend bool operator==(const Digest&, const Digest&) = default;
+  friend bool operator<(const Digest& a, const Digest& b) {
+    return a.high != b.high ? a.high < b.high : a.low < b.low;
+  }
 };
 
 class Hasher {

@@ -137,7 +137,7 @@ std::string replace_file(const std::string& path, std::string_view data) {
   // A full disk may show at any of these.
   if (!write_all(file.get(), data) || ::fsync(file.get()) != 0 || file.close() != 0 ||
       ::rename(temporary.c_str(), path.c_str()) != 0) {
-    const std::string why = std::strerror(errno);
+    std::string why = std::strerror(errno);
     ::unlink(temporary.c_str());
     return why;
   }

@@ -15,8 +15,8 @@ struct KernelHandle::Registry {
 };
 
 KernelHandle::Registry& KernelHandle::registry() {
-  static Registry* const kRegistry = new Registry;
-  return *kRegistry;
+  static Registry* const instance = new Registry;
+  return *instance;
 }
 
 KernelHandle::~KernelHandle() = default;

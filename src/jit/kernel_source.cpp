@@ -67,8 +67,8 @@ Digest digest_of(const KernelSource& source, const std::string& arch) {
   for (const std::string& option : compile_options(source, arch)) hasher.text(option);
   for (const std::string& entry : source.entries) hasher.text(entry);
   hasher.text(fmt::format("{} {} {} {} {}", source.budget.max_registers, source.budget.allow_stack,
-                          source.budget.max_spill_bytes,
-                          source.budget.allow_performance_loss, source.shared_bytes));
+                          source.budget.max_spill_bytes, source.budget.allow_performance_loss,
+                          source.shared_bytes));
   return hasher.digest();
 }
 

@@ -24,8 +24,8 @@ struct State {
 };
 
 State& state() {
-  static State* const kState = new State;
-  return *kState;
+  static State* const instance = new State;
+  return *instance;
 }
 
 Obtained load_or_compile(const KernelSource& source, const std::string& arch,

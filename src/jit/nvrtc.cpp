@@ -253,8 +253,8 @@ struct State {
 };
 
 State& state() {
-  static State* const kState = new State;
-  return *kState;
+  static State* const instance = new State;
+  return *instance;
 }
 
 NvrtcPlace find_nvrtc_locked(State& s) {

@@ -18,8 +18,8 @@ struct State {
 };
 
 State& state() {
-  static State* const kState = new State;
-  return *kState;
+  static State* const instance = new State;
+  return *instance;
 }
 
 }  // namespace

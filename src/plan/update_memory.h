@@ -17,27 +17,27 @@ struct Sums {
   std::int64_t second;
 };
 
-// Behind it: rows before and after they are sorted, [limits.rows] each, where they fit; cuts,
-// [workers + 1]; costs of the tail's items, [workers].
+// Behind it: rows before and after they are sorted, [limits.rows] each, and requests, as many,
+// where they fit; cuts, [workers + 1]; costs of the tail's items, [workers].
 struct alignas(16) UpdateMemory {
-  View view;  // its header is the one below, its rows are those that are worked on
+  View view;  // header, rows and requests are those that are worked on
   Header header;
   Sums warp_sums[2][kMaxUpdateWarps];
   std::int32_t turn;  // of the status words
   std::int32_t end_of_queries;
+  std::int32_t live_requests;
+  std::int32_t level_end[kMaxLevels + 1];  // of the rows of levels before each
 
   TILEWRIGHT_HD Row* rows() { return reinterpret_cast<Row*>(this + 1); }
 };
 
 TILEWRIGHT_HD inline bool rows_fit_shared(std::int64_t rows) {
-  return 2 * rows * static_cast<std::int64_t>(sizeof(Row)) <= kSharedRowBytes;
-}
-TILEWRIGHT_HD inline std::int64_t shared_rows(std::int64_t rows) {
-  return rows_fit_shared(rows) ? 2 * rows : 0;
+  return rows * static_cast<std::int64_t>(2 * sizeof(Row) + sizeof(Request)) <= kSharedRowBytes;
 }
 TILEWRIGHT_HD inline std::int64_t update_shared_bytes(std::int64_t workers, std::int64_t rows) {
+  const std::int64_t shared = rows_fit_shared(rows) ? rows : 0;
   return static_cast<std::int64_t>(sizeof(UpdateMemory)) +
-         shared_rows(rows) * static_cast<std::int64_t>(sizeof(Row)) +
+         shared * static_cast<std::int64_t>(2 * sizeof(Row) + sizeof(Request)) +
          (workers + 1) * static_cast<std::int64_t>(sizeof(Cut) + sizeof(std::int64_t));
 }
 

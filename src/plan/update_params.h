@@ -32,19 +32,20 @@ struct LevelInput {
   IntList kv_lens;  // of the level or, where it is the only one, of the batch
   IntList kv_pos;
   IntList last_page_len;
-  std::int64_t columns = 0;        // padded: of the table; contiguous: tokens of a row
-  std::int64_t num_entries = 0;    // padded: rows of the table; csr: its page ids
-  std::int64_t num_row_ids = 0;    // padded
-  std::int64_t indptr_size = 0;    // csr, ragged
-  std::int64_t num_q_rows = 0;     // entries of LevelPages::q_rows
-  std::int64_t num_pages = 0;      // of the level's cache; 0: not known
+  std::int64_t columns = 0;      // padded: of the table; contiguous: tokens of a row
+  std::int64_t num_entries = 0;  // padded: rows of the table; csr: its page ids
+  std::int64_t num_row_ids = 0;  // padded
+  std::int64_t indptr_size = 0;  // csr, ragged
+  std::int64_t num_q_rows = 0;   // entries of LevelPages::q_rows
+  std::int64_t num_pages = 0;    // of the level's cache; 0: not known
 };
 
 // Status words of requests and, behind them, of the batch, in two arrays that updates take in turn:
 // while one is written the other, which nobody reads any more, is cleared for the next update.
+// Whose turn it is follows from a count of all blocks so far: each update has the same number.
 struct StatusMemory {
-  std::uint32_t* words = nullptr;  // [2][requests + 1]
-  std::int32_t* turn = nullptr;    // [2]: whose turn it is; blocks that know
+  std::uint32_t* words = nullptr;   // [2][requests + 1]
+  std::uint64_t* blocks = nullptr;  // [1]
 };
 
 struct BatchInput {

@@ -86,7 +86,7 @@ class HeadFunction {
   static const char* number(bool narrow) { return narrow ? "i64" : "plan::Wide"; }
 
   static std::string product(const char* type, std::int64_t coefficient, const std::string& value) {
-    const std::string factor = fmt::format("{}{{{}}}", type, value);
+    std::string factor = fmt::format("{}{{{}}}", type, value);
     if (coefficient == 1) return factor;
     if (coefficient == -1) return fmt::format("-{}", factor);
     return fmt::format("{} * {}", factor, cuda_literal(coefficient));

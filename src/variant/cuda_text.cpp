@@ -63,7 +63,9 @@ std::string text_of(const Function& f, const Expr& expression, const std::vector
     row_lines = statements.row_lines();
     lines = statements.lines();
     for (const CudaVariable& variable : statements.row_variables()) {
-      if (mentions(lines + " " + result, variable.name)) kept.push_back(variable);
+      if (mentions(lines, variable.name) || mentions(result, variable.name)) {
+        kept.push_back(variable);
+      }
     }
   }
   std::string fields;

@@ -112,7 +112,7 @@ TEST_F(CliCompile, DoctorKnowsDriverCompilerAndCache) {
   const Json cuda = Json::parse(run({"doctor", "--json"}).out)["cuda"];
   EXPECT_THAT(cuda["driver"].get<std::string>(), HasSubstr("CUDA 13.0 ("));
   ASSERT_EQ(cuda["gpus"].size(), 2U);
-  EXPECT_EQ(cuda["gpus"][0], "Fake GPU, sm_90a, 132 SMs, 80.0 GiB");
+  EXPECT_EQ(cuda["gpus"][0], "Fake GPU, sm_90a, 132 SMs, 80 GiB");
   EXPECT_THAT(cuda["nvrtc"].get<std::string>(), HasSubstr("libnvrtc.so"));
   EXPECT_EQ(cuda["kernels"], "0 compiled, 0 damaged in " + kernels().string());
 }

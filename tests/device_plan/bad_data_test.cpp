@@ -49,9 +49,8 @@ BatchCase good_batch() {
   LevelCase level;
   level.form = PageTable::Form::padded;
   level.page_size = 8;
-  level.indices = table({0, 1,  2,  3,  -9, -9, 4,  5,  -9, -9, -9, -9,
-                         6, -9, -9, -9, -9, -9, 7,  8,  9,  10, 11, 12},
-                        6);
+  level.indices = table(
+      {0, 1, 2, 3, -9, -9, 4, 5, -9, -9, -9, -9, 6, -9, -9, -9, -9, -9, 7, 8, 9, 10, 11, 12}, 6);
   batch.levels = {level};
   return batch;
 }
@@ -139,6 +138,25 @@ TEST_F(BadData, PagesThatTheCacheDoesNotHave) {
   wrong = good_batch();
   wrong.levels[0].indices.values[12] = -1;
   expect_planned_as(wrong, good_batch(), {0, 0, 0, 0});
+}
+
+TEST_F(BadData, PagesBeyondACacheThatIsKnown) {
+  BatchCase good = good_batch();
+  good.levels[0].num_pages = 13;  // the last page of request 3 is 12
+  expect_planned_as(good, good_batch(), {0, 0, 0, 0});
+  BatchCase wrong = good;
+  wrong.levels[0].indices.values[3] = 13;
+  wrong.levels[0].indices.values[23] = std::numeric_limits<std::int32_t>::max();
+  expect_planned_as(wrong, good_batch(), {kPage, 0, 0, kPage});
+  wrong = good_batch();
+  wrong.kv_lens = {};
+  wrong.levels[0] = {};
+  wrong.levels[0].num_pages = 13;
+  wrong.levels[0].form = PageTable::Form::ragged;
+  wrong.levels[0].indptr = Ints({0, 3, 5, 5, 13});
+  expect_planned_as(wrong, wrong, {0, 0, 0, 0});
+  wrong.levels[0].indptr = Ints({0, 3, 5, 5, 14});
+  expect_planned_as(wrong, wrong, {0, 0, 0, kPage});
 }
 
 TEST_F(BadData, RowIdsThatTheTableDoesNotHave) {
@@ -247,7 +265,7 @@ TEST(DevicePlanFuzz, DamagedBatches) {
   EmulatedPlan plan({attention}, limits, config());
   int taken = 0;
   int marked = 0;
-  for (std::uint64_t seed = 0; seed < 1500 && !testing::Test::HasFailure(); ++seed) {
+  for (std::uint64_t seed = 0; seed < 1000 && !testing::Test::HasFailure(); ++seed) {
     SCOPED_TRACE(seed);
     fuzz::Draw draw(seed);
     BatchCase batch = fuzz::draw_batch(draw, limits);

@@ -16,24 +16,20 @@ struct HostMask {
   bool has_mask() const { return bound().has_mask(); }
   bool one_interval() const { return bound().one_interval(); }
   MaskRanges ranges(const QueryRange& queries) const { return bound().ranges(queries); }
-  plan::MaskInterval interval(const QueryRange& queries) const {
-    return bound().interval(queries);
-  }
+  plan::MaskInterval interval(const QueryRange& queries) const { return bound().interval(queries); }
 };
 
 template <int kParts>
 TW_KERNEL update_kernel(TW_PARAMETER plan::UpdateParams<kParts> params) {
-  tw::update_plan<HostMask, HostMask, HostMask>(params);
+  tw::update_plan<HostMask>(params);
 }
 
-void launch_any(const UpdateLaunch& launch, std::size_t parts, int threads, std::uint64_t seed) {
-  if (parts == 1) {
-    launch_update(update_kernel<1>, launch, threads, seed);
-  } else if (parts == 2) {
-    launch_update(update_kernel<2>, launch, threads, seed);
-  } else {
-    launch_update(update_kernel<kMostParts>, launch, threads, seed);
-  }
+template <int kParts>
+void launch_host_masks(const UpdateLaunch& launch, int threads, std::uint64_t seed) {
+  using Params = plan::UpdateParams<kParts>;
+  launch_update<Params>(update_kernel<kParts>, launch, threads, seed, [](Params& params) {
+    for (plan::PartInput& part : params.parts) part.mask = 0;  // one kind takes all
+  });
 }
 
 std::vector<plan::Config> configs_of(const std::vector<Attention>& attentions,
@@ -78,9 +74,8 @@ std::vector<std::int64_t> numbers(const plan::Segment& s) {
 }
 template <>
 std::vector<std::int64_t> numbers(const plan::Row& r) {
-  return {r.level,     r.index, r.segment, r.q_begin,         r.q_len,     r.kv_len,
-          r.kv_pos,    r.heads, r.tiles,   r.max_tile_blocks, r.head_cost, r.tiles_before,
-          r.cost_before};
+  return {r.level, r.index, r.segment,         r.q_begin,   r.q_len,        r.kv_len,     r.kv_pos,
+          r.heads, r.tiles, r.max_tile_blocks, r.head_cost, r.tiles_before, r.cost_before};
 }
 template <>
 std::vector<std::int64_t> numbers(const plan::Cut& c) {
@@ -122,8 +117,7 @@ EmulatedPlan::EmulatedPlan(const std::vector<Attention>& attentions, const Limit
   for (std::size_t i = 0; i < attentions.size(); ++i) {
     host.impl().parts[i].plan.schedule.config = configs[i];
   }
-  workspace_ =
-      std::make_unique<tw::emulator::GuardedBuffer>("workspace", device_.lay_out(nullptr));
+  workspace_ = std::make_unique<tw::emulator::GuardedBuffer>("workspace", device_.lay_out(nullptr));
   device_.lay_out(reinterpret_cast<std::byte*>(workspace_->data()));
   std::memset(workspace_->data(), 0, device_.state_bytes());
 }
@@ -140,16 +134,17 @@ void EmulatedPlan::update_device(const Batch& batch, const std::vector<PlanInput
     const PlanPart& part = host.impl().parts[i];
     HostMasks::current()[i] = {&part.attention.impl().variant.mask, &part.plan.bindings};
   }
-  device_.update(
-      batch, inputs,
-      [&](const UpdateLaunch& launch, Stream) {
-        if (kernel_ != nullptr) {
-          kernel_(launch, threads, seed);
-        } else {
-          launch_any(launch, device_.parts().size(), threads, seed);
-        }
-      },
-      {});
+  device_.update(batch, inputs,
+                 [&](const UpdateLaunch& launch, Stream) {
+                   if (kernel_ != nullptr) {
+                     kernel_(launch, threads, seed);
+                   } else if (device_.parts().size() == 1) {
+                     launch_host_masks<1>(launch, threads, seed);
+                   } else {
+                     launch_host_masks<kMostParts>(launch, threads, seed);
+                   }
+                 },
+                 {});
 }
 
 void EmulatedPlan::expect_equal_records() const {

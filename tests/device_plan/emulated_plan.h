@@ -36,13 +36,14 @@ struct HostMasks {
 // Runs a plan's kernel in the emulator, in blocks of `threads` threads.
 using EmulatedKernel = void (*)(const UpdateLaunch& launch, int threads, std::uint64_t seed);
 
-// The body of an EmulatedKernel.
-template <typename Params>
+// The body of an EmulatedKernel. `change(params)` may change the kernel's parameters.
+template <typename Params, typename Change>
 void launch_update(void (*kernel)(Params), const UpdateLaunch& launch, int threads,
-                   std::uint64_t seed) {
+                   std::uint64_t seed, const Change& change) {
   ASSERT_EQ(sizeof(Params), launch.params_bytes);
   Params params;
   std::memcpy(static_cast<void*>(&params), launch.params, sizeof(params));
+  change(params);
   tw::emulator::launch(kernel,
                        {.grid = launch.blocks,
                         .block = threads,
@@ -70,6 +71,7 @@ class EmulatedPlan {
   // A request's status word; behind the requests, the batch's.
   std::uint32_t status(std::int64_t request) const;
   const plan::View& view(std::size_t part) const { return device_.parts()[part].view; }
+  DevicePlan& device() { return device_; }
   // What the kernel leaves alone is as it was.
   bool intact() const { return workspace_->intact(); }
 

@@ -42,24 +42,49 @@ Case draw_case(Random& random, const Limits& limits, int parts) {
   for (int i = 0; i < parts; ++i) {
     const int kv_heads = static_cast<int>(random.range(1, 4));
     const Dims dims{kv_heads * random.pick({1, 2, 4, 5}), kv_heads, 16, 16};
-    made.variants.push_back(make_variant(
-        kKinds[random.below(kKinds.size())], dims, static_cast<int>(limits.requests), random));
+    made.variants.push_back(make_variant(kKinds[random.below(kKinds.size())], dims,
+                                         static_cast<int>(limits.requests), random));
     made.attentions.emplace_back(make_spec(dims, DType::f32, made.variants.back().variant));
   }
-  made.plan = std::make_unique<EmulatedPlan>(made.attentions, limits,
-                                             draw_config(random, limits.workers));
+  made.plan =
+      std::make_unique<EmulatedPlan>(made.attentions, limits, draw_config(random, limits.workers));
   return made;
 }
 
+// What the plans of a test had among them: how many of each.
+struct Seen {
+  int section_a = 0;
+  int tails = 0;
+  int cut_items = 0;
+  int long_b_rows = 0;
+  int joint_heads = 0;
+  int joined_levels = 0;
+  int folded_rows = 0;
+
+  void add(const plan::View& view) {
+    const plan::Header& header = *view.schedule.header;
+    section_a += header.num_a_rows > 1 ? 1 : 0;
+    tails += header.tail_items > 1 ? 1 : 0;
+    cut_items += header.num_splits > 0 ? 1 : 0;
+    joined_levels += header.joins_levels;
+    for (std::int32_t i = 0; i < header.num_rows; ++i) {
+      const plan::Row& row = view.schedule.rows[i];
+      long_b_rows += i >= header.num_a_rows && row.tiles > 1 ? 1 : 0;
+      joint_heads += row.heads > 1 ? 1 : 0;
+      folded_rows += view.segments[row.segment].parent >= 0 ? 1 : 0;
+    }
+  }
+};
+
 // Several updates into the same memory, as a captured graph is replayed.
-void compare(std::uint64_t seed, Limits limits, int parts, int threads, int updates) {
+void compare(std::uint64_t seed, Limits limits, int parts, int threads, Seen& seen) {
   SCOPED_TRACE(seed);
   fuzz::Draw draw(seed);
   limits.determinism = draw.chance(0.2) ? Determinism::batch_invariant : Determinism::repeatable;
   limits.workers = draw.pick({1, 2, 5, 30, 132});
   Case drawn = draw_case(draw, limits, parts);
-  for (int i = 0; i < updates; ++i) {
-    SCOPED_TRACE(i);
+  for (int update = 0; update < 2; ++update) {
+    SCOPED_TRACE(update);
     const fuzz::BatchCase batch = fuzz::draw_batch(draw, limits);
     std::vector<KvLevel> levels;
     for (const fuzz::LevelCase& level : batch.levels) levels.push_back(level.view());
@@ -74,30 +99,53 @@ void compare(std::uint64_t seed, Limits limits, int parts, int threads, int upda
       ADD_FAILURE() << batch.text();
       return;
     }
+    seen.add(drawn.plan->view(0));
   }
 }
 
 TEST(DevicePlan, IsTheHostsForSmallBatches) {
-  for (std::uint64_t seed = 0; seed < 1000 && !HasFailure(); ++seed) {
-    compare(seed, {6, 60, 40, 150, 3}, 1, 32 << (seed % 3), 2);
+  Seen seen;
+  for (std::uint64_t seed = 0; seed < 600 && !HasFailure(); ++seed) {
+    compare(seed, {6, 60, 40, 150, 3}, 1, 32 << (seed % 3), seen);
   }
+  EXPECT_GT(seen.section_a, 30);
+  EXPECT_GT(seen.tails, 30);
+  EXPECT_GT(seen.cut_items, 20);
+  EXPECT_GT(seen.joint_heads, 30);
+  EXPECT_GT(seen.joined_levels, 30);
+  EXPECT_GT(seen.folded_rows, 30);
 }
 
 TEST(DevicePlan, IsTheHostsForLongQueries) {
-  for (std::uint64_t seed = 0; seed < 100 && !HasFailure(); ++seed) {
-    compare(seed, {20, 4000, 2500, 6000, 3}, 1, 64, 2);
+  Seen seen;
+  for (std::uint64_t seed = 0; seed < 60 && !HasFailure(); ++seed) {
+    compare(seed, {20, 4000, 2500, 6000, 3}, 1, 64, seen);
   }
+  EXPECT_GT(seen.section_a, 10);
+  EXPECT_GT(seen.tails, 10);
+  EXPECT_GT(seen.long_b_rows, 10);
 }
 
 TEST(DevicePlan, IsTheHostsForManyRequests) {
-  for (std::uint64_t seed = 0; seed < 60 && !HasFailure(); ++seed) {
-    compare(seed, {250, 3000, 40, 9000, 2}, 1, 64, 2);
+  Seen seen;
+  for (std::uint64_t seed = 0; seed < 40 && !HasFailure(); ++seed) {
+    compare(seed, {250, 3000, 40, 9000, 2}, 1, 64, seen);
+  }
+  EXPECT_GT(seen.cut_items, 10);
+}
+
+// More rows than shared memory has room for.
+TEST(DevicePlan, IsTheHostsForRowsInGlobalMemory) {
+  Seen seen;
+  for (std::uint64_t seed = 0; seed < 8 && !HasFailure(); ++seed) {
+    compare(seed, {900, 6000, 40, 900, 2}, 1, 256, seen);
   }
 }
 
 TEST(DevicePlan, IsTheHostsForSeveralAttentions) {
-  for (std::uint64_t seed = 0; seed < 100 && !HasFailure(); ++seed) {
-    compare(seed, {12, 200, 100, 600, 2}, 3, 96, 2);
+  Seen seen;
+  for (std::uint64_t seed = 0; seed < 50 && !HasFailure(); ++seed) {
+    compare(seed, {12, 200, 100, 600, 2}, kMostParts, 96, seen);
   }
 }
 

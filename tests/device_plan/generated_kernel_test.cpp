@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The plan kernel as the library writes it for a GPU, masks and their parameters included.
-#include "device_plan/update_kernels.h"
-
 #include <gtest/gtest.h>
 
 #include "device_plan/emulated_plan.h"
 #include "device_plan/generated_variants.h"
+#include "device_plan/update_kernels.h"
 #include "fuzz/batch_case.h"
 #include "support/batch.h"
 #include "support/tensor.h"
@@ -14,7 +13,7 @@ namespace tilewright::test {
 namespace {
 
 void launch_generated(const UpdateLaunch& launch, int threads, std::uint64_t seed) {
-  launch_update(tilewright_update_plan, launch, threads, seed);
+  launch_update(tilewright_update_plan, launch, threads, seed, [](auto&) {});
 }
 
 TEST(GeneratedPlanKernel, MakesThePlansOfItsAttentions) {

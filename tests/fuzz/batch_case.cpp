@@ -258,6 +258,7 @@ KvLevel LevelCase::view() const {
   PageTable table;
   table.form = form;
   table.page_size = page_size;
+  table.num_pages = num_pages;
   table.indices = indices.view();
   table.indptr = indptr.view();
   table.row_ids = row_ids.view();

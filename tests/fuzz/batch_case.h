@@ -31,6 +31,7 @@ struct Ints {
 struct LevelCase {
   PageTable::Form form = PageTable::Form::contiguous;
   std::int64_t page_size = 1;
+  std::int64_t num_pages = 0;  // as the table tells it; 0: not known
   std::int64_t cache_pages = 1;
   Ints indices, indptr, row_ids, last_page_len;
   Ints kv_lens, qo_indptr, q_rows, kv_pos;

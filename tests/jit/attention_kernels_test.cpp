@@ -33,9 +33,11 @@ TEST_P(AttentionKernels, CompileWithinTheirBudgets) {
   };
   for (const AttentionSpec& spec : specs) {
     ASSERT_TRUE(cuda_supports(spec, target)) << cuda_supports(spec, target).reason;
-    const jit::Binary binary = jit::compile(attention_source(spec, target), GetParam());
-    EXPECT_EQ(binary.entries.size(), 2U);
-    EXPECT_EQ(binary.spill_bytes(), 0) << binary.name;
+    for (const KernelUse use : {KernelUse::any_batch, KernelUse::decode_only}) {
+      const jit::Binary binary = jit::compile(attention_source(spec, target, use), GetParam());
+      EXPECT_EQ(binary.entries.size(), 2U);
+      EXPECT_EQ(binary.spill_bytes(), 0) << binary.name;
+    }
   }
 }
 

@@ -75,7 +75,7 @@ TEST_F(Compile, KernelsOverTheirBudgetAreRefused) {
   KernelSource spilling = test::spilling_kernel();
   expect_error_of(ErrorCode::compile_error, {"spilling spills registers: "},
                   [&] { jit::compile(spilling, "sm_80"); });
-  spilling.budget.allow_stack = true;
+  spilling.budget.max_spill_bytes = 10000;
   EXPECT_GT(jit::compile(spilling, "sm_80").spill_bytes(), 0);
 
   KernelSource scale = scale_kernel();
@@ -176,6 +176,7 @@ TEST(KernelSource, DigestsKnowAllThatDecides) {
   EXPECT_TRUE(differs([](KernelSource& s) { s.entries.emplace_back("x"); }));
   EXPECT_TRUE(differs([](KernelSource& s) { s.budget.max_registers = 31; }));
   EXPECT_TRUE(differs([](KernelSource& s) { s.budget.allow_stack = true; }));
+  EXPECT_TRUE(differs([](KernelSource& s) { s.budget.max_spill_bytes = 8; }));
   EXPECT_TRUE(differs([](KernelSource& s) { s.shared_bytes = 1; }));
 }
 

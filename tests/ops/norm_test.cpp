@@ -155,7 +155,7 @@ TEST(RmsNorm, Errors) {
       [&] {
         rms_norm(TensorView(v.data, DType::f32, {4, 8}, Device{DeviceType::cuda, 0}), w, o, 1e-6F);
       },
-      "must be on cpu");
+      "weight is float32[8]: it must be on cuda:0");
   expect_invalid(
       [&] {
         rms_norm(v, w, TensorView(v.data, DType::f16, {4, 8}), 1e-6F);

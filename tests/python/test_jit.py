@@ -52,7 +52,7 @@ def test_arguments():
         tw.compile_kernels("gpt-9", archs=["sm_80"])
     with pytest.raises(tw.InvalidArgument, match="archs has sm_7"):
         tw.compile_kernels(archs=["sm_7"])
-    with pytest.raises(TypeError, match="attentions has int"):
+    with pytest.raises(TypeError, match="an attention is of type int"):
         tw.compile_kernels(5, archs=["sm_80"])
     assert "llama-3.1-8b" in tw.model_names()
 

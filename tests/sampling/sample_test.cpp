@@ -288,7 +288,7 @@ TEST(Sample, Errors) {
   expect_error(TensorView(row.data(), DType::f32, {2, (1 << 23) + 1}), {}, out,
                "its vocabulary must be in [1, 8388608]");
   expect_error(TensorView(row.data(), DType::f32, {2, 10}, Device{DeviceType::cuda, 0}), {}, out,
-               "must be on cpu");
+               "tokens is int32[2]: it must be on cuda:0");
   expect_error(logits, {}, TensorView(tokens, DType::i32, {1}), "tokens is int32[1]");
   expect_error(logits, {}, TensorView(tokens, DType::f32, {2}), "tokens is float32[2]");
   expect_error(logits, {}, TensorView(tokens, DType::i32, {2}, {0}), "must not overlap");

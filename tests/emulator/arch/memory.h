@@ -69,9 +69,9 @@ TW_DEVICE i32 atomic_add(i32* pointer, i32 value) {
       pointer, [=](i32 old) { return static_cast<i32>(static_cast<u32>(old) + value); });
 }
 template <typename T>
-TW_DEVICE void atomic_add_64(T* pointer, T value) {
+TW_DEVICE T atomic_add_64(T* pointer, T value) {
   static_assert(sizeof(T) == 8);
-  emulator::atomically(pointer, [=](T old) { return old + value; });
+  return emulator::atomically(pointer, [=](T old) { return old + value; });
 }
 TW_DEVICE i32 atomic_add_acq_rel(i32* pointer, i32 value) {
   return atomic_add(pointer, value);

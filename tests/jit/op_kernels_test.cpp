@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// The operators' and the sampler's kernels compile for every architecture, within their budgets:
+// compile() refuses spills, stack frames and performance warnings.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "catalog/kernels_of.h"
+#include "jit/compile.h"
+#include "ops/cuda_kernels.h"
+#include "support/use_nvrtc.h"
+
+namespace tilewright::test {
+namespace {
+
+class OpKernels : public NvrtcFixture, public testing::WithParamInterface<const char*> {
+ protected:
+  void compile_all(const std::vector<jit::KernelSource>& sources) {
+    for (const jit::KernelSource& source : sources) {
+      const jit::Binary binary = jit::compile(source, GetParam());
+      ASSERT_EQ(binary.entries.size(), 1U) << source.name;
+      EXPECT_EQ(binary.entries[0].name, source.name);
+      EXPECT_EQ(binary.entries[0].stack_bytes, 0) << source.name;
+      EXPECT_EQ(binary.entries[0].shared_bytes, 0) << source.name;
+    }
+  }
+};
+
+TEST_P(OpKernels, CommonOnesCompileWithinTheirBudgets) {
+  const std::vector<jit::KernelSource> sources = kernels_of_ops();
+  EXPECT_GE(sources.size(), 20U);
+  compile_all(sources);
+}
+
+// The dtypes that need most registers, and conversions that the common ones lack.
+TEST_P(OpKernels, OthersCompileWithinTheirBudgets) {
+  constexpr DType kF32 = DType::f32;
+  const std::vector<CudaOpKernel> kernels = {
+      {CudaOp::rms_norm, {kF32, kF32, kF32}},
+      {CudaOp::fused_add_rms_norm, {kF32, DType::bf16, DType::f16, kF32}},
+      {CudaOp::act_and_mul, {kF32, kF32}, Activation::gelu},
+      {CudaOp::apply_rope, {kF32, kF32}},
+      {CudaOp::apply_rope_with_table, {kF32, kF32, kF32}},
+      {CudaOp::merge_states, {kF32, kF32}},
+      {CudaOp::write_kv_cache, {kF32, DType::f8e5m2, kF32, DType::f8e4m3}},
+      {CudaOp::write_kv_cache, {DType::f8e4m3, DType::f8e4m3, DType::f8e5m2, DType::f8e5m2}},
+      {CudaOp::write_kv_cache, {kF32, DType::bf16, DType::f16, kF32}},
+  };
+  std::vector<jit::KernelSource> sources;
+  for (const CudaOpKernel& kernel : kernels) sources.push_back(kernel_source(kernel));
+  compile_all(sources);
+}
+
+TEST(OpKernelSource, NamesTellTheDTypes) {
+  const jit::KernelSource source =
+      kernel_source({CudaOp::act_and_mul, {DType::bf16, DType::f16}, Activation::gelu_tanh});
+  EXPECT_EQ(source.name, "act_and_mul_gelu_tanh_bf16_f16");
+  EXPECT_THAT(source.source, testing::HasSubstr("act_and_mul<Gate::gelu_tanh, bf16, f16>(params)"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Archs, OpKernels, testing::Values("sm_80", "sm_90a"));
+
+}  // namespace
+}  // namespace tilewright::test
