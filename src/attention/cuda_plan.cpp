@@ -156,8 +156,7 @@ void CudaPlan::update(const Batch& batch, const std::vector<PlanInput>& inputs, 
       },
       stream);
   // With num_requests given, qo_indptr may be longer than any batch.
-  num_requests_ =
-      static_cast<int>(std::min(batch.qo_indptr.shape[0] - 1, limits_.requests));
+  num_requests_ = static_cast<int>(std::min(batch.qo_indptr.shape[0] - 1, limits_.requests));
   last_stream_ = stream;
 }
 

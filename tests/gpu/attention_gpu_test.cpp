@@ -10,28 +10,27 @@ void run_case(Case c) {
   c.make_legal();
   SCOPED_TRACE(c.name());
   CaseRun run(c);
-  run.run_on(gpu_arithmetic(c.q_dtype), [](const AttentionSpec& spec, const Limits& limits,
-                                          const Batch& batch, const std::vector<KvLevel>& levels,
-                                          const std::vector<ParamValue>& plan_params,
-                                          const TensorView& q, const KvCache& kv,
-                                          const RunArgs& args) {
-    const Attention attention(spec, kGpu);
-    Plan plan({attention}, limits);
-    GpuCopies copies;
-    const Batch gpu_batch = copies.batch(batch);
-    const std::vector<KvLevel> gpu_levels = copies.levels(levels);
-    const std::vector<ParamValue> gpu_params = copies.params(plan_params);
-    const TensorView gpu_q = copies(q);
-    const KvCache gpu_kv = copies.cache(kv);
-    const RunArgs gpu_args = copies.args(args);
-    // Twice: the second time over what the first one left in the plan.
-    for (int time = 0; time < 2; ++time) {
-      plan.update(gpu_batch, {PlanInput(attention, gpu_levels, gpu_params)});
-      attention.run(plan, gpu_q, gpu_kv, gpu_args);
-    }
-    copies.download();
-    for (const std::int32_t word : plan.status()) EXPECT_EQ(word, 0);
-  });
+  run.run_on(gpu_arithmetic(c.q_dtype),
+             [](const AttentionSpec& spec, const Limits& limits, const Batch& batch,
+                const std::vector<KvLevel>& levels, const std::vector<ParamValue>& plan_params,
+                const TensorView& q, const KvCache& kv, const RunArgs& args) {
+               const Attention attention(spec, kGpu);
+               Plan plan({attention}, limits);
+               GpuCopies copies;
+               const Batch gpu_batch = copies.batch(batch);
+               const std::vector<KvLevel> gpu_levels = copies.levels(levels);
+               const std::vector<ParamValue> gpu_params = copies.params(plan_params);
+               const TensorView gpu_q = copies(q);
+               const KvCache gpu_kv = copies.cache(kv);
+               const RunArgs gpu_args = copies.args(args);
+               // Twice: the second time over what the first one left in the plan.
+               for (int time = 0; time < 2; ++time) {
+                 plan.update(gpu_batch, {PlanInput(attention, gpu_levels, gpu_params)});
+                 attention.run(plan, gpu_q, gpu_kv, gpu_args);
+               }
+               copies.download();
+               for (const std::int32_t word : plan.status()) EXPECT_EQ(word, 0);
+             });
 }
 
 using AttentionOnGpu = GpuTest;

@@ -11,16 +11,15 @@ namespace {
 using BatchInvariantOnGpu = GpuTest;
 
 void check(const Dims& dims, DType dtype, const Variant& variant, int batches) {
-  Conversations conversations(
-      dims, dtype, variant, 71, kGpu,
-      [](Plan& plan, const Attention& attention, const Batch& batch,
-         const std::vector<KvLevel>& levels, const TensorView& q,
-         const std::vector<KvCache>& caches, const RunArgs& args) {
-        for (const std::int32_t word :
-             run_on_gpu(plan, attention, batch, levels, {}, q, caches, args)) {
-          EXPECT_EQ(word, 0);
-        }
-      });
+  Conversations conversations(dims, dtype, variant, 71, kGpu,
+                              [](Plan& plan, const Attention& attention, const Batch& batch,
+                                 const std::vector<KvLevel>& levels, const TensorView& q,
+                                 const std::vector<KvCache>& caches, const RunArgs& args) {
+                                for (const std::int32_t word : run_on_gpu(
+                                         plan, attention, batch, levels, {}, q, caches, args)) {
+                                  EXPECT_EQ(word, 0);
+                                }
+                              });
   for (int i = 0; i < batches && !testing::Test::HasFailure(); ++i) {
     SCOPED_TRACE(i);
     conversations.check_random_batch();

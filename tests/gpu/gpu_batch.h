@@ -22,8 +22,7 @@ inline double gpu_arithmetic(DType dtype) {
 inline std::vector<std::int32_t> run_on_gpu(Plan& plan, const Attention& attention,
                                             const Batch& batch, const std::vector<KvLevel>& levels,
                                             const std::vector<ParamValue>& plan_params,
-                                            const TensorView& q,
-                                            const std::vector<KvCache>& caches,
+                                            const TensorView& q, const std::vector<KvCache>& caches,
                                             const RunArgs& args, Stream stream = {}) {
   GpuCopies copies;
   const Batch gpu_batch = copies.batch(batch);

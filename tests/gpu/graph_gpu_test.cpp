@@ -166,9 +166,8 @@ class LayerOutputs {
     for (std::size_t i = 0; i < out_.size(); ++i) {
       EXPECT_TRUE(out_[i].host.guards_intact());
       EXPECT_TRUE(lse_[i].host.guards_intact());
-      for (const auto& [mine, theirs] :
-           {std::pair(&out_[i].host, &other.out_[i].host),
-            std::pair(&lse_[i].host, &other.lse_[i].host)}) {
+      for (const auto& [mine, theirs] : {std::pair(&out_[i].host, &other.out_[i].host),
+                                         std::pair(&lse_[i].host, &other.lse_[i].host)}) {
         const TensorView a = mine->view();
         const TensorView b = theirs->view();
         for (std::int64_t at = 0; at < a.numel(); ++at) {
@@ -260,13 +259,13 @@ TEST_F(GraphsOnGpu, ReplayOtherBatches) {
   expect_replays({8, 2, 64, 64}, limits,
                  {decode,
                   longer,
-                  {{1, 20}},                                             // fewer requests
-                  {{1, 9}, {130, 130}, {1, 80}, {1, 3}},                 // a prefill among them
+                  {{1, 20}},                              // fewer requests
+                  {{1, 9}, {130, 130}, {1, 80}, {1, 3}},  // a prefill among them
                   {{1, 420}, {1, 419}, {1, 418}, {1, 417}, {1, 1}, {1, 2}, {1, 3}, {1, 4}},
-                  {{100, 120}, {100, 400}, {100, 100}},                  // prefills alone
-                  {},                                                    // nothing
-                  {{0, 30}, {1, 0}, {0, 0}, {5, 300}},                   // empty ones
-                  {{4, 404}, {4, 11}, {4, 4}},                           // speculation
+                  {{100, 120}, {100, 400}, {100, 100}},  // prefills alone
+                  {},                                    // nothing
+                  {{0, 30}, {1, 0}, {0, 0}, {5, 300}},   // empty ones
+                  {{4, 404}, {4, 11}, {4, 4}},           // speculation
                   decode});
 }
 
@@ -350,8 +349,8 @@ TEST_F(GraphsOnGpu, LevelsOfOtherLengths) {
     attention.run(with, q, caches, args);
   };
   const cuda::Graph graph(cuda::device(0), on, [&] { step(plan); });
-  for (const std::int64_t length : {kMostPrefix, std::int64_t{1}, std::int64_t{0},
-                                    std::int64_t{300}}) {
+  for (const std::int64_t length :
+       {kMostPrefix, std::int64_t{1}, std::int64_t{0}, std::int64_t{300}}) {
     SCOPED_TRACE(length);
     prefix_len.host.set({0}, static_cast<double>(length));
     prefix_len.gpu.upload(on);

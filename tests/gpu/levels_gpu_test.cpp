@@ -25,8 +25,8 @@ std::vector<std::uint8_t> run_twice(Plan& plan, const Attention& attention, cons
   for (std::vector<std::uint8_t>& all : bits) {
     tensors.out.refill();
     tensors.lse.refill();
-    const auto status = run_on_gpu(plan, attention, batch, levels, plan_params, tensors.q.view(),
-                                   caches, args);
+    const auto status =
+        run_on_gpu(plan, attention, batch, levels, plan_params, tensors.q.view(), caches, args);
     for (const std::int32_t word : status) EXPECT_EQ(word, 0);
     all = tensors.out.snapshot();
     const std::vector<std::uint8_t> logs = tensors.lse.snapshot();
@@ -59,10 +59,9 @@ TEST_P(TreesOnGpu, OfPrefixes) {
     Plan plan({attention}, limits);
     for (int i = 0; i < 12 && !HasFailure(); ++i) {
       SCOPED_TRACE(testing::Message() << "tree " << i << " workers " << workers);
-      const Tree tree =
-          random_tree(dims, dtype, random,
-                      {CacheForm::combined_nhd, CacheForm::separate_hnd,
-                       CacheForm::interleaved_nhd, CacheForm::combined_hnd_kv0});
+      const Tree tree = random_tree(dims, dtype, random,
+                                    {CacheForm::combined_nhd, CacheForm::separate_hnd,
+                                     CacheForm::interleaved_nhd, CacheForm::combined_hnd_kv0});
       const VariantCase c =
           make_variant(GetParam(), dims, static_cast<std::int64_t>(tree.requests.size()), random);
       const Tensor qo_indptr = int_tensor(query_indptr(tree.requests));
@@ -93,8 +92,7 @@ INSTANTIATE_TEST_SUITE_P(Variants, TreesOnGpu,
                          testing::Values(VariantKind::full, VariantKind::causal,
                                          VariantKind::causal_window, VariantKind::alibi,
                                          VariantKind::sink_window, VariantKind::modulo,
-                                         VariantKind::window_by_request,
-                                         VariantKind::output_gate),
+                                         VariantKind::window_by_request, VariantKind::output_gate),
                          [](const testing::TestParamInfo<VariantKind>& value) {
                            return std::string(variant_name(value.param));
                          });
@@ -162,8 +160,8 @@ TEST_F(LevelsOnGpu, SharedPrefixesJoinedAndFolded) {
   const Dims dims{8, 2, 128, 128};
   for (const DType dtype : {DType::bf16, DType::f16}) {
     const Attention attention(make_spec(dims, dtype, variants::causal()), kGpu);
-    for (const std::int64_t prefix : {std::int64_t{0}, std::int64_t{1}, std::int64_t{64},
-                                      std::int64_t{700}}) {
+    for (const std::int64_t prefix :
+         {std::int64_t{0}, std::int64_t{1}, std::int64_t{64}, std::int64_t{700}}) {
       for (const int requests : {1, 3, 12}) {
         std::vector<std::pair<std::int64_t, std::int64_t>> lengths;
         for (int r = 0; r < requests; ++r) {

@@ -11,10 +11,10 @@ namespace tilewright::test {
 namespace {
 
 constexpr VariantKind kKinds[] = {
-    VariantKind::full,        VariantKind::causal,         VariantKind::causal_window,
+    VariantKind::full,        VariantKind::causal,          VariantKind::causal_window,
     VariantKind::window_both, VariantKind::soft_cap_at_run, VariantKind::alibi,
-    VariantKind::chunked,     VariantKind::sink_window,    VariantKind::modulo,
-    VariantKind::documents,   VariantKind::window_by_head, VariantKind::bias_table,
+    VariantKind::chunked,     VariantKind::sink_window,     VariantKind::modulo,
+    VariantKind::documents,   VariantKind::window_by_head,  VariantKind::bias_table,
     VariantKind::sigmoid,     VariantKind::output_gate,
 };
 

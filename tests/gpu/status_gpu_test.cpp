@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Lengths, ranges and pages that only the GPU knows to be wrong: the status word of that request
 // says so, its outputs are zeros, and nothing else is touched.
+#include <tilewright/request_status.h>
+
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <optional>
@@ -52,7 +55,8 @@ struct Outputs {
   }
 
   bool equals(const Outputs& other, std::int64_t token) const {
-    const auto row = static_cast<std::size_t>(kDims.qo_heads * kDims.value_dim * dtype_bytes(kDType));
+    const auto row =
+        static_cast<std::size_t>(kDims.qo_heads * kDims.value_dim * dtype_bytes(kDType));
     const auto logs = static_cast<std::size_t>(kDims.qo_heads) * sizeof(float);
     const auto at = static_cast<std::size_t>(token);
     const auto bytes_of = [](const Tensor& tensor) {
@@ -151,8 +155,8 @@ TEST_F(StatusOnGpu, LengthsThatAreNegativeOrOverALimit) {
   Batch mended = batch_.batch();
   mended.kv_lens = mended_tensor.view();
   // Over the limit; over what the table's columns hold; below 0.
-  for (const std::int64_t length : {std::int64_t{311}, std::int64_t{kMax}, std::int64_t{-1},
-                                    -std::int64_t{kMax} - 1}) {
+  for (const std::int64_t length :
+       {std::int64_t{311}, std::int64_t{kMax}, std::int64_t{-1}, -std::int64_t{kMax} - 1}) {
     SCOPED_TRACE(length);
     wrong_lens[3] = length;
     const Tensor wrong_tensor = int_tensor(wrong_lens);
@@ -362,8 +366,7 @@ TEST_F(StatusOnGpu, SharedRowsMarkTheirRequests) {
   check.expect(shared.requests, causal_semantics(), {}, gpu_arithmetic(kDType));
   for (const std::int64_t length : {-1, 129, 151}) {
     Outputs got(7);
-    EXPECT_EQ(run_levels(int_tensor({100, length}), groups, got),
-              (Words{0, 0, kKvLen, kKvLen}));
+    EXPECT_EQ(run_levels(int_tensor({100, length}), groups, got), (Words{0, 0, kKvLen, kKvLen}));
     for (std::int64_t token = 0; token < 7; ++token) {
       EXPECT_EQ(got.is_zero(token), token >= 2) << token;
     }

@@ -79,11 +79,10 @@ struct BatchTensors {
     std::int64_t first = 0;
     for (std::size_t r = 0; r < requests.size(); ++r) {
       const Expected expected = reference_attention(requests[r], dims, semantics, sm_scale, sinks);
-      EXPECT_TRUE(
-          matches(out, lse, first, expected, dims, q_dtype,
-                  fmt::format("request {} ({} queries, {} keys)", r, requests[r].q_len(),
-                              requests[r].kv_len()),
-                  arithmetic));
+      EXPECT_TRUE(matches(out, lse, first, expected, dims, q_dtype,
+                          fmt::format("request {} ({} queries, {} keys)", r, requests[r].q_len(),
+                                      requests[r].kv_len()),
+                          arithmetic));
       first += requests[r].q_len();
     }
     EXPECT_TRUE(out.guards_intact());

@@ -48,9 +48,9 @@ struct Stored {
 };
 
 // Updates the plan and runs: on another device, over copies of the host's tensors.
-using LevelsRunner = std::function<void(Plan&, const Attention&, const Batch&,
-                                        const std::vector<KvLevel>&, const TensorView& q,
-                                        const std::vector<KvCache>&, const RunArgs&)>;
+using LevelsRunner =
+    std::function<void(Plan&, const Attention&, const Batch&, const std::vector<KvLevel>&,
+                       const TensorView& q, const std::vector<KvCache>&, const RunArgs&)>;
 
 inline void run_levels_on_cpu(Plan& plan, const Attention& attention, const Batch& batch,
                               const std::vector<KvLevel>& levels, const TensorView& q,
