@@ -15,8 +15,10 @@ int main() try {
   void* runtime = dlopen("libcudart.so.13", RTLD_NOW);
   if (runtime == nullptr) runtime = dlopen("libcudart.so.12", RTLD_NOW);
   if (runtime == nullptr) return std::puts("nothing to do here: no libcudart.so"), 0;
-  const auto allocate = reinterpret_cast<int (*)(void**, std::size_t)>(dlsym(runtime, "cudaMalloc"));
-  const auto copy = reinterpret_cast<int (*)(void*, const void*, std::size_t, int)>(dlsym(runtime, "cudaMemcpy"));
+  const auto allocate =
+      reinterpret_cast<int (*)(void**, std::size_t)>(dlsym(runtime, "cudaMalloc"));
+  const auto copy =
+      reinterpret_cast<int (*)(void*, const void*, std::size_t, int)>(dlsym(runtime, "cudaMemcpy"));
   const tw::Device device{tw::DeviceType::cuda, gpu.index};
   const auto upload = [&](const auto& values) {
     void* data = nullptr;
@@ -28,8 +30,9 @@ int main() try {
   tw::AttentionSpec spec;  // bf16, causal
   spec.num_qo_heads = 32, spec.num_kv_heads = 8, spec.head_dim = 128;
   const tw::Attention attention(spec, device);
-  tw::Plan plan({attention}, tw::Limits{4, 4, 1, 256});  // requests, tokens, tokens of one, KV tokens
-  plan.prepare();  // compiles and loads: nothing below does
+  tw::Plan plan({attention},
+                tw::Limits{4, 4, 1, 256});  // requests, tokens, tokens of one, KV tokens
+  plan.prepare();                           // compiles and loads: nothing below does
 
   tw::Batch batch;  // on the GPU: lengths are read by a kernel
   batch.qo_indptr = {upload(std::vector<std::int32_t>{0, 1, 2, 3, 4}), tw::DType::i32, {5}, device};
@@ -40,7 +43,8 @@ int main() try {
   plan.update(batch, {{attention, table}});
 
   std::vector<std::uint16_t> halves(64 * 2 * 16 * 8 * 128, 0x3F80);  // 1
-  const auto cache = tw::KvCache::combined({upload(halves), tw::DType::bf16, {64, 2, 16, 8, 128}, device});
+  const auto cache =
+      tw::KvCache::combined({upload(halves), tw::DType::bf16, {64, 2, 16, 8, 128}, device});
   const tw::TensorView q(upload(halves), tw::DType::bf16, {4, 32, 128}, device);
   tw::RunArgs args;
   args.out = {upload(halves), tw::DType::bf16, {4, 32, 128}, device};

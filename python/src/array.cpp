@@ -245,17 +245,17 @@ bool is_on_gpu(nb::handle object) {
 nb::object empty_cupy(nb::handle like, DType dtype, std::span<const std::int64_t> shape) {
   const auto module = nb::cast<std::string>(like.type().attr("__module__"));
   if (!module.starts_with("cupy")) {
-    raise_type_error(
-        fmt::format("out is None: for results of arrays {} on a GPU it must be given, as a tensor of "
-                    "torch or CuPy",
-                    describe_type(like)));
+    raise_type_error(fmt::format(
+        "out is None: for results of arrays {} on a GPU it must be given, as a tensor of "
+        "torch or CuPy",
+        describe_type(like)));
   }
   const nb::object device = like.attr("device");
   nb::list extents;
   for (const std::int64_t extent : shape) extents.append(extent);
   device.attr("__enter__")();
-  nb::object array = nb::module_::import_("cupy").attr("empty")(nb::tuple(extents),
-                                                                nb::arg("dtype") = dtype_name(dtype));
+  nb::object array = nb::module_::import_("cupy").attr("empty")(
+      nb::tuple(extents), nb::arg("dtype") = dtype_name(dtype));
   device.attr("__exit__")(nb::none(), nb::none(), nb::none());
   return array;
 }

@@ -55,8 +55,9 @@ class Output {
   TensorView view(const char* name, Keep& keep) const {
     return view_of(array_, name, keep, Access::write);
   }
-  // Once, when all is written (on a GPU: asked for). Arrays of JAX and others of the array API cannot be written: theirs
-  // are made here, by DLPack, without a copy where that library makes none.
+  // Once, when all is written (on a GPU: asked for). Arrays of JAX and others of the array API
+  // cannot be written: theirs are made here, by DLPack, without a copy where that library makes
+  // none.
   nb::object result();
 
  private:

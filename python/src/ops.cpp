@@ -21,8 +21,8 @@ Output given_or_like(nb::object out, nb::handle x, const TensorView& view, std::
 }
 
 void write_cache(nb::handle k, nb::handle v, nb::handle kv, nb::handle slot_mapping,
-                 nb::handle layout, nb::handle k_scale, nb::handle v_scale,
-                 nb::handle token_indptr, nb::handle stream) {
+                 nb::handle layout, nb::handle k_scale, nb::handle v_scale, nb::handle token_indptr,
+                 nb::handle stream) {
   Keep keep;
   const TensorView k_view = required(k, "k", keep);
   const TensorView v_view = required(v, "v", keep);
@@ -57,7 +57,8 @@ void bind_norms(nb::module_& m) {
       "out"_a = nb::none(), "stream"_a = nb::none(),
       nb::sig(
           "def rms_norm(x: tilewright._typing.ArrayT, weight: tilewright._typing.Array, eps: float "
-          "= 1e-6, *, weight_offset: float = 0.0, out: tilewright._typing.ArrayT | None = None, stream: "
+          "= 1e-6, *, weight_offset: float = 0.0, out: tilewright._typing.ArrayT | None = None, "
+          "stream: "
           "object | None = None) -> tilewright._typing.ArrayT"),
       "x / sqrt(mean(x^2) + eps) * (weight + weight_offset) over the last dimension (arXiv "
       "1910.07467)."
@@ -118,8 +119,7 @@ void def_activation(nb::module_& m, const char* name, Activation activation, con
 void bind_merge(nb::module_& m) {
   m.def(
       "merge_states",
-      [](nb::handle values, nb::handle lse, nb::object out, nb::object lse_out,
-         nb::handle stream) {
+      [](nb::handle values, nb::handle lse, nb::object out, nb::object lse_out, nb::handle stream) {
         Keep keep;
         const TensorView view = required(values, "values", keep);
         const TensorView lse_view = required(lse, "lse", keep);
@@ -144,7 +144,8 @@ void bind_merge(nb::module_& m) {
       nb::sig(
           "def merge_states(values: tilewright._typing.ArrayT, lse: tilewright._typing.ArrayT, *, "
           "out: tilewright._typing.ArrayT | None = None, lse_out: tilewright._typing.ArrayT | None "
-          "= None, stream: object | None = None) -> tuple[tilewright._typing.ArrayT, tilewright._typing.ArrayT]"),
+          "= None, stream: object | None = None) -> tuple[tilewright._typing.ArrayT, "
+          "tilewright._typing.ArrayT]"),
       "Joins partial attentions of the same queries over disjoint keys (arXiv 2501.01005, section "
       "2.2)."
       "\n\nvalues: [tokens, states, heads, dim]; lse: float32 [tokens, states, heads], natural "

@@ -315,12 +315,13 @@ void bind_plan_class(nb::module_& m) {
           "allocate. Returns\nthe plan.")
       .def("update", &HeldPlan::update, "batch"_a, nb::kw_only(), "tables"_a.none(),
            "params"_a = nb::none(), "blocks"_a = nb::none(), "stream"_a = nb::none(),
-           nb::sig("def update(self, batch: Batch, *, tables: collections.abc.Mapping[Attention, "
-                   "PageTable | collections.abc.Sequence[Level | PageTable]], params: "
-                   "collections.abc.Mapping[Attention, collections.abc.Mapping[str, "
-                   "tilewright._typing.Scalar]] | None = None, blocks: "
-                   "collections.abc.Mapping[Attention, BlockStructure] | None = None, stream: object | "
-                   "None = None) -> None"),
+           nb::sig(
+               "def update(self, batch: Batch, *, tables: collections.abc.Mapping[Attention, "
+               "PageTable | collections.abc.Sequence[Level | PageTable]], params: "
+               "collections.abc.Mapping[Attention, collections.abc.Mapping[str, "
+               "tilewright._typing.Scalar]] | None = None, blocks: "
+               "collections.abc.Mapping[Attention, BlockStructure] | None = None, stream: object | "
+               "None = None) -> None"),
            "Makes the schedules of this batch. tables: each attention of the plan with its "
            "PageTable, or "
            "a list of Level,\noutermost (shared by most) first. params: the variant parameters "

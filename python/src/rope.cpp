@@ -150,9 +150,7 @@ void bind_operators(nb::module_& m) {
         const RopeSections axes = to_sections(sections, interleaved_sections);
         return rotated(x, positions, std::move(out), stream, keep,
                        [&](const TensorView& from, const TensorView& where, const TensorView& to,
-                           Stream on) {
-                         apply_rope(from, where, to, rope, axes, on);
-                       });
+                           Stream on) { apply_rope(from, where, to, rope, axes, on); });
       },
       "x"_a.none(), "positions"_a.none(), nb::kw_only(), "dim"_a = 0, "theta"_a = 10000.0,
       "position_scale"_a = 1.0, "interleaved"_a = false, "scaling"_a.none() = nb::none(),
@@ -175,15 +173,16 @@ void bind_operators(nb::module_& m) {
   m.def(
       "apply_rope_with_cos_sin_cache",
       [](nb::handle x, nb::handle positions, nb::handle cos_sin_cache, bool interleaved,
-         const std::vector<int>& sections, bool interleaved_sections, nb::object out, nb::handle stream) {
+         const std::vector<int>& sections, bool interleaved_sections, nb::object out,
+         nb::handle stream) {
         Keep keep;
         const TensorView table = required(cos_sin_cache, "cos_sin_cache", keep);
         const RopeSections axes = to_sections(sections, interleaved_sections);
-        return rotated(x, positions, std::move(out), stream, keep,
-                       [&](const TensorView& from, const TensorView& where, const TensorView& to,
-                           Stream on) {
-                         apply_rope_with_cos_sin_cache(from, where, table, to, interleaved, axes, on);
-                       });
+        return rotated(
+            x, positions, std::move(out), stream, keep,
+            [&](const TensorView& from, const TensorView& where, const TensorView& to, Stream on) {
+              apply_rope_with_cos_sin_cache(from, where, table, to, interleaved, axes, on);
+            });
       },
       "x"_a.none(), "positions"_a.none(), "cos_sin_cache"_a.none(), nb::kw_only(),
       "interleaved"_a = false, "sections"_a = std::vector<int>(), "interleaved_sections"_a = false,

@@ -101,7 +101,8 @@ nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle t
 void bind_sampling(nb::module_& m) {
   m.def("sample", &sample_tokens, "logits"_a.none(), nb::kw_only(), "temperature"_a.none() = 1.0,
         "top_k"_a.none() = 0, "top_p"_a.none() = 1.0, "min_p"_a.none() = 0.0, "seeds"_a.none() = 0,
-        "steps"_a.none() = 0, "out"_a = nb::none(), "stream"_a = nb::none(), nb::sig(kSignature), kDoc);
+        "steps"_a.none() = 0, "out"_a = nb::none(), "stream"_a = nb::none(), nb::sig(kSignature),
+        kDoc);
 }
 
 }  // namespace tilewright::python

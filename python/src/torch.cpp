@@ -20,7 +20,8 @@ struct Torch {
   nb::handle empty;
   nb::handle current_stream;  // None in a torch without CUDA
   std::array<std::pair<nb::handle, DType>, 9> dtypes;
-  nb::handle data_ptr, shape, stride, dtype, is_cpu, is_cuda, get_device, device;  // attribute names
+  nb::handle data_ptr, shape, stride, dtype, is_cpu, is_cuda, get_device,
+      device;  // attribute names
 };
 
 Torch load_torch(nb::handle module) {
