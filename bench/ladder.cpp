@@ -185,7 +185,8 @@ class PlannedRow {
       batch_.kv_lens = place.ints(ints_[1]);
       inputs_.emplace_back(attention_, padded(pages.flat, row.requests()));
     } else {
-      const KvLevel outer{padded(pages.prefix, 1), place.ints(ints_[3]), place.ints(ints_[2]), {}, {}};
+      const KvLevel outer{
+          padded(pages.prefix, 1), place.ints(ints_[3]), place.ints(ints_[2]), {}, {}};
       const KvLevel own{padded(pages.own, row.requests()), place.ints(ints_[4]), {}, {}, {}};
       inputs_.emplace_back(attention_, std::vector<KvLevel>{outer, own});
     }
@@ -237,8 +238,7 @@ struct RowTensors {
           std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>()));
     };
     q_host = random_halves(size({row.q_tokens(), row.qo_heads, row.head_dim}), 3);
-    kv_host = random_halves(
-        size({pages.count, 2, row.page_size, row.kv_heads, row.head_dim}), 7);
+    kv_host = random_halves(size({pages.count, 2, row.page_size, row.kv_heads, row.head_dim}), 7);
     out_host = Halves(q_host.size(), 0xFFFF);  // NaN
     const auto bf16 = [&](void* data, std::initializer_list<std::int64_t> shape) {
       return TensorView(data, DType::bf16, shape, place.device());

@@ -51,11 +51,13 @@ inline std::vector<float> ladder_reference(const LadderRow& row, const std::int3
   const auto dim = static_cast<std::size_t>(row.head_dim);
   const std::uint16_t* query =
       &q[(static_cast<std::size_t>(token) * static_cast<std::size_t>(row.qo_heads) +
-          static_cast<std::size_t>(head)) * dim];
+          static_cast<std::size_t>(head)) *
+         dim];
   const int kv_head = head / (row.qo_heads / row.kv_heads);
   const auto key_at = [&](std::int32_t key, int kv_of) {
-    const std::int64_t slot = (static_cast<std::int64_t>(pages[key / row.page_size]) * 2 + kv_of) *
-                                  row.page_size + key % row.page_size;
+    const std::int64_t slot =
+        (static_cast<std::int64_t>(pages[key / row.page_size]) * 2 + kv_of) * row.page_size +
+        key % row.page_size;
     return &kv[static_cast<std::size_t>(slot * row.kv_heads + kv_head) * dim];
   };
   std::vector<float> weights(static_cast<std::size_t>(keys));
@@ -114,9 +116,9 @@ inline double ladder_error(const LadderRow& row, const LadderPages& pages, const
 #pragma omp parallel for schedule(dynamic) reduction(max : worst) reduction(&& : finite)
   for (std::size_t i = 0; i < samples.size(); ++i) {
     const Sample& sample = samples[i];
-    const std::vector<float> expected =
-        ladder_reference(row, &pages.flat[static_cast<std::size_t>(sample.request * pages.flat_columns)],
-                         q, kv, sample.token, sample.head, sample.keys);
+    const std::vector<float> expected = ladder_reference(
+        row, &pages.flat[static_cast<std::size_t>(sample.request * pages.flat_columns)], q, kv,
+        sample.token, sample.head, sample.keys);
     const std::uint16_t* actual =
         &out[static_cast<std::size_t>(sample.token * row.qo_heads + sample.head) * expected.size()];
     double error = 0;

@@ -81,8 +81,8 @@ inline LadderRow read_ladder_row(const std::string& line) {
 // Pages in random order. Tables are padded to the same number of columns.
 struct LadderPages {
   std::int32_t count = 0;
-  Ints prefix;          // [prefix pages]
-  Ints own, flat;       // [requests, columns]: without and with the prefix
+  Ints prefix;     // [prefix pages]
+  Ints own, flat;  // [requests, columns]: without and with the prefix
   std::int64_t own_columns = 0;
   std::int64_t flat_columns = 0;
 

@@ -235,6 +235,31 @@ bool is_other_array(nb::handle object) {
          nb::hasattr(object, "__array_namespace__");
 }
 
+// An array of neither NumPy nor torch.
+bool is_on_gpu(nb::handle object) {
+  constexpr int kDlpackCuda = 2;
+  return !PyArray_Check(object.ptr()) && nb::hasattr(object, "__dlpack_device__") &&
+         nb::cast<int>(nb::int_(object.attr("__dlpack_device__")()[0])) == kDlpackCuda;
+}
+
+nb::object empty_cupy(nb::handle like, DType dtype, std::span<const std::int64_t> shape) {
+  const auto module = nb::cast<std::string>(like.type().attr("__module__"));
+  if (!module.starts_with("cupy")) {
+    raise_type_error(fmt::format(
+        "out is None: for results of arrays {} on a GPU it must be given, as a tensor of "
+        "torch or CuPy",
+        describe_type(like)));
+  }
+  const nb::object device = like.attr("device");
+  nb::list extents;
+  for (const std::int64_t extent : shape) extents.append(extent);
+  device.attr("__enter__")();
+  nb::object array = nb::module_::import_("cupy").attr("empty")(
+      nb::tuple(extents), nb::arg("dtype") = dtype_name(dtype));
+  device.attr("__exit__")(nb::none(), nb::none(), nb::none());
+  return array;
+}
+
 // At an address from which JAX takes an array without a copy.
 nb::object empty_aligned(DType dtype, std::span<const std::int64_t> shape) {
   constexpr std::int64_t kAlignment = 64;
@@ -360,10 +385,16 @@ nb::object host_array(nb::handle object, const char* name) {
 Output::Output(nb::object given, nb::handle like, DType dtype, std::span<const std::int64_t> shape)
     : array_(std::move(given)), is_new_(array_.is_none()) {
   if (!is_new_) return;
+  if (is_torch_tensor(like)) {
+    array_ = empty_torch(like, dtype, shape);
+    return;
+  }
+  if (is_on_gpu(like)) {
+    array_ = empty_cupy(like, dtype, shape);
+    return;
+  }
   if (is_other_array(like)) other_ = like;
-  array_ = is_torch_tensor(like) ? empty_torch(like, dtype, shape)
-           : other_.is_valid()   ? empty_aligned(dtype, shape)
-                                 : empty_numpy(dtype, shape);
+  array_ = other_.is_valid() ? empty_aligned(dtype, shape) : empty_numpy(dtype, shape);
 }
 
 nb::object Output::result() {
@@ -463,6 +494,28 @@ Device to_device(nb::handle object) {
     return {DeviceType::cuda, std::stoi(text.substr(5))};
   }
   raise_invalid(fmt::format("device is \"{}\": it must be \"cpu\", \"cuda\" or \"cuda:N\"", text));
+}
+
+Stream to_stream(nb::handle stream, Device device) {
+  if (stream.is_none()) {
+    return device.type == DeviceType::cuda ? current_torch_stream(device.index) : Stream{};
+  }
+  nb::object handle = nb::borrow(stream);
+  if (nb::hasattr(stream, "cuda_stream")) {  // torch
+    handle = stream.attr("cuda_stream");
+  } else if (nb::hasattr(stream, "__cuda_stream__")) {  // (version of the protocol, handle)
+    handle = stream.attr("__cuda_stream__")()[1];
+  } else if (nb::hasattr(stream, "ptr")) {  // CuPy
+    handle = stream.attr("ptr");
+  }
+  if (!PyLong_Check(handle.ptr())) {
+    raise_type_error(fmt::format(
+        "stream is {}: it must be an integer handle, or a stream of torch, CuPy or CUDA Python",
+        describe_type(stream)));
+  }
+  void* value = PyLong_AsVoidPtr(handle.ptr());
+  if (value == nullptr && PyErr_Occurred()) throw nb::python_error();
+  return {value};
 }
 
 void raise_type_error(const std::string& message) {

@@ -55,8 +55,9 @@ class Output {
   TensorView view(const char* name, Keep& keep) const {
     return view_of(array_, name, keep, Access::write);
   }
-  // Once, when all is written. Arrays of JAX and others of the array API cannot be written: theirs
-  // are made here, by DLPack, without a copy where that library makes none.
+  // Once, when all is written (on a GPU: asked for). Arrays of JAX and others of the array API
+  // cannot be written: theirs are made here, by DLPack, without a copy where that library makes
+  // none.
   nb::object result();
 
  private:
@@ -72,6 +73,11 @@ Scale to_scale(nb::handle object, const char* name, Keep& keep);
 // Arrays of bool as their bytes, 0 and 1; others as they are.
 nb::object without_bool(nb::handle object);
 std::vector<ParamValue> to_params(nb::handle params, const char* name, Keep& keep);
+
+// The stream of a call on `device`: an integer handle (cudaStream_t), or a stream of torch, CuPy or
+// anything with __cuda_stream__. None: torch's current one, or the default one where nobody has
+// imported torch. Nothing on the CPU.
+Stream to_stream(nb::handle stream, Device device);
 
 // A dtype by its name ("bfloat16", "bf16"), or as NumPy, ml_dtypes or torch have it.
 DType to_dtype(nb::handle object, const char* name);

@@ -43,7 +43,8 @@ class HeldPlan {
   void prepare();
   // tables: dict of Attention -> PageTable or a list of Level (or PageTable); params: dict of
   // Attention -> dict; blocks: dict of Attention -> BlockStructure.
-  void update(const HeldBatch& batch, nb::handle tables, nb::handle params, nb::handle blocks);
+  void update(const HeldBatch& batch, nb::handle tables, nb::handle params, nb::handle blocks,
+              nb::handle stream);
 
   const nb::tuple& attentions() const { return attentions_; }
   Plan& plan() { return plan_; }

@@ -91,6 +91,20 @@ void bind_jit(nb::module_& m) {
             r.kernel, r.arch, r.seconds, r.from_cache ? " (cached)" : "", r.registers,
             r.spill_bytes, r.shared_bytes);
       });
+  nb::class_<CudaDevice>(m, "CudaDevice", "A GPU of this process.")
+      .def_ro("index", &CudaDevice::index)
+      .def_ro("name", &CudaDevice::name)
+      .def_ro("arch", &CudaDevice::arch, "What kernels are compiled for: \"sm_80\", \"sm_90a\".")
+      .def_ro("num_sms", &CudaDevice::num_sms)
+      .def_ro("memory_bytes", &CudaDevice::memory_bytes)
+      .def("__repr__", [](const CudaDevice& d) {
+        return fmt::format("<tilewright.CudaDevice cuda:{} {}, {}, {} SMs, {} MiB>", d.index,
+                           d.name, d.arch, d.num_sms, d.memory_bytes >> 20);
+      });
+  m.def(
+      "cuda_devices", [] { return cuda_info().devices; },
+      "The GPUs that this process sees. Error (not_supported) where there is no driver or none of "
+      "them: what was tried and\nhow to mend it.");
   m.def("_compile_kernels", &compile, "attentions"_a, nb::kw_only(), "archs"_a, "jobs"_a, "ops"_a,
         "pack"_a, "progress"_a.none(),
         nb::sig("def _compile_kernels(*attentions: Attention | str, archs: list[str], jobs: int, "

@@ -33,10 +33,11 @@ NB_MODULE(_tilewright, m) {
         const tilewright::TensorView view = python::view_of(array, name, keep);
         nanobind::list shape;
         for (int dim = 0; dim < view.rank; ++dim) shape.append(view.shape[dim]);
-        return nanobind::make_tuple(nanobind::tuple(shape), tilewright::dtype_name(view.dtype));
+        return nanobind::make_tuple(nanobind::tuple(shape), tilewright::dtype_name(view.dtype),
+                                    tilewright::device_name(view.device));
       },
-      nanobind::sig("def _describe(array: object, name: str) -> tuple[tuple[int, ...], str]"),
-      "The shape and the dtype's name of an array argument.");
+      nanobind::sig("def _describe(array: object, name: str) -> tuple[tuple[int, ...], str, str]"),
+      "The shape, the dtype's name and the device of an array argument.");
   m.def("_host_array", &python::host_array,
         "A read-only NumPy array over an array in host memory.");
 }

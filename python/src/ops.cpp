@@ -21,8 +21,8 @@ Output given_or_like(nb::object out, nb::handle x, const TensorView& view, std::
 }
 
 void write_cache(nb::handle k, nb::handle v, nb::handle kv, nb::handle slot_mapping,
-                 nb::handle layout, nb::handle k_scale, nb::handle v_scale,
-                 nb::handle token_indptr) {
+                 nb::handle layout, nb::handle k_scale, nb::handle v_scale, nb::handle token_indptr,
+                 nb::handle stream) {
   Keep keep;
   const TensorView k_view = required(k, "k", keep);
   const TensorView v_view = required(v, "v", keep);
@@ -31,31 +31,35 @@ void write_cache(nb::handle k, nb::handle v, nb::handle kv, nb::handle slot_mapp
   const Scale k_factor = to_scale(k_scale, "k_scale", keep);
   const Scale v_factor = to_scale(v_scale, "v_scale", keep);
   const TensorView indptr = list_or_view_of(token_indptr, "token_indptr", DType::i64, keep);
+  const Stream on = to_stream(stream, k_view.device);
   const nb::gil_scoped_release release;
-  write_kv_cache(k_view, v_view, cache, slots, k_factor, v_factor, indptr);
+  write_kv_cache(k_view, v_view, cache, slots, k_factor, v_factor, indptr, on);
 }
 
 void bind_norms(nb::module_& m) {
   m.def(
       "rms_norm",
-      [](nb::handle x, nb::handle weight, float eps, float weight_offset, nb::object out) {
+      [](nb::handle x, nb::handle weight, float eps, float weight_offset, nb::object out,
+         nb::handle stream) {
         Keep keep;
         const TensorView view = required(x, "x", keep);
         const TensorView weights = required(weight, "weight", keep);
         Output result = given_or_like(std::move(out), x, view, view.shape[view.rank - 1]);
         const TensorView out_view = result.view("out", keep);
+        const Stream on = to_stream(stream, view.device);
         {
           const nb::gil_scoped_release release;
-          rms_norm(view, weights, out_view, eps, weight_offset);
+          rms_norm(view, weights, out_view, eps, weight_offset, on);
         }
         return result.result();
       },
       "x"_a.none(), "weight"_a.none(), "eps"_a = 1e-6F, nb::kw_only(), "weight_offset"_a = 0.0F,
-      "out"_a = nb::none(),
+      "out"_a = nb::none(), "stream"_a = nb::none(),
       nb::sig(
           "def rms_norm(x: tilewright._typing.ArrayT, weight: tilewright._typing.Array, eps: float "
-          "= 1e-6, *, weight_offset: float = 0.0, out: tilewright._typing.ArrayT | None = None) -> "
-          "tilewright._typing.ArrayT"),
+          "= 1e-6, *, weight_offset: float = 0.0, out: tilewright._typing.ArrayT | None = None, "
+          "stream: "
+          "object | None = None) -> tilewright._typing.ArrayT"),
       "x / sqrt(mean(x^2) + eps) * (weight + weight_offset) over the last dimension (arXiv "
       "1910.07467)."
       "\n\nx: [..., dim] of rank 1 to 3; weight: [dim]. out may be x. weight_offset=1 is Gemma's "
@@ -64,25 +68,26 @@ void bind_norms(nb::module_& m) {
   m.def(
       "fused_add_rms_norm",
       [](nb::handle x, nb::handle residual, nb::handle weight, float eps, float weight_offset,
-         nb::object out) {
+         nb::object out, nb::handle stream) {
         Keep keep;
         const TensorView view = required(x, "x", keep);
         const TensorView sum = required(residual, "residual", keep, Access::write);
         const TensorView weights = required(weight, "weight", keep);
         Output result = given_or_like(std::move(out), x, view, view.shape[view.rank - 1]);
         const TensorView out_view = result.view("out", keep);
+        const Stream on = to_stream(stream, view.device);
         {
           const nb::gil_scoped_release release;
-          fused_add_rms_norm(view, sum, weights, out_view, eps, weight_offset);
+          fused_add_rms_norm(view, sum, weights, out_view, eps, weight_offset, on);
         }
         return result.result();
       },
       "x"_a.none(), "residual"_a.none(), "weight"_a.none(), "eps"_a = 1e-6F, nb::kw_only(),
-      "weight_offset"_a = 0.0F, "out"_a = nb::none(),
+      "weight_offset"_a = 0.0F, "out"_a = nb::none(), "stream"_a = nb::none(),
       nb::sig("def fused_add_rms_norm(x: tilewright._typing.ArrayT, residual: "
               "tilewright._typing.Array, weight: tilewright._typing.Array, eps: float = 1e-6, *, "
-              "weight_offset: float = 0.0, out: tilewright._typing.ArrayT | None = None) -> "
-              "tilewright._typing.ArrayT"),
+              "weight_offset: float = 0.0, out: tilewright._typing.ArrayT | None = None, stream: "
+              "object | None = None) -> tilewright._typing.ArrayT"),
       "residual += x, then rms_norm(residual). residual is updated in place; out may be x. Returns "
       "out.");
 }
@@ -90,21 +95,22 @@ void bind_norms(nb::module_& m) {
 void def_activation(nb::module_& m, const char* name, Activation activation, const char* doc) {
   m.def(
       name,
-      [activation](nb::handle x, nb::object out) {
+      [activation](nb::handle x, nb::object out, nb::handle stream) {
         Keep keep;
         const TensorView view = required(x, "x", keep);
         Output result = given_or_like(std::move(out), x, view, view.shape[view.rank - 1] / 2);
         const TensorView out_view = result.view("out", keep);
+        const Stream on = to_stream(stream, view.device);
         {
           const nb::gil_scoped_release release;
-          act_and_mul(view, out_view, activation);
+          act_and_mul(view, out_view, activation, on);
         }
         return result.result();
       },
-      "x"_a.none(), nb::kw_only(), "out"_a = nb::none(),
+      "x"_a.none(), nb::kw_only(), "out"_a = nb::none(), "stream"_a = nb::none(),
       nb::sig(
           fmt::format("def {}(x: tilewright._typing.ArrayT, *, out: tilewright._typing.ArrayT | "
-                      "None = None) -> tilewright._typing.ArrayT",
+                      "None = None, stream: object | None = None) -> tilewright._typing.ArrayT",
                       name)
               .c_str()),
       doc);
@@ -113,7 +119,7 @@ void def_activation(nb::module_& m, const char* name, Activation activation, con
 void bind_merge(nb::module_& m) {
   m.def(
       "merge_states",
-      [](nb::handle values, nb::handle lse, nb::object out, nb::object lse_out) {
+      [](nb::handle values, nb::handle lse, nb::object out, nb::object lse_out, nb::handle stream) {
         Keep keep;
         const TensorView view = required(values, "values", keep);
         const TensorView lse_view = required(lse, "lse", keep);
@@ -126,18 +132,20 @@ void bind_merge(nb::module_& m) {
         Output merged_lse(std::move(lse_out), lse, DType::f32, std::span(shape).first(2));
         const TensorView out_view = merged.view("out", keep);
         const TensorView lse_out_view = merged_lse.view("lse_out", keep);
+        const Stream on = to_stream(stream, view.device);
         {
           const nb::gil_scoped_release release;
-          merge_states(view, lse_view, out_view, lse_out_view);
+          merge_states(view, lse_view, out_view, lse_out_view, on);
         }
         return nb::make_tuple(merged.result(), merged_lse.result());
       },
       "values"_a.none(), "lse"_a.none(), nb::kw_only(), "out"_a = nb::none(),
-      "lse_out"_a = nb::none(),
+      "lse_out"_a = nb::none(), "stream"_a = nb::none(),
       nb::sig(
           "def merge_states(values: tilewright._typing.ArrayT, lse: tilewright._typing.ArrayT, *, "
           "out: tilewright._typing.ArrayT | None = None, lse_out: tilewright._typing.ArrayT | None "
-          "= None) -> tuple[tilewright._typing.ArrayT, tilewright._typing.ArrayT]"),
+          "= None, stream: object | None = None) -> tuple[tilewright._typing.ArrayT, "
+          "tilewright._typing.ArrayT]"),
       "Joins partial attentions of the same queries over disjoint keys (arXiv 2501.01005, section "
       "2.2)."
       "\n\nvalues: [tokens, states, heads, dim]; lse: float32 [tokens, states, heads], natural "
@@ -153,13 +161,13 @@ void bind_ops(nb::module_& m) {
   m.def(
       "write_kv_cache", &write_cache, "k"_a.none(), "v"_a.none(), "kv"_a.none(),
       "slot_mapping"_a.none(), nb::kw_only(), "layout"_a = nb::none(), "k_scale"_a = 1.0,
-      "v_scale"_a = 1.0, "token_indptr"_a = nb::none(),
+      "v_scale"_a = 1.0, "token_indptr"_a = nb::none(), "stream"_a = nb::none(),
       nb::sig(
           "def write_kv_cache(k: tilewright._typing.Array, v: tilewright._typing.Array, kv: "
           "tilewright._typing.KvLike, slot_mapping: tilewright._typing.Indices, *, layout: str | "
           "None = None, k_scale: tilewright._typing.Scalar = 1.0, v_scale: "
           "tilewright._typing.Scalar = 1.0, token_indptr: tilewright._typing.Indices | None = "
-          "None) -> None"),
+          "None, stream: object | None = None) -> None"),
       "Writes k and v [tokens, kv_heads, dim] into the cache `kv` (as for Attention.run).\n\n"
       "slot_mapping: int32 or int64 [tokens]; token t goes to page slot // page_size, row slot % "
       "page_size; -1 skips it.\nConverts to the cache's dtype; for fp8 caches values are divided "

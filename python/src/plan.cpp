@@ -314,17 +314,21 @@ void bind_plan_class(nb::module_& m) {
           "or "
           "allocate. Returns\nthe plan.")
       .def("update", &HeldPlan::update, "batch"_a, nb::kw_only(), "tables"_a.none(),
-           "params"_a = nb::none(), "blocks"_a = nb::none(),
-           nb::sig("def update(self, batch: Batch, *, tables: collections.abc.Mapping[Attention, "
-                   "PageTable | collections.abc.Sequence[Level | PageTable]], params: "
-                   "collections.abc.Mapping[Attention, collections.abc.Mapping[str, "
-                   "tilewright._typing.Scalar]] | None = None, blocks: "
-                   "collections.abc.Mapping[Attention, BlockStructure] | None = None) -> None"),
+           "params"_a = nb::none(), "blocks"_a = nb::none(), "stream"_a = nb::none(),
+           nb::sig(
+               "def update(self, batch: Batch, *, tables: collections.abc.Mapping[Attention, "
+               "PageTable | collections.abc.Sequence[Level | PageTable]], params: "
+               "collections.abc.Mapping[Attention, collections.abc.Mapping[str, "
+               "tilewright._typing.Scalar]] | None = None, blocks: "
+               "collections.abc.Mapping[Attention, BlockStructure] | None = None, stream: object | "
+               "None = None) -> None"),
            "Makes the schedules of this batch. tables: each attention of the plan with its "
            "PageTable, or "
            "a list of Level,\noutermost (shared by most) first. params: the variant parameters "
            "that bind at "
-           "plan, by attention. blocks: block structures of elementwise masks.\n\nErrors: "
+           "plan, by attention. blocks: block structures of elementwise masks. stream: as in "
+           "Attention.run; on CUDA\nall arrays are on the GPU and nothing waits for "
+           "them.\n\nErrors: "
            "InvalidArgument for arrays or values that are "
            "malformed, Error "
            "(limit_exceeded) for a batch over the\nlimits. Releases the GIL.")
@@ -352,7 +356,7 @@ void bind_plan_class(nb::module_& m) {
           },
           "A word for each request of the last update: 0 when it is well. On the CPU, where bad "
           "values "
-          "raise, always 0.")
+          "raise, always 0.\nOn CUDA a sum of bits (docs/cuda.md); waits for the update.")
       .def_prop_ro("limits", [](HeldPlan& self) { return self.plan().limits(); })
       .def_prop_ro("attentions", &HeldPlan::attentions,
                    nb::sig("def attentions(self) -> tuple[Attention, ...]"));
@@ -398,13 +402,14 @@ void HeldPlan::prepare() {
 }
 
 void HeldPlan::update(const HeldBatch& batch, nb::handle tables, nb::handle params,
-                      nb::handle blocks) {
+                      nb::handle blocks, nb::handle stream) {
   Keep keep = batch.keep;
+  const Stream on = to_stream(stream, plan_.attentions().front().device());
   const std::vector<PlanInput> inputs = to_inputs(tables, params, blocks, keep);
   const Use use(*this);
   try {
     const nb::gil_scoped_release release;
-    plan_.update(batch.batch, inputs);
+    plan_.update(batch.batch, inputs, on);
   } catch (...) {
     failed_ = std::move(keep);
     throw;

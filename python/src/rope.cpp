@@ -123,17 +123,18 @@ RopeSections to_sections(const std::vector<int>& pairs, bool interleaved) {
   return sections;
 }
 
-// rotate(x, positions, out) with the result as the callers see it.
+// rotate(x, positions, out, stream) with the result as the callers see it.
 template <typename Rotate>
-nb::object rotated(nb::handle x, nb::handle positions, nb::object out, Keep& keep,
-                   const Rotate& rotate) {
+nb::object rotated(nb::handle x, nb::handle positions, nb::object out, nb::handle stream,
+                   Keep& keep, const Rotate& rotate) {
   const TensorView view = required(x, "x", keep);
   const TensorView where = list_or_view_of(positions, "positions", DType::i64, keep);
   Output result(std::move(out), x, view.dtype, std::span(view.shape).first(view.rank));
   const TensorView out_view = result.view("out", keep);
+  const Stream on = to_stream(stream, view.device);
   {
     const nb::gil_scoped_release release;
-    rotate(view, where, out_view);
+    rotate(view, where, out_view, on);
   }
   return result.result();
 }
@@ -143,24 +144,25 @@ void bind_operators(nb::module_& m) {
       "apply_rope",
       [](nb::handle x, nb::handle positions, int dim, double theta, double position_scale,
          bool interleaved, const RopeScaling& scaling, const std::vector<int>& sections,
-         bool interleaved_sections, nb::object out) {
+         bool interleaved_sections, nb::object out, nb::handle stream) {
         Keep keep;
         const RopeSpec rope{dim, theta, position_scale, interleaved, scaling};
         const RopeSections axes = to_sections(sections, interleaved_sections);
-        return rotated(x, positions, std::move(out), keep,
-                       [&](const TensorView& from, const TensorView& where, const TensorView& to) {
-                         apply_rope(from, where, to, rope, axes);
-                       });
+        return rotated(x, positions, std::move(out), stream, keep,
+                       [&](const TensorView& from, const TensorView& where, const TensorView& to,
+                           Stream on) { apply_rope(from, where, to, rope, axes, on); });
       },
       "x"_a.none(), "positions"_a.none(), nb::kw_only(), "dim"_a = 0, "theta"_a = 10000.0,
       "position_scale"_a = 1.0, "interleaved"_a = false, "scaling"_a.none() = nb::none(),
       "sections"_a = std::vector<int>(), "interleaved_sections"_a = false, "out"_a = nb::none(),
+      "stream"_a = nb::none(),
       nb::sig(
           "def apply_rope(x: tilewright._typing.ArrayT, positions: tilewright._typing.Indices, *, "
           "dim: int = 0, theta: float = 10000.0, position_scale: float = 1.0, interleaved: bool = "
           "False, scaling: NtkScaling | Llama3Scaling | YarnScaling | LongRopeScaling | None = "
           "None, sections: collections.abc.Sequence[int] = (), interleaved_sections: bool = "
-          "False, out: tilewright._typing.ArrayT | None = None) -> tilewright._typing.ArrayT"),
+          "False, out: tilewright._typing.ArrayT | None = None, stream: object | None = None) -> "
+          "tilewright._typing.ArrayT"),
       "Rotates x [tokens, heads, head_dim] by positions, int32 or int64 [tokens] (arXiv "
       "2104.09864).\n\n"
       "dim: the first `dim` elements of a head (0: all). interleaved: pairs are (2i, 2i + 1), else "
@@ -171,23 +173,26 @@ void bind_operators(nb::module_& m) {
   m.def(
       "apply_rope_with_cos_sin_cache",
       [](nb::handle x, nb::handle positions, nb::handle cos_sin_cache, bool interleaved,
-         const std::vector<int>& sections, bool interleaved_sections, nb::object out) {
+         const std::vector<int>& sections, bool interleaved_sections, nb::object out,
+         nb::handle stream) {
         Keep keep;
         const TensorView table = required(cos_sin_cache, "cos_sin_cache", keep);
         const RopeSections axes = to_sections(sections, interleaved_sections);
-        return rotated(x, positions, std::move(out), keep,
-                       [&](const TensorView& from, const TensorView& where, const TensorView& to) {
-                         apply_rope_with_cos_sin_cache(from, where, table, to, interleaved, axes);
-                       });
+        return rotated(
+            x, positions, std::move(out), stream, keep,
+            [&](const TensorView& from, const TensorView& where, const TensorView& to, Stream on) {
+              apply_rope_with_cos_sin_cache(from, where, table, to, interleaved, axes, on);
+            });
       },
       "x"_a.none(), "positions"_a.none(), "cos_sin_cache"_a.none(), nb::kw_only(),
       "interleaved"_a = false, "sections"_a = std::vector<int>(), "interleaved_sections"_a = false,
-      "out"_a = nb::none(),
+      "out"_a = nb::none(), "stream"_a = nb::none(),
       nb::sig(
           "def apply_rope_with_cos_sin_cache(x: tilewright._typing.ArrayT, positions: "
           "tilewright._typing.Indices, cos_sin_cache: tilewright._typing.Array, *, interleaved: "
           "bool = False, sections: collections.abc.Sequence[int] = (), interleaved_sections: bool "
-          "= False, out: tilewright._typing.ArrayT | None = None) -> tilewright._typing.ArrayT"),
+          "= False, out: tilewright._typing.ArrayT | None = None, stream: object | None = None) -> "
+          "tilewright._typing.ArrayT"),
       "apply_rope with cosines and sines from a table [positions, dim] of float32, float16 or "
       "bfloat16, as vLLM's\ncos_sin_cache: a row holds dim / 2 cosines, then dim / 2 sines. The "
       "first dim elements of a head are rotated. A\nposition outside the table raises "

@@ -26,7 +26,7 @@ constexpr const char* kSignature =
     "tilewright._typing.Scalar = 1.0, sinks: tilewright._typing.Array | None = None, params: "
     "collections.abc.Mapping[str, tilewright._typing.Scalar] | None = None, padding: str = "
     "\"keep\", "
-    "layout: str | None = None) -> typing.Any";
+    "layout: str | None = None, stream: object | None = None) -> typing.Any";
 
 constexpr const char* kDoc =
     R"(Computes the attention of one layer.
@@ -50,6 +50,7 @@ sinks: float32 [num_qo_heads], a learned logit in each row's denominator.
 params: the variant's parameters that bind at run, by name.
 padding: rows of a given out and lse behind the last query token are left ("keep"), or set to 0 and
   -inf ("zero"). A new out is always zero there.
+stream: on CUDA, an integer handle or a stream of torch, CuPy or CUDA Python; None: torch's current one.
 
 Rows without any key give output 0 and lse -inf. Returns out, or (out, lse). Errors: InvalidArgument
 for an array of the wrong rank, shape, dtype, stride or device, a page id that the cache does not have,
@@ -59,7 +60,7 @@ other attentions, not updated, or in use. Releases the GIL.)";
 // All that a run is given besides the plan, q, kv and outputs.
 struct RunOptions {
   std::optional<float> sm_scale, logits_soft_cap;
-  nb::handle q_scale, k_scale, v_scale, out_scale, sinks, params, padding;
+  nb::handle q_scale, k_scale, v_scale, out_scale, sinks, params, padding, stream;
 };
 
 Padding to_padding(nb::handle padding) {
@@ -74,7 +75,7 @@ std::array<std::int64_t, 3> output_shape(const AttentionSpec& spec, const Tensor
   return {q.shape[0], spec.num_qo_heads, spec.value_dim()};
 }
 
-RunArgs to_run_args(const RunOptions& options, Keep& keep) {
+RunArgs to_run_args(const RunOptions& options, Device device, Keep& keep) {
   RunArgs args;
   args.sm_scale = options.sm_scale;
   args.logits_soft_cap = options.logits_soft_cap;
@@ -85,6 +86,7 @@ RunArgs to_run_args(const RunOptions& options, Keep& keep) {
   args.sinks = view_of(options.sinks, "sinks", keep);
   args.params = to_params(options.params, "params", keep);
   args.padding = to_padding(options.padding);
+  args.stream = to_stream(options.stream, device);
   return args;
 }
 
@@ -113,12 +115,12 @@ void bind_run(nb::class_<Attention>& attention) {
          nb::object lse, bool return_lse, std::optional<float> sm_scale,
          std::optional<float> logits_soft_cap, nb::handle q_scale, nb::handle k_scale,
          nb::handle v_scale, nb::handle out_scale, nb::handle sinks, nb::handle params,
-         nb::handle padding, nb::handle layout) -> nb::object {
+         nb::handle padding, nb::handle layout, nb::handle stream) -> nb::object {
         Keep keep;
         const TensorView q_view = view_of(q, "q", keep);
         RunArgs args = to_run_args({sm_scale, logits_soft_cap, q_scale, k_scale, v_scale, out_scale,
-                                    sinks, params, padding},
-                                   keep);
+                                    sinks, params, padding, stream},
+                                   self.device(), keep);
         const std::array<std::int64_t, 3> shape = output_shape(self.spec(), q_view);
         Output output(std::move(out), q, self.spec().output_dtype(), shape);
         if (output.is_new()) args.padding = Padding::zero;
@@ -137,7 +139,7 @@ void bind_run(nb::class_<Attention>& attention) {
       "lse"_a = nb::none(), "return_lse"_a = false, "sm_scale"_a = nb::none(),
       "logits_soft_cap"_a = nb::none(), "q_scale"_a = 1.0, "k_scale"_a = 1.0, "v_scale"_a = 1.0,
       "out_scale"_a = 1.0, "sinks"_a = nb::none(), "params"_a = nb::none(), "padding"_a = "keep",
-      "layout"_a = nb::none(), nb::sig(kSignature), kDoc);
+      "layout"_a = nb::none(), "stream"_a = nb::none(), nb::sig(kSignature), kDoc);
 }
 
 }  // namespace tilewright::python

@@ -16,7 +16,8 @@ constexpr const char* kSignature =
     "1.0, "
     "top_k: tilewright._typing.PerRow = 0, top_p: tilewright._typing.PerRow = 1.0, min_p: "
     "tilewright._typing.PerRow = 0.0, seeds: tilewright._typing.PerRow = 0, steps: "
-    "tilewright._typing.PerRow = 0, out: tilewright._typing.ArrayT | None = None) -> "
+    "tilewright._typing.PerRow = 0, out: tilewright._typing.ArrayT | None = None, stream: object | "
+    "None = None) -> "
     "tilewright._typing.ArrayT";
 
 constexpr const char* kDoc =
@@ -32,7 +33,7 @@ top_k: int32; <= 0: off. top_p: float32; >= 1: off. min_p: float32 in [0, 1]; 0:
 seeds, steps: int64; the random number of a row is Philox4x32-10 of its seed and its step (how many
   tokens the request has drawn before) and nothing else: the same seed, step and logits give the same
   token in any batch.
-out: int32 or int64 [rows], written.
+out: int32 or int64 [rows], written. stream: as in Attention.run.
 
 Returns the tokens, int32 [rows] of logits' kind, or out. Errors: InvalidArgument, also for a
 temperature below 0. Releases the GIL.)";
@@ -71,7 +72,7 @@ PerRow<T> to_per_row(nb::handle object, const char* name, DType dtype, Keep& kee
 
 nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle top_k,
                          nb::handle top_p, nb::handle min_p, nb::handle seeds, nb::handle steps,
-                         nb::object out) {
+                         nb::object out, nb::handle stream) {
   Keep keep;
   const TensorView view = view_of(logits, "logits", keep);
   if (view.rank != 2) {
@@ -87,6 +88,7 @@ nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle t
   args.steps = to_per_row<std::int64_t>(steps, "steps", DType::i64, keep);
   Output output(std::move(out), logits, DType::i32, std::span(view.shape).first(1));
   const TensorView tokens = output.view("out", keep);
+  args.stream = to_stream(stream, view.device);
   {
     const nb::gil_scoped_release release;
     sample(view, args, tokens);
@@ -99,7 +101,8 @@ nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle t
 void bind_sampling(nb::module_& m) {
   m.def("sample", &sample_tokens, "logits"_a.none(), nb::kw_only(), "temperature"_a.none() = 1.0,
         "top_k"_a.none() = 0, "top_p"_a.none() = 1.0, "min_p"_a.none() = 0.0, "seeds"_a.none() = 0,
-        "steps"_a.none() = 0, "out"_a = nb::none(), nb::sig(kSignature), kDoc);
+        "steps"_a.none() = 0, "out"_a = nb::none(), "stream"_a = nb::none(), nb::sig(kSignature),
+        kDoc);
 }
 
 }  // namespace tilewright::python

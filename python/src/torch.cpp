@@ -18,14 +18,20 @@ namespace {
 struct Torch {
   nb::handle tensor_type;
   nb::handle empty;
+  nb::handle current_stream;  // None in a torch without CUDA
   std::array<std::pair<nb::handle, DType>, 9> dtypes;
-  nb::handle data_ptr, shape, stride, dtype, is_cpu, device;  // attribute names
+  nb::handle data_ptr, shape, stride, dtype, is_cpu, is_cuda, get_device,
+      device;  // attribute names
 };
 
 Torch load_torch(nb::handle module) {
   Torch torch;
   torch.tensor_type = module.attr("Tensor").inc_ref();
   torch.empty = nb::object(module.attr("empty")).release();
+  // What torch's own generated code asks; torch.cuda.current_stream() makes an object, for 1 us.
+  const nb::object core = nb::getattr(module, "_C", nb::none());
+  torch.current_stream =
+      nb::object(nb::getattr(core, "_cuda_getCurrentRawStream", nb::none())).release();
   std::size_t i = 0;
   for (const DType dtype : {DType::bf16, DType::f32, DType::f16, DType::i32, DType::i64,
                             DType::f8e4m3, DType::f8e5m2, DType::u8, DType::i8}) {
@@ -38,6 +44,8 @@ Torch load_torch(nb::handle module) {
   torch.stride = PyUnicode_InternFromString("stride");
   torch.dtype = PyUnicode_InternFromString("dtype");
   torch.is_cpu = PyUnicode_InternFromString("is_cpu");
+  torch.is_cuda = PyUnicode_InternFromString("is_cuda");
+  torch.get_device = PyUnicode_InternFromString("get_device");
   torch.device = PyUnicode_InternFromString("device");
   return torch;
 }
@@ -90,14 +98,14 @@ DType torch_dtype(const Torch& torch, nb::handle tensor, const char* name) {
 
 Device torch_device(const Torch& torch, nb::handle tensor, const char* name) {
   if (attribute(tensor, torch.is_cpu).is(Py_True)) return {};
-  const nb::object device = attribute(tensor, torch.device);
-  if (nb::cast<std::string>(device.attr("type")) != "cuda") {
+  if (!attribute(tensor, torch.is_cuda).is(Py_True)) {
     throw Error(ErrorCode::not_supported,
                 fmt::format("{} is on {}: tensors there are not supported by tilewright, they must "
                             "be on cpu or cuda",
-                            name, nb::cast<std::string>(nb::str(device))));
+                            name, nb::cast<std::string>(nb::str(attribute(tensor, torch.device)))));
   }
-  return {DeviceType::cuda, nb::cast<int>(device.attr("index"))};
+  return {DeviceType::cuda,
+          static_cast<int>(to_int64(call_method(tensor, torch.get_device).ptr()))};
 }
 
 }  // namespace
@@ -149,6 +157,18 @@ nb::object empty_torch(nb::handle like, DType dtype, std::span<const std::int64_
   }
   return torch.empty(extents, nb::arg("dtype") = type,
                      nb::arg("device") = attribute(like, torch.device));
+}
+
+Stream current_torch_stream(int gpu) {
+  const Torch* torch = loaded_torch();
+  if (torch == nullptr || torch->current_stream.is_none()) return {};
+  const nb::object index = nb::steal(PyLong_FromLong(gpu));
+  const nb::object handle =
+      nb::steal(PyObject_CallOneArg(torch->current_stream.ptr(), index.ptr()));
+  if (!handle.is_valid()) throw nb::python_error();
+  void* stream = PyLong_AsVoidPtr(handle.ptr());
+  if (stream == nullptr && PyErr_Occurred()) throw nb::python_error();
+  return {stream};
 }
 
 }  // namespace tilewright::python

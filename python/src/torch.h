@@ -18,5 +18,7 @@ bool is_torch_tensor(nb::handle object);
 TensorView view_of_torch(nb::handle tensor, const char* name);
 // Uninitialised, on the device of `like`.
 nb::object empty_torch(nb::handle like, DType dtype, std::span<const std::int64_t> shape);
+// torch's current stream of a GPU; the default one where nobody has imported a torch for CUDA.
+Stream current_torch_stream(int gpu);
 
 }  // namespace tilewright::python

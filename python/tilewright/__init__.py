@@ -6,7 +6,8 @@
     out = attention.run(plan, q, kv_cache)
 
 Arrays are NumPy's (ml_dtypes for bfloat16 and float8), torch's, or anything with DLPack or the array interface; results
-are of the kind of q (x, logits): torch's, of libraries with __array_namespace__ (JAX), else NumPy's.
+are of the kind of q (x, logits): torch's, of libraries with __array_namespace__ (JAX), else NumPy's. With device="cuda"
+they are tensors on the GPU, and calls go to torch's current stream unless `stream` says another (docs/cuda.md).
 """
 
 from . import expr, sampling, variants
@@ -16,6 +17,7 @@ from ._jit import compile_kernels, load_kernel_pack
 from ._tilewright import (
     Batch,
     BlockStructure,
+    CudaDevice,
     Expr,
     KernelReport,
     KvCache,
@@ -39,6 +41,7 @@ from ._tilewright import (
     apply_rope_with_cos_sin_cache,
     block_structure,
     cpu_features,
+    cuda_devices,
     exp,
     fused_add_rms_norm,
     gelu_and_mul,
@@ -78,6 +81,7 @@ __all__ = [
     "Batch",
     "BlockStructure",
     "Context",
+    "CudaDevice",
     "Error",
     "Expr",
     "InvalidArgument",
@@ -106,6 +110,7 @@ __all__ = [
     "block_structure",
     "compile_kernels",
     "cpu_features",
+    "cuda_devices",
     "exp",
     "expr",
     "fused_add_rms_norm",

@@ -19,6 +19,8 @@ _INT32 = np.iinfo(np.int32)
 
 def _int32(name: str, array: Indices) -> np.ndarray:
     """The array as int32 in host memory: in place where it is that, else a copy."""
+    if getattr(array, "is_cuda", False):
+        array = array.cpu()  # type: ignore[union-attr]
     host = np.asarray(array if isinstance(array, (np.ndarray, list, tuple)) else _tilewright._host_array(array, name))
     if host.dtype == np.int32:
         return host
@@ -33,6 +35,16 @@ def _int32(name: str, array: Indices) -> np.ndarray:
 
 def _optional_int32(name: str, array: Indices | None) -> np.ndarray | None:
     return None if array is None else _int32(name, array)
+
+
+def _placed(name: str, array: Indices | None, device: str) -> Any:
+    """_int32 on a device; there by torch."""
+    host = _optional_int32(name, array)
+    if host is None or device == "cpu":
+        return host
+    import torch  # type: ignore[import-not-found, unused-ignore]
+
+    return torch.tensor(host, device=device)
 
 
 def _needs(form: str, given: Mapping[str, Any], *, without: Mapping[str, Any]) -> None:
@@ -87,20 +99,25 @@ class Attention(_tilewright.Attention):
         qo_indptr: [requests + 1]. q_pos [tokens] or q_pos_offset [requests]: positions of the queries; default: they are
         the last tokens. params: the variant's parameters that bind at plan. blocks: the block structure of its mask.
 
-        All index arrays are in host memory: int32, or other integers, which are copied. The plan keeps what it reads.
+        All index arrays are in host memory: int32, or other integers, which are copied. The plan keeps what it reads. On
+        CUDA they are read on the host and copied to the GPU, by torch; levels, params and blocks are there already.
         """
         lens = _optional_int32("kv_lens", kv_lens)
-        kv = _kv_levels(
-            kv_indptr, kv_indices, kv_last_page_len, block_table, row_ids, levels, page_size, has_lens=lens is not None
-        )
         indptr = _int32("qo_indptr", qo_indptr)
+
+        def kv_on(device: str) -> list[Level | PageTable]:
+            return _kv_levels(kv_indptr, kv_indices, kv_last_page_len, block_table, row_ids, levels, page_size,
+                              has_lens=lens is not None, device=device)  # fmt: skip
+
+        limits = _limits(indptr, lens, kv_on("cpu"), determinism)
+        kv = kv_on(self.device)
         batch = Batch(
-            qo_indptr=indptr,
-            kv_lens=lens,
-            q_pos=_optional_int32("q_pos", q_pos),
-            q_pos_offset=_optional_int32("q_pos_offset", q_pos_offset),
+            qo_indptr=_placed("qo_indptr", indptr, self.device),
+            kv_lens=_placed("kv_lens", lens, self.device),
+            q_pos=_placed("q_pos", q_pos, self.device),
+            q_pos_offset=_placed("q_pos_offset", q_pos_offset, self.device),
         )
-        plan = Plan([self], _limits(indptr, lens, kv, determinism)).prepare()
+        plan = Plan([self], limits).prepare()
         plan.update(
             batch,
             tables={self: kv},
@@ -120,12 +137,15 @@ def _kv_levels(
     page_size: int | None,
     *,
     has_lens: bool,
+    device: str,
 ) -> list[Level | PageTable]:
     csr = {"kv_indptr": kv_indptr, "kv_indices": kv_indices}
     padded_only = {"block_table": block_table, "row_ids": row_ids}
     last = {"kv_last_page_len": kv_last_page_len}
     if levels is not None:
         _needs("a KV of levels", {}, without={**csr, **last, **padded_only, "page_size": page_size})
+        if device != "cpu" and not has_lens:
+            raise InvalidArgument("kv_lens is missing: levels on a GPU need it, [requests], to tell the longest request")
         for index, level in enumerate(levels):
             if not isinstance(level, (Level, PageTable)):
                 raise TypeError(f"levels[{index}] is of type {type(level).__name__}: it must be a Level or a PageTable")
@@ -134,7 +154,7 @@ def _kv_levels(
         lens = {"kv_lens": has_lens or None}
         _needs("a padded table", {"page_size": page_size, **lens}, without={**csr, **last})
         assert page_size is not None
-        return [PageTable.padded(_int32("block_table", block_table), page_size, _optional_int32("row_ids", row_ids))]
+        return [PageTable.padded(_placed("block_table", block_table, device), page_size, _placed("row_ids", row_ids, device))]
     if kv_indices is not None:
         _needs("a CSR table", {"kv_indptr": kv_indptr, "page_size": page_size}, without=padded_only)
         if kv_last_page_len is None and not has_lens:
@@ -142,10 +162,10 @@ def _kv_levels(
         assert kv_indptr is not None and page_size is not None
         return [
             PageTable.csr(
-                _int32("kv_indptr", kv_indptr),
-                _int32("kv_indices", kv_indices),
+                _placed("kv_indptr", kv_indptr, device),
+                _placed("kv_indices", kv_indices, device),
                 page_size,
-                _optional_int32("kv_last_page_len", kv_last_page_len),
+                _placed("kv_last_page_len", kv_last_page_len, device),
             )
         ]
     if kv_indptr is None:
@@ -153,7 +173,7 @@ def _kv_levels(
     if page_size not in (None, 1):
         raise InvalidArgument("kv_indices is missing: a CSR table needs it (a ragged KV has no page_size)")
     _needs("a ragged KV", {}, without={**last, **padded_only})
-    return [PageTable.ragged(_int32("kv_indptr", kv_indptr))]
+    return [PageTable.ragged(_placed("kv_indptr", kv_indptr, device))]
 
 
 def _limits(
@@ -213,10 +233,10 @@ def single_attention(
     num_qo_heads], natural log. Errors: TypeError, InvalidArgument.
     """
     described = {name: _tilewright._describe(array, name) for name, array in (("q", q), ("k", k), ("v", v))}
-    for name, (shape, _) in described.items():
+    for name, (shape, _, _) in described.items():
         if len(shape) != 3:
             raise InvalidArgument(f"{name} has shape {list(shape)}: it must be [tokens, heads, dim]")
-    (q_shape, q_dtype), (k_shape, k_dtype), (v_shape, v_dtype) = described.values()
+    (q_shape, q_dtype, device), (k_shape, k_dtype, _), (v_shape, v_dtype, _) = described.values()
     if q_shape[2] != k_shape[2]:
         raise InvalidArgument(f"k has shape {list(k_shape)}: its last dimension must be q's, {q_shape[2]}")
     if v_shape[:2] != k_shape[:2]:
@@ -229,6 +249,7 @@ def single_attention(
         "q_dtype": q_dtype,
         "kv_dtype": k_dtype,
         "v_dtype": v_dtype,
+        "device": device,
     }
     # A tuple hashes faster than the graph that it stands for.
     chosen = (causal, window_left, logits_soft_cap) if variant is None else variant

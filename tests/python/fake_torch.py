@@ -21,13 +21,16 @@ class Tensor:
     def __init__(self, array, device="cpu", index=None):
         self.array = array
         self.device = Device(device, index)
-        self.is_cpu = device == "cpu"
+        self.is_cpu, self.is_cuda = device == "cpu", device == "cuda"
         self.dtype = DTYPES.get(array.dtype, "torch.strange")
         self.shape = array.shape
         self.ndim = array.ndim
 
     def stride(self):
         return tuple(step // self.array.itemsize for step in self.array.strides)
+
+    def get_device(self):
+        return self.device.index
 
     def data_ptr(self):
         return self.array.ctypes.data
@@ -57,6 +60,8 @@ def main():
     torch.Tensor, torch.empty = Tensor, empty
     for name in DTYPES.values():
         setattr(torch, name.removeprefix("torch."), name)
+    asked = []  # of which GPU's current stream
+    torch._C = types.SimpleNamespace(_cuda_getCurrentRawStream=lambda gpu: asked.append(gpu) or 7)
     sys.modules["torch"] = torch
 
     out = tw.rms_norm(Tensor(x), Tensor(weight))
@@ -74,9 +79,26 @@ def main():
     assert tokens.dtype == "torch.int32"
     assert tokens.array.tolist() == [0, 1, 2, 3]
 
+    # On the CPU a stream is read and has no effect.
+    class Stream:
+        cuda_stream = 7
+
+    class OtherStream:
+        def __cuda_stream__(self):
+            return 0, 7
+
+    for stream in (None, 7, Stream(), OtherStream()):
+        assert np.array_equal(tw.rms_norm(Tensor(x), Tensor(weight), stream=stream).array, expected)
+    try:
+        tw.rms_norm(Tensor(x), Tensor(weight), stream="7")
+    except TypeError as raised:
+        assert "stream is of type str: it must be an integer handle" in str(raised)
+    else:
+        raise AssertionError("no error for a stream that is a text")
+
     for tensor, error, match in [
         (Tensor(x, "mps"), tw.Error, "x is on mps: tensors there are not supported"),
-        (Tensor(x, "cuda", 0), tw.Error, "cuda:0"),
+        (Tensor(x, "cuda", 1), tw.Error, "cuda:1"),
         (Tensor(x.astype(np.float64)), TypeError, "x has dtype torch.strange"),
         (Tensor(x.reshape((1,) * 5 + x.shape)), tw.InvalidArgument, "rank 7"),
     ]:
@@ -86,6 +108,7 @@ def main():
             assert match in str(raised), raised
         else:
             raise AssertionError(f"no error for {match}")
+    assert asked == [1]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tilewright as operators of torch.library, so that torch.compile(fullgraph=True) takes models that use it.
+
+    layer = tw.torch.planned(attention, plan)       # once, when the model is made
+    plan.update(batch, tables={attention: table})   # once a step, outside the compiled model or inside a CUDA graph
+    out = layer(q, kv)                              # in the model
+
+Operators are in torch.ops.tilewright; the functions here call them. They take tensors on the CPU and on CUDA, where they
+go to torch's current stream. None of them has a gradient.
+"""
+
+import itertools
+import weakref
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import _tilewright, sampling
+from ._attention import Attention
+from ._tilewright import Plan
+
+__all__ = [
+    "PlannedAttention",
+    "act_and_mul",
+    "apply_rope",
+    "apply_rope_with_cos_sin_cache",
+    "fused_add_rms_norm",
+    "planned",
+    "rms_norm",
+    "sample",
+    "write_kv_cache",
+]
+
+# Operators take no objects. A name stands for an attention and its plan: a compiled graph has it as a constant.
+_planned: weakref.WeakValueDictionary[str, "PlannedAttention"] = weakref.WeakValueDictionary()
+_numbers = itertools.count()
+
+
+class PlannedAttention:
+    """An attention under a plan, to be called in a model. Graphs that were compiled with it need it alive."""
+
+    def __init__(self, attention: Attention, plan: Plan) -> None:
+        if attention not in plan.attentions:
+            raise _invalid("plan was not made for this attention: give it to the plan's constructor")
+        self.attention = attention
+        self.plan = plan
+        self.name = f"attention{next(_numbers)}"
+        self.out_dtype = getattr(torch, attention.out_dtype)
+        _planned[self.name] = self
+
+    def __call__(
+        self,
+        q: Tensor,
+        kv: Tensor | Sequence[Tensor],
+        *,
+        sm_scale: float | None = None,
+        k_scale: float = 1.0,
+        v_scale: float = 1.0,
+        sinks: Tensor | None = None,
+        layout: str = "NHD",
+        return_lse: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Attention.run with a new output. kv: one tensor [pages, 2, page, heads, dim] or (k, v). Rows behind the plan's
+        last query token are 0, and -inf in lse."""
+        caches = [kv] if isinstance(kv, Tensor) else list(kv)
+        out, lse = torch.ops.tilewright.attention(q, caches, self.name, sm_scale, k_scale, v_scale, sinks, layout, return_lse)
+        return (out, lse) if return_lse else out
+
+
+def planned(attention: Attention, plan: Plan) -> PlannedAttention:
+    """The attention as a callable for models that are compiled."""
+    return PlannedAttention(attention, plan)
+
+
+def _invalid(message: str) -> Exception:
+    from ._errors import InvalidArgument
+
+    return InvalidArgument(message)
+
+
+def _by_name(name: str) -> PlannedAttention:
+    found = _planned.get(name)
+    if found is None:
+        raise _invalid(f"{name} is gone: keep what tilewright.torch.planned() gave for as long as graphs use it")
+    return found
+
+
+@torch.library.custom_op("tilewright::attention", mutates_args=())
+def _attention(
+    q: Tensor,
+    kv: Sequence[Tensor],
+    name: str,
+    sm_scale: float | None,
+    k_scale: float,
+    v_scale: float,
+    sinks: Tensor | None,
+    layout: str,
+    return_lse: bool,
+) -> tuple[Tensor, Tensor]:
+    layer = _by_name(name)
+    caches = kv[0] if len(kv) == 1 else tuple(kv)
+    result = layer.attention.run(layer.plan, q, caches, sm_scale=sm_scale, k_scale=k_scale, v_scale=v_scale, sinks=sinks,
+                                 layout=layout, return_lse=return_lse)  # fmt: skip
+    return result if return_lse else (result, q.new_empty(0, dtype=torch.float32))
+
+
+@_attention.register_fake
+def _(
+    q: Tensor,
+    kv: Sequence[Tensor],
+    name: str,
+    sm_scale: float | None,
+    k_scale: float,
+    v_scale: float,
+    sinks: Tensor | None,
+    layout: str,
+    return_lse: bool,
+) -> tuple[Tensor, Tensor]:
+    layer = _by_name(name)
+    tokens, heads = q.shape[0], layer.attention.num_qo_heads
+    out = q.new_empty((tokens, heads, layer.attention.head_dim_vo), dtype=layer.out_dtype)
+    return out, q.new_empty((tokens, heads) if return_lse else (0,), dtype=torch.float32)
+
+
+@torch.library.custom_op("tilewright::rms_norm", mutates_args=())
+def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6, weight_offset: float = 0.0) -> Tensor:
+    """tilewright.rms_norm."""
+    return _tilewright.rms_norm(x, weight, eps, weight_offset=weight_offset)
+
+
+@rms_norm.register_fake
+def _(x: Tensor, weight: Tensor, eps: float = 1e-6, weight_offset: float = 0.0) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("tilewright::fused_add_rms_norm", mutates_args=("residual",))
+def fused_add_rms_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, eps: float = 1e-6, weight_offset: float = 0.0
+) -> Tensor:
+    """tilewright.fused_add_rms_norm: residual is updated in place."""
+    return _tilewright.fused_add_rms_norm(x, residual, weight, eps, weight_offset=weight_offset)
+
+
+@fused_add_rms_norm.register_fake
+def _(x: Tensor, residual: Tensor, weight: Tensor, eps: float = 1e-6, weight_offset: float = 0.0) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("tilewright::apply_rope", mutates_args=())
+def apply_rope(
+    x: Tensor, positions: Tensor, dim: int = 0, theta: float = 10000.0, position_scale: float = 1.0, interleaved: bool = False
+) -> Tensor:
+    """tilewright.apply_rope. Scaled frequencies: apply_rope_with_cos_sin_cache."""
+    return _tilewright.apply_rope(x, positions, dim=dim, theta=theta, position_scale=position_scale,
+                                  interleaved=interleaved)  # fmt: skip
+
+
+@apply_rope.register_fake
+def _(
+    x: Tensor, positions: Tensor, dim: int = 0, theta: float = 10000.0, position_scale: float = 1.0, interleaved: bool = False
+) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("tilewright::apply_rope_with_cos_sin_cache", mutates_args=())
+def apply_rope_with_cos_sin_cache(
+    x: Tensor, positions: Tensor, cos_sin_cache: Tensor, interleaved: bool = False
+) -> Tensor:
+    """tilewright.apply_rope_with_cos_sin_cache."""
+    return _tilewright.apply_rope_with_cos_sin_cache(x, positions, cos_sin_cache, interleaved=interleaved)
+
+
+@apply_rope_with_cos_sin_cache.register_fake
+def _(x: Tensor, positions: Tensor, cos_sin_cache: Tensor, interleaved: bool = False) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+_ACTIVATIONS = {
+    "silu": _tilewright.silu_and_mul,
+    "gelu": _tilewright.gelu_and_mul,
+    "gelu_tanh": _tilewright.gelu_tanh_and_mul,
+}
+
+
+@torch.library.custom_op("tilewright::act_and_mul", mutates_args=())
+def act_and_mul(x: Tensor, activation: str = "silu") -> Tensor:
+    """act(x[:, :dim]) * x[:, dim:] for x [tokens, 2 * dim]; "silu", "gelu" or "gelu_tanh"."""
+    if activation not in _ACTIVATIONS:
+        raise _invalid(f'activation is "{activation}": it must be "silu", "gelu" or "gelu_tanh"')
+    return _ACTIVATIONS[activation](x)
+
+
+@act_and_mul.register_fake
+def _(x: Tensor, activation: str = "silu") -> Tensor:
+    return x.new_empty((*x.shape[:-1], x.shape[-1] // 2))
+
+
+@torch.library.custom_op("tilewright::write_kv_cache", mutates_args=("k_cache", "v_cache"))
+def write_kv_cache(
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    layout: str = "NHD",
+) -> None:
+    """tilewright.write_kv_cache into (k_cache, v_cache); of one tensor [pages, 2, ...] these are kv[:, 0] and kv[:, 1]."""
+    _tilewright.write_kv_cache(k, v, (k_cache, v_cache), slot_mapping, k_scale=k_scale, v_scale=v_scale, layout=layout)
+
+
+@write_kv_cache.register_fake
+def _(
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    layout: str = "NHD",
+) -> None:
+    return None
+
+
+@torch.library.custom_op("tilewright::sample", mutates_args=())
+def sample(
+    logits: Tensor,
+    temperature: Tensor | None = None,
+    top_k: Tensor | None = None,
+    top_p: Tensor | None = None,
+    min_p: Tensor | None = None,
+    seeds: Tensor | None = None,
+    steps: Tensor | None = None,
+) -> Tensor:
+    """tilewright.sampling.sample with tensors [rows] of the dtypes said there; those left out have its defaults."""
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seeds": seeds, "steps": steps}
+    return sampling.sample(logits, **{name: value for name, value in given.items() if value is not None})
+
+
+@sample.register_fake
+def _(
+    logits: Tensor,
+    temperature: Tensor | None = None,
+    top_k: Tensor | None = None,
+    top_p: Tensor | None = None,
+    min_p: Tensor | None = None,
+    seeds: Tensor | None = None,
+    steps: Tensor | None = None,
+) -> Tensor:
+    return logits.new_empty(logits.shape[0], dtype=torch.int32)

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tilewright.torch: operators of torch.library, with fake kernels that tell the truth, in compiled models."""
+
+import numpy as np
+import pytest
+import tilewright as tw
+
+torch = pytest.importorskip("torch")
+ops = pytest.importorskip("tilewright.torch")
+
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]),
+]
+HEADS, KV_HEADS, DIM, PAGE, HIDDEN = 4, 2, 64, 16, 256
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    return request.param
+
+
+def random(*shape, dtype=torch.bfloat16, seed=0, device="cpu"):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
+
+
+def decode_plan(device, kv_lens=(5, 40, 17)):
+    attention = tw.Attention(num_qo_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=DIM, dtype="bfloat16", device=device)
+    plan = tw.Plan([attention], tw.Limits(requests=4, q_tokens=4, q_len=1, kv_len=64)).prepare()
+
+    def int32(values):
+        return torch.tensor(values, dtype=torch.int32, device=device)
+
+    table = torch.arange(12, dtype=torch.int32, device=device).reshape(3, 4)
+    plan.update(tw.Batch(qo_indptr=int32([0, 1, 2, 3]), kv_lens=int32(kv_lens)),
+                tables={attention: tw.PageTable.padded(table, PAGE)})  # fmt: skip
+    return attention, plan
+
+
+class Layer(torch.nn.Module):
+    """Norm, QKV, RoPE, cache write, attention, MLP: all of the operators."""
+
+    def __init__(self, attend, device):
+        super().__init__()
+        self.attend = attend
+        sizes = {"qkv": (HIDDEN, (HEADS + 2 * KV_HEADS) * DIM), "up": (HEADS * DIM, 2 * HIDDEN), "norm": (HIDDEN,)}
+        for seed, (name, size) in enumerate(sizes.items()):
+            setattr(self, name, torch.nn.Parameter(random(*size, seed=seed, device=device) * 0.1, requires_grad=False))
+
+    def forward(self, x, residual, cache, slots, positions):
+        h = ops.fused_add_rms_norm(x, residual, self.norm)
+        q, k, v = (h @ self.qkv).view(len(x), -1, DIM).split([HEADS, KV_HEADS, KV_HEADS], dim=1)
+        q, k = ops.apply_rope(q, positions), ops.apply_rope(k, positions)
+        ops.write_kv_cache(k, v, cache[:, 0], cache[:, 1], slots)
+        out = self.attend(q, cache)
+        h = ops.act_and_mul(out.flatten(1) @ self.up, "gelu_tanh")
+        logits = ops.rms_norm(h, self.norm)
+        return ops.sample(logits, seeds=positions), logits, out
+
+
+def inputs(device):
+    return (random(3, HIDDEN, device=device), random(3, HIDDEN, seed=1, device=device),
+            random(12, 2, PAGE, KV_HEADS, DIM, seed=2, device=device), torch.tensor([4, 103, 144], device=device),
+            torch.tensor([4, 39, 16], device=device))  # fmt: skip
+
+
+def test_compiled_model_gives_what_the_eager_one_does(device):
+    layer = Layer(ops.planned(*decode_plan(device)), device)
+    eager_inputs, compiled_inputs = inputs(device), inputs(device)
+    expected = layer(*eager_inputs)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for got, want in zip([*compiled(*compiled_inputs), *compiled_inputs], [*expected, *eager_inputs]):
+        assert torch.equal(got, want)
+
+
+def test_layers_are_told_apart_by_the_graph(device):
+    """Two attentions under plans of their own in one compiled function."""
+    first, second = (ops.planned(*decode_plan(device, lens)) for lens in ((5, 40, 17), (64, 1, 2)))
+    q, cache = random(3, HEADS, DIM, device=device), random(12, 2, PAGE, KV_HEADS, DIM, seed=2, device=device)
+
+    def both(q, cache):
+        return first(q, cache), second(q, (cache[:, 0], cache[:, 1]), sm_scale=0.2, return_lse=True)
+
+    out, (other, lse) = torch.compile(both, fullgraph=True, backend="aot_eager")(q, cache)
+    assert torch.equal(out, first.attention.run(first.plan, q, cache))
+    expected = second.attention.run(second.plan, q, cache, sm_scale=0.2, return_lse=True)
+    assert torch.equal(other, expected[0])
+    assert torch.equal(lse, expected[1])
+
+
+CHECKS = ("test_schema", "test_faketensor")
+
+
+def test_fake_kernels(device):
+    """torch's own check: the schema's mutations, and that fake kernels give the shapes and strides of the real ones."""
+    x, residual, cache, slots, positions = inputs(device)
+    heads, kv_heads = random(3, HEADS, DIM, device=device), random(3, KV_HEADS, DIM, device=device)
+    weight, table = random(HIDDEN, device=device), random(64, DIM, dtype=torch.float32, device=device)
+    layer = ops.planned(*decode_plan(device))
+    attention = torch.ops.tilewright.attention.default
+    for op, arguments in [
+        (attention, (heads, [cache], layer.name, None, 1.0, 1.0, None, "NHD", False)),
+        (attention, (heads, [cache[:, 0], cache[:, 1]], layer.name, 0.1, 1.0, 1.0, None, "NHD", True)),
+        (torch.ops.tilewright.rms_norm.default, (x, weight)),
+        (torch.ops.tilewright.fused_add_rms_norm.default, (x, residual, weight)),
+        (torch.ops.tilewright.apply_rope.default, (heads, positions)),
+        (torch.ops.tilewright.apply_rope_with_cos_sin_cache.default, (heads, positions, table)),
+        (torch.ops.tilewright.act_and_mul.default, (x,)),
+        (torch.ops.tilewright.write_kv_cache.default, (kv_heads, kv_heads, cache[:, 0], cache[:, 1], slots)),
+        (torch.ops.tilewright.sample.default, (x,)),
+    ]:
+        torch.library.opcheck(op, arguments, test_utils=CHECKS)
+
+
+def test_sample_takes_tensors(device):
+    logits = random(8, 1000, dtype=torch.float32, device=device) * 3
+    temperature = torch.full((8,), 0.7, device=device)
+    seeds = torch.arange(8, device=device)
+    expected = tw.sampling.sample(logits, temperature=temperature, seeds=seeds)
+    assert torch.equal(ops.sample(logits, temperature=temperature, seeds=seeds), expected)
+
+
+def test_errors():
+    attention, plan = decode_plan("cpu")
+    other = tw.Attention(num_qo_heads=1, num_kv_heads=1, head_dim=64)
+    with pytest.raises(tw.InvalidArgument, match="plan was not made for this attention"):
+        ops.planned(other, plan)
+    layer = ops.planned(attention, plan)
+    name = layer.name
+    del layer
+    cache = [torch.zeros(12, 2, PAGE, KV_HEADS, DIM, dtype=torch.bfloat16)]
+    with pytest.raises(tw.InvalidArgument, match=f"{name} is gone: keep what"):
+        torch.ops.tilewright.attention(random(3, HEADS, DIM), cache, name, None, 1.0, 1.0, None, "NHD", False)
+    with pytest.raises(tw.InvalidArgument, match='activation is "relu"'):
+        ops.act_and_mul(random(2, 4), "relu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_inductor_with_cuda_graphs():
+    layer = Layer(ops.planned(*decode_plan("cuda")), "cuda")
+    expected = layer(*inputs("cuda"))
+    compiled = torch.compile(layer, fullgraph=True, mode="reduce-overhead")
+    for _ in range(3):
+        got = [x.clone() for x in compiled(*inputs("cuda"))]
+    np.testing.assert_allclose(got[1].float().cpu(), expected[1].float().cpu(), rtol=3e-2, atol=3e-2)
