@@ -72,13 +72,13 @@ struct RowCopy {
   static constexpr i32 kPasses = keys / kAtOnce;
   static_assert(units <= 32 && kAtOnce * kPasses == keys);
 
-  static TW_DEVICE i32 table_index(i32 key) { return key % kAtOnce * kPasses + key / kAtOnce; }
+  TW_DEVICE static i32 table_index(i32 key) { return key % kAtOnce * kPasses + key / kAtOnce; }
 
   // `dim` elements of 16 bits a row; what is behind them in the last unit becomes zeros. So do rows
   // whose address is null, if there are any: `complete` says that there are none. (To read zeros from
   // one place would be simpler, and make all of the GPU wait for one bank of the cache.)
   template <i32 pitch, i32 dim>
-  static TW_DEVICE void copy(char* to, const char* const* table, bool complete, i32 thread) {
+  TW_DEVICE static void copy(char* to, const char* const* table, bool complete, i32 thread) {
     const i32 unit = thread % kLanes;
     const i32 row = thread / kLanes;
     if (unit >= units || row >= kAtOnce) return;

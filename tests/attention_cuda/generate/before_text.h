@@ -4,7 +4,6 @@
 // its own meaning of tw::Spec and tw::Variant, and of all that is made of them.
 #pragma once
 
-#include "arch/arithmetic.h"
 #include "arch/matrix.h"
 #include "arch/memory.h"
 #include "arch/numeric.h"

@@ -11,11 +11,11 @@
 namespace tilewright::test {
 
 struct EmulatedKernels {
-  const char* attention_text;
-  const char* plan_text;
-  void (*attention)(tw::AttentionParams);
-  void (*join_levels)(tw::AttentionParams);
-  void (*update_plan)(plan::UpdateParams<1>);
+  const char* attention_text = nullptr;
+  const char* plan_text = nullptr;
+  void (*attention)(tw::AttentionParams) = nullptr;
+  void (*join_levels)(tw::AttentionParams) = nullptr;
+  void (*update_plan)(plan::UpdateParams<1>) = nullptr;
 };
 
 // Of compiled_cases(), in their order. Its source is generated.

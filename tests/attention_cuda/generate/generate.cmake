@@ -5,9 +5,11 @@ target_link_libraries(write_attention_kernels PRIVATE tilewright_static tilewrig
                       fmt::fmt-header-only GTest::gtest)
 set(folder ${CMAKE_CURRENT_BINARY_DIR}/attention_cuda)
 file(MAKE_DIRECTORY ${folder})
-set(kernels ${folder}/kernels_all.cpp)
+set(kernels ${folder}/kernels_all.cpp ${folder}/plans.cpp)
 foreach(i RANGE 7)  # as many as compiled_cases() has
   list(APPEND kernels ${folder}/kernels_${i}.cpp)
 endforeach()
 add_custom_command(OUTPUT ${kernels} COMMAND write_attention_kernels ${folder} DEPENDS write_attention_kernels VERBATIM)
+# Device code has anonymous structs.
+set_source_files_properties(${kernels} PROPERTIES COMPILE_OPTIONS "-Wno-pedantic")
 target_sources(attention_cuda_test PRIVATE ${kernels})

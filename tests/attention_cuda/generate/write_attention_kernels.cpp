@@ -29,6 +29,8 @@ int main(int argc, char** argv) {
   }
   const std::string folder = argv[1];
   std::ofstream all(folder + "/kernels_all.cpp");
+  std::ofstream plans(folder + "/plans.cpp");
+  plans << "#include \"attention_cuda/generate/before_text.h\"\n";
   std::string declarations;
   std::string entries;
   const auto cases = test::compiled_cases();
@@ -43,21 +45,31 @@ int main(int argc, char** argv) {
         "namespace tw_{0} {{\nusing namespace tw;\n}}\n"
         "#define tw tw_{0}\n"
         "#include \"attention_{0}.h\"\n"
-        "#include \"plan_{0}.h\"\n"
         "#undef tw\n"
         "namespace tilewright::test {{\n"
-        "EmulatedKernels emulated_kernels_{0}() {{\n"
-        "  return {{\n"
-        "#include \"attention_{0}_text.h\"\n      ,\n"
-        "#include \"plan_{0}_text.h\"\n      ,\n"
-        "      tilewright_attention, tilewright_join_levels, {1}}};\n"
+        "void add_attention_{0}(EmulatedKernels& kernels) {{\n"
+        "  kernels.attention_text =\n#include \"attention_{0}_text.h\"\n      ;\n"
+        "  kernels.attention = tilewright_attention;\n"
+        "  kernels.join_levels = tilewright_join_levels;\n"
+        "}}\n}}\n",
+        i);
+    // Plans differ in the masks alone.
+    plans << fmt::format(
+        "#define Mask0 Mask0Of{0}\n#define {1} {1}_{0}\n#include \"plan_{0}.h\"\n"
+        "#undef Mask0\n#undef {1}\n"
+        "namespace tilewright::test {{\n"
+        "void add_plan_{0}(EmulatedKernels& kernels) {{\n"
+        "  kernels.plan_text =\n#include \"plan_{0}_text.h\"\n      ;\n"
+        "  kernels.update_plan = {1}_{0};\n"
         "}}\n}}\n",
         i, kUpdateKernelName);
-    declarations += fmt::format("EmulatedKernels emulated_kernels_{}();\n", i);
-    entries += fmt::format("emulated_kernels_{}(), ", i);
+    declarations += fmt::format(
+        "void add_attention_{0}(EmulatedKernels&);\nvoid add_plan_{0}(EmulatedKernels&);\n", i);
+    entries += fmt::format("  add_attention_{0}(all[{0}]);\n  add_plan_{0}(all[{0}]);\n", i);
   }
   all << "#include \"attention_cuda/generate/emulated_kernels.h\"\nnamespace tilewright::test {\n"
-      << declarations << "std::vector<EmulatedKernels> all_emulated_kernels() {\n  return {"
-      << entries << "};\n}\n}\n";
-  return all.good() ? 0 : 1;
+      << declarations << "std::vector<EmulatedKernels> all_emulated_kernels() {\n"
+      << fmt::format("  std::vector<EmulatedKernels> all({});\n", cases.size()) << entries
+      << "  return all;\n}\n}\n";
+  return all.good() && plans.good() ? 0 : 1;
 }
