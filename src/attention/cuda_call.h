@@ -27,8 +27,8 @@ struct CudaCall {
 };
 
 // Checks what the host knows of a call of Attention::run. `num_requests`: the most that the plan's
-// batch may have. The batch's numbers are the device's: what they would make wrong, the kernel leaves
-// out. `levels` must outlive the call.
+// batch may have. The batch's numbers are the device's: what they would make wrong, the kernel
+// leaves out. `levels` must outlive the call.
 CudaCall check_cuda_call(const DevicePlan::Part& part, int num_requests, const TensorView& q,
                          const KvCache* levels, std::size_t num_levels, const RunArgs& args);
 

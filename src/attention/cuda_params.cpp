@@ -54,8 +54,9 @@ void require_aligned(std::string_view name, const TensorView& t) {
     const auto d = static_cast<std::size_t>(dim);
     aligned = aligned && (t.shape[d] <= 1 || t.strides[d] * bytes % 16 == 0);
   }
-  require(aligned, "{} is {} at {}: on CUDA its address and its strides must be multiples of 16 bytes",
-          name, t, fmt::ptr(t.data));
+  require(aligned,
+          "{} is {} at {}: on CUDA its address and its strides must be multiples of 16 bytes", name,
+          t, fmt::ptr(t.data));
 }
 
 bool rows_aligned(const TensorView& t, std::int64_t bytes) {
@@ -137,8 +138,8 @@ AttentionLaunch attention_launch(const DevicePlan& plan, const DevicePlan::Part&
   if (part.view.token_levels == nullptr) return launch;
   constexpr std::int64_t kRowsABlock = kJoinThreads / 32;
   const std::int64_t rows = plan.limits().q_tokens * part.attention.spec().num_qo_heads;
-  launch.join_blocks = static_cast<unsigned>(
-      std::min<std::int64_t>(plan::ceil_div(rows, kRowsABlock), num_sms * 8));
+  launch.join_blocks =
+      static_cast<unsigned>(std::min<std::int64_t>(plan::ceil_div(rows, kRowsABlock), num_sms * 8));
   return launch;
 }
 

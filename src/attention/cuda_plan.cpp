@@ -17,12 +17,12 @@ const CudaKernels& cuda_kernels(const Attention& attention) {
   return *attention.impl().cuda;
 }
 
-std::vector<plan::Config> configs_of(const std::vector<Attention>& attentions,
-                                     const Limits& limits, const cuda::Device& device) {
+std::vector<plan::Config> configs_of(const std::vector<Attention>& attentions, const Limits& limits,
+                                     const cuda::Device& device) {
   std::vector<plan::Config> configs;
   for (const Attention& attention : attentions) {
-    configs.push_back(kernel_config(attention.spec(), cuda_kernels(attention).shape,
-                                    device.num_sms, device.l2_bytes, limits));
+    configs.push_back(kernel_config(attention.spec(), cuda_kernels(attention).shape, device.num_sms,
+                                    device.l2_bytes, limits));
   }
   return configs;
 }
@@ -79,11 +79,10 @@ void CudaPlan::update(const Batch& batch, const std::vector<PlanInput>& inputs, 
       batch, inputs,
       [&](const UpdateLaunch& launch, Stream on) {
         update_.on(device_.index)
-            .launch_bytes({static_cast<unsigned>(launch.blocks),
-                           static_cast<unsigned>(launch.threads),
-                           static_cast<unsigned>(launch.shared_bytes),
-                           device_.has_programmatic_launch()},
-                          on, launch.params, launch.params_bytes);
+            .launch_bytes(
+                {static_cast<unsigned>(launch.blocks), static_cast<unsigned>(launch.threads),
+                 static_cast<unsigned>(launch.shared_bytes), device_.has_programmatic_launch()},
+                on, launch.params, launch.params_bytes);
       },
       stream);
   num_requests_ = static_cast<int>(batch.qo_indptr.shape[0] - 1);

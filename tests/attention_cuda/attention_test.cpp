@@ -26,37 +26,37 @@ void run_case(const CompiledCase& compiled, int runs = 2) {
   c.make_legal();
   SCOPED_TRACE(c.name());
   CaseRun run(c);
-  run.run_on(arithmetic_of(c.q_dtype), [&](const AttentionSpec& spec, const Limits& limits,
-                                           const Batch& batch, const std::vector<KvLevel>& levels,
-                                           const std::vector<ParamValue>& plan_params,
-                                           const TensorView& q, const KvCache& kv,
-                                           const RunArgs& args) {
-    EmulatedAttention attention(spec, compiled.target, limits);
-    GuardedCopies copies;
-    const Batch own_batch = copies.batch(batch);
-    const std::vector<KvLevel> own_levels = copies.levels(levels);
-    const std::vector<ParamValue> own_params = copies.params(plan_params);
-    const TensorView own_q = copies(q);
-    const std::vector<KvCache> own_kv = {copies.cache(kv)};
-    const RunArgs own_args = copies.args(args);
-    std::vector<std::uint8_t> out;
-    std::vector<std::uint8_t> lse;
-    for (int i = 0; i < runs; ++i) {
-      const std::uint64_t seed = c.seed * 100 + static_cast<std::uint64_t>(i);
-      copies.reset();
-      attention.update(own_batch, own_levels, own_params, seed);
-      attention.run(own_q, own_kv, own_args, seed);
-      if (i == 0) {
-        out = bytes_of(own_args.out);
-        lse = bytes_of(own_args.lse);
-      }
-      EXPECT_TRUE(out == bytes_of(own_args.out)) << "out has other bits in run " << i;
-      EXPECT_TRUE(lse == bytes_of(own_args.lse)) << "lse has other bits in run " << i;
-    }
-    copies.download();
-    const std::vector<std::uint32_t> status = attention.status(batch.qo_indptr.shape[0] - 1);
-    EXPECT_EQ(*std::max_element(status.begin(), status.end()), 0U);
-  });
+  run.run_on(arithmetic_of(c.q_dtype),
+             [&](const AttentionSpec& spec, const Limits& limits, const Batch& batch,
+                 const std::vector<KvLevel>& levels, const std::vector<ParamValue>& plan_params,
+                 const TensorView& q, const KvCache& kv, const RunArgs& args) {
+               EmulatedAttention attention(spec, compiled.target, limits);
+               GuardedCopies copies;
+               const Batch own_batch = copies.batch(batch);
+               const std::vector<KvLevel> own_levels = copies.levels(levels);
+               const std::vector<ParamValue> own_params = copies.params(plan_params);
+               const TensorView own_q = copies(q);
+               const std::vector<KvCache> own_kv = {copies.cache(kv)};
+               const RunArgs own_args = copies.args(args);
+               std::vector<std::uint8_t> out;
+               std::vector<std::uint8_t> lse;
+               for (int i = 0; i < runs; ++i) {
+                 const std::uint64_t seed = c.seed * 100 + static_cast<std::uint64_t>(i);
+                 copies.reset();
+                 attention.update(own_batch, own_levels, own_params, seed);
+                 attention.run(own_q, own_kv, own_args, seed);
+                 if (i == 0) {
+                   out = bytes_of(own_args.out);
+                   lse = bytes_of(own_args.lse);
+                 }
+                 EXPECT_TRUE(out == bytes_of(own_args.out)) << "out has other bits in run " << i;
+                 EXPECT_TRUE(lse == bytes_of(own_args.lse)) << "lse has other bits in run " << i;
+               }
+               copies.download();
+               const std::vector<std::uint32_t> status =
+                   attention.status(batch.qo_indptr.shape[0] - 1);
+               EXPECT_EQ(*std::max_element(status.begin(), status.end()), 0U);
+             });
 }
 
 using Make = CompiledCase (*)();

@@ -37,7 +37,7 @@ std::vector<std::uint8_t> rows_of(const SimpleBatch& batch, std::size_t request)
   const std::int64_t tokens = batch.requests[request].q_len();
   std::vector<std::uint8_t> bytes;
   for (const TensorView& whole : {batch.tensors.out.view(), batch.tensors.lse.view()}) {
-    const TensorView rows = whole.slice(0, first, tokens);
+    const TensorView rows = whole.slice(0, first, first + tokens);
     const auto* data = static_cast<const std::uint8_t*>(rows.data);
     bytes.insert(bytes.end(), data, data + body_bytes(rows));
   }
@@ -92,8 +92,8 @@ class BadRequests : public testing::Test {
   void expect_others(std::size_t bad) {
     std::int64_t first = 0;
     for (std::size_t r = 0; r < batch_.requests.size(); ++r) {
-      const Expected expected = reference_attention(batch_.requests[r], batch_.dims, semantics(),
-                                                    1 / std::sqrt(64.0));
+      const Expected expected =
+          reference_attention(batch_.requests[r], batch_.dims, semantics(), 1 / std::sqrt(64.0));
       if (r != bad) {
         EXPECT_TRUE(matches(batch_.tensors.out, batch_.tensors.lse, first, expected, batch_.dims,
                             DType::bf16, fmt::format("request {}", r), kRoundedWeights));
@@ -134,8 +134,8 @@ TEST_F(BadRequests, GetZeros) {
       view.kv_lens = kv_lens.view();
       run_batch(run, batch_, view, batch_.tensors.args(), bad);
       std::vector<std::uint32_t> expected(4, 0);
-      expected[bad] = static_cast<std::uint32_t>(by_length ? RequestStatus::kv_len
-                                                           : RequestStatus::page);
+      expected[bad] =
+          static_cast<std::uint32_t>(by_length ? RequestStatus::kv_len : RequestStatus::page);
       EXPECT_EQ(run.status(4), expected);
       expect_zeros(bad);
       batch_.table.indices.set({page, column}, before);

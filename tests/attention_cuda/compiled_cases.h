@@ -42,8 +42,7 @@ inline CompiledCase full_soft_cap_64() {
 }
 // Dims that are no multiples of 16, f32 outputs with a transform.
 inline CompiledCase gated_72_40() {
-  CompiledCase made =
-      compiled_case(DType::bf16, 72, 40, 3, VariantKind::output_gate, kHopper);
+  CompiledCase made = compiled_case(DType::bf16, 72, 40, 3, VariantKind::output_gate, kHopper);
   made.attention.out_dtype = DType::f32;
   return made;
 }

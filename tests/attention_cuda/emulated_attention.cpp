@@ -66,29 +66,28 @@ EmulatedAttention::EmulatedAttention(const AttentionSpec& spec, CudaTarget targe
       plan_({attention_}, limits,
             {kernel_config(spec, shape_, num_sms, std::int64_t{1} << 20, limits)}, num_sms),
       kernels_(kernels_of(spec, target, plan_.masks())),
-      workspace_(std::make_unique<tw::emulator::GuardedBuffer>("workspace",
-                                                               plan_.lay_out(nullptr))) {
+      workspace_(
+          std::make_unique<tw::emulator::GuardedBuffer>("workspace", plan_.lay_out(nullptr))) {
   plan_.lay_out(reinterpret_cast<std::byte*>(workspace_->data()));
   std::memset(workspace_->data(), 0, plan_.state_bytes());
 }
 
 void EmulatedAttention::update(const Batch& batch, const std::vector<KvLevel>& levels,
                                const std::vector<ParamValue>& params, std::uint64_t seed) {
-  plan_.update(
-      batch, {PlanInput(attention_, levels, params)},
-      [&](const UpdateLaunch& launch, Stream) {
-        plan::UpdateParams<1> update;
-        ASSERT_EQ(sizeof(update), launch.params_bytes);
-        std::memcpy(static_cast<void*>(&update), launch.params, sizeof(update));
-        // Fewer threads than a GPU would be given: any number does.
-        tw::emulator::launch(kernels_.update_plan,
-                             {.grid = launch.blocks,
-                              .block = 64,
-                              .shared_bytes = static_cast<tw::i64>(launch.shared_bytes),
-                              .seed = seed},
-                             update);
-      },
-      {});
+  plan_.update(batch, {PlanInput(attention_, levels, params)},
+               [&](const UpdateLaunch& launch, Stream) {
+                 plan::UpdateParams<1> update;
+                 ASSERT_EQ(sizeof(update), launch.params_bytes);
+                 std::memcpy(static_cast<void*>(&update), launch.params, sizeof(update));
+                 // Fewer threads than a GPU would be given: any number does.
+                 tw::emulator::launch(kernels_.update_plan,
+                                      {.grid = launch.blocks,
+                                       .block = 64,
+                                       .shared_bytes = static_cast<tw::i64>(launch.shared_bytes),
+                                       .seed = seed},
+                                      update);
+               },
+               {});
   num_requests_ = static_cast<int>(batch.qo_indptr.shape[0] - 1);
 }
 

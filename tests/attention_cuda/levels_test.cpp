@@ -12,8 +12,8 @@ namespace {
 // Runs the same batch in several orders, with the same bits, and checks the numbers.
 void run_levels(const CompiledCase& compiled, const Limits& limits, const Batch& batch,
                 const std::vector<KvLevel>& levels, const std::vector<KvCache>& caches,
-                const VariantCase& variant, const std::vector<Request>& requests,
-                const Dims& dims, const std::vector<double>& sinks = {}) {
+                const VariantCase& variant, const std::vector<Request>& requests, const Dims& dims,
+                const std::vector<double>& sinks = {}) {
   EmulatedAttention attention(CaseRun(compiled.attention).spec(), compiled.target, limits);
   GuardedCopies copies;
   const Batch own_batch = copies.batch(batch);
@@ -70,9 +70,8 @@ TEST(EmulatedLevels, TreesOfPrefixes) {
     const PrefixTree tree = random_prefix_tree(
         dims, DType::bf16, random,
         {CacheForm::combined_nhd, CacheForm::separate_hnd, CacheForm::combined_hnd_kv0});
-    const VariantCase variant =
-        make_variant(compiled.attention.variant, dims,
-                     static_cast<std::int64_t>(tree.requests.size()), random);
+    const VariantCase variant = make_variant(
+        compiled.attention.variant, dims, static_cast<std::int64_t>(tree.requests.size()), random);
     Limits limits{9, 45, 5, 800, 3};
     limits.workers = i % 2 == 0 ? 0 : 7;
     const Tensor qo_indptr = int_tensor(query_indptr(tree.requests));

@@ -13,7 +13,7 @@ namespace tilewright::test {
 
 // Keys and values [begin, begin + count) of `from` become those of `to` from `at` on.
 inline void copy_keys(const Dims& dims, const Request& from, std::int64_t begin, std::int64_t count,
-               Request& to, std::int64_t at) {
+                      Request& to, std::int64_t at) {
   const std::int64_t k = dims.kv_heads * dims.head_dim;
   const std::int64_t v = dims.kv_heads * dims.value_dim;
   std::copy_n(from.k.begin() + begin * k, count * k, to.k.begin() + at * k);
