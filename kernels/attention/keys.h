@@ -75,11 +75,11 @@ struct RowCopy {
   static constexpr i32 kPasses = keys / kAtOnce;
   static_assert(units <= 32 && kAtOnce * kPasses == keys);
 
-  static TW_DEVICE i32 table_index(i32 key) { return key % kAtOnce * kPasses + key / kAtOnce; }
+  TW_DEVICE static i32 table_index(i32 key) { return key % kAtOnce * kPasses + key / kAtOnce; }
 
   // `dim` elements of 16 bits a row; what is behind them in the last unit becomes zeros.
   template <i32 pitch, i32 dim>
-  static TW_DEVICE void copy(char* to, const char* const* table, i32 thread) {
+  TW_DEVICE static void copy(char* to, const char* const* table, i32 thread) {
     const i32 unit = thread % kLanes;
     const i32 row = thread / kLanes;
     if (unit >= units || row >= kAtOnce) return;

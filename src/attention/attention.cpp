@@ -182,32 +182,32 @@ void run_on_cpu(const AttentionImpl& attention, PlanImpl& plan_impl, const PlanP
   cpu::run_attention(call, memory);
 }
 
-// The batch's numbers are the device's: what they would make wrong, the kernel leaves out.
-void run_on_cuda(const Attention& attention, const CudaPlan& plan, const TensorView& q,
-                 const KvCache* levels, std::size_t num_levels, const RunArgs& args) {
-  const DevicePlan::Part& part = plan.part(attention);
-  const AttentionImpl& impl = attention.impl();
-  require_call(impl, part.view, 0, plan.num_requests(), q, levels, num_levels, args);
-  Bindings bindings = part.bindings;
-  bind_run_params(impl, args, plan.num_requests(), 0, bindings);
-  CudaCall call;
-  fill_call(impl.spec, q, args, call);
-  call.kv = levels;
-  call.stream = args.stream;
-  plan.run(part, call, bindings);
-}
-
 void run_levels(const Attention& attention, PlanImpl& plan, const TensorView& q,
                 const KvCache* levels, std::size_t num_levels, const RunArgs& args) {
   if (plan.cuda != nullptr) {
     plan.require_updated();
-    run_on_cuda(attention, *plan.cuda, q, levels, num_levels, args);
+    const CudaPlan& cuda = *plan.cuda;
+    const DevicePlan::Part& part = cuda.part(attention);
+    cuda.run(part, check_cuda_call(part, cuda.num_requests(), q, levels, num_levels, args));
     return;
   }
   run_on_cpu(attention.impl(), plan, plan.part_for_run(attention), q, levels, num_levels, args);
 }
 
 }  // namespace
+
+CudaCall check_cuda_call(const DevicePlan::Part& part, int num_requests, const TensorView& q,
+                         const KvCache* levels, std::size_t num_levels, const RunArgs& args) {
+  const AttentionImpl& attention = part.attention.impl();
+  require_call(attention, part.view, 0, num_requests, q, levels, num_levels, args);
+  CudaCall call;
+  call.bindings = part.bindings;
+  bind_run_params(attention, args, num_requests, 0, call.bindings);
+  fill_call(attention.spec, q, args, call);
+  call.kv = levels;
+  call.stream = args.stream;
+  return call;
+}
 
 bool operator==(const AttentionSpec& a, const AttentionSpec& b) {
   return a.num_qo_heads == b.num_qo_heads && a.num_kv_heads == b.num_kv_heads &&

@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "attention/cuda_call.h"
 #include "attention/cuda_sources.h"
 #include "attention/device_plan.h"
 #include "cuda/memory.h"
@@ -31,19 +32,6 @@ struct CudaKernels {
   Kernel decode_only;
 };
 
-// A checked call: every tensor has the spec's shape. See cpu::AttentionCall.
-struct CudaCall {
-  TensorView q;
-  const KvCache* kv = nullptr;
-  TensorView out;
-  TensorView lse;
-  float sm_scale = 1;
-  Scale q_scale, k_scale, v_scale, out_scale;
-  TensorView sinks;
-  bool zero_padding = false;
-  Stream stream;
-};
-
 class CudaPlan {
  public:
   CudaPlan(const std::vector<Attention>& attentions, const Limits& limits,
@@ -57,8 +45,7 @@ class CudaPlan {
 
   // The part of an attention of the plan.
   const DevicePlan::Part& part(const Attention& attention) const;
-  // `bindings`: all parameters of the variant.
-  void run(const DevicePlan::Part& part, const CudaCall& call, const Bindings& bindings) const;
+  void run(const DevicePlan::Part& part, const CudaCall& call) const;
 
   // Waits for the last update.
   std::vector<std::int32_t> status() const;

@@ -68,6 +68,7 @@ class DevicePlan {
               const UpdateLauncher& launch, Stream stream);
 
 
+  const Limits& limits() const { return limits_; }
   const std::vector<Part>& parts() const { return parts_; }
   // What the kernel is made of: see update_kernel_text.
   const std::vector<Variant>& masks() const { return masks_; }

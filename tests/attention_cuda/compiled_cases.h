@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// The attentions whose kernels are compiled for the emulator. Tests change what is not compiled in:
+// lengths, tables, forms, scales, numbers of heads and of workers.
+#pragma once
+
+#include <vector>
+
+#include "attention/cuda_sources.h"
+#include "support/attention_case.h"
+
+namespace tilewright::test {
+
+struct CompiledCase {
+  Case attention;
+  CudaTarget target;  // decides the size of blocks of keys, and how many are under way
+};
+
+inline CompiledCase compiled_case(DType dtype, int head_dim, int value_dim, int group,
+                                  VariantKind variant, CudaTarget target) {
+  CompiledCase made{{}, target};
+  Case& c = made.attention;
+  c.q_dtype = c.kv_dtype = dtype;
+  c.head_dim = head_dim;
+  c.value_dim = value_dim;
+  c.group = group;
+  c.variant = variant;
+  return made;
+}
+
+inline constexpr CudaTarget kAmpere{8, 0};
+inline constexpr CudaTarget kHopper{9, 0};
+
+inline CompiledCase causal_128() {
+  return compiled_case(DType::bf16, 128, 128, 4, VariantKind::causal, kHopper);
+}
+inline CompiledCase causal_128_ampere() {
+  return compiled_case(DType::bf16, 128, 128, 4, VariantKind::causal, kAmpere);
+}
+// No mask, a transform of logits.
+inline CompiledCase full_soft_cap_64() {
+  return compiled_case(DType::f16, 64, 64, 1, VariantKind::full_soft_cap, kHopper);
+}
+// Dims that are no multiples of 16, f32 outputs with a transform.
+inline CompiledCase gated_72_40() {
+  CompiledCase made = compiled_case(DType::bf16, 72, 40, 3, VariantKind::output_gate, kHopper);
+  made.attention.out_dtype = DType::f32;
+  return made;
+}
+// Eight warps.
+inline CompiledCase causal_192_128() {
+  return compiled_case(DType::bf16, 192, 128, 1, VariantKind::causal, kHopper);
+}
+// A mask of two intervals.
+inline CompiledCase sink_window_64() {
+  return compiled_case(DType::bf16, 64, 64, 2, VariantKind::sink_window, kAmpere);
+}
+// Without softmax.
+inline CompiledCase sigmoid_64() {
+  return compiled_case(DType::f16, 64, 64, 2, VariantKind::sigmoid, kHopper);
+}
+// A mask that reads a table, bound when the plan is made.
+inline CompiledCase documents_64() {
+  return compiled_case(DType::bf16, 64, 64, 4, VariantKind::documents, kAmpere);
+}
+
+inline std::vector<CompiledCase> compiled_cases() {
+  return {causal_128(),     causal_128_ampere(), full_soft_cap_64(), gated_72_40(),
+          causal_192_128(), sink_window_64(),    sigmoid_64(),       documents_64()};
+}
+
+}  // namespace tilewright::test

@@ -1,0 +1,15 @@
+# The kernels of attentions as the library writes them, for attention_cuda_test.
+add_executable(write_attention_kernels attention_cuda/generate/write_attention_kernels.cpp)
+target_include_directories(write_attention_kernels PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/src)
+target_link_libraries(write_attention_kernels PRIVATE tilewright_static tilewright_options
+                      fmt::fmt-header-only GTest::gtest)
+set(folder ${CMAKE_CURRENT_BINARY_DIR}/attention_cuda)
+file(MAKE_DIRECTORY ${folder})
+set(kernels ${folder}/kernels_all.cpp ${folder}/plans.cpp)
+foreach(i RANGE 7)  # as many as compiled_cases() has
+  list(APPEND kernels ${folder}/kernels_${i}.cpp)
+endforeach()
+add_custom_command(OUTPUT ${kernels} COMMAND write_attention_kernels ${folder} DEPENDS write_attention_kernels VERBATIM)
+# Device code has anonymous structs.
+set_source_files_properties(${kernels} PROPERTIES COMPILE_OPTIONS "-Wno-pedantic")
+target_sources(attention_cuda_test PRIVATE ${kernels})
