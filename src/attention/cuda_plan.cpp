@@ -57,8 +57,9 @@ void require_aligned(std::string_view name, const TensorView& t) {
     const auto d = static_cast<std::size_t>(dim);
     aligned = aligned && (t.shape[d] <= 1 || t.strides[d] * bytes % 16 == 0);
   }
-  require(aligned, "{} is {} at {}: on CUDA its address and its strides must be multiples of 16 bytes",
-          name, t, fmt::ptr(t.data));
+  require(aligned,
+          "{} is {} at {}: on CUDA its address and its strides must be multiples of 16 bytes", name,
+          t, fmt::ptr(t.data));
 }
 
 bool rows_aligned(const TensorView& t, std::int64_t bytes) {
@@ -148,11 +149,10 @@ void CudaPlan::update(const Batch& batch, const std::vector<PlanInput>& inputs, 
       batch, inputs,
       [&](const UpdateLaunch& launch, Stream on) {
         update_.on(device_.index)
-            .launch_bytes({static_cast<unsigned>(launch.blocks),
-                           static_cast<unsigned>(launch.threads),
-                           static_cast<unsigned>(launch.shared_bytes),
-                           device_.has_programmatic_launch()},
-                          on, launch.params, launch.params_bytes);
+            .launch_bytes(
+                {static_cast<unsigned>(launch.blocks), static_cast<unsigned>(launch.threads),
+                 static_cast<unsigned>(launch.shared_bytes), device_.has_programmatic_launch()},
+                on, launch.params, launch.params_bytes);
       },
       stream);
   // With num_requests given, qo_indptr may be longer than any batch.
@@ -184,8 +184,13 @@ void CudaPlan::run(const DevicePlan::Part& part, const CudaCall& call,
   params.plan = part.view;
   for (int level = 0; level < part.view.num_levels; ++level) {
     const KvCache& cache = call.kv[level];
-    require(cache.k.shape[0] >= 1 && cache.v.shape[0] >= 1, "kv[{}].k is {}: it must have a page",
-            level, cache.k);
+    // Where a page id is none of the cache's the first page is read, and what it gives does not
+    // count. A cache without pages (an empty prefix) has no byte for that: the workspace has.
+    if (cache.k.shape[0] == 0 || cache.v.shape[0] == 0) {
+      params.cache[level].k = params.cache[level].v =
+          reinterpret_cast<const char*>(plan_.run_memory().slots);
+      continue;
+    }
     require_aligned("kv.k", cache.k);
     require_aligned("kv.v", cache.v);
     params.cache[level] = view_of(cache);
