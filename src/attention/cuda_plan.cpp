@@ -91,11 +91,10 @@ void CudaPlan::update(const Batch& batch, const std::vector<PlanInput>& inputs, 
       batch, inputs,
       [&](const UpdateLaunch& launch, Stream on) {
         update_.on(device_.index)
-            .launch_bytes({static_cast<unsigned>(launch.blocks),
-                           static_cast<unsigned>(launch.threads),
-                           static_cast<unsigned>(launch.shared_bytes),
-                           device_.has_programmatic_launch()},
-                          on, launch.params, launch.params_bytes);
+            .launch_bytes(
+                {static_cast<unsigned>(launch.blocks), static_cast<unsigned>(launch.threads),
+                 static_cast<unsigned>(launch.shared_bytes), device_.has_programmatic_launch()},
+                on, launch.params, launch.params_bytes);
       },
       stream);
   // With num_requests given, qo_indptr may be longer than any batch.
