@@ -136,7 +136,7 @@ jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target,
   source.entries = {"tilewright_attention", "tilewright_join_levels"};
   source.shared_bytes = shape.shared_bytes;
   // A few registers outside the inner loop, which depend on the compiler's version.
-  source.budget.max_spill_bytes = 256;
+  source.budget.max_spill_bytes = 1024;
   // Lists of spans are made by one thread before the work on a tile begins.
   source.budget.allow_stack = !is_one_span(spec.variant);
   return source;
