@@ -130,7 +130,7 @@ def host_times(row: Row) -> dict:
     out = torch.empty_like(tensors.q)
 
     def update() -> None:
-        plan.update(batch, tables)
+        plan.update(batch, tables=tables)
 
     def run() -> None:
         attention.run(plan, tensors.q, tensors.kvs[0], out=out)

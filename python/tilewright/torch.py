@@ -11,7 +11,7 @@ go to torch's current stream. None of them has a gradient.
 
 import itertools
 import weakref
-from collections.abc import Sequence
+from typing import Sequence  # noqa: UP035: older versions of torch read signatures with this one alone
 
 import torch
 from torch import Tensor
