@@ -123,6 +123,25 @@ TEST(EmulatedKernels, ScalesSinksPositionsWorkers) {
   }
 }
 
+TEST(EmulatedKernels, RandomBatches) {
+  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+    CompiledCase compiled = kCompiled[seed % std::size(kCompiled)]();
+    Case& c = compiled.attention;
+    Random random(seed);
+    c.seed = seed + 1000;
+    c.lengths = LengthKind::tiny;
+    c.table = static_cast<TableForm>(random.below(static_cast<std::uint64_t>(TableForm::count)));
+    c.page_size = random.pick({1, 3, 5, 16});
+    c.kv_heads = random.pick({1, 2, 3});
+    c.scales = static_cast<ScaleKind>(random.below(static_cast<std::uint64_t>(ScaleKind::count)));
+    c.positions =
+        static_cast<PositionKind>(random.below(static_cast<std::uint64_t>(PositionKind::count)));
+    c.sinks = random.chance(0.3);
+    c.workers = random.pick({0, 1, 2, 9});
+    run_case(compiled);
+  }
+}
+
 // Split into parts by many workers, and merged by whoever comes last: the order must not matter.
 TEST(EmulatedKernels, TheOrderChangesNothing) {
   for (const Make make : {&full_soft_cap_64, &sink_window_64, &sigmoid_64}) {

@@ -63,6 +63,29 @@ TEST(EmulatedBehaviour, ABatchInvariantRequestHasTheSameBitsInAnyBatch) {
   }
 }
 
+// Keys of one shard of a context-parallel cache: their positions are not consecutive.
+TEST(EmulatedBehaviour, ShardsTellPositions) {
+  const CompiledCase compiled = causal_128_ampere();
+  const Dims dims = compiled.attention.dims();
+  std::vector<Request> requests =
+      SimpleBatch::draw(dims, DType::bf16, {{1, 100}, {30, 70}, {2, 0}, {1, 333}}, 4);
+  Extents offsets;
+  for (Request& request : requests) {
+    const std::int64_t kv_len = request.kv_len();
+    for (std::int64_t i = 0; i < kv_len; ++i) request.kv_pos[i] = (i / 4 * 3 + 1) * 4 + i % 4;
+    offsets.push_back(2 * kv_len);
+    for (std::int64_t i = 0; i < request.q_len(); ++i) request.q_pos[i] = offsets.back() + i;
+  }
+  SimpleBatch batch(dims, DType::bf16, requests, 5, 4);
+  const Tensor q_pos_offset = int_tensor(offsets);
+  Batch view = batch.batch();
+  view.q_pos_offset = q_pos_offset.view();
+  view.interleave = {4, 3, 1};
+  EmulatedAttention attention(spec_of(compiled), compiled.target, batch.limits());
+  run_batch(attention, batch, view, batch.tensors.args(), 1);
+  batch.tensors.expect(batch.requests, causal_semantics());
+}
+
 class BadRequests : public testing::Test {
  protected:
   BadRequests()
