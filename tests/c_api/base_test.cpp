@@ -43,7 +43,8 @@ TEST(CErrors, EachStatusHasAName) {
   }
   EXPECT_THAT(names,
               testing::ElementsAre("ok", "invalid argument", "limit exceeded", "not supported",
-                                   "invalid state", "out of memory", "internal error"));
+                                   "invalid state", "out of memory", "device error", "compile error",
+                                   "internal error"));
   EXPECT_STREQ(tw_status_name(-1), "unknown status");
   EXPECT_STREQ(tw_status_name(99), "unknown status");
 }
