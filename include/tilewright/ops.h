@@ -3,9 +3,10 @@
 // f32; the last dimension is contiguous, other strides are free. Outputs may be the input they
 // replace (in place), else must not overlap it. Errors: invalid_argument naming the tensor.
 //
-// All tensors of a call are on one device. On CUDA a call only launches a kernel on its stream: what
-// tensors hold there is not read by the host, so where below it is an Error on the CPU, it is handled
-// as said there, and never an access outside of a tensor. The first call for some dtypes compiles.
+// All tensors of a call are on one device. On CUDA a call only launches a kernel on its stream:
+// what tensors hold there is not read by the host, so where below it is an Error on the CPU, it is
+// handled as said there, and never an access outside of a tensor. The first call for some dtypes
+// compiles.
 #pragma once
 
 #include <tilewright/attention.h>

@@ -134,8 +134,8 @@ class TILEWRIGHT_API Plan {
   // by the number of tiles.
   std::vector<PlanPiece> pieces(const Attention& attention) const;
   // A word for each request of the last update: 0 when it is well, else bits of RequestStatus: its
-  // outputs are zeros then. On the CPU, where bad values raise an Error, always 0. On a GPU this waits
-  // for the last update.
+  // outputs are zeros then. On the CPU, where bad values raise an Error, always 0. On a GPU this
+  // waits for the last update.
   std::vector<std::int32_t> status() const;
 
   PlanImpl& impl() { return *impl_; }

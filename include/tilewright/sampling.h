@@ -38,9 +38,9 @@ struct SamplingArgs {
 // step and nothing else: the same seed, step and logits give the same token in any batch. NaN
 // logits count as -inf; +inf takes all the mass (shared evenly by several of them); a row of -inf
 // alone gives token 0. Errors: invalid_argument, also for a temperature below 0 or NaN, a min_p
-// outside [0, 1] and a NaN top_p. All tensors are on one device. On CUDA these three are not checked
-// where they are tensors: such a temperature counts as 0, top_p as 1, min_p as the nearest number in
-// [0, 1], NaN as 0.
+// outside [0, 1] and a NaN top_p. All tensors are on one device. On CUDA these three are not
+// checked where they are tensors: such a temperature counts as 0, top_p as 1, min_p as the nearest
+// number in [0, 1], NaN as 0.
 TILEWRIGHT_API void sample(const TensorView& logits, const SamplingArgs& args,
                            const TensorView& tokens);
 

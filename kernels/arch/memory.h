@@ -19,10 +19,10 @@ TW_DEVICE void copy_async_16(void* shared, const void* global) {
 // The same; where not `valid`, zeros are written and nothing is read.
 TW_DEVICE void copy_async_16(void* shared, const void* global, bool valid) {
   const u32 bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(
-                   shared_address(shared)),
-               "l"(global), "r"(bytes)
-               : "memory");
+  asm volatile(
+      "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
+      "l"(global), "r"(bytes)
+      : "memory");
 }
 // Copies since the last commit become one group.
 TW_DEVICE void copy_async_commit() {

@@ -59,8 +59,8 @@ static_assert(sizeof(WorkerMemory<Spec::kDecodeOnly>::Type) <=
                                      Spec::kDecodeStages, kOneSpan, Spec::kDecodeOnly));
 static_assert(Shape::kWarps == attention_warps(Spec::kHeadDim, Spec::kValueDim));
 
-// A block of threads at work on one plan. Plans whose limits leave room for decode alone have a kernel
-// that needs less of an SM.
+// A block of threads at work on one plan. Plans whose limits leave room for decode alone have a
+// kernel that needs less of an SM.
 template <bool kDecodeOnly>
 class Worker {
  public:
@@ -78,9 +78,9 @@ class Worker {
       begin_share(schedule.header->b_items > 0 ? block_id() : schedule.header->workers);
       memory.next = next_of_share();
     }
-    // To find the next piece takes several latencies of memory: the share's is found while others wait
-    // for keys. An item of section A is only taken when the block is about to be free: one that held
-    // two would leave none for another.
+    // To find the next piece takes several latencies of memory: the share's is found while others
+    // wait for keys. An item of section A is only taken when the block is about to be free: one
+    // that held two would leave none for another.
     const auto at_begin = [&] {
       if (is_finder()) memory.next = next_of_share();
     };
@@ -111,8 +111,7 @@ class Worker {
 
  private:
   TW_DEVICE bool is_decode() const {
-    return kDecodeOnly ||
-           (memory.tile.num_rows <= Shape::kDecodeRows && !p.plan.batch_invariant);
+    return kDecodeOnly || (memory.tile.num_rows <= Shape::kDecodeRows && !p.plan.batch_invariant);
   }
   // One thread of the last warp: the first ones have more to do.
   TW_DEVICE bool is_finder() const { return thread_id() == Shape::kThreads - 1; }
@@ -131,8 +130,7 @@ class Worker {
     Share& share = memory.share;
     Piece piece{{}, 0, 0, -1, -1, Piece::none};
     for (; share.worker < schedule.header->workers; begin_share(share.worker + num_blocks())) {
-      if (share.index > share.to.item ||
-          (share.index == share.to.item && share.to.block == 0)) {
+      if (share.index > share.to.item || (share.index == share.to.item && share.to.block == 0)) {
         continue;
       }
       const bool from_start = share.index != share.from.item || share.from.block == 0;
@@ -141,8 +139,7 @@ class Worker {
       piece.begin = from_start ? 0 : share.from.block;
       piece.end = to_end ? -1 : share.to.block;
       if (!from_start || !to_end) {
-        piece.slot =
-            from_start ? plan::second_slot(share.worker) : plan::first_slot(share.worker);
+        piece.slot = from_start ? plan::second_slot(share.worker) : plan::first_slot(share.worker);
       }
       piece.item = plan::b_item(schedule, share.index++);
       piece.kind = Piece::some;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A tile of at most 16 rows: bound by how fast keys and values arrive. All warps have the same rows
-// and different keys, sixteen at a time, each with a ring of its own in shared memory: no warp waits
-// for another until their results are joined at the end (Flash-Decoding, within a block).
+// and different keys, sixteen at a time, each with a ring of its own in shared memory: no warp
+// waits for another until their results are joined at the end (Flash-Decoding, within a block).
 #pragma once
 
 #include "arch/matrix.h"
@@ -60,7 +60,8 @@ class Decode {
         warp(uniform(thread / kWarpSize)) {}
 
   // `count` blocks of those that the tile needs, from tile.first_block on. `at_begin` is called
-  // while the first keys are on their way, `at_end` behind the last ones. The warp's chunks are numbered: number i is chunk warp + i
+  // while the first keys are on their way, `at_end` behind the last ones. The warp's chunks are
+  // numbered: number i is chunk warp + i
   // * kDecodeWarps of the blocks'.
   template <typename AtBegin, typename AtEnd>
   TW_DEVICE void run(i32 count, const AtBegin& at_begin, const AtEnd& at_end) {
@@ -109,8 +110,7 @@ class Decode {
           Float4 sum{0, 0, 0, 0};
 #pragma unroll
           for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
-            add(sum, 1.0F,
-                *reinterpret_cast<const Float4*>(&memory.o[w][r * Spec::kValueDim + d]),
+            add(sum, 1.0F, *reinterpret_cast<const Float4*>(&memory.o[w][r * Spec::kValueDim + d]),
                 memory.factors[w][r]);
           }
           return sum;
@@ -118,14 +118,18 @@ class Decode {
   }
 
  private:
-  TW_DEVICE i32 chunk_of(i32 i) const { return warp + i * Shape::kDecodeWarps; }
+  TW_DEVICE i32 chunk_of(i32 i) const {
+    return warp + i * Shape::kDecodeWarps;
+  }
   TW_DEVICE i32 key_begin(i32 i) const {
     const i32 chunk = chunk_of(i);
     return tile.block(tile.first_block + chunk / kChunksABlock) * Shape::kBlock +
            chunk % kChunksABlock * Shape::kDecodeKeys;
   }
   // The lanes look at two chunks, number i and the next one, a key each.
-  TW_DEVICE i32 lane_chunk(i32 i) const { return i + lane / Shape::kDecodeKeys; }
+  TW_DEVICE i32 lane_chunk(i32 i) const {
+    return i + lane / Shape::kDecodeKeys;
+  }
   TW_DEVICE i32 lane_key(i32 i) const {
     return key_begin(lane_chunk(i)) + lane % Shape::kDecodeKeys;
   }
@@ -142,8 +146,8 @@ class Decode {
     table.positions[lane_chunk(i) & 3][key] = at.position;
   }
 
-  // Copies chunk number i. The lanes hold the pages of this and the next one where i is even; returns
-  // those of the next two.
+  // Copies chunk number i. The lanes hold the pages of this and the next one where i is even;
+  // returns those of the next two.
   TW_DEVICE i32 load_chunk(i32 i, i32 stage, i32 page) {
     if ((i & 1) == 0) {
       sync_warp();  // the table's last addresses have been read
@@ -155,8 +159,7 @@ class Decode {
       DecodeStage& to = memory.ring[stage][warp];
       const DecodeTable& table = memory.tables[warp];
       KeyCopy::copy<Shape::kHeadPitch, Spec::kHeadDim>(to.k, table.keys[i & 1], lane);
-      ValueCopy::copy<Shape::kValuePitch, Spec::kValueDim>(to.v, table.values[i & 1],
-                                                           lane);
+      ValueCopy::copy<Shape::kValuePitch, Spec::kValueDim>(to.v, table.values[i & 1], lane);
     }
     copy_async_commit();  // also of nothing: groups are counted
     return page;
@@ -177,16 +180,15 @@ class Decode {
     copy_async_commit();
   }
   TW_DEVICE void read_queries() {
-    const char* const from =
-        memory.q + lane % 16 * Shape::kHeadPitch + lane / 16 * 16;
+    const char* const from = memory.q + lane % 16 * Shape::kHeadPitch + lane / 16 * 16;
 #pragma unroll
     for (i32 step = 0; step < Shape::kHeadSteps; ++step) load_matrix_x4(q[step], from + step * 32);
   }
 
   TW_DEVICE void compute(i32 i, const DecodeStage& stage) {
     float scores[2][4] = {};
-    const char* const k = stage.k + (lane % 8 + lane / 16 * 8) * Shape::kHeadPitch +
-                          lane / 8 % 2 * 16;
+    const char* const k =
+        stage.k + (lane % 8 + lane / 16 * 8) * Shape::kHeadPitch + lane / 8 % 2 * 16;
 #pragma unroll
     for (i32 step = 0; step < Shape::kHeadSteps; ++step) {
       u32 b[4];
@@ -197,10 +199,9 @@ class Decode {
     transform(tile.is_full(key_begin(i) / Shape::kBlock * Shape::kBlock),
               memory.tables[warp].positions[i & 3], scores);
     weigh(scores);
-    const u32 a[4] = {pack<Element>(scores[0][0], scores[0][1]),
-                      pack<Element>(scores[0][2], scores[0][3]),
-                      pack<Element>(scores[1][0], scores[1][1]),
-                      pack<Element>(scores[1][2], scores[1][3])};
+    const u32 a[4] = {
+        pack<Element>(scores[0][0], scores[0][1]), pack<Element>(scores[0][2], scores[0][3]),
+        pack<Element>(scores[1][0], scores[1][1]), pack<Element>(scores[1][2], scores[1][3])};
     const char* const v = stage.v + lane % 16 * Shape::kValuePitch + lane / 16 * 16;
 #pragma unroll
     for (i32 d = 0; d < Shape::kValueTiles; d += 2) {

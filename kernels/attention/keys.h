@@ -6,9 +6,9 @@
 
 namespace tw {
 
-// Finding a key takes two steps, so that a kernel can ask for page ids long before it needs addresses:
-// the id comes from memory, and waiting for it would cost a memory latency for every block of keys.
-// Only the id is kept in between: registers are what the kernels are shortest of.
+// Finding a key takes two steps, so that a kernel can ask for page ids long before it needs
+// addresses: the id comes from memory, and waiting for it would cost a memory latency for every
+// block of keys. Only the id is kept in between: registers are what the kernels are shortest of.
 
 TW_DEVICE const KeySegment& segment_of_key(const Tile& tile, i32 key) {
   i32 s = 0;
@@ -37,10 +37,10 @@ TW_DEVICE i32 position_of_key(const AttentionParams& p, const Tile& tile, i32 ke
 // The position of a key that does not exist: nobody attends to it.
 inline constexpr i32 kNoKey = -0x7FFFFFFF - 1;
 
-// A key's and its value's address, and its position. Keys that do not exist stand where the row's last
-// one does: what is read there counts for nothing, and needs no branch. (To read zeros from one place
-// instead would make all of the GPU wait for one bank of the cache.) A page that the cache does not have
-// is not followed.
+// A key's and its value's address, and its position. Keys that do not exist stand where the row's
+// last one does: what is read there counts for nothing, and needs no branch. (To read zeros from
+// one place instead would make all of the GPU wait for one bank of the cache.) A page that the
+// cache does not have is not followed.
 struct KeyAddress {
   const char* key;
   const char* value;
@@ -70,7 +70,11 @@ TW_DEVICE bool attends(const AttentionParams& p, const QueryRow& row, i32 positi
 // neighbouring units. A thread's rows lie together in a table of their addresses.
 template <i32 units, i32 keys, i32 threads>
 struct RowCopy {
-  static constexpr i32 kLanes = units <= 2 ? 2 : units <= 4 ? 4 : units <= 8 ? 8 : units <= 16 ? 16 : 32;
+  static constexpr i32 kLanes = units <= 2    ? 2
+                                : units <= 4  ? 4
+                                : units <= 8  ? 8
+                                : units <= 16 ? 16
+                                              : 32;
   static constexpr i32 kAtOnce = threads / kLanes < keys ? threads / kLanes : keys;
   static constexpr i32 kPasses = keys / kAtOnce;
   static_assert(units <= 32 && kAtOnce * kPasses == keys);

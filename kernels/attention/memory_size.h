@@ -17,10 +17,9 @@ constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int
   const auto larger = [](int a, int b) { return a > b ? a : b; };
   const int rows = 128;
   const int targets = 24;  // RowTarget
-  const int prefill =
-      larger(rows * head_pitch + 2 * block * (head_pitch + value_pitch),
-             rows * (4 * (value_dim + 8) + 8 + targets)) +
-      2 * block * 16 + 4 * block * 4;
+  const int prefill = larger(rows * head_pitch + 2 * block * (head_pitch + value_pitch),
+                             rows * (4 * (value_dim + 8) + 8 + targets)) +
+                      2 * block * 16 + 4 * block * 4;
   const int ring = decode_stages * 16 * (head_pitch + value_pitch);
   const int decode_warps = 4;
   const int decode = 3 * decode_warps * 16 * 4 + 16 * targets +

@@ -21,7 +21,8 @@ struct CacheView {
   i32 pages;
 };
 
-// A number, or a tensor that broadcasts to [requests, KV heads]: strides in elements, 0 where it does.
+// A number, or a tensor that broadcasts to [requests, KV heads]: strides in elements, 0 where it
+// does.
 struct ScaleView {
   const float* data;  // null: `value`
   float value;
@@ -38,9 +39,9 @@ struct AttentionParams {
   char* out;  // [tokens, q heads, value_dim]
   i64 out_token, out_head;
   i32 out_aligned;  // rows of out are aligned to four elements
-  float* lse;  // null, or [tokens, q heads]; strides in elements
+  float* lse;       // null, or [tokens, q heads]; strides in elements
   i64 lse_token, lse_head;
-  i32 out_tokens;     // rows of q and out: queries behind them are not there, whatever the plan says
+  i32 out_tokens;  // rows of q and out: queries behind them are not there, whatever the plan says
   i32 padded_tokens;  // rows of out
   i32 zero_padding;   // those behind the batch's last token become 0
 
@@ -48,7 +49,8 @@ struct AttentionParams {
   // Logits are scaled before their maximum is taken: where a scale may be zero, negative or differ
   // from row to row. Else the scale is part of the exponent.
   i32 scales_logits;
-  float exponent_scale;  // from scores to powers of two: log2(e), times sm_scale unless that was applied
+  float exponent_scale;  // from scores to powers of two: log2(e), times sm_scale unless that was
+                         // applied
   ScaleView q_scale, k_scale, v_scale, out_scale;
   const float* sinks;  // null, or [q heads]
   i64 sinks_stride;

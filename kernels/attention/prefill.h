@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A tile of many rows (FlashAttention-2, arXiv 2307.08691): every warp has its own rows and walks
-// over the same blocks of keys, which copies bring into two stages of shared memory, one block ahead.
+// over the same blocks of keys, which copies bring into two stages of shared memory, one block
+// ahead.
 #pragma once
 
 #include "arch/matrix.h"
@@ -43,10 +44,7 @@ class Prefill {
   using Element = Shape::Element;
 
   TW_DEVICE Prefill(const AttentionParams& params, Tile& the_tile, PrefillMemory& the_memory)
-      : p(params),
-        tile(the_tile),
-        memory(the_memory),
-        thread(thread_id()) {}
+      : p(params), tile(the_tile), memory(the_memory), thread(thread_id()) {}
 
   // `count` blocks of those that the tile needs, from tile.first_block on. `at_begin` is called
   // while the first block is on its way, `at_end` behind the last one.
@@ -109,8 +107,12 @@ class Prefill {
   }
 
  private:
-  TW_DEVICE i32 lane() const { return thread % kWarpSize; }
-  TW_DEVICE i32 warp() const { return thread / kWarpSize; }
+  TW_DEVICE i32 lane() const {
+    return thread % kWarpSize;
+  }
+  TW_DEVICE i32 warp() const {
+    return thread / kWarpSize;
+  }
   // The tile's row of a lane()'s accumulators.
   TW_DEVICE i32 row_of(i32 t, i32 half) const {
     return (warp() * kRowTiles + t) * 16 + half * 8 + lane() / 4;
@@ -150,19 +152,17 @@ class Prefill {
     if (i < count) {
       PrefillStage& stage = memory.stages[i & 1];
       KeyCopy::copy<Shape::kHeadPitch, Spec::kHeadDim>(stage.k, memory.keys[i & 1], thread);
-      ValueCopy::copy<Shape::kValuePitch, Spec::kValueDim>(stage.v, memory.values[i & 1],
-                                                           thread);
+      ValueCopy::copy<Shape::kValuePitch, Spec::kValueDim>(stage.v, memory.values[i & 1], thread);
     }
     copy_async_commit();
   }
 
   // scores = Q K^T
   TW_DEVICE void multiply_keys(const char* keys, float (&scores)[kRowTiles][kKeyTiles][4]) {
-    const char* const q = memory.q +
-                          (warp() * kRowTiles * 16 + lane() % 16) * Shape::kHeadPitch +
-                          lane() / 16 * 16;
-    const char* const k = keys + (lane() % 8 + lane() / 16 * 8) * Shape::kHeadPitch +
-                          lane() / 8 % 2 * 16;
+    const char* const q =
+        memory.q + (warp() * kRowTiles * 16 + lane() % 16) * Shape::kHeadPitch + lane() / 16 * 16;
+    const char* const k =
+        keys + (lane() % 8 + lane() / 16 * 8) * Shape::kHeadPitch + lane() / 8 % 2 * 16;
 #pragma unroll
     for (i32 t = 0; t < kRowTiles; ++t) {
 #pragma unroll
@@ -235,8 +235,7 @@ class Prefill {
         float largest = max_of(scores[t][0][half * 2], scores[t][0][half * 2 + 1]);
 #pragma unroll
         for (i32 n = 1; n < kKeyTiles; ++n) {
-          largest =
-              max_of(largest, max_of(scores[t][n][half * 2], scores[t][n][half * 2 + 1]));
+          largest = max_of(largest, max_of(scores[t][n][half * 2], scores[t][n][half * 2 + 1]));
         }
         factor[half] = rows[t][half].advance(max_of_quad(largest), by);
       }
@@ -283,9 +282,9 @@ class Prefill {
   }
 
   // o += weights V
-  TW_DEVICE void multiply_values(const char* values, const float (&weights)[kRowTiles][kKeyTiles][4]) {
-    const char* const v =
-        values + lane() % 16 * Shape::kValuePitch + lane() / 16 * 16;
+  TW_DEVICE void multiply_values(const char* values,
+                                 const float (&weights)[kRowTiles][kKeyTiles][4]) {
+    const char* const v = values + lane() % 16 * Shape::kValuePitch + lane() / 16 * 16;
 #pragma unroll
     for (i32 step = 0; step < kKeyTiles / 2; ++step) {
       u32 a[kRowTiles][4];

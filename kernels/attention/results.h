@@ -33,7 +33,8 @@ TW_DEVICE Partial level_row(const AttentionParams& p, i32 level, i64 token, i32 
           o + rows * (Spec::kValueDim + 1) + row};
 }
 
-// Adds another partial result's row to (m, l); `own` and `other` are the factors of the two outputs.
+// Adds another partial result's row to (m, l); `own` and `other` are the factors of the two
+// outputs.
 struct Join {
   float own = 1;
   float other = 1;
@@ -185,8 +186,7 @@ TW_DEVICE void put_columns(const AttentionParams& p, const QueryRow& row, const 
     o = {finish_value(p, row, target, o.x), finish_value(p, row, target, o.y),
          finish_value(p, row, target, o.z), finish_value(p, row, target, o.w)};
   }
-  store_four<Spec::Out>(target.to + d * static_cast<i32>(sizeof(Spec::Out)), o,
-                        p.out_aligned != 0);
+  store_four<Spec::Out>(target.to + d * static_cast<i32>(sizeof(Spec::Out)), o, p.out_aligned != 0);
 }
 // Stores a tile's rows, whose targets are known: columns(r, d) gives four columns. By all threads.
 template <typename Columns>
@@ -252,8 +252,7 @@ TW_DEVICE void merge_parts(const AttentionParams& p, const Tile& tile, const pla
       for (i32 k = 0; k < kAtOnce; ++k) {
         const Partial from = part(first + k < parts ? first + k : parts - 1);
         by[k] = load_from_l2(from.m + r);
-        other[k] =
-            load_from_l2(reinterpret_cast<const Float4*>(from.o + r * Spec::kValueDim + d));
+        other[k] = load_from_l2(reinterpret_cast<const Float4*>(from.o + r * Spec::kValueDim + d));
       }
 #pragma unroll
       for (i32 k = 0; k < kAtOnce; ++k) {

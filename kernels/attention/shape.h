@@ -31,7 +31,7 @@ struct Shape {
   static constexpr i32 kThreads = kWarps * kWarpSize;
   static constexpr i32 kRowTiles = kRows / (16 * kWarps);  // of 16 rows, a warp
 
-  static constexpr i32 kHeadSteps = round_up(Spec::kHeadDim, 16) / 16;     // of 16 elements
+  static constexpr i32 kHeadSteps = round_up(Spec::kHeadDim, 16) / 16;   // of 16 elements
   static constexpr i32 kValueTiles = round_up(Spec::kValueDim, 16) / 8;  // of 8 elements
 
   // A row takes an odd number of 16-byte units: then eight rows that ldmatrix reads, or a warp

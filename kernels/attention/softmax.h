@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Online softmax (arXiv 1805.02867) of one row, over blocks of scores. A row's reference m is not its
-// maximum but a score that was: it only moves when a score exceeds it by a factor of 2^8 or more, so
-// that outputs are seldom rescaled. Whether it moves depends on this row alone.
+// Online softmax (arXiv 1805.02867) of one row, over blocks of scores. A row's reference m is not
+// its maximum but a score that was: it only moves when a score exceeds it by a factor of 2^8 or
+// more, so that outputs are seldom rescaled. Whether it moves depends on this row alone.
 #pragma once
 
 #include "arch/numeric.h"

@@ -40,8 +40,8 @@ struct DeviceMask {
   }
 };
 
-// Masks that one interval describes need no list of spans (nor block lists, which may only leave out
-// what such a mask leaves out too).
+// Masks that one interval describes need no list of spans (nor block lists, which may only leave
+// out what such a mask leaves out too).
 inline constexpr bool kOneSpan = !Variant::kHasMask || Variant::kOneInterval;
 template <bool one_span>
 struct TileBlocksOf {
@@ -80,7 +80,7 @@ struct TileRow {
 struct Tile {
   TileRow rows[Shape::kRows];
   float row_scale[Shape::kRows];  // of the logits; only where scales_logits
-  i32 first_row;  // packed row of the KV head's queries
+  i32 first_row;                  // packed row of the KV head's queries
   i32 num_rows;
   i32 kv_len;
   i32 kv_pos;
@@ -88,7 +88,7 @@ struct Tile {
   i32 kv_head;
   i32 blocks;       // of keys that it needs
   i32 first_block;  // of those: where the part of it begins that is computed here
-  i32 message;  // from one thread to all
+  i32 message;      // from one thread to all
   TileBlocks ranges;
   i32 num_segments;
   KeySegment segments[plan::kMaxLevels];
@@ -155,8 +155,8 @@ TW_DEVICE void set_up_query_row(const AttentionParams& p, const plan::Row& row,
   tile.rows[r] = {static_cast<i32>(p.plan.position_of_query(p.plan.requests[batch], token)),
                   static_cast<i32>(token), batch};
   if (p.scales_logits != 0) {
-    tile.row_scale[r] = p.sm_scale * scale_of(p.q_scale, batch, item.head) *
-                        scale_of(p.k_scale, batch, item.head);
+    tile.row_scale[r] =
+        p.sm_scale * scale_of(p.q_scale, batch, item.head) * scale_of(p.k_scale, batch, item.head);
   }
 }
 

@@ -20,7 +20,7 @@ class AttentionImpl {
   AttentionSpec spec;
   Device device;
   cpu::CompiledVariant variant;
-  int soft_cap_param;  // -1: the variant has none
+  int soft_cap_param;                       // -1: the variant has none
   std::unique_ptr<const CudaKernels> cuda;  // null on the CPU
 };
 

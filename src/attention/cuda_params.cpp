@@ -76,7 +76,8 @@ void fill_params(const DevicePlan& plan, const DevicePlan::Part& part, const Cud
     require_aligned("kv.v", cache.v);
     params.cache[level] = view_of(cache);
     if (params.cache[level].pages == 0) {
-      // Page 0 is read where a page does not exist: here that is any memory, which counts for nothing.
+      // Page 0 is read where a page does not exist: here that is any memory, which counts for
+      // nothing.
       params.cache[level] = {};
       params.cache[level].k = params.cache[level].v =
           reinterpret_cast<const char*>(plan.run_memory().slots);

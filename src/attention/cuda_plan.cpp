@@ -119,8 +119,7 @@ void CudaPlan::run(const DevicePlan::Part& part, const CudaCall& call) const {
   const CudaKernels::Kernel& kernel = part.view.token_levels == nullptr
                                           ? usual_kernel(part.attention, limits_)
                                           : part.attention.impl().cuda->any_batch;
-  const AttentionLaunch launch =
-      attention_launch(plan_, part, kernel.shape, device_.num_sms, call);
+  const AttentionLaunch launch = attention_launch(plan_, part, kernel.shape, device_.num_sms, call);
   const bool programmatic = device_.has_programmatic_launch();
   kernel.handle.on(device_.index, kAttentionEntry)
       .launch({launch.blocks, static_cast<unsigned>(kernel.shape.threads),

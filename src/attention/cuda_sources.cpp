@@ -29,9 +29,12 @@ SharedMemory shared_memory(CudaTarget target) {
 
 const char* element_name(DType dtype) {
   switch (dtype) {
-    case DType::f32: return "float";
-    case DType::f16: return "f16";
-    default: return "bf16";
+    case DType::f32:
+      return "float";
+    case DType::f16:
+      return "f16";
+    default:
+      return "bf16";
   }
 }
 
@@ -66,8 +69,7 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
   constexpr int kReserved = 1024;  // by the system, a block
   // More blocks would leave a thread too few registers.
   const int most = shape.threads > 128 ? 1 : decode_only ? 3 : 2;
-  shape.blocks_per_sm =
-      std::clamp(memory.an_sm / (shape.shared_bytes + kReserved), 1, most);
+  shape.blocks_per_sm = std::clamp(memory.an_sm / (shape.shared_bytes + kReserved), 1, most);
   return shape;
 }
 
@@ -98,9 +100,10 @@ Support cuda_supports(const AttentionSpec& spec, CudaTarget target) {
   const int most = shared_memory(target).a_block;
   const int needed = cuda_shape(spec, target, KernelUse::any_batch).shared_bytes;
   if (needed > most) {
-    return no(fmt::format("head_dim is {}: its kernel needs {} bytes of shared memory, a GPU of "
-                          "compute capability {}.{} has {}",
-                          spec.head_dim, needed, target.major, target.minor, most));
+    return no(
+        fmt::format("head_dim is {}: its kernel needs {} bytes of shared memory, a GPU of "
+                    "compute capability {}.{} has {}",
+                    spec.head_dim, needed, target.major, target.minor, most));
   }
   return {true, ""};
 }
@@ -131,8 +134,7 @@ jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target,
       "#include \"attention/attention.h\"\n",
       cuda_variant(spec.variant, spec.head_dim), element_name(spec.q_dtype),
       element_name(spec.output_dtype()), spec.head_dim, spec.value_dim(), spec.group_size(),
-      shape.block_tokens, shape.decode_stages, shape.blocks_per_sm,
-      use == KernelUse::decode_only);
+      shape.block_tokens, shape.decode_stages, shape.blocks_per_sm, use == KernelUse::decode_only);
   source.entries = {"tilewright_attention", "tilewright_join_levels"};
   source.shared_bytes = shape.shared_bytes;
   // A few registers outside the inner loop, which depend on the compiler's version.
@@ -148,9 +150,9 @@ jit::KernelSource plan_source(const std::vector<Variant>& masks, std::size_t par
   source.source = update_kernel_text(masks, parts);
   source.entries = {kUpdateKernelName};
   constexpr std::int64_t kRows =
-      plan::kSharedRowBytes / static_cast<std::int64_t>(2 * sizeof(plan::Row) + sizeof(plan::Request));
-  source.shared_bytes =
-      static_cast<int>(plan::update_shared_bytes(plan::kMaxDeviceWorkers, kRows));
+      plan::kSharedRowBytes /
+      static_cast<std::int64_t>(2 * sizeof(plan::Row) + sizeof(plan::Request));
+  source.shared_bytes = static_cast<int>(plan::update_shared_bytes(plan::kMaxDeviceWorkers, kRows));
   // Sets of intervals, and searches by single threads: latency, not throughput.
   source.budget.allow_stack = true;
   return source;

@@ -31,8 +31,8 @@ plan::Config cuda_config(const AttentionSpec& spec, const DeviceProperties& devi
   config.max_heads = 1;
   config.cuts_items = limits.determinism == Determinism::batch_invariant ? 0 : 1;
   // Seen on a Hopper GPU, two blocks of threads an SM, in 10 ns or so: a block of keys takes its
-  // bytes' time, 180, and a third more for 128 rows; to set up a tile and to keep its result, 600. A
-  // kept row is written and read again: a thirtieth of a block's bytes.
+  // bytes' time, 180, and a third more for 128 rows; to set up a tile and to keep its result, 600.
+  // A kept row is written and read again: a thirtieth of a block's bytes.
   config.cost = {600, 180, 1, 6};
   config.least_share = 600;
   return config;

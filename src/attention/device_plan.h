@@ -67,7 +67,6 @@ class DevicePlan {
   void update(const Batch& batch, const std::vector<PlanInput>& inputs,
               const UpdateLauncher& launch, Stream stream);
 
-
   const Limits& limits() const { return limits_; }
   const std::vector<Part>& parts() const { return parts_; }
   // What the kernel is made of: see update_kernel_text.

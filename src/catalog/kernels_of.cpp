@@ -10,7 +10,8 @@ std::vector<jit::KernelSource> kernels_of(const AttentionSpec& spec, const std::
   const CudaTarget target = CudaTarget::of_arch(arch);
   if (!cuda_supports(spec, target)) return {};
   return {attention_source(spec, target, KernelUse::any_batch),
-          attention_source(spec, target, KernelUse::decode_only), plan_source({mask_of(spec.variant)}, 1)};
+          attention_source(spec, target, KernelUse::decode_only),
+          plan_source({mask_of(spec.variant)}, 1)};
 }
 
 }  // namespace tilewright

@@ -128,8 +128,8 @@ Binary compile(const KernelSource& source, const std::string& arch) {
   const auto start = std::chrono::steady_clock::now();
   Program program(api, source, file_name);
   std::vector<std::string> options = compile_options(source, arch);
-  // Where a driver is installed, newer ones keep compiled code themselves and say nothing about it the
-  // next time; what a kernel needs is to be known.
+  // Where a driver is installed, newer ones keep compiled code themselves and say nothing about it
+  // the next time; what a kernel needs is to be known.
   if (api.place.major >= 13) options.emplace_back("-no-cache");
   if (!program.compile(options)) {
     fail(source, arch, program, program.result(), file_name, api);

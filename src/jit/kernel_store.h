@@ -22,8 +22,8 @@ struct Obtained {
 // compile() has them; a later request tries again.
 Obtained obtain(const KernelSource& source, const std::string& arch);
 
-// The same for a GPU of this architecture: also code of another one that runs there, where a pack has
-// it and no better is in memory.
+// The same for a GPU of this architecture: also code of another one that runs there, where a pack
+// has it and no better is in memory.
 Obtained obtain_to_run(const KernelSource& source, const std::string& arch);
 
 // Makes the kernels of a pack known.

@@ -41,10 +41,9 @@ TEST(CErrors, EachStatusHasAName) {
   for (tw_status status = TW_OK; status <= TW_INTERNAL; ++status) {
     names.emplace_back(tw_status_name(status));
   }
-  EXPECT_THAT(names,
-              testing::ElementsAre("ok", "invalid argument", "limit exceeded", "not supported",
-                                   "invalid state", "out of memory", "device error", "compile error",
-                                   "internal error"));
+  EXPECT_THAT(names, testing::ElementsAre("ok", "invalid argument", "limit exceeded",
+                                          "not supported", "invalid state", "out of memory",
+                                          "device error", "compile error", "internal error"));
   EXPECT_STREQ(tw_status_name(-1), "unknown status");
   EXPECT_STREQ(tw_status_name(99), "unknown status");
 }

@@ -17,7 +17,12 @@ def names(path):
     return set(DECLARED.findall(text))
 
 
-@pytest.mark.parametrize("header", sorted((ROOT / "kernels/arch").glob("*.h")), ids=lambda path: path.name)
+# What host compilers take as it is: the emulator has no header of its own for it.
+PLAIN = {"elements.h", "fp8.h"}
+HEADERS = sorted(path for path in (ROOT / "kernels/arch").glob("*.h") if path.name not in PLAIN)
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=lambda path: path.name)
 def test_every_name_has_its_twin(header):
     twin = ROOT / "tests/emulator/arch" / header.name
     expected = names(header)

@@ -250,8 +250,9 @@ class CaseRun {
     EXPECT_TRUE(first == out_.snapshot()) << "the second run gave other bits";
   }
 
-  // On another device: caller(spec, limits, batch, levels, plan_params, q, kv, args) writes what args
-  // say. `arithmetic`: what its kernels' arithmetic may be off by, as a part of the magnitudes.
+  // On another device: caller(spec, limits, batch, levels, plan_params, q, kv, args) writes what
+  // args say. `arithmetic`: what its kernels' arithmetic may be off by, as a part of the
+  // magnitudes.
   template <typename Caller>
   void run_on(double arithmetic, const Caller& caller) {
     make_batch();

@@ -31,8 +31,7 @@ TW_DEVICE float round_even(float a) {
 }
 
 TW_DEVICE u64 multiply_high(u64 a, u64 b) {
-  __extension__ using Product = unsigned __int128;
-  return static_cast<u64>((Product{a} * b) >> 64);
+  return static_cast<u64>((__extension__ static_cast<unsigned __int128>(a) * b) >> 64);
 }
 
 TW_DEVICE float exp_of(float x) {
