@@ -221,7 +221,7 @@ def test_tensors_on_other_devices_are_told():
     attention = tw.Attention(**SPEC, device="cuda")
     plan = tw.Plan([attention], step.limits())
     step.update(plan, attention)
-    with pytest.raises(tw.InvalidArgument, match="q is .*cpu"):
+    with pytest.raises(tw.InvalidArgument, match="q is .*must be on cuda:0"):
         attention.run(plan, step.q.cpu(), step.cache)
 
 
