@@ -57,7 +57,6 @@ struct WorkerMemory<true> {
 static_assert(sizeof(WorkerMemory<Spec::kDecodeOnly>::Type) <=
               attention_shared_bytes(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock,
                                      Spec::kDecodeStages, kOneSpan, Spec::kDecodeOnly));
-static_assert(Shape::kWarps == attention_warps(Spec::kHeadDim, Spec::kValueDim));
 
 // A block of threads at work on one plan. Plans whose limits leave room for decode alone have a
 // kernel that needs less of an SM.

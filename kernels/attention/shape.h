@@ -11,6 +11,7 @@
 #pragma once
 
 #include "arch/types.h"
+#include "attention/memory_size.h"
 
 namespace tw {
 
@@ -20,14 +21,14 @@ constexpr i32 round_up(i32 value, i32 to) {
 
 struct Shape {
   using Element = Spec::Element;
-  static constexpr i32 kRows = 128;  // packed rows of a tile, as in plan::Config::tile_rows
+  static constexpr i32 kRows = kTileRows;
   static constexpr i32 kBlock = Spec::kBlock;
-  static constexpr i32 kDecodeRows = 16;  // tiles of no more rows take the decode path
-  static constexpr i32 kDecodeKeys = 16;  // that a warp takes at a time
-  static constexpr i32 kDecodeWarps = 4;  // the others only help to store
+  static constexpr i32 kDecodeRows = tw::kDecodeRows;
+  static constexpr i32 kDecodeKeys = tw::kDecodeKeys;
+  static constexpr i32 kDecodeWarps = tw::kDecodeWarps;
 
   // With large heads the accumulators of 32 rows do not fit a warp's registers.
-  static constexpr i32 kWarps = Spec::kHeadDim > 128 || Spec::kValueDim > 128 ? 8 : 4;
+  static constexpr i32 kWarps = attention_warps(Spec::kHeadDim, Spec::kValueDim);
   static constexpr i32 kThreads = kWarps * kWarpSize;
   static constexpr i32 kRowTiles = kRows / (16 * kWarps);  // of 16 rows, a warp
 

@@ -6,6 +6,7 @@
 
 #include "attention/attention_impl.h"
 #include "attention/cuda_params.h"
+#include "attention/memory_size.h"
 #include "base/checks.h"
 
 namespace tilewright {
@@ -24,7 +25,7 @@ const CudaKernels::Kernel& CudaPlan::usual_kernel(const Attention& attention,
                                                   const Limits& limits) {
   const CudaKernels& kernels = *attention.impl().cuda;
   const bool few_rows =
-      limits.q_len * attention.spec().group_size() <= CudaShape::kDecodeRows && limits.levels == 1;
+      limits.q_len * attention.spec().group_size() <= tw::kDecodeRows && limits.levels == 1;
   // Decode's sums have another order than those of longer rows.
   const bool decode = few_rows && limits.determinism != Determinism::batch_invariant;
   return decode ? kernels.decode_only : kernels.any_batch;

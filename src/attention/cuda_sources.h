@@ -19,10 +19,8 @@ struct CudaTarget {
   static CudaTarget of_arch(const std::string& arch);
 };
 
-// Constants of kernels/attention/shape.h, and what a launch needs.
+// What a kernel is compiled with, and what a launch needs.
 struct CudaShape {
-  static constexpr int kDecodeRows = 16;  // packed rows of a tile that decode takes
-
   int block_tokens = 64;
   int decode_stages = 3;
   int threads = 128;

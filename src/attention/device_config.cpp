@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "attention/memory_size.h"
 #include "base/checks.h"
 #include "plan/update_memory.h"
 
@@ -20,7 +21,7 @@ plan::Config cuda_config(const AttentionSpec& spec, const DeviceProperties& devi
   plan::Config config;
   config.num_kv_heads = spec.num_kv_heads;
   config.group_size = spec.group_size();
-  config.tile_rows = 128;
+  config.tile_rows = tw::kTileRows;
   config.block_tokens = 64;
   config.workers =
       limits.workers > 0 ? limits.workers : std::min(device.num_sms, plan::kMaxDeviceWorkers);
