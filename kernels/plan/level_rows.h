@@ -20,13 +20,19 @@ class LevelRows {
   TW_DEVICE void read() {
     bool well = append_rows();
     if (well && q_rows_ != nullptr) well = list_is_well();
-    if (!well) {
+    if (well) {
+      set_positions();
+      cover_tokens();
+      clear_bad_rows();
+    } else {
+      end_ = first_;
       drop_rows();
-      return;
     }
-    set_positions();
-    cover_tokens();
-    clear_bad_rows();
+    if (thread_id() == 0) {
+      maker_.header().num_rows = maker_.header().num_segments = end_;
+      maker_.memory.level_end[level_ + 1] = end_;
+    }
+    sync_block();
   }
 
  private:
@@ -70,7 +76,7 @@ class LevelRows {
       const i32 before = maker_.scan.count_before(live, all);
       if (live) {
         row.segment = at + before;
-        maker_.rows[row.segment] = row;
+        maker_.level_rows[row.segment] = row;
       }
       at += all;
     }
@@ -99,10 +105,10 @@ class LevelRows {
 
   // Entries of the level's rows follow each other.
   TW_DEVICE i32 entries_begin() const {
-    return first_ < end_ ? maker_.rows[first_].q_begin : 0;
+    return first_ < end_ ? maker_.level_rows[first_].q_begin : 0;
   }
   TW_DEVICE i32 entries_end() const {
-    return first_ < end_ ? maker_.rows[end_ - 1].q_begin + maker_.rows[end_ - 1].q_len : 0;
+    return first_ < end_ ? maker_.level_rows[end_ - 1].q_begin + maker_.level_rows[end_ - 1].q_len : 0;
   }
 
   TW_DEVICE void drop_rows() {
@@ -112,14 +118,13 @@ class LevelRows {
       maker_.view().token_levels[token] &= static_cast<u8>(others);
     }
     maker_.mark_all(plan::kBadLevelRows);
-    sync_block();
   }
 
   TW_DEVICE void set_positions() {
     const plan::IntList& kv_pos = input_.input.kv_pos;
 #pragma unroll 1
     for (i32 i = first_ + thread_id(); i < end_; i += num_threads()) {
-      plan::Row& row = maker_.rows[i];
+      plan::Row& row = maker_.level_rows[i];
       if (kv_pos.given()) {
         if (kv_pos.has(row.index)) {
           row.kv_pos = kv_pos[row.index];
@@ -143,7 +148,7 @@ class LevelRows {
     const i32 end = entries_end();
 #pragma unroll 1
     for (i32 entry = entries_begin() + thread_id(); entry < end; entry += num_threads()) {
-      plan::Row& row = maker_.rows[row_of(entry)];
+      plan::Row& row = maker_.level_rows[row_of(entry)];
       const i32 token = q_rows_ != nullptr ? q_rows_[entry] : entry;
       const i32 before = maker_.view().token_keys[token];
       const std::int64_t keys = std::int64_t{before} + row.kv_len;
@@ -164,7 +169,7 @@ class LevelRows {
 #pragma unroll 1
     while (end - begin > 1) {
       const i32 middle = begin + (end - begin) / 2;
-      if (maker_.rows[middle].q_begin <= entry) {
+      if (maker_.level_rows[middle].q_begin <= entry) {
         begin = middle;
       } else {
         end = middle;
@@ -177,7 +182,7 @@ class LevelRows {
   TW_DEVICE void clear_bad_rows() {
 #pragma unroll 1
     for (i32 i = first_ + thread_id(); i < end_; i += num_threads()) {
-      plan::Row& row = maker_.rows[i];
+      plan::Row& row = maker_.level_rows[i];
       u32 bits = static_cast<u32>(row.head_cost);
       if (row.tiles != 0) bits |= plan::kBadLevelRows;
       if (row.heads == 0) bits |= plan::kBadKvLen;
@@ -188,8 +193,6 @@ class LevelRows {
       row.head_cost = 0;
       maker_.view().segments[row.segment] = {row.level, row.index, row.kv_len, -1};
     }
-    if (thread_id() == 0) maker_.header().num_rows = maker_.header().num_segments = end_;
-    sync_block();
   }
 
   PartMaker& maker_;
@@ -202,7 +205,8 @@ class LevelRows {
 
 // The rows of all levels, and what follows for the requests.
 TW_DEVICE void read_level_rows(PartMaker& maker, i32 turn) {
-  read_requests(maker, turn, [](i32, plan::Request&) {});
+  read_requests(maker, turn);
+  sync_block();
   plan::View& view = maker.view();
   const i32 tokens = maker.header().q_tokens;
 #pragma unroll 1
@@ -210,6 +214,7 @@ TW_DEVICE void read_level_rows(PartMaker& maker, i32 turn) {
     view.token_levels[token] = 0;
     view.token_keys[token] = 0;
   }
+  if (thread_id() == 0) maker.memory.level_end[0] = 0;
   sync_block();
 #pragma unroll 1
   for (i32 level = 0; level < view.num_levels; ++level) LevelRows(maker, level).read();
@@ -220,7 +225,9 @@ TW_DEVICE void read_level_rows(PartMaker& maker, i32 turn) {
   sync_block();
 #pragma unroll 1
   for (i32 r = thread_id(); r < maker.header().num_requests; r += num_threads()) {
-    set_position(maker, r, view.requests[r]);
+    const u32 bad = set_position(maker, r, view.requests[r]);
+    if (bad != 0) maker.mark_request(r, bad);
+    maker.part.view.requests[r] = view.requests[r];
   }
   sync_block();
 }

@@ -17,14 +17,25 @@ struct PartMaker {
   const plan::StatusMemory& all_status;
   plan::UpdateMemory& memory;
   BlockScan scan;
-  plan::Row* rows;           // that are being worked on; memory.view.schedule.rows
-  plan::Row* other_rows;     // where they are sorted to
-  plan::Cut* cuts;           // in shared memory
-  std::int64_t* tail_costs;  // before each item of the tail
+  // See UpdateArrays.
+  plan::Cut* cuts;
+  std::int64_t* tail_costs;
+  std::int64_t* cost_before;
+  i32* first_tile;
+  i32* fold;
+  plan::Row* level_rows;
+  std::int64_t* tile_costs;
 
   TW_DEVICE plan::View& view() const { return memory.view; }
   TW_DEVICE plan::Header& header() const { return memory.header; }
   TW_DEVICE const plan::Config& config() const { return memory.view.schedule.config; }
+  // The plan's rows, in the workspace.
+  TW_DEVICE plan::Row* rows() const { return part.view.schedule.rows; }
+  // Whether rows are simply the requests.
+  TW_DEVICE bool is_plain() const { return part.view.token_levels == nullptr; }
+  TW_DEVICE plan::LongRow* long_rows() const {
+    return reinterpret_cast<plan::LongRow*>(cost_before);
+  }
 
   // Behind the first barrier after start_part.
   TW_DEVICE u32* status() const { return all_status.words + memory.turn * (limits.requests + 1); }
@@ -49,5 +60,29 @@ struct PartMaker {
     }
   }
 };
+
+// The last of [begin, end) with costs[i] <= cost, or `begin`. Four at a time: a step waits for
+// shared memory once.
+TW_DEVICE i32 find_cost(const std::int64_t* costs, i32 begin, i32 end, std::int64_t cost) {
+  i32 step = 1;
+#pragma unroll 1
+  while (step < end - begin) step *= 4;
+#pragma unroll 1
+  for (step /= 4; step > 0; step /= 4) {
+    i32 steps = 0;
+#pragma unroll
+    for (i32 i = 1; i < 4; ++i) {
+      const i32 at = begin + i * step;
+      steps += at < end && costs[at] <= cost ? 1 : 0;
+    }
+    begin += steps * step;
+  }
+  return begin;
+}
+
+// How many heads' tiles are measured: those of one where heads do not differ.
+TW_DEVICE i32 heads_to_measure(const plan::Config& config) {
+  return config.heads_differ != 0 ? config.num_kv_heads : 1;
+}
 
 }  // namespace tw

@@ -25,8 +25,10 @@ std::size_t round_up(std::size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
+}  // namespace
+
 // Hands out pieces of a workspace that may not be there yet.
-class Pieces {
+class DevicePlan::Pieces {
  public:
   explicit Pieces(std::byte* base) : base_(base) {}
 
@@ -45,8 +47,6 @@ class Pieces {
   std::byte* base_;
   std::size_t offset_ = 0;
 };
-
-}  // namespace
 
 plan::ParamSlot param_slot(const BoundParam& param) {
   plan::ParamSlot slot{};
@@ -123,7 +123,7 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
     pieces.take_array(view.schedule.splits, config.workers);
     pieces.take_array(view.token_levels, limits_.q_tokens);
     pieces.take_array(view.token_keys, limits_.q_tokens);
-    if (!plan::rows_fit_shared(rows)) pieces.take_array(input.rows_before, rows);
+    shared_bytes_ = std::max(shared_bytes_, place_arrays(config, pieces, input.arrays));
     input.mask = parts_[i].mask;
     const AttentionSpec& spec = parts_[i].attention.spec();
     // A row's partial result: the sums, the maximum and the sum of weights.
@@ -137,6 +137,37 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
   run_memory_.levels =
       pieces.take(limits_.levels > 1 ? levels * static_cast<std::size_t>(limits_.levels) : 0);
   return pieces.bytes();
+}
+
+std::size_t DevicePlan::place_arrays(const plan::Config& config, Pieces& pieces,
+                                     plan::UpdateArrays& arrays) const {
+  const std::int64_t rows = limits_.requests * limits_.levels;
+  // Rows of one level share no query tokens; each has a last tile that may not be whole.
+  const std::int64_t tiles =
+      (limits_.q_tokens * config.group_size / config.tile_rows * limits_.levels + rows) *
+      (config.heads_differ != 0 ? config.num_kv_heads : 1);
+  std::int64_t used = sizeof(plan::UpdateMemory);
+  const auto place = [&]<typename T>(plan::Placed<T>& array, std::int64_t count) {
+    constexpr std::int64_t kUnit = 16;
+    const std::int64_t bytes =
+        (count * static_cast<std::int64_t>(sizeof(T)) + kUnit - 1) / kUnit * kUnit;
+    if (used + bytes > plan::kMostUpdateShared) {
+      pieces.take_array(array.global, count);
+      return;
+    }
+    array.shared = static_cast<std::int32_t>(used);
+    used += bytes;
+  };
+  place(arrays.cuts, config.workers + 1);
+  place(arrays.tail_costs, config.workers);
+  place(arrays.cost_before, rows);
+  place(arrays.requests, limits_.requests);
+  place(arrays.first_tile, rows);
+  if (limits_.levels > 1) place(arrays.fold, 4 * rows);
+  place(arrays.level_rows, rows);
+  place(arrays.tile_costs, tiles);
+  pieces.take_array(arrays.a_rows, rows);
+  return static_cast<std::size_t>(used);
 }
 
 plan::PartInput& DevicePlan::input_of(std::size_t part) {
@@ -171,14 +202,12 @@ UpdateLaunch DevicePlan::shape_of_launch() const {
   const std::int64_t rows = limits_.requests * limits_.levels;
   const auto parts = static_cast<std::int64_t>(parts_.size());
   UpdateLaunch launch;
+  launch.shared_bytes = shared_bytes_;
   // A block is as large as its longest loop: fewer threads meet sooner at barriers.
   std::int64_t wanted = limits_.levels > 1 ? kMaxThreads : std::max<std::int64_t>(rows, 256);
   for (const Part& part : parts_) {
     const plan::Config& config = part.memory.schedule.config;
     if (limits_.q_len * config.group_size > config.tile_rows) wanted = kMaxThreads;
-    launch.shared_bytes =
-        std::max(launch.shared_bytes,
-                 static_cast<std::size_t>(plan::update_shared_bytes(config.workers, rows)));
   }
   const std::int64_t threads =
       std::min<std::int64_t>((wanted + kWarpSize - 1) / kWarpSize * kWarpSize, kMaxThreads);

@@ -24,8 +24,10 @@ struct Schedule {
 };
 
 TILEWRIGHT_HD inline std::int32_t tiles_of(const Config& config, std::int32_t q_len) {
-  return static_cast<std::int32_t>(
-      ceil_div(static_cast<std::int64_t>(q_len) * config.group_size, config.tile_rows));
+  const std::int64_t packed = static_cast<std::int64_t>(q_len) * config.group_size;
+  // Of most rows without a division.
+  if (packed <= config.tile_rows) return packed > 0 ? 1 : 0;
+  return static_cast<std::int32_t>(ceil_div(packed, config.tile_rows));
 }
 
 // How many KV heads an item of a row covers.
@@ -185,20 +187,22 @@ struct LinePoint {
   std::int64_t cost = 0;
 };
 
+// Sets the item and the cost of a point at `cost` on the line, which lies in `row`.
+TILEWRIGHT_HD inline void go_into_row(const Schedule& s, const Row& row, std::int64_t cost,
+                                      LinePoint& point) {
+  point.item = s.header->tail_items + row.tiles_before;
+  point.cost = cost - s.header->tail_cost - row.cost_before;
+  if (s.config.heads_differ) return;
+  point.item += point.cost / row.head_cost * row.tiles;
+  point.cost %= row.head_cost;
+}
+
 TILEWRIGHT_HD inline LinePoint find_point(const Schedule& s, std::int64_t cost) {
   const Header& h = *s.header;
   LinePoint point;
-  cost -= h.tail_cost;
-  point.row =
-      find_row(s, h.num_a_rows, h.num_rows, cost, [](const Row& r) { return r.cost_before; });
-  const Row& r = s.rows[point.row];
-  cost -= r.cost_before;
-  point.item = h.tail_items + r.tiles_before;
-  if (!s.config.heads_differ) {
-    point.item += cost / r.head_cost * r.tiles;
-    cost %= r.head_cost;
-  }
-  point.cost = cost;
+  point.row = find_row(s, h.num_a_rows, h.num_rows, cost - h.tail_cost,
+                       [](const Row& r) { return r.cost_before; });
+  go_into_row(s, s.rows[point.row], cost, point);
   return point;
 }
 
@@ -266,13 +270,15 @@ TILEWRIGHT_HD inline std::int32_t count_workers(const Config& config, std::int64
                 max64(c.block + static_cast<std::int64_t>(c.block_row) * config.tile_rows,
                       config.max_heads *
                           (c.block + static_cast<std::int64_t>(c.block_row) * config.joint_rows)));
-  return static_cast<std::int32_t>(max64(1, min64(config.workers, b_cost / least)));
+  if (b_cost >= least * config.workers) return config.workers;
+  return static_cast<std::int32_t>(max64(1, b_cost / least));
 }
 
 // Where on section B's line a worker's share should begin: floor(worker * b_cost / workers),
-// without overflow of the product.
+// without overflow of the product. There are few workers: their squares fit 32 bits.
 TILEWRIGHT_HD inline std::int64_t share_begin(const Header& h, std::int32_t worker) {
-  return h.b_cost / h.workers * worker + h.b_cost % h.workers * worker / h.workers;
+  const auto rest = static_cast<std::int32_t>(h.b_cost % h.workers);
+  return h.b_cost / h.workers * worker + rest * worker / h.workers;
 }
 
 // Sets the header's sections and the rows' prefix sums; rows are sorted by RowOrder.

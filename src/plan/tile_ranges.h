@@ -79,42 +79,56 @@ struct TileSpan {
   std::int32_t full_end = 0;
 
   TILEWRIGHT_HD std::int32_t blocks() const { return end - begin; }
+  // What is needed by some, and full for all.
+  TILEWRIGHT_HD void include(const TileSpan& other) {
+    if (other.begin < other.end) {
+      const bool none = begin == end;
+      begin = none || other.begin < begin ? other.begin : begin;
+      end = none || other.end > end ? other.end : end;
+    }
+    full_begin = other.full_begin > full_begin ? other.full_begin : full_begin;
+    full_end = other.full_end < full_end ? other.full_end : full_end;
+  }
   TILEWRIGHT_HD bool is_full(std::int32_t key_begin, std::int32_t key_end) const {
     return full_begin <= key_begin && key_end <= full_end;
   }
 };
 
+// What the query tokens [begin, end) of request `r` need of a row. Where mask.one_interval().
+template <typename Mask>
+TILEWRIGHT_HD TileSpan request_span(const View& view, const Mask& mask, const Row& row,
+                                    std::int32_t r, std::int32_t head, std::int64_t begin,
+                                    std::int64_t end) {
+  const std::int32_t width = view.schedule.config.block_tokens;
+  const MaskInterval positions = mask.interval(query_range(view, r, head, begin, end));
+  const auto key_at = [&](std::int64_t position) {
+    return static_cast<std::int32_t>(view.keys_before(row, position));
+  };
+  TileSpan span;
+  const std::int32_t first = key_at(positions.needed.begin);
+  const std::int32_t past = key_at(positions.needed.end);
+  if (first < past) {
+    span.begin = first / width;
+    span.end = ceil_div32(past, width);
+  }
+  span.full_begin = key_at(positions.full.begin);
+  span.full_end = key_at(positions.full.end);
+  return span;
+}
+
 // Where !has_mask() or one_interval().
 template <typename Mask>
 TILEWRIGHT_HD TileSpan tile_span(const View& view, const Mask& mask, const Row& row,
                                  std::int32_t head, std::int32_t tile) {
-  const std::int32_t width = view.schedule.config.block_tokens;
   TileSpan span;
   if (row.kv_len == 0) return span;
+  span.full_end = row.kv_len;
   if (!mask.has_mask()) {
-    span.end = ceil_div32(row.kv_len, width);
-    span.full_end = row.kv_len;
+    span.end = ceil_div32(row.kv_len, view.schedule.config.block_tokens);
     return span;
   }
-  span.full_end = row.kv_len;
   over_queries(view, row, tile, [&](std::int32_t r, std::int64_t begin, std::int64_t end) {
-    const MaskInterval positions = mask.interval(query_range(view, r, head, begin, end));
-    const auto key_at = [&](std::int64_t position) {
-      return static_cast<std::int32_t>(view.keys_before(row, position));
-    };
-    const std::int32_t first = key_at(positions.needed.begin);
-    const std::int32_t past = key_at(positions.needed.end);
-    if (first < past) {
-      const std::int32_t first_block = first / width;
-      const std::int32_t past_block = ceil_div32(past, width);
-      const bool none = span.begin == span.end;
-      span.begin = none || first_block < span.begin ? first_block : span.begin;
-      span.end = none || past_block > span.end ? past_block : span.end;
-    }
-    const std::int32_t full_begin = key_at(positions.full.begin);
-    const std::int32_t full_end = key_at(positions.full.end);
-    span.full_begin = full_begin > span.full_begin ? full_begin : span.full_begin;
-    span.full_end = full_end < span.full_end ? full_end : span.full_end;
+    span.include(request_span(view, mask, row, r, head, begin, end));
   });
   if (span.full_begin >= span.full_end) span.full_begin = span.full_end = 0;
   return span;

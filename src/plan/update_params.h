@@ -5,6 +5,7 @@
 #pragma once
 
 #include "plan/param_slot.h"
+#include "plan/update_memory.h"
 #include "plan/view.h"
 
 namespace tilewright::plan {
@@ -65,9 +66,9 @@ struct PlanLimits {
 
 // One attention.
 struct PartInput {
-  View view;                   // of the plan to be made: pointers, config, tables
-  Row* rows_before = nullptr;  // [limits.rows], unsorted rows; null: all rows fit shared memory
-  std::int32_t mask = 0;       // which of the kernel's masks
+  View view;              // of the plan to be made: pointers, config, tables
+  UpdateArrays arrays;
+  std::int32_t mask = 0;  // which of the kernel's masks
   LevelInput levels[kMaxLevels];
   ParamSlot params[kMaxMaskParams] = {};  // of the mask
 };
