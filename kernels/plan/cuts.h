@@ -7,49 +7,43 @@
 
 namespace tw {
 
-// The cut in a tile that needs `cost` in all; `behind` of it lie before the cut's target.
-TW_DEVICE plan::Cut cut_of_tile(const plan::Config& config, const plan::Row& row, i32 tile,
-                                std::int64_t tile_cost, std::int64_t item, std::int64_t behind,
-                                std::int64_t target) {
-  const auto blocks = static_cast<i32>((tile_cost - config.cost.fixed) /
-                                       plan::block_cost(config, row, tile));
-  return plan::cut_inside(config, row, tile, blocks, item, behind, target);
-}
-
-TW_DEVICE plan::Cut find_tail_cut(const PartMaker& maker, std::int64_t target) {
-  const plan::Header& header = maker.header();
-  const i32 item =
-      find_cost(maker.tail_costs, 0, static_cast<i32>(header.tail_items), target);
-  const plan::Item at = plan::a_item(maker.view().schedule, header.a_items + item);
-  const plan::Row& row = maker.rows()[at.row];
-  return cut_of_tile(maker.config(), row, at.tile, long_tile(maker, row, at.head, at.tile).cost,
-                     item, target - maker.tail_costs[item], target);
-}
-
-// The cut behind a point in a row of several tiles.
-TW_DEVICE plan::Cut find_long_cut(const PartMaker& maker, const plan::Row& row,
-                                  const plan::LinePoint& point, std::int64_t target) {
-  const std::int64_t* const costs = maker.tile_costs + maker.first_tile[row.segment];
-  const i32 index = find_cost(costs, 0, num_tiles(maker.config(), row), point.cost);
-  const i32 tile = index % row.tiles;
-  const LongTile at = long_tile(maker, row, index / row.tiles, tile);
-  return cut_of_tile(maker.config(), row, tile, at.cost, point.item + index,
-                     point.cost - at.begin, target);
-}
-
 // The cut of a share's begin.
 TW_DEVICE plan::Cut find_cut(const PartMaker& maker, std::int64_t target) {
   const plan::Config& config = maker.config();
   const plan::Header& header = maker.header();
   if (target >= header.b_cost) return {header.b_items, 0, header.b_cost};
-  if (target < header.tail_cost) return find_tail_cut(maker, target);
+  // What holds it: a tile of a row, its item, and how far the target is behind the item's begin.
   plan::LinePoint point;
-  point.row = find_cost(maker.cost_before, header.num_a_rows, header.num_rows,
-                        target - header.tail_cost);
-  const plan::Row row = maker.rows()[point.row];
-  plan::go_into_row(maker.view().schedule, row, target, point);
-  if (row.tiles > 1 || config.heads_differ != 0) return find_long_cut(maker, row, point, target);
-  return plan::cut_inside(config, row, 0, row.max_tile_blocks, point.item, point.cost, target);
+  i32 tile = 0;
+  std::int64_t long_cost = 0;  // of a tile of a long row
+  plan::Row row;
+  if (target < header.tail_cost) {
+    const i32 index = find_cost(maker.tail_costs, 0, static_cast<i32>(header.tail_items), target);
+    const plan::Item at = tail_item(maker.view(), index);
+    row = maker.rows()[at.row];
+    tile = at.tile;
+    long_cost = long_tile(maker, row, at.head, at.tile).cost;
+    point.item = index;
+    point.cost = target - maker.tail_costs[index];
+  } else {
+    point.row =
+        find_cost(maker.cost_before, header.num_a_rows, header.num_rows, target - header.tail_cost);
+    row = maker.rows()[point.row];
+    plan::go_into_row(maker.view().schedule, row, target, point);
+    if (row.tiles > 1 || config.heads_differ != 0) {
+      const std::int64_t* const costs = maker.tile_costs + maker.first_tile[row.segment];
+      const i32 index = find_cost(costs, 0, num_tiles(config, row), point.cost);
+      tile = index % row.tiles;
+      long_cost = long_tile(maker, row, index / row.tiles, tile).cost;
+      point.item += index;
+      point.cost -= costs[index];
+    }
+  }
+  const i32 blocks =
+      long_cost == 0
+          ? row.max_tile_blocks
+          : static_cast<i32>((long_cost - config.cost.fixed) / plan::block_cost(config, row, tile));
+  return plan::cut_inside(config, row, tile, blocks, point.item, point.cost, target);
 }
 
 TW_DEVICE void find_cuts(PartMaker& maker) {

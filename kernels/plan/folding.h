@@ -39,9 +39,15 @@ class Folding {
   }
 
  private:
-  TW_DEVICE i32 begin_of(i32 level) const { return maker_.memory.level_end[level]; }
-  TW_DEVICE i32 end_of(i32 level) const { return maker_.memory.level_end[level + 1]; }
-  TW_DEVICE static i32 past(const plan::Row& row) { return row.q_begin + row.q_len; }
+  TW_DEVICE i32 begin_of(i32 level) const {
+    return maker_.memory.level_end[level];
+  }
+  TW_DEVICE i32 end_of(i32 level) const {
+    return maker_.memory.level_end[level + 1];
+  }
+  TW_DEVICE static i32 past(const plan::Row& row) {
+    return row.q_begin + row.q_len;
+  }
 
   // The first row of a level that begins at `token` or behind it.
   TW_DEVICE i32 lower_bound(i32 level, i32 token) const {
@@ -65,8 +71,8 @@ class Folding {
 #pragma unroll 1
     for (i32 inner = level + 1; inner < maker_.view().num_levels; ++inner) {
       if (maker_.view().levels[inner].q_rows != nullptr) continue;
-      const bool is_there = begin_of(inner) <= likely && likely < end_of(inner) &&
-                            rows_[likely].q_begin == token;
+      const bool is_there =
+          begin_of(inner) <= likely && likely < end_of(inner) && rows_[likely].q_begin == token;
       const i32 at = is_there ? likely : lower_bound(inner, token);
       if (at < end_of(inner) && rows_[at].q_begin == token && rows_[at].q_len > 0) return at;
     }
@@ -94,9 +100,15 @@ class Folding {
   }
 
   // Until rows are measured, these fields of a row of `level` tell of the rows below it.
-  TW_DEVICE static i32& child_tiles(plan::Row& row) { return row.max_tile_blocks; }
-  TW_DEVICE static i32& is_whole(plan::Row& row) { return row.tiles; }
-  TW_DEVICE static i32& is_wrong(plan::Row& row) { return row.heads; }
+  TW_DEVICE static i32& child_tiles(plan::Row& row) {
+    return row.max_tile_blocks;
+  }
+  TW_DEVICE static i32& is_whole(plan::Row& row) {
+    return row.tiles;
+  }
+  TW_DEVICE static i32& is_wrong(plan::Row& row) {
+    return row.heads;
+  }
 
   TW_DEVICE void find_neighbours(i32 level) {
     over_inner(level, [&](i32 i) {

@@ -108,7 +108,8 @@ class LevelRows {
     return first_ < end_ ? maker_.level_rows[first_].q_begin : 0;
   }
   TW_DEVICE i32 entries_end() const {
-    return first_ < end_ ? maker_.level_rows[end_ - 1].q_begin + maker_.level_rows[end_ - 1].q_len : 0;
+    return first_ < end_ ? maker_.level_rows[end_ - 1].q_begin + maker_.level_rows[end_ - 1].q_len
+                         : 0;
   }
 
   TW_DEVICE void drop_rows() {
@@ -204,9 +205,7 @@ class LevelRows {
 };
 
 // The rows of all levels, and what follows for the requests.
-TW_DEVICE void read_level_rows(PartMaker& maker, i32 turn) {
-  read_requests(maker, turn);
-  sync_block();
+TW_DEVICE void read_level_rows(PartMaker& maker) {
   plan::View& view = maker.view();
   const i32 tokens = maker.header().q_tokens;
 #pragma unroll 1

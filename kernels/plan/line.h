@@ -70,8 +70,7 @@ TW_DEVICE LineSums line_up(PartMaker& maker, const Blocks& blocks) {
       i32 token = 0;
       if (is_short(maker, row, request, token)) {
         row.max_tile_blocks = blocks.of_thread(row, 0, 0, request, token, token + row.q_len);
-        row.head_cost =
-            config.cost.fixed + row.max_tile_blocks * plan::block_cost(config, row, 0);
+        row.head_cost = config.cost.fixed + row.max_tile_blocks * plan::block_cost(config, row, 0);
         mine = {plan::row_cost(config, row), static_cast<i32>(plan::items_of(config, row)), 1};
       }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows of several tiles, or of many requests: what each tile costs, once, and what lies before it in
-// its row. The schedule looks costs up here; no mask is asked again.
+// Rows of several tiles, or of many requests: what each tile costs, once, and what lies before it
+// in its row. The schedule looks costs up here; no mask is asked again.
 #pragma once
 
 #include "plan/line.h"

@@ -94,14 +94,18 @@ struct RowInput {
 };
 
 // Whether all keys of a row are at positions of 32 bits.
-TW_DEVICE bool positions_fit(const plan::Interleave& shard, i32 kv_pos, i32 kv_len) {
+TW_DEVICE_CALL bool shard_positions_fit(const plan::Interleave& shard, i32 kv_len) {
   constexpr std::int64_t kMost = 0x7FFFFFFF;
-  if (kv_len == 0) return true;
-  if (shard.world == 1) return std::int64_t{kv_pos} + kv_len - 1 <= kMost;
   // No product may overflow: turns are at most 2^30 * 2^31.
   const std::int64_t index = kv_len - 1;
   const std::int64_t chunk = index / shard.size * shard.world + shard.rank;
   return chunk <= kMost / shard.size && chunk * shard.size + index % shard.size <= kMost;
+}
+TW_DEVICE bool positions_fit(const plan::Interleave& shard, i32 kv_pos, i32 kv_len) {
+  constexpr std::int64_t kMost = 0x7FFFFFFF;
+  if (kv_len == 0) return true;
+  if (shard.world == 1) return std::int64_t{kv_pos} + kv_len - 1 <= kMost;
+  return shard_positions_fit(shard, kv_len);
 }
 
 }  // namespace tw

@@ -7,6 +7,11 @@
 
 namespace tw {
 
+// Item `index` of the tail.
+TW_DEVICE_CALL plan::Item tail_item(const plan::View& view, std::int64_t index) {
+  return plan::a_item(view.schedule, view.schedule.header->a_items + index);
+}
+
 class Sections {
  public:
   TW_DEVICE Sections(PartMaker& maker, const LineSums& short_sums)
@@ -122,16 +127,14 @@ class Sections {
 
   // Costs of the tail's items, and before each of them; returns all of them.
   TW_DEVICE std::int64_t sum_tail() {
-    const plan::Header& header = maker_.header();
-    const plan::Schedule& schedule = maker_.view().schedule;
-    const i32 items = static_cast<i32>(header.tail_items);
+    const i32 items = static_cast<i32>(maker_.header().tail_items);
     std::int64_t cost = 0;
 #pragma unroll 1
     for (i32 base = 0; base < items; base += num_threads()) {
       const i32 i = base + thread_id();
       Sums mine;
       if (i < items) {
-        const plan::Item at = plan::a_item(schedule, header.a_items + i);
+        const plan::Item at = tail_item(maker_.view(), i);
         mine.cost = long_tile(maker_, rows_[at.row], at.head, at.tile).cost;
       }
       Sums all;

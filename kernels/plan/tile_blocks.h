@@ -48,9 +48,8 @@ struct TileEntries {
     const std::int64_t packed = std::int64_t{tile} * config.tile_rows;
     const i32 rows = plan::rows_of_tile(config, row, tile);
     begin = tile == 0 ? 0 : static_cast<i32>(packed / config.group_size);
-    end = tile == row.tiles - 1
-              ? row.q_len
-              : static_cast<i32>((packed + rows - 1) / config.group_size) + 1;
+    end = tile == row.tiles - 1 ? row.q_len
+                                : static_cast<i32>((packed + rows - 1) / config.group_size) + 1;
   }
 };
 
@@ -75,8 +74,8 @@ struct TileBlocks {
       if (!mask.has_mask()) {
         blocks = plan::ceil_div32(row.kv_len, view.schedule.config.block_tokens);
       } else if (mask.one_interval()) {
-        const BlockSpan span = span_of_request<Mask>(view, part, r, head, begin, end, row.kv_pos,
-                                                     row.kv_len);
+        const BlockSpan span =
+            span_of_request<Mask>(view, part, r, head, begin, end, row.kv_pos, row.kv_len);
         blocks = span.end - span.begin;
       } else {
         // Of a copy: the row itself may stay in registers.
@@ -93,8 +92,8 @@ struct TileBlocks {
     BlockSpan span;
     with_mask([&]<typename Mask>(const Mask&) {
       const auto ask = [&](i32 r, i32 begin, i32 end) {
-        span.include(span_of_request<Mask>(view, part, r, head, begin, end, row.kv_pos,
-                                           row.kv_len));
+        span.include(
+            span_of_request<Mask>(view, part, r, head, begin, end, row.kv_pos, row.kv_len));
       };
       if (view.levels[row.level].q_rows == nullptr) {
         over_requests(row.q_begin + entries.begin, row.q_begin + entries.end, ask);
@@ -140,8 +139,8 @@ struct TileBlocks {
       const i32 token = tokens[entry];
       const i32 r = view.request_of(token);
       const plan::Request& request = view.requests[r];
-      const bool is_first = entry == entries.begin || tokens[entry - 1] != token - 1 ||
-                            request.q_begin == token;
+      const bool is_first =
+          entry == entries.begin || tokens[entry - 1] != token - 1 || request.q_begin == token;
       if (!is_first) continue;
       const i32 past = request.q_begin + request.q_len;
       i32 end = token + 1;

@@ -61,10 +61,10 @@ TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
 
 template <typename Blocks>
 TW_DEVICE void make_part(PartMaker& maker, i32 turn, const Blocks& blocks) {
-  if (maker.is_plain()) {
-    read_requests(maker, turn);
-  } else {
-    read_level_rows(maker, turn);
+  read_requests(maker, turn);
+  if (!maker.is_plain()) {
+    sync_block();
+    read_level_rows(maker);
     Folding(maker).fold();
   }
   const LineSums sums = line_up(maker, blocks);

@@ -52,7 +52,8 @@ struct LongRow {
 struct UpdateArrays {
   Placed<Cut> cuts;                 // [workers + 1]
   Placed<std::int64_t> tail_costs;  // [workers]: before each item of the tail
-  // [rows]: Row::cost_before, where cuts are searched for. Until it is known: the list of long rows.
+  // [rows]: Row::cost_before, where cuts are searched for. Until it is known: the list of long
+  // rows.
   Placed<std::int64_t> cost_before;
   Placed<Request> requests;         // [requests]
   Placed<std::int32_t> first_tile;  // [rows]: of long rows, by their segments

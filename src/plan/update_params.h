@@ -66,7 +66,7 @@ struct PlanLimits {
 
 // One attention.
 struct PartInput {
-  View view;              // of the plan to be made: pointers, config, tables
+  View view;  // of the plan to be made: pointers, config, tables
   UpdateArrays arrays;
   std::int32_t mask = 0;  // which of the kernel's masks
   LevelInput levels[kMaxLevels];
