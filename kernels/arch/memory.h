@@ -90,6 +90,10 @@ TW_DEVICE T atomic_add_64(T* pointer, T value) {
   static_assert(sizeof(T) == 8);
   return static_cast<T>(atomicAdd(reinterpret_cast<u64*>(pointer), static_cast<u64>(value)));
 }
+// Counts from 0 to `most` and round again.
+TW_DEVICE u32 atomic_count(u32* pointer, u32 most) {
+  return atomicInc(pointer, most);
+}
 TW_DEVICE u32 atomic_or(u32* pointer, u32 value) {
   return atomicOr(pointer, value);
 }

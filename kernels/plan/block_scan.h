@@ -32,6 +32,23 @@ TW_DEVICE Sums shuffle(const Sums& value, i32 lane) {
   return {shuffle(value.cost, lane), shuffle(value.items, lane), shuffle(value.count, lane)};
 }
 
+struct ScannedSums {
+  Sums before;
+  Sums all;
+};
+
+// Called, not inlined: it is long, and in several places. `sums` is where warps leave theirs.
+TW_DEVICE_CALL ScannedSums scan_block(Sums value, Sums* sums) {
+  const Sums below = scan_warp(value);
+  const i32 warp = warp_id();
+  const i32 warps = num_threads() / kWarpSize;
+  if (lane_id() == kWarpSize - 1) sums[warp] = below;
+  sync_block();
+  const Sums of_warps = scan_warp(lane_id() < warps ? sums[lane_id()] : Sums{}, warps);
+  const Sums before = shuffle(of_warps, warp > 0 ? warp - 1 : 0);
+  return {(warp > 0 ? before : Sums{}) + below - value, shuffle(of_warps, warps - 1)};
+}
+
 // Uses two arrays in turn: when a thread writes one again, all have left it, for they met at the
 // barrier of the other. All threads call its functions.
 class BlockScan {
@@ -41,16 +58,9 @@ class BlockScan {
   // The sum of the values of the threads before this one; `total`: of all.
   TW_DEVICE Sums exclusive(const Sums& value, Sums& total) {
     turn_ ^= 1;
-    Sums* const sums = memory_.warp_sums[turn_];
-    const Sums below = scan_warp(value);
-    const i32 warp = warp_id();
-    const i32 warps = num_threads() / kWarpSize;
-    if (lane_id() == kWarpSize - 1) sums[warp] = below;
-    sync_block();
-    const Sums of_warps = scan_warp(lane_id() < warps ? sums[lane_id()] : Sums{}, warps);
-    total = shuffle(of_warps, warps - 1);
-    const Sums before = shuffle(of_warps, warp > 0 ? warp - 1 : 0);
-    return (warp > 0 ? before : Sums{}) + below - value;
+    const ScannedSums scanned = scan_block(value, memory_.warp_sums[turn_]);
+    total = scanned.all;
+    return scanned.before;
   }
   // How many threads before this one say yes; `total`: how many do.
   TW_DEVICE i32 count_before(bool value, i32& total) {

@@ -49,20 +49,8 @@ class Folding {
     return row.q_begin + row.q_len;
   }
 
-  // The first row of a level that begins at `token` or behind it.
   TW_DEVICE i32 lower_bound(i32 level, i32 token) const {
-    i32 begin = begin_of(level);
-    i32 end = end_of(level);
-#pragma unroll 1
-    while (begin < end) {
-      const i32 middle = begin + (end - begin) / 2;
-      if (rows_[middle].q_begin < token) {
-        begin = middle + 1;
-      } else {
-        end = middle;
-      }
-    }
-    return begin;
+    return first_row_at(rows_, begin_of(level), end_of(level), token);
   }
 
   // The outermost row of a level inside `level` whose query tokens begin at `token`; -1: none.

@@ -165,18 +165,7 @@ class LevelRows {
   }
 
   TW_DEVICE i32 row_of(i32 entry) const {
-    i32 begin = first_;
-    i32 end = end_;
-#pragma unroll 1
-    while (end - begin > 1) {
-      const i32 middle = begin + (end - begin) / 2;
-      if (maker_.level_rows[middle].q_begin <= entry) {
-        begin = middle;
-      } else {
-        end = middle;
-      }
-    }
-    return begin;
+    return first_row_at(maker_.level_rows, first_, end_, entry + 1) - 1;
   }
 
   // Bad rows have no keys, and their requests are marked.
@@ -219,7 +208,7 @@ TW_DEVICE void read_level_rows(PartMaker& maker) {
   for (i32 level = 0; level < view.num_levels; ++level) LevelRows(maker, level).read();
 #pragma unroll 1
   for (i32 token = thread_id(); token < tokens; token += num_threads()) {
-    atomic_max(&view.requests[view.request_of(token)].kv_len, view.token_keys[token]);
+    atomic_max(&view.requests[request_of(view, token)].kv_len, view.token_keys[token]);
   }
   sync_block();
 #pragma unroll 1

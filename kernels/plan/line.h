@@ -36,7 +36,7 @@ TW_DEVICE bool is_short(const PartMaker& maker, const plan::Row& row, i32& reque
     if (row.q_len > 1) return false;
     token = static_cast<i32>(maker.view().token_of(row, 0));
   }
-  request = maker.view().request_of(token);
+  request = request_of(maker.view(), token);
   const plan::Request& of = maker.view().requests[request];
   return token + row.q_len <= of.q_begin + of.q_len;
 }
@@ -90,6 +90,7 @@ TW_DEVICE LineSums line_up(PartMaker& maker, const Blocks& blocks) {
       // With long rows what lies before each is found later.
       if (sums.long_rows == 0) {
         maker.cost_before[at] = row.cost_before;
+        maker.short_rows[at] = {row.tiles_before, row.q_len, row.max_tile_blocks};
       } else if (mine.count != 1) {
         maker.long_rows()[long_before].row = at;
       }

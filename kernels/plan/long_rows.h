@@ -78,7 +78,7 @@ class LongRows {
     request = row.index;
     if (maker_.is_plain()) return true;
     if (maker_.view().levels[row.level].q_rows != nullptr) return false;
-    request = maker_.view().request_of(row.q_begin);
+    request = request_of(maker_.view(), row.q_begin);
     const plan::Request& of = maker_.view().requests[request];
     return row.q_begin + row.q_len <= of.q_begin + of.q_len;
   }

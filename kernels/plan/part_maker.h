@@ -10,6 +10,29 @@
 
 namespace tw {
 
+// These are called, not inlined: seldom run, or long, and in many places.
+TW_DEVICE_CALL void mark_word(u32* status, i32 request, i32 batch, u32 bits) {
+  atomic_or(status + request, bits);
+  atomic_or(status + batch, bits);
+}
+TW_DEVICE_CALL i32 request_of(const plan::View& view, i32 token) {
+  return view.request_of(token);
+}
+
+// The first of rows [begin, end) that begins at `token` or behind it.
+TW_DEVICE_CALL i32 first_row_at(const plan::Row* rows, i32 begin, i32 end, i32 token) {
+#pragma unroll 1
+  while (begin < end) {
+    const i32 middle = begin + (end - begin) / 2;
+    if (rows[middle].q_begin < token) {
+      begin = middle + 1;
+    } else {
+      end = middle;
+    }
+  }
+  return begin;
+}
+
 struct PartMaker {
   const plan::BatchInput& batch;
   const plan::PlanLimits& limits;
@@ -21,6 +44,7 @@ struct PartMaker {
   plan::Cut* cuts;
   std::int64_t* tail_costs;
   std::int64_t* cost_before;
+  plan::ShortRow* short_rows;
   i32* first_tile;
   i32* fold;
   plan::Row* level_rows;
@@ -40,8 +64,7 @@ struct PartMaker {
   // Behind the first barrier after start_part.
   TW_DEVICE u32* status() const { return all_status.words + memory.turn * (limits.requests + 1); }
   TW_DEVICE void mark_request(i32 request, u32 bits) const {
-    atomic_or(status() + request, bits);
-    atomic_or(status() + limits.requests, bits);
+    mark_word(status(), request, limits.requests, bits);
   }
   // All requests; called by all threads.
   TW_DEVICE void mark_all(u32 bits) const {
@@ -54,7 +77,7 @@ struct PartMaker {
     i32 marked = -1;
 #pragma unroll 1
     for (i32 i = 0; i < row.q_len; ++i) {
-      const i32 r = view().request_of(row, view().token_of(row, i));
+      const i32 r = request_of(view(), static_cast<i32>(view().token_of(row, i)));
       if (r != marked) mark_request(r, bits);
       marked = r;
     }

@@ -119,9 +119,9 @@ struct TileBlocks {
   // Requests of query tokens [begin, end), a lane each.
   template <typename Ask>
   TW_DEVICE void over_requests(i32 begin, i32 end, const Ask& ask) const {
-    const i32 last = view.request_of(end - 1);
+    const i32 last = request_of(view, end - 1);
 #pragma unroll 1
-    for (i32 r = view.request_of(begin) + lane_id(); r <= last; r += kWarpSize) {
+    for (i32 r = request_of(view, begin) + lane_id(); r <= last; r += kWarpSize) {
       const plan::Request& request = view.requests[r];
       const i32 past = request.q_begin + request.q_len;
       if (request.q_len > 0) {
@@ -137,7 +137,7 @@ struct TileBlocks {
 #pragma unroll 1
     for (i32 entry = entries.begin + lane_id(); entry < entries.end; entry += kWarpSize) {
       const i32 token = tokens[entry];
-      const i32 r = view.request_of(token);
+      const i32 r = request_of(view, token);
       const plan::Request& request = view.requests[r];
       const bool is_first =
           entry == entries.begin || tokens[entry - 1] != token - 1 || request.q_begin == token;

@@ -20,8 +20,8 @@ namespace tw {
 
 // Which array of status words is this update's. Thread 0.
 TW_DEVICE i32 take_turn(const plan::StatusMemory& status) {
-  const u64 before = atomic_add_64<u64>(reinterpret_cast<u64*>(status.blocks), 1);
-  return static_cast<i32>(before / static_cast<u64>(num_blocks()) % 2);
+  const auto blocks = static_cast<u32>(num_blocks());
+  return atomic_count(status.blocks, 2 * blocks - 1) < blocks ? 0 : 1;
 }
 
 // What needs parameters and shared memory only.
@@ -53,6 +53,7 @@ TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
           arrays.cuts.in(shared),
           arrays.tail_costs.in(shared),
           arrays.cost_before.in(shared),
+          arrays.short_rows.in(shared),
           arrays.first_tile.in(shared),
           arrays.fold.in(shared),
           arrays.level_rows.in(shared),
@@ -75,20 +76,15 @@ TW_DEVICE void make_part(PartMaker& maker, i32 turn, const Blocks& blocks) {
     header.b_items = sums.items;
     header.b_cost = sums.cost;
   }
+  std::int64_t b_cost = sums.cost;
   if (sums.long_rows > 0) {
     LongRows<Blocks>(maker, blocks, sums.long_rows).measure();
     Sections(maker, sums).lay_out();
+    b_cost = header.b_cost;
   }
-  if (thread_id() == 0) header.workers = plan::count_workers(maker.config(), header.b_cost);
-  sync_block();
-  find_cuts(maker);
-  const i32 splits = list_splits(maker);
-  // What is left is the header.
-  if (thread_id() == 0) {
-    header.num_splits = splits;
-    header.status_turn = maker.memory.turn;
-    *maker.part.view.schedule.header = header;
-  }
+  Cuts cuts(maker, b_cost, sums.long_rows > 0);
+  cuts.find();
+  cuts.list_splits();
 }
 
 template <int kParts>

@@ -96,7 +96,7 @@ int DevicePlan::most_workers() const {
 
 std::size_t DevicePlan::state_bytes() const {
   const auto words = 2 * (static_cast<std::size_t>(limits_.requests) + 1);
-  return round_up(words * sizeof(std::uint32_t)) + round_up(sizeof(std::uint64_t)) +
+  return round_up(words * sizeof(std::uint32_t)) + round_up(sizeof(std::uint32_t)) +
          round_up(sizeof(std::int32_t)) +
          round_up(static_cast<std::size_t>(most_workers()) * sizeof(std::int32_t));
 }
@@ -161,6 +161,7 @@ std::size_t DevicePlan::place_arrays(const plan::Config& config, Pieces& pieces,
   place(arrays.cuts, config.workers + 1);
   place(arrays.tail_costs, config.workers);
   place(arrays.cost_before, rows);
+  place(arrays.short_rows, rows);
   place(arrays.requests, limits_.requests);
   place(arrays.first_tile, rows);
   if (limits_.levels > 1) place(arrays.fold, 4 * rows);
@@ -211,9 +212,10 @@ UpdateLaunch DevicePlan::shape_of_launch() const {
   }
   const std::int64_t threads =
       std::min<std::int64_t>((wanted + kWarpSize - 1) / kWarpSize * kWarpSize, kMaxThreads);
-  // Page ids are checked by a few warps a row.
-  constexpr std::int64_t kWarpsARow = 8;
-  const std::int64_t warps = rows * parts * kWarpsARow;
+  // Page ids are checked by a few warps a row. Always as many: StatusMemory counts them.
+  constexpr std::int64_t kKeysAWarp = 1024;
+  const std::int64_t warps =
+      rows * parts * std::clamp<std::int64_t>(limits_.kv_len / kKeysAWarp, 1, 8);
   const std::int64_t most = num_sms_ * (1024 / threads) - parts;
   const std::int64_t checking = std::clamp<std::int64_t>(plan::ceil_div(warps * kWarpSize, threads),
                                                          1, std::max<std::int64_t>(most, 1));

@@ -9,9 +9,12 @@
 #define TILEWRIGHT_HD __host__ __device__
 // Called, not inlined: what is large and seldom run costs compile time wherever it is copied to.
 #define TILEWRIGHT_HD_CALL __host__ __device__ __noinline__
+// Before a loop of few turns: copies of its body would only cost compile time.
+#define TILEWRIGHT_HD_LOOP _Pragma("unroll 1")
 #else
 #define TILEWRIGHT_HD
 #define TILEWRIGHT_HD_CALL
+#define TILEWRIGHT_HD_LOOP
 #endif
 
 namespace tilewright::plan {

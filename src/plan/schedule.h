@@ -37,6 +37,7 @@ TILEWRIGHT_HD inline std::int32_t heads_of(const Config& config, std::int32_t q_
     return 1;
   }
   std::int32_t heads = config.max_heads;
+  TILEWRIGHT_HD_LOOP
   while (config.num_kv_heads % heads != 0) --heads;
   return heads;
 }
@@ -121,6 +122,7 @@ TILEWRIGHT_HD inline bool sharing_is_cheaper(const Config& config, const Row& ro
 template <typename Before>
 TILEWRIGHT_HD std::int32_t find_row(const Schedule& s, std::int32_t begin, std::int32_t end,
                                     std::int64_t position, const Before& before) {
+  TILEWRIGHT_HD_LOOP
   while (end - begin > 1) {
     const std::int32_t middle = begin + (end - begin) / 2;
     if (before(s.rows[middle]) <= position) {
@@ -276,9 +278,11 @@ TILEWRIGHT_HD inline std::int32_t count_workers(const Config& config, std::int64
 
 // Where on section B's line a worker's share should begin: floor(worker * b_cost / workers),
 // without overflow of the product. There are few workers: their squares fit 32 bits.
-TILEWRIGHT_HD inline std::int64_t share_begin(const Header& h, std::int32_t worker) {
-  const auto rest = static_cast<std::int32_t>(h.b_cost % h.workers);
-  return h.b_cost / h.workers * worker + rest * worker / h.workers;
+TILEWRIGHT_HD inline std::int64_t share_begin(std::int64_t b_cost, std::int32_t workers,
+                                              std::int32_t worker) {
+  const std::int64_t share = b_cost / workers;
+  const auto rest = static_cast<std::int32_t>(b_cost - share * workers);
+  return share * worker + rest * worker / workers;
 }
 
 // Sets the header's sections and the rows' prefix sums; rows are sorted by RowOrder.
@@ -345,7 +349,7 @@ void make_schedule(Schedule& s, const Blocks& blocks, const Sort& sort) {
   sort(s.rows, s.rows + h.num_rows, order);
   lay_out_sections(s, order, blocks);
   for (std::int32_t worker = 0; worker <= h.workers; ++worker) {
-    s.cuts[worker] = find_cut(s, share_begin(h, worker), blocks);
+    s.cuts[worker] = find_cut(s, share_begin(h.b_cost, h.workers, worker), blocks);
   }
   list_splits(s);
 }

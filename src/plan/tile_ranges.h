@@ -34,6 +34,7 @@ TILEWRIGHT_HD inline QueryRange query_range(const View& view, std::int32_t r, st
     range.q_pos = view.q_pos + begin * view.q_pos_stride;
     range.q_pos_stride = view.q_pos_stride;
     range.q_count = end - begin;
+    TILEWRIGHT_HD_LOOP
     for (std::int64_t token = begin; token < end; ++token) {
       const std::int64_t position = view.position_of_query(request, token);
       range.q_pos_min = min64(range.q_pos_min, position);
@@ -52,6 +53,7 @@ TILEWRIGHT_HD void over_queries(const View& view, const Row& row, std::int32_t t
   const std::int64_t packed = static_cast<std::int64_t>(tile) * config.tile_rows;
   std::int64_t entry = packed / config.group_size;
   const std::int64_t last = (packed + rows_of_tile(config, row, tile) - 1) / config.group_size;
+  TILEWRIGHT_HD_LOOP
   while (entry <= last) {
     const std::int64_t begin = view.token_of(row, entry);
     const std::int32_t r = view.request_of(row, begin);
@@ -60,6 +62,7 @@ TILEWRIGHT_HD void over_queries(const View& view, const Row& row, std::int32_t t
     std::int64_t end = min64(end_of_request, begin + last - entry + 1);
     if (view.levels[row.level].q_rows != nullptr) {
       end = begin + 1;
+      TILEWRIGHT_HD_LOOP
       while (entry + end - begin <= last && end < end_of_request &&
              view.token_of(row, entry + end - begin) == end) {
         ++end;

@@ -48,6 +48,13 @@ struct LongRow {
   std::int32_t first_tile = 0;  // in UpdateArrays::tile_costs
 };
 
+// What cuts in a row of one tile follow from, beside its cost_before.
+struct alignas(16) ShortRow {
+  std::int64_t items_before = 0;
+  std::int32_t q_len = 0;
+  std::int32_t blocks = 0;
+};
+
 // What a plan is made in.
 struct UpdateArrays {
   Placed<Cut> cuts;                 // [workers + 1]
@@ -55,6 +62,7 @@ struct UpdateArrays {
   // [rows]: Row::cost_before, where cuts are searched for. Until it is known: the list of long
   // rows.
   Placed<std::int64_t> cost_before;
+  Placed<ShortRow> short_rows;      // [rows]: where there are no others
   Placed<Request> requests;         // [requests]
   Placed<std::int32_t> first_tile;  // [rows]: of long rows, by their segments
   Placed<std::int32_t> fold;        // [4][rows]: see Folding; with several levels

@@ -46,7 +46,7 @@ struct LevelInput {
 // Whose turn it is follows from a count of all blocks so far: each update has the same number.
 struct StatusMemory {
   std::uint32_t* words = nullptr;   // [2][requests + 1]
-  std::uint64_t* blocks = nullptr;  // [1]
+  std::uint32_t* blocks = nullptr;  // [1]: those of two updates, then from 0 again
 };
 
 struct BatchInput {

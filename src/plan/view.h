@@ -102,6 +102,7 @@ struct View {
   TILEWRIGHT_HD std::int32_t request_of(std::int64_t token) const {
     std::int32_t begin = 0;
     std::int32_t end = schedule.header->num_requests;
+    TILEWRIGHT_HD_LOOP
     while (begin < end) {
       const std::int32_t middle = begin + (end - begin) / 2;
       if (requests[middle].q_begin <= token) {
