@@ -90,7 +90,7 @@ class LongRows {
       const Tile at = tile_at(i);
       i32 request = 0;
       if (!is_of_one(at.row, request) && by_warps) continue;
-      const TileEntries entries(maker_.config(), at.row, at.tile);
+      const TileEntries entries = entries_of_tile(maker_.config(), at.row, at.tile);
       maker_.tile_costs[i] =
           blocks_.of_thread(at.row, at.head, at.tile, request, at.row.q_begin + entries.begin,
                             at.row.q_begin + entries.end);

@@ -43,15 +43,16 @@ TW_DEVICE_CALL i32 count_ranges(const plan::View& view, const plan::PartInput& p
 struct TileEntries {
   i32 begin;
   i32 end;
-
-  TW_DEVICE TileEntries(const plan::Config& config, const plan::Row& row, i32 tile) {
-    const std::int64_t packed = std::int64_t{tile} * config.tile_rows;
-    const i32 rows = plan::rows_of_tile(config, row, tile);
-    begin = tile == 0 ? 0 : static_cast<i32>(packed / config.group_size);
-    end = tile == row.tiles - 1 ? row.q_len
-                                : static_cast<i32>((packed + rows - 1) / config.group_size) + 1;
-  }
 };
+TW_DEVICE_CALL TileEntries entries_of_tile(i32 tile_rows, i32 group_size, i32 q_len, i32 tile) {
+  const std::int64_t begin = std::int64_t{tile} * tile_rows;
+  const std::int64_t last = begin + tile_rows - 1;
+  return {static_cast<i32>(begin / group_size),
+          static_cast<i32>(plan::min64(last / group_size + 1, q_len))};
+}
+TW_DEVICE TileEntries entries_of_tile(const plan::Config& config, const plan::Row& row, i32 tile) {
+  return entries_of_tile(config.tile_rows, config.group_size, row.q_len, tile);
+}
 
 // Of the mask that the attention has among those of the kernel.
 template <typename... Masks>
@@ -88,7 +89,7 @@ struct TileBlocks {
 
   // Of any tile, by all lanes: each asks for other requests.
   TW_DEVICE i32 of_warp(const plan::Row& row, i32 head, i32 tile) const {
-    const TileEntries entries(view.schedule.config, row, tile);
+    const TileEntries entries = entries_of_tile(view.schedule.config, row, tile);
     BlockSpan span;
     with_mask([&]<typename Mask>(const Mask&) {
       const auto ask = [&](i32 r, i32 begin, i32 end) {

@@ -91,13 +91,18 @@ TILEWRIGHT_HD void measure_row(const Config& config, Row& row, const Blocks& blo
   measure_tiles(config, row, 0, row.tiles, blocks);
 }
 
+// Items of a tile: mostly one a head.
+TILEWRIGHT_HD inline std::int32_t groups_of_heads(const Config& config, const Row& row) {
+  return row.heads == 1 ? config.num_kv_heads : config.num_kv_heads / row.heads;
+}
+
 TILEWRIGHT_HD inline std::int64_t row_cost(const Config& config, const Row& row) {
-  return config.heads_differ ? row.head_cost : row.head_cost * (config.num_kv_heads / row.heads);
+  return config.heads_differ ? row.head_cost : row.head_cost * groups_of_heads(config, row);
 }
 
 // Items of a row of section B.
 TILEWRIGHT_HD inline std::int64_t items_of(const Config& config, const Row& row) {
-  return static_cast<std::int64_t>(row.tiles) * (config.num_kv_heads / row.heads);
+  return static_cast<std::int64_t>(row.tiles) * groups_of_heads(config, row);
 }
 
 // An upper bound of the cost of any of a row's items.
