@@ -45,6 +45,7 @@ struct PartMaker {
   std::int64_t* tail_costs;
   std::int64_t* cost_before;
   plan::ShortRow* short_rows;
+  plan::Request* requests;  // view().requests
   i32* first_tile;
   i32* fold;
   plan::Row* level_rows;

@@ -64,7 +64,7 @@ TW_DEVICE void read_requests(PartMaker& maker, i32 turn) {
     if (r >= live) break;
     bad = bad || (r == 0 && begin != 0) || end < begin || end > most;
     too_long = too_long || length > maker.limits.q_len;
-    maker.view().requests[r] = request;
+    maker.requests[r] = request;
     if (r == live - 1 || r == slots - 1) maker.memory.end_of_queries = end;
   }
   if (thread_id() == 0) {
@@ -102,7 +102,7 @@ TW_DEVICE u32 set_position(const PartMaker& maker, i32 r, plan::Request& request
 // false: it has no query tokens.
 TW_DEVICE bool row_of_request(const PartMaker& maker, const RowInput& input, i32 r,
                               plan::Row& row) {
-  plan::Request request = maker.view().requests[r];
+  plan::Request request = maker.requests[r];
   u32 bad = static_cast<u32>(request.q_pos);
   if (request.q_len > maker.limits.q_len) bad |= plan::kBadQRange;
   if (input.input.kv_pos.given()) {
@@ -118,7 +118,7 @@ TW_DEVICE bool row_of_request(const PartMaker& maker, const RowInput& input, i32
   if (bad != 0 || request.q_len == 0) request.kv_len = 0;
   bad |= set_position(maker, r, request);
   if (bad != 0) maker.mark_request(r, bad);
-  maker.view().requests[r] = request;
+  maker.requests[r] = request;
   maker.part.view.requests[r] = request;
   row.index = r;
   row.q_begin = request.q_begin;

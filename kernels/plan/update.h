@@ -30,20 +30,20 @@ TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
   char* const shared = shared_memory();
   auto& memory = *reinterpret_cast<plan::UpdateMemory*>(shared);
   const plan::PartInput& part = params.parts[kParts == 1 ? 0 : block_id()];
-  // Thread by thread: the parameters are read by words anyway.
-  const auto* from = reinterpret_cast<const u32*>(&part.view);
-  auto* to = reinterpret_cast<u32*>(&memory.view);
+  // What is behind it is aligned too.
+  constexpr i32 kUnits = (sizeof(plan::View) + 15) / 16;
+  const auto* from = reinterpret_cast<const Bytes16*>(&part.view);
+  auto* to = reinterpret_cast<Bytes16*>(&memory.view);
 #pragma unroll 1
-  for (i32 i = thread_id(); i < static_cast<i32>(sizeof(plan::View) / 4); i += num_threads()) {
-    to[i] = from[i];
-  }
+  for (i32 i = thread_id(); i < kUnits; i += num_threads()) to[i] = from[i];
   sync_block();
   const plan::UpdateArrays& arrays = part.arrays;
+  plan::Request* const requests = arrays.requests.in(shared);
+  // Seen by others behind the next barrier.
   if (thread_id() == 0) {
     memory.view.schedule.header = &memory.header;
-    memory.view.requests = arrays.requests.in(shared);
+    memory.view.requests = requests;
   }
-  sync_block();
   return {params.batch,
           params.limits,
           part,
@@ -54,6 +54,7 @@ TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
           arrays.tail_costs.in(shared),
           arrays.cost_before.in(shared),
           arrays.short_rows.in(shared),
+          requests,
           arrays.first_tile.in(shared),
           arrays.fold.in(shared),
           arrays.level_rows.in(shared),

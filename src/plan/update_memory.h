@@ -21,8 +21,8 @@ struct alignas(16) Sums {
 
 // The first thing in shared memory; the arrays are behind it.
 struct alignas(16) UpdateMemory {
-  View view;      // the plan's, with the header and the requests that are worked on
-  Header header;  // written to the plan at the end
+  View view;  // the plan's, with the header and the requests that are worked on
+  alignas(16) Header header;  // written to the plan at the end
   Sums warp_sums[2][kMaxUpdateWarps];
   std::int64_t long_cost;  // of all long rows
   std::int32_t turn;       // of the status words

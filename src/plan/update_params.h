@@ -66,8 +66,8 @@ struct PlanLimits {
 
 // One attention.
 struct PartInput {
-  View view;  // of the plan to be made: pointers, config, tables
-  UpdateArrays arrays;
+  alignas(16) View view;  // of the plan to be made: pointers, config, tables
+  alignas(16) UpdateArrays arrays;
   std::int32_t mask = 0;  // which of the kernel's masks
   LevelInput levels[kMaxLevels];
   ParamSlot params[kMaxMaskParams] = {};  // of the mask
