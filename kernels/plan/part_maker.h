@@ -10,6 +10,11 @@
 
 namespace tw {
 
+// Which array of status words is this update's: the counts of two updates go round.
+TW_DEVICE i32 turn_of(u32 count) {
+  return count < static_cast<u32>(num_blocks()) ? 0 : 1;
+}
+
 // These are called, not inlined: seldom run, or long, and in many places.
 TW_DEVICE_CALL void mark_word(u32* status, i32 request, i32 batch, u32 bits) {
   atomic_or(status + request, bits);

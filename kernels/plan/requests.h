@@ -38,9 +38,9 @@ TW_DEVICE void mark_long_requests(const PartMaker& maker) {
 }
 
 // Writes the requests' query tokens and, where rows are requests, their lengths; what is wrong with
-// a length stands in q_pos until the position does. The turn of the status words, which only thread
-// 0 knows, becomes known.
-TW_DEVICE void read_requests(PartMaker& maker, i32 turn) {
+// a length stands in q_pos until the position does. The turn of the status words becomes known,
+// from the count that thread 0 has.
+TW_DEVICE void read_requests(PartMaker& maker, u32 count) {
   const i32 most = most_tokens(maker.batch, maker.limits);
   const i32 slots = request_slots(maker.batch, maker.limits);
   const bool plain = maker.is_plain();
@@ -65,10 +65,11 @@ TW_DEVICE void read_requests(PartMaker& maker, i32 turn) {
     bad = bad || (r == 0 && begin != 0) || end < begin || end > most;
     too_long = too_long || length > maker.limits.q_len;
     maker.requests[r] = request;
-    if (r == live - 1 || r == slots - 1) maker.memory.end_of_queries = end;
+    // Not live - 1, which would be made before the loop, and wait there.
+    if (r + 1 == live || r + 1 == slots) maker.memory.end_of_queries = end;
   }
   if (thread_id() == 0) {
-    maker.memory.turn = turn;
+    maker.memory.turn = turn_of(count);
     maker.memory.live_requests = live;
     maker.header() = {};
     maker.header().num_requests = static_cast<i32>(plan::clamp64(live, 0, slots));

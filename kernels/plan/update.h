@@ -18,10 +18,13 @@
 
 namespace tw {
 
-// Which array of status words is this update's. Thread 0.
-TW_DEVICE i32 take_turn(const plan::StatusMemory& status) {
-  const auto blocks = static_cast<u32>(num_blocks());
-  return atomic_count(status.blocks, 2 * blocks - 1) < blocks ? 0 : 1;
+// Counts the block. Whose turn it is follows, but nothing should wait for it early: see turn_of.
+TW_DEVICE u32 count_block(const plan::StatusMemory& status) {
+  u32 count = 0;
+  if (thread_id() == 0) {
+    count = atomic_count(status.blocks, 2 * static_cast<u32>(num_blocks()) - 1);
+  }
+  return count;
 }
 
 // What needs parameters and shared memory only.
@@ -62,8 +65,8 @@ TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
 }
 
 template <typename Blocks>
-TW_DEVICE void make_part(PartMaker& maker, i32 turn, const Blocks& blocks) {
-  read_requests(maker, turn);
+TW_DEVICE void make_part(PartMaker& maker, u32 count, const Blocks& blocks) {
+  read_requests(maker, count);
   if (!maker.is_plain()) {
     sync_block();
     read_level_rows(maker);
@@ -91,8 +94,7 @@ TW_DEVICE void make_part(PartMaker& maker, i32 turn, const Blocks& blocks) {
 template <int kParts>
 TW_DEVICE void check_pages(const plan::UpdateParams<kParts>& params) {
   auto& memory = *reinterpret_cast<plan::UpdateMemory*>(shared_memory());
-  i32 turn = 0;
-  if (thread_id() == 0) turn = take_turn(params.status);
+  const u32 count = count_block(params.status);
   const i32 words = params.limits.requests + 1;
   const i32 threads = (num_blocks() - kParts) * num_threads();
   const i32 thread = (block_id() - kParts) * num_threads() + thread_id();
@@ -112,7 +114,7 @@ TW_DEVICE void check_pages(const plan::UpdateParams<kParts>& params) {
       }
     }
     if (marks) return;
-    if (thread_id() == 0) memory.turn = turn;
+    if (thread_id() == 0) memory.turn = turn_of(count);
     marks = any_of_block(bad);
     u32* const next = params.status.words + (memory.turn ^ 1) * words;
 #pragma unroll 1
@@ -134,8 +136,8 @@ TW_DEVICE void update_plan(const plan::UpdateParams<kParts>& params) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   // On its way while the batch is read.
-  const i32 turn = thread_id() == 0 ? take_turn(params.status) : 0;
-  make_part(maker, turn, TileBlocks<Masks...>{maker.view(), maker.part});
+  const u32 count = count_block(params.status);
+  make_part(maker, count, TileBlocks<Masks...>{maker.view(), maker.part});
 }
 
 }  // namespace tw

@@ -152,10 +152,13 @@ std::size_t DevicePlan::place_arrays(const plan::Config& config, Pieces& pieces,
     const std::int64_t bytes =
         (count * static_cast<std::int64_t>(sizeof(T)) + kUnit - 1) / kUnit * kUnit;
     if (used + bytes > plan::kMostUpdateShared) {
-      pieces.take_array(array.global, count);
+      T* global = nullptr;
+      pieces.take_array(global, count);
+      array.place = reinterpret_cast<std::uintptr_t>(global);
       return;
     }
-    array.shared = static_cast<std::int32_t>(used);
+    array.is_shared = true;
+    array.place = static_cast<std::uint64_t>(used);
     used += bytes;
   };
   place(arrays.cuts, config.workers + 1);
@@ -205,7 +208,8 @@ UpdateLaunch DevicePlan::shape_of_launch() const {
   UpdateLaunch launch;
   launch.shared_bytes = shared_bytes_;
   // A block is as large as its longest loop: fewer threads meet sooner at barriers.
-  std::int64_t wanted = limits_.levels > 1 ? kMaxThreads : std::max<std::int64_t>(rows, 256);
+  std::int64_t wanted = std::max<std::int64_t>(rows, 256);
+  if (limits_.levels > 1) wanted = std::max(wanted, limits_.q_tokens);
   for (const Part& part : parts_) {
     const plan::Config& config = part.memory.schedule.config;
     if (limits_.q_len * config.group_size > config.tile_rows) wanted = kMaxThreads;

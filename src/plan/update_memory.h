@@ -21,7 +21,7 @@ struct alignas(16) Sums {
 
 // The first thing in shared memory; the arrays are behind it.
 struct alignas(16) UpdateMemory {
-  View view;  // the plan's, with the header and the requests that are worked on
+  View view;                  // the plan's, with the header and the requests that are worked on
   alignas(16) Header header;  // written to the plan at the end
   Sums warp_sums[2][kMaxUpdateWarps];
   std::int64_t long_cost;  // of all long rows
@@ -34,11 +34,12 @@ struct alignas(16) UpdateMemory {
 // An array in shared memory, where it fits, or in the workspace.
 template <typename T>
 struct Placed {
-  T* global = nullptr;
-  std::int32_t shared = 0;  // bytes from the start of shared memory; 0: not there
+  std::uint64_t place = 0;  // bytes from the start of shared memory, or an address
+  bool is_shared = false;
 
+  // Without a branch: many are asked for at once.
   TILEWRIGHT_HD T* in(char* memory) const {
-    return shared > 0 ? reinterpret_cast<T*>(memory + shared) : global;
+    return reinterpret_cast<T*>(place + (is_shared ? reinterpret_cast<std::uint64_t>(memory) : 0));
   }
 };
 
