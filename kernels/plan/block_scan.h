@@ -16,12 +16,12 @@ TW_DEVICE Sums operator-(const Sums& a, const Sums& b) {
   return {a.cost - b.cost, a.items - b.items, a.count - b.count};
 }
 
-// The sum of the values of this lane and those before it; of the first `lanes` of them.
+// The sum of the values of this lane and those before it; of the first `lanes` of them. A loop: its
+// instructions are fetched once.
 TW_DEVICE Sums scan_warp(Sums value, i32 lanes = kWarpSize) {
   const i32 lane = lane_id();
-#pragma unroll
-  for (i32 step = 1; step < kWarpSize; step *= 2) {
-    if (step >= lanes) break;
+#pragma unroll 1
+  for (i32 step = 1; step < lanes; step *= 2) {
     const Sums below = {shuffle_up(value.cost, step), shuffle_up(value.items, step),
                         shuffle_up(value.count, step)};
     if (lane >= step) value = value + below;

@@ -49,8 +49,7 @@ class LevelRows {
   // Rows with query tokens, in order. False: the ranges are malformed.
   TW_DEVICE bool append_rows() {
     const i32 rows = rows_are_requests() ? maker_.header().num_requests : input_.input.num_rows;
-    const std::int64_t most =
-        q_rows_ != nullptr ? input_.input.num_q_rows : maker_.header().q_tokens;
+    const i32 most = q_rows_ != nullptr ? input_.input.num_q_rows : maker_.header().q_tokens;
     i32 at = first_;
     bool bad = false;
 #pragma unroll 1

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <type_traits>
 
@@ -183,7 +184,9 @@ void DevicePlan::read_part(const PlanInput& input, const DeviceBatch& batch, Par
   written.view = part.memory;
   batch.read(input, written);
   for (int level = 0; level < written.view.num_levels; ++level) {
-    written.levels[level].num_pages = input.levels[static_cast<std::size_t>(level)].table.num_pages;
+    written.levels[level].num_pages = static_cast<std::int32_t>(
+        std::min<std::int64_t>(input.levels[static_cast<std::size_t>(level)].table.num_pages,
+                               std::numeric_limits<std::int32_t>::max()));
   }
   // Rows that are simply the requests need no memory of query tokens.
   if (input.levels.size() == 1 && !input.levels[0].qo_indptr.defined()) {

@@ -32,9 +32,11 @@ TILEWRIGHT_HD inline std::int64_t clamp64(std::int64_t value, std::int64_t least
 TILEWRIGHT_HD inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
 }
-// Of keys and blocks of one row, which fit 32 bits: a division of 64 bits is slow on the device.
+// Of keys and blocks of one row, which fit 32 bits: a division of 64 bits is slow on the device,
+// and one with signs longer. Neither is negative.
 TILEWRIGHT_HD inline std::int32_t ceil_div32(std::int32_t a, std::int32_t b) {
-  return a / b + (a % b != 0 ? 1 : 0);
+  const auto divisor = static_cast<std::uint32_t>(b);
+  return static_cast<std::int32_t>((static_cast<std::uint32_t>(a) + divisor - 1) / divisor);
 }
 
 }  // namespace tilewright::plan

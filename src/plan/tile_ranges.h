@@ -111,7 +111,8 @@ TILEWRIGHT_HD TileSpan request_span(const View& view, const Mask& mask, const Ro
   const std::int32_t first = key_at(positions.needed.begin);
   const std::int32_t past = key_at(positions.needed.end);
   if (first < past) {
-    span.begin = first / width;
+    span.begin = static_cast<std::int32_t>(static_cast<std::uint32_t>(first) /
+                                           static_cast<std::uint32_t>(width));
     span.end = ceil_div32(past, width);
   }
   span.full_begin = key_at(positions.full.begin);
