@@ -25,7 +25,7 @@ class Cuts {
     for (i32 worker = thread_id(); worker <= workers_; worker += num_threads()) {
       const plan::Cut cut = cut_at(plan::share_begin(b_cost_, workers_, worker));
       maker_.cuts[worker] = cut;
-      maker_.view().schedule.cuts[worker] = cut;
+      maker_.part.view.schedule.cuts[worker] = cut;
     }
     // By a thread that has no worker, where there is one.
     if (thread_id() == num_threads() - 1) {
@@ -38,7 +38,7 @@ class Cuts {
   // The items that are cut.
   TW_DEVICE void list_splits() {
     const plan::Cut* cuts = maker_.cuts;
-    plan::Split* const splits = maker_.view().schedule.splits;
+    plan::Split* const splits = maker_.part.view.schedule.splits;
     i32 count = 0;
 #pragma unroll 1
     for (i32 base = 0; base < workers_; base += num_threads()) {
@@ -97,7 +97,7 @@ class Cuts {
       point.row = find_cost(maker_.cost_before, header_.num_a_rows, header_.num_rows,
                             target - header_.tail_cost);
       row = row_at(point.row);
-      plan::go_into_row(maker_.view().schedule, row, target, point);
+      plan::go_into_row(config_, header_, row, target, point);
       if (row.tiles > 1 || config_.heads_differ != 0) {
         const std::int64_t* const costs = maker_.tile_costs + maker_.first_tile[row.segment];
         const i32 index = find_cost(costs, 0, num_tiles(config_, row), point.cost);

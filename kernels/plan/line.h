@@ -26,19 +26,23 @@ TW_DEVICE i32 long_rows_in(i32 count) {
   return count >> 16;
 }
 
-// Whether a row is measured by a thread: of one tile and one request, and then of which.
-TW_DEVICE bool is_short(const PartMaker& maker, const plan::Row& row, i32& request, i32& token) {
-  request = row.index;
-  token = row.q_begin;
-  if (row.tiles > 1 || maker.config().heads_differ != 0) return false;
-  if (maker.is_plain()) return true;
-  if (maker.view().levels[row.level].q_rows != nullptr) {
-    if (row.q_len > 1) return false;
-    token = static_cast<i32>(maker.view().token_of(row, 0));
-  }
-  request = request_of(maker.view(), token);
-  const plan::Request& of = maker.view().requests[request];
-  return token + row.q_len <= of.q_begin + of.q_len;
+// Whose the query tokens of a row are, the first of them, and whether all are.
+struct RowRequest {
+  plan::Request request;
+  i32 index = 0;
+  i32 token = 0;
+  bool is_one = true;
+};
+
+TW_DEVICE RowRequest request_of_row(const PartMaker& maker, const plan::Row& row) {
+  RowRequest of;
+  const i32* const list = maker.view().levels[row.level].q_rows;
+  of.token = list != nullptr ? list[row.q_begin] : row.q_begin;
+  of.index = request_of(maker.view(), of.token);
+  of.request = maker.requests[of.index];
+  of.is_one = list != nullptr ? row.q_len == 1
+                              : row.q_begin + row.q_len <= of.request.q_begin + of.request.q_len;
+  return of;
 }
 
 // Writes the rows that have query tokens, and the list of the long ones.
@@ -53,25 +57,32 @@ TW_DEVICE LineSums line_up(PartMaker& maker, const Blocks& blocks) {
   for (i32 base = 0; base < candidates; base += num_threads()) {
     const i32 i = base + thread_id();
     plan::Row row;
+    RowRequest of;
     bool live = false;
     if (i < candidates) {
       if (plain) {
-        live = row_of_request(maker, input, i, row);
+        live = row_of_request(maker, input, i, row, of.request);
+        of.index = i;
+        of.token = row.q_begin;
       } else {
         row = maker.level_rows[i];
         live = row.q_len > 0;
+        if (live) of = request_of_row(maker, row);
       }
     }
     Sums mine;
     if (live) {
       plan::start_row(config, row);
       mine.count = 1 + kOneLongRow;
-      i32 request = 0;
-      i32 token = 0;
-      if (is_short(maker, row, request, token)) {
-        row.max_tile_blocks = blocks.of_thread(row, 0, 0, request, token, token + row.q_len);
-        row.head_cost = config.cost.fixed + row.max_tile_blocks * plan::block_cost(config, row, 0);
-        mine = {plan::row_cost(config, row), static_cast<i32>(plan::items_of(config, row)), 1};
+      if (row.tiles == 1 && config.heads_differ == 0 && of.is_one) {
+        row.max_tile_blocks =
+            row.q_len == 1 ? blocks.of_token(row, of.index, of.request, of.token)
+                           : blocks.of_thread(row, 0, 0, of.index, of.token, of.token + row.q_len);
+        const i32 packed = row.q_len * config.group_size;
+        row.head_cost =
+            config.cost.fixed + row.max_tile_blocks * plan::block_cost(config, row.heads, packed);
+        const i32 groups = plan::groups_of_heads(config, row);
+        mine = {row.head_cost * groups, groups, 1};
       }
     }
     Sums all;
@@ -82,7 +93,7 @@ TW_DEVICE LineSums line_up(PartMaker& maker, const Blocks& blocks) {
       const i32 at = sums.rows + rows_in(before.count);
       if (plain) {
         row.segment = at;
-        maker.view().segments[at] = {0, i, row.kv_len, -1};
+        maker.part.view.segments[at] = {0, i, row.kv_len, -1};
       }
       row.tiles_before = sums.items + before.items;
       row.cost_before = sums.cost + before.cost;

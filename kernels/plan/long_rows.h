@@ -77,10 +77,9 @@ class LongRows {
   TW_DEVICE bool is_of_one(const plan::Row& row, i32& request) const {
     request = row.index;
     if (maker_.is_plain()) return true;
-    if (maker_.view().levels[row.level].q_rows != nullptr) return false;
-    request = request_of(maker_.view(), row.q_begin);
-    const plan::Request& of = maker_.view().requests[request];
-    return row.q_begin + row.q_len <= of.q_begin + of.q_len;
+    const RowRequest of = request_of_row(maker_, row);
+    request = of.index;
+    return of.is_one && maker_.view().levels[row.level].q_rows == nullptr;
   }
 
   TW_DEVICE void count_by_threads() {

@@ -58,7 +58,8 @@ struct PartMaker {
 
   TW_DEVICE plan::View& view() const { return memory.view; }
   TW_DEVICE plan::Header& header() const { return memory.header; }
-  TW_DEVICE const plan::Config& config() const { return memory.view.schedule.config; }
+  // Parameters are operands of instructions: what does not change is not read from shared memory.
+  TW_DEVICE const plan::Config& config() const { return part.view.schedule.config; }
   // The plan's rows, in the workspace.
   TW_DEVICE plan::Row* rows() const { return part.view.schedule.rows; }
   // Whether rows are simply the requests.

@@ -101,9 +101,9 @@ TW_DEVICE u32 set_position(const PartMaker& maker, i32 r, plan::Request& request
 
 // Checks what read_requests read of a request, writes the request to the plan, and makes its row;
 // false: it has no query tokens.
-TW_DEVICE bool row_of_request(const PartMaker& maker, const RowInput& input, i32 r,
-                              plan::Row& row) {
-  plan::Request request = maker.requests[r];
+TW_DEVICE bool row_of_request(const PartMaker& maker, const RowInput& input, i32 r, plan::Row& row,
+                              plan::Request& request) {
+  request = maker.requests[r];
   u32 bad = static_cast<u32>(request.q_pos);
   if (request.q_len > maker.limits.q_len) bad |= plan::kBadQRange;
   if (input.input.kv_pos.given()) {
@@ -113,7 +113,7 @@ TW_DEVICE bool row_of_request(const PartMaker& maker, const RowInput& input, i32
       bad |= plan::kBadPosition;
     }
   }
-  if (request.q_len > 0 && !positions_fit(maker.view().interleave, row.kv_pos, request.kv_len)) {
+  if (request.q_len > 0 && !positions_fit(maker.part.view.interleave, row.kv_pos, request.kv_len)) {
     bad |= plan::kBadPosition;
   }
   if (bad != 0 || request.q_len == 0) request.kv_len = 0;

@@ -28,7 +28,8 @@ TW_DEVICE_CALL BlockSpan span_of_request(const plan::View& view, const plan::Par
   plan::Row keys;
   keys.kv_pos = kv_pos;
   keys.kv_len = kv_len;
-  const plan::TileSpan span = plan::request_span(view, Mask(part), keys, r, head, begin, end);
+  const plan::TileSpan span =
+      plan::span_of_queries(view, Mask(part), keys, plan::query_range(view, r, head, begin, end));
   return {span.begin, span.end};
 }
 
@@ -73,7 +74,7 @@ struct TileBlocks {
     i32 blocks = 0;
     with_mask([&]<typename Mask>(const Mask& mask) {
       if (!mask.has_mask()) {
-        blocks = plan::ceil_div32(row.kv_len, view.schedule.config.block_tokens);
+        blocks = plan::ceil_div32(row.kv_len, part.view.schedule.config.block_tokens);
       } else if (mask.one_interval()) {
         const BlockSpan span =
             span_of_request<Mask>(view, part, r, head, begin, end, row.kv_pos, row.kv_len);
@@ -87,9 +88,24 @@ struct TileBlocks {
     return blocks;
   }
 
+  // Of the one query token of a row, of request `r`: the shortest way, for decoding requests.
+  TW_DEVICE i32 of_token(const plan::Row& row, i32 r, const plan::Request& request,
+                         i32 token) const {
+    i32 blocks = 0;
+    with_mask([&]<typename Mask>(const Mask& mask) {
+      if (mask.has_mask() && mask.one_interval() && part.view.q_pos == nullptr) {
+        const plan::QueryRange queries = plan::token_range(part.view, request, r, 0, token);
+        blocks = plan::span_of_queries(part.view, mask, row, queries).blocks();
+      } else {
+        blocks = of_thread(row, 0, 0, r, token, token + 1);
+      }
+    });
+    return blocks;
+  }
+
   // Of any tile, by all lanes: each asks for other requests.
   TW_DEVICE i32 of_warp(const plan::Row& row, i32 head, i32 tile) const {
-    const TileEntries entries = entries_of_tile(view.schedule.config, row, tile);
+    const TileEntries entries = entries_of_tile(part.view.schedule.config, row, tile);
     BlockSpan span;
     with_mask([&]<typename Mask>(const Mask&) {
       const auto ask = [&](i32 r, i32 begin, i32 end) {

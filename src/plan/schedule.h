@@ -32,7 +32,7 @@ TILEWRIGHT_HD inline std::int32_t tiles_of(const Config& config, std::int32_t q_
 
 // How many KV heads an item of a row covers.
 TILEWRIGHT_HD inline std::int32_t heads_of(const Config& config, std::int32_t q_len) {
-  if (config.heads_differ ||
+  if (config.heads_differ || config.max_heads == 1 ||
       static_cast<std::int64_t>(q_len) * config.group_size > config.joint_rows) {
     return 1;
   }
@@ -50,10 +50,15 @@ TILEWRIGHT_HD inline std::int32_t rows_of_tile(const Config& config, const Row& 
   return static_cast<std::int32_t>(min64(config.tile_rows, packed - begin));
 }
 
+// Of a tile of so many packed rows.
+TILEWRIGHT_HD inline std::int64_t block_cost(const Config& config, std::int32_t heads,
+                                             std::int32_t packed_rows) {
+  return heads *
+         (config.cost.block + static_cast<std::int64_t>(config.cost.block_row) * packed_rows);
+}
 TILEWRIGHT_HD inline std::int64_t block_cost(const Config& config, const Row& row,
                                              std::int32_t tile) {
-  return row.heads * (config.cost.block + static_cast<std::int64_t>(config.cost.block_row) *
-                                              rows_of_tile(config, row, tile));
+  return block_cost(config, row.heads, rows_of_tile(config, row, tile));
 }
 
 template <typename Blocks>
@@ -93,7 +98,7 @@ TILEWRIGHT_HD void measure_row(const Config& config, Row& row, const Blocks& blo
 
 // Items of a tile: mostly one a head.
 TILEWRIGHT_HD inline std::int32_t groups_of_heads(const Config& config, const Row& row) {
-  return row.heads == 1 ? config.num_kv_heads : config.num_kv_heads / row.heads;
+  return row.heads == 1 ? config.num_kv_heads : div32(config.num_kv_heads, row.heads);
 }
 
 TILEWRIGHT_HD inline std::int64_t row_cost(const Config& config, const Row& row) {
@@ -195,13 +200,14 @@ struct LinePoint {
 };
 
 // Sets the item and the cost of a point at `cost` on the line, which lies in `row`.
-TILEWRIGHT_HD inline void go_into_row(const Schedule& s, const Row& row, std::int64_t cost,
-                                      LinePoint& point) {
-  point.item = s.header->tail_items + row.tiles_before;
-  point.cost = cost - s.header->tail_cost - row.cost_before;
-  if (s.config.heads_differ) return;
-  point.item += point.cost / row.head_cost * row.tiles;
-  point.cost %= row.head_cost;
+TILEWRIGHT_HD inline void go_into_row(const Config& config, const Header& header, const Row& row,
+                                      std::int64_t cost, LinePoint& point) {
+  point.item = header.tail_items + row.tiles_before;
+  point.cost = cost - header.tail_cost - row.cost_before;
+  if (config.heads_differ) return;
+  const std::int64_t head = point.cost / row.head_cost;
+  point.item += head * row.tiles;
+  point.cost -= head * row.head_cost;
 }
 
 TILEWRIGHT_HD inline LinePoint find_point(const Schedule& s, std::int64_t cost) {
@@ -209,7 +215,7 @@ TILEWRIGHT_HD inline LinePoint find_point(const Schedule& s, std::int64_t cost) 
   LinePoint point;
   point.row = find_row(s, h.num_a_rows, h.num_rows, cost - h.tail_cost,
                        [](const Row& r) { return r.cost_before; });
-  go_into_row(s, s.rows[point.row], cost, point);
+  go_into_row(s.config, h, s.rows[point.row], cost, point);
   return point;
 }
 

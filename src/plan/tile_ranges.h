@@ -44,6 +44,23 @@ TILEWRIGHT_HD inline QueryRange query_range(const View& view, std::int32_t r, st
   return range;
 }
 
+// The same for one token of a request, which is in registers; where positions are not given.
+TILEWRIGHT_HD inline QueryRange token_range(const View& view, const Request& request,
+                                            std::int32_t r, std::int32_t head, std::int32_t token) {
+  QueryRange range;
+  range.batch = r;
+  range.kv_head = head;
+  range.q_head_begin = static_cast<std::int64_t>(head) * view.schedule.config.group_size;
+  range.q_head_end = range.q_head_begin + view.schedule.config.group_size;
+  range.q_len = request.q_len;
+  range.kv_len = request.kv_len;
+  range.q_index = token;
+  range.q_begin = request.q_begin;
+  range.q_pos_min = request.q_pos + (static_cast<std::int64_t>(token) - request.q_begin);
+  range.q_pos_max = range.q_pos_min;
+  return range;
+}
+
 // Calls visit(request, begin, end) for the query tokens [begin, end) of a tile that belong to one
 // request and follow each other.
 template <typename Visit>
@@ -97,13 +114,12 @@ struct TileSpan {
   }
 };
 
-// What the query tokens [begin, end) of request `r` need of a row. Where mask.one_interval().
+// What queries need of a row. Where mask.one_interval().
 template <typename Mask>
-TILEWRIGHT_HD TileSpan request_span(const View& view, const Mask& mask, const Row& row,
-                                    std::int32_t r, std::int32_t head, std::int64_t begin,
-                                    std::int64_t end) {
+TILEWRIGHT_HD TileSpan span_of_queries(const View& view, const Mask& mask, const Row& row,
+                                       const QueryRange& queries) {
   const std::int32_t width = view.schedule.config.block_tokens;
-  const MaskInterval positions = mask.interval(query_range(view, r, head, begin, end));
+  const MaskInterval positions = mask.interval(queries);
   const auto key_at = [&](std::int64_t position) {
     return static_cast<std::int32_t>(view.keys_before(row, position));
   };
@@ -111,8 +127,7 @@ TILEWRIGHT_HD TileSpan request_span(const View& view, const Mask& mask, const Ro
   const std::int32_t first = key_at(positions.needed.begin);
   const std::int32_t past = key_at(positions.needed.end);
   if (first < past) {
-    span.begin = static_cast<std::int32_t>(static_cast<std::uint32_t>(first) /
-                                           static_cast<std::uint32_t>(width));
+    span.begin = div32(first, width);
     span.end = ceil_div32(past, width);
   }
   span.full_begin = key_at(positions.full.begin);
@@ -132,7 +147,7 @@ TILEWRIGHT_HD TileSpan tile_span(const View& view, const Mask& mask, const Row& 
     return span;
   }
   over_queries(view, row, tile, [&](std::int32_t r, std::int64_t begin, std::int64_t end) {
-    span.include(request_span(view, mask, row, r, head, begin, end));
+    span.include(span_of_queries(view, mask, row, query_range(view, r, head, begin, end)));
   });
   if (span.full_begin >= span.full_end) span.full_begin = span.full_end = 0;
   return span;
