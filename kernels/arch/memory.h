@@ -64,6 +64,11 @@ TW_DEVICE Float4 load_from_l2(const Float4* pointer) {
   return v;
 }
 
+// Has a value read here, for what the read does to caches.
+TW_DEVICE void keep(u32 value) {
+  asm volatile("" ::"r"(value));
+}
+
 // Read once, kept out of the way of what is read again.
 TW_DEVICE i32 load_once(const i32* pointer) {
   i32 value;

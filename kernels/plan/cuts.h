@@ -3,6 +3,7 @@
 // cut.
 #pragma once
 
+#include "arch/integer.h"
 #include "plan/sections.h"
 
 namespace tw {
@@ -15,53 +16,66 @@ class Cuts {
         header_(maker.header()),
         has_long_rows_(has_long_rows),
         b_cost_(b_cost),
-        workers_(plan::count_workers(maker.config(), b_cost)) {}
+        all_work_(b_cost >= maker.part.cost_for_all && config_.workers > 1),
+        workers_(all_work_ ? config_.workers : plan::count_workers(config_, b_cost)) {}
 
-  // Behind it all records are in the plan, but for the splits.
+  // Behind it the plan is whole.
   TW_DEVICE void find() {
     if (thread_id() == 0) header_.workers = workers_;
     sync_block();
-#pragma unroll 1
-    for (i32 worker = thread_id(); worker <= workers_; worker += num_threads()) {
-      const plan::Cut cut = cut_at(plan::share_begin(b_cost_, workers_, worker));
-      maker_.cuts[worker] = cut;
-      maker_.part.view.schedule.cuts[worker] = cut;
-    }
     // By a thread that has no worker, where there is one.
     if (thread_id() == num_threads() - 1) {
       header_.status_turn = maker_.memory.turn;
       *maker_.part.view.schedule.header = header_;
     }
-    sync_block();
-  }
-
-  // The items that are cut.
-  TW_DEVICE void list_splits() {
-    const plan::Cut* cuts = maker_.cuts;
-    plan::Split* const splits = maker_.part.view.schedule.splits;
-    i32 count = 0;
+    // A warp's first and last lane find the cuts of its neighbours' once more: whether an item is
+    // cut before and behind a worker is known without asking others.
+    constexpr i32 kOwn = kWarpSize - 2;
+    const i32 warps = num_threads() / kWarpSize;
+    const i32 lane = lane_id();
+    i32 splits = 0;
 #pragma unroll 1
-    for (i32 base = 0; base < workers_; base += num_threads()) {
-      const i32 worker = base + thread_id();
-      const auto cuts_item = [&](i32 w, std::int64_t item) {
-        return w >= 1 && w < workers_ && cuts[w].block != 0 && cuts[w].item == item;
-      };
-      const bool cuts_some = worker >= 1 && worker < workers_ && cuts[worker].block != 0;
-      const std::int64_t item = cuts_some ? cuts[worker].item : -1;
-      const bool is_first = cuts_some && !cuts_item(worker - 1, item);
-      i32 all = 0;
-      const i32 at = count + maker_.scan.count_before(is_first, all) - (is_first ? 0 : 1);
-      if (is_first) {
-        splits[at].item = item;
-        splits[at].first = worker - 1;
-      }
-      if (cuts_some && !cuts_item(worker + 1, item)) splits[at].last = worker;
-      count += all;
+    for (i32 first = 0; first <= workers_; first += warps * kOwn) {
+      const i32 worker = first + warp_id() * kOwn + lane - 1;
+      const bool exists = worker >= 0 && worker <= workers_;
+      const bool is_own = exists && lane > 0 && lane <= kOwn;
+      plan::Cut cut;
+      if (exists) cut = cut_at(share_begin(worker));
+      if (is_own) maker_.part.view.schedule.cuts[worker] = cut;
+      splits += list_splits(cut, is_own, worker, splits);
     }
-    if (thread_id() == 0) maker_.part.view.schedule.header->num_splits = count;
+    if (thread_id() == 0) maker_.part.view.schedule.header->num_splits = splits;
   }
 
  private:
+  TW_DEVICE std::int64_t share_begin(i32 worker) const {
+    constexpr std::int64_t kMost = std::int64_t{1} << 42;  // times the square of workers: 2^62
+    if (!all_work_ || b_cost_ >= kMost) return plan::share_begin(b_cost_, workers_, worker);
+    return static_cast<std::int64_t>(
+        multiply_high(static_cast<u64>(b_cost_ * worker), maker_.part.worker_reciprocal));
+  }
+
+  // The items that are cut by the lanes' own workers; returns how many begin there, of all threads.
+  TW_DEVICE i32 list_splits(const plan::Cut& cut, bool is_own, i32 worker, i32 splits_before) {
+    const i32 block_before = shuffle_up(cut.block, 1);
+    const i32 block_behind = shuffle_down(cut.block, 1);
+    const std::int64_t item_before = shuffle_up(cut.item, 1);
+    const std::int64_t item_behind = shuffle_down(cut.item, 1);
+    const bool cuts_some = is_own && cut.block != 0;
+    const bool is_first = cuts_some && !(block_before != 0 && item_before == cut.item);
+    const bool is_last = cuts_some && !(block_behind != 0 && item_behind == cut.item);
+    i32 all = 0;
+    const i32 before = maker_.scan.count_before(is_first, all);
+    plan::Split& split =
+        maker_.part.view.schedule.splits[splits_before + before - (is_first ? 0 : 1)];
+    if (is_first) {
+      split.item = cut.item;
+      split.first = worker - 1;
+    }
+    if (is_last) split.last = worker;
+    return all;
+  }
+
   // A row of section B, as far as cuts ask.
   TW_DEVICE plan::Row row_at(i32 index) const {
     if (has_long_rows_) return maker_.rows()[index];
@@ -118,6 +132,7 @@ class Cuts {
   plan::Header& header_;
   bool has_long_rows_;
   std::int64_t b_cost_;
+  bool all_work_;
   i32 workers_;
 };
 

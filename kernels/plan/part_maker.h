@@ -46,7 +46,6 @@ struct PartMaker {
   plan::UpdateMemory& memory;
   BlockScan scan;
   // See UpdateArrays.
-  plan::Cut* cuts;
   std::int64_t* tail_costs;
   std::int64_t* cost_before;
   plan::ShortRow* short_rows;

@@ -27,6 +27,19 @@ TW_DEVICE u32 count_block(const plan::StatusMemory& status) {
   return count;
 }
 
+// Brings the parameters into the cache of constants, all lines at once: where they are needed, one
+// would be waited for after the other.
+template <int kParts>
+TW_DEVICE void touch_parameters(const plan::UpdateParams<kParts>& params) {
+  constexpr i32 kLine = 64;
+  const auto* const bytes = reinterpret_cast<const char*>(&params);
+#pragma unroll 1
+  for (i32 at = thread_id() * kLine; at < static_cast<i32>(sizeof(params));
+       at += num_threads() * kLine) {
+    keep(*reinterpret_cast<const u32*>(bytes + at));
+  }
+}
+
 // What needs parameters and shared memory only.
 template <int kParts>
 TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
@@ -39,6 +52,7 @@ TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
   auto* to = reinterpret_cast<Bytes16*>(&memory.view);
 #pragma unroll 1
   for (i32 i = thread_id(); i < kUnits; i += num_threads()) to[i] = from[i];
+  touch_parameters(params);
   sync_block();
   const plan::UpdateArrays& arrays = part.arrays;
   plan::Request* const requests = arrays.requests.in(shared);
@@ -53,7 +67,6 @@ TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
           params.status,
           memory,
           BlockScan(memory),
-          arrays.cuts.in(shared),
           arrays.tail_costs.in(shared),
           arrays.cost_before.in(shared),
           arrays.short_rows.in(shared),
@@ -88,7 +101,6 @@ TW_DEVICE void make_part(PartMaker& maker, u32 count, const Blocks& blocks) {
   }
   Cuts cuts(maker, b_cost, sums.long_rows > 0);
   cuts.find();
-  cuts.list_splits();
 }
 
 template <int kParts>

@@ -126,6 +126,9 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
     pieces.take_array(view.token_keys, limits_.q_tokens);
     shared_bytes_ = std::max(shared_bytes_, place_arrays(config, pieces, input.arrays));
     input.mask = parts_[i].mask;
+    input.cost_for_all = plan::least_share(config) * config.workers;
+    input.worker_reciprocal =
+        std::numeric_limits<std::uint64_t>::max() / static_cast<std::uint64_t>(config.workers) + 1;
     const AttentionSpec& spec = parts_[i].attention.spec();
     // A row's partial result: the sums, the maximum and the sum of weights.
     const std::size_t row_bytes = (static_cast<std::size_t>(spec.value_dim()) + 2) * sizeof(float);
@@ -162,7 +165,6 @@ std::size_t DevicePlan::place_arrays(const plan::Config& config, Pieces& pieces,
     array.place = static_cast<std::uint64_t>(used);
     used += bytes;
   };
-  place(arrays.cuts, config.workers + 1);
   place(arrays.tail_costs, config.workers);
   place(arrays.cost_before, rows);
   place(arrays.short_rows, rows);

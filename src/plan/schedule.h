@@ -273,18 +273,19 @@ struct RowOrder {
   }
 };
 
-// How many workers share section B. Cuts move by less than a fixed cost and a block: with larger
-// shares no worker's share is empty.
-TILEWRIGHT_HD inline std::int32_t count_workers(const Config& config, std::int64_t b_cost) {
+// A smaller share is not worth a worker. Cuts move by less than a fixed cost and a block: with
+// larger shares no worker's share is empty.
+TILEWRIGHT_HD inline std::int64_t least_share(const Config& config) {
   const CostModel& c = config.cost;
-  const std::int64_t least =
-      max64(config.least_share,
-            c.fixed + 1 +
-                max64(c.block + static_cast<std::int64_t>(c.block_row) * config.tile_rows,
-                      config.max_heads *
-                          (c.block + static_cast<std::int64_t>(c.block_row) * config.joint_rows)));
-  if (b_cost >= least * config.workers) return config.workers;
-  return static_cast<std::int32_t>(max64(1, b_cost / least));
+  return max64(config.least_share,
+               c.fixed + 1 +
+                   max64(block_cost(config, 1, config.tile_rows),
+                         block_cost(config, config.max_heads, config.joint_rows)));
+}
+
+// How many workers share section B.
+TILEWRIGHT_HD inline std::int32_t count_workers(const Config& config, std::int64_t b_cost) {
+  return static_cast<std::int32_t>(max64(1, min64(config.workers, b_cost / least_share(config))));
 }
 
 // Where on section B's line a worker's share should begin: floor(worker * b_cost / workers),

@@ -58,7 +58,6 @@ struct alignas(16) ShortRow {
 
 // What a plan is made in.
 struct UpdateArrays {
-  Placed<Cut> cuts;                 // [workers + 1]
   Placed<std::int64_t> tail_costs;  // [workers]: before each item of the tail
   // [rows]: Row::cost_before, where cuts are searched for. Until it is known: the list of long
   // rows.

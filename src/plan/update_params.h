@@ -72,6 +72,11 @@ struct PartInput {
   alignas(16) View view;  // of the plan to be made: pointers, config, tables
   alignas(16) UpdateArrays arrays;
   std::int32_t mask = 0;  // which of the kernel's masks
+  // Where all of Config::workers have a share, which is so from this cost on: 2^64 / workers,
+  // rounded up. A product's upper half is a quotient then, if the other factor is less than 2^64 /
+  // workers.
+  std::int64_t cost_for_all = 0;
+  std::uint64_t worker_reciprocal = 0;
   LevelInput levels[kMaxLevels];
   ParamSlot params[kMaxMaskParams] = {};  // of the mask
 };

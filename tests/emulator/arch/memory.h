@@ -47,6 +47,7 @@ TW_DEVICE Float4 load_from_l2(const Float4* pointer) {
   emulator::check_aligned<16>(pointer);
   return *pointer;
 }
+TW_DEVICE void keep(u32 /*value*/) {}
 TW_DEVICE i32 load_once(const i32* pointer) {
   return *pointer;
 }
