@@ -146,21 +146,40 @@ class Folding {
   }
 
   TW_DEVICE void check_children(i32 level) {
-    over_inner(level, [&](i32 i) {
-      if (owner_[i] < 0) return;
-      const plan::Row& row = rows_[i];
-      plan::Row& owner = rows_[owner_[i]];
-      if (past(row) == past(owner)) is_whole(owner) = 1;
-      // A folded row between the two must not have children elsewhere: its segment has one parent.
-      const plan::Row& between = rows_[outermost(row, owner)];
-      const i32 length = between.q_len < 0 ? -between.q_len : between.q_len;
-      if (row.kv_pos != owner.kv_pos + owner.kv_len || between.q_begin < owner.q_begin ||
-          between.q_begin + length > past(owner)) {
-        is_wrong(owner) = 1;
-      }
-      atomic_add(&child_tiles(owner), plan::tiles_of(maker_.config(), row.q_len));
-    });
+#pragma unroll 1
+    for (i32 base = end_of(level); base < num_rows_; base += num_threads()) {
+      const i32 i = base + thread_id();
+      const i32 owner = i < num_rows_ ? owner_[i] : -1;
+      add_tiles(owner, owner >= 0 ? check_child(rows_[i], rows_[owner]) : 0);
+    }
     sync_block();
+  }
+
+  // Returns the row's tiles.
+  TW_DEVICE i32 check_child(const plan::Row& row, plan::Row& owner) {
+    if (past(row) == past(owner)) is_whole(owner) = 1;
+    // A folded row between the two must not have children elsewhere: its segment has one parent.
+    const plan::Row& between = rows_[outermost(row, owner)];
+    const i32 length = between.q_len < 0 ? -between.q_len : between.q_len;
+    if (row.kv_pos != owner.kv_pos + owner.kv_len || between.q_begin < owner.q_begin ||
+        between.q_begin + length > past(owner)) {
+      is_wrong(owner) = 1;
+    }
+    return plan::tiles_of(maker_.config(), row.q_len);
+  }
+
+  // Mostly all lanes have the same owner: one of them adds for all.
+  TW_DEVICE void add_tiles(i32 owner, i32 tiles) {
+    const u32 some = ballot(owner >= 0);
+    if (some == 0) return;
+    const i32 first = shuffle(owner, lowest_bit(some));
+    if (any_of_warp(owner >= 0 && owner != first)) {
+      if (owner >= 0) atomic_add(&child_tiles(rows_[owner]), tiles);
+      return;
+    }
+#pragma unroll 1
+    for (i32 step = kWarpSize / 2; step > 0; step /= 2) tiles += shuffle_xor(tiles, step);
+    if (lane_id() == 0) atomic_add(&child_tiles(rows_[first]), tiles);
   }
 
   TW_DEVICE void choose(i32 level) {
@@ -193,14 +212,13 @@ class Folding {
     bool joins = false;
 #pragma unroll 1
     for (i32 token = thread_id(); token < maker_.header().q_tokens; token += num_threads()) {
-      u8& covered = maker_.view().token_levels[token];
-      u32 levels = covered;
+      u32 levels = maker_.view().token_levels[token];
 #pragma unroll 1
       for (i32 level = 0; level < maker_.view().num_levels - 1; ++level) {
         if ((levels >> level & 1) == 0 || maker_.view().levels[level].q_rows != nullptr) continue;
         if (rows_[lower_bound(level, token + 1) - 1].q_len < 0) levels &= ~(1U << level);
       }
-      covered = static_cast<u8>(levels);
+      maker_.part.view.token_levels[token] = static_cast<u8>(levels);
       joins = joins || count_bits(levels) != 1;
     }
     joins = any_of_block(joins);

@@ -207,7 +207,9 @@ TW_DEVICE void read_level_rows(PartMaker& maker) {
   for (i32 level = 0; level < view.num_levels; ++level) LevelRows(maker, level).read();
 #pragma unroll 1
   for (i32 token = thread_id(); token < tokens; token += num_threads()) {
-    atomic_max(&view.requests[request_of(view, token)].kv_len, view.token_keys[token]);
+    const i32 keys = view.token_keys[token];
+    atomic_max(&view.requests[request_of(view, token)].kv_len, keys);
+    maker.part.view.token_keys[token] = keys;
   }
   sync_block();
 #pragma unroll 1

@@ -60,6 +60,10 @@ TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
   if (thread_id() == 0) {
     memory.view.schedule.header = &memory.header;
     memory.view.requests = requests;
+    if (part.view.token_levels != nullptr) {
+      memory.view.token_keys = arrays.token_keys.in(shared);
+      memory.view.token_levels = arrays.token_levels.in(shared);
+    }
   }
   return {params.batch,
           params.limits,

@@ -124,7 +124,7 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
     pieces.take_array(view.schedule.splits, config.workers);
     pieces.take_array(view.token_levels, limits_.q_tokens);
     pieces.take_array(view.token_keys, limits_.q_tokens);
-    shared_bytes_ = std::max(shared_bytes_, place_arrays(config, pieces, input.arrays));
+    shared_bytes_ = std::max(shared_bytes_, place_arrays(view, pieces, input.arrays));
     input.mask = parts_[i].mask;
     input.cost_for_all = plan::least_share(config) * config.workers;
     input.worker_reciprocal =
@@ -143,21 +143,23 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
   return pieces.bytes();
 }
 
-std::size_t DevicePlan::place_arrays(const plan::Config& config, Pieces& pieces,
+std::size_t DevicePlan::place_arrays(const plan::View& view, Pieces& pieces,
                                      plan::UpdateArrays& arrays) const {
+  const plan::Config& config = view.schedule.config;
   const std::int64_t rows = limits_.requests * limits_.levels;
   // Rows of one level share no query tokens; each has a last tile that may not be whole.
   const std::int64_t tiles =
       (limits_.q_tokens * config.group_size / config.tile_rows * limits_.levels + rows) *
       (config.heads_differ != 0 ? config.num_kv_heads : 1);
   std::int64_t used = sizeof(plan::UpdateMemory);
-  const auto place = [&]<typename T>(plan::Placed<T>& array, std::int64_t count) {
+  // Where there is no room: in `global`, or memory of its own.
+  const auto place = [&]<typename T>(plan::Placed<T>& array, std::int64_t count,
+                                     T* global = nullptr) {
     constexpr std::int64_t kUnit = 16;
     const std::int64_t bytes =
         (count * static_cast<std::int64_t>(sizeof(T)) + kUnit - 1) / kUnit * kUnit;
     if (used + bytes > plan::kMostUpdateShared) {
-      T* global = nullptr;
-      pieces.take_array(global, count);
+      if (global == nullptr) pieces.take_array(global, count);
       array.place = reinterpret_cast<std::uintptr_t>(global);
       return;
     }
@@ -171,6 +173,8 @@ std::size_t DevicePlan::place_arrays(const plan::Config& config, Pieces& pieces,
   place(arrays.requests, limits_.requests);
   place(arrays.first_tile, rows);
   if (limits_.levels > 1) place(arrays.fold, 4 * rows);
+  place(arrays.token_keys, limits_.q_tokens, view.token_keys);
+  place(arrays.token_levels, limits_.q_tokens, view.token_levels);
   place(arrays.level_rows, rows);
   place(arrays.tile_costs, tiles);
   pieces.take_array(arrays.a_rows, rows);

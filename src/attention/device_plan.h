@@ -81,7 +81,7 @@ class DevicePlan {
   UpdateLaunch shape_of_launch() const;
   // Returns the bytes of shared memory that they take.
   class Pieces;
-  std::size_t place_arrays(const plan::Config& config, Pieces& pieces,
+  std::size_t place_arrays(const plan::View& view, Pieces& pieces,
                            plan::UpdateArrays& arrays) const;
   plan::PartInput& input_of(std::size_t part);
 

@@ -45,7 +45,7 @@ struct Placed {
 
 // A row whose tiles are measured side by side.
 struct LongRow {
-  std::int32_t row = 0;
+  std::int32_t row = 0;         // its number; of rows of several requests -1 less it
   std::int32_t first_tile = 0;  // in UpdateArrays::tile_costs
 };
 
@@ -66,6 +66,9 @@ struct UpdateArrays {
   Placed<Request> requests;         // [requests]
   Placed<std::int32_t> first_tile;  // [rows]: of long rows, by their segments
   Placed<std::int32_t> fold;        // [4][rows]: see Folding; with several levels
+  // [q_tokens]: View's, until no row is folded any more. Elsewhere they are the plan's own.
+  Placed<std::int32_t> token_keys;
+  Placed<std::uint8_t> token_levels;
   Placed<Row> level_rows;           // [rows]: of levels, before some are folded
   Placed<std::int64_t> tile_costs;  // [tiles]: before each tile of a long row; heads one by one
   Row* a_rows = nullptr;            // [rows]: section A's, unsorted
