@@ -103,7 +103,7 @@ TW_DEVICE LineSums line_up(PartMaker& maker, const Blocks& blocks) {
         maker.cost_before[at] = row.cost_before;
         maker.short_rows[at] = {row.tiles_before, row.q_len, row.max_tile_blocks};
       } else if (mine.count != 1) {
-        maker.long_rows()[long_before].row = at;
+        maker.long_rows()[long_before].row = of.is_one ? at : -1 - at;
       }
     }
     sums.rows += rows_in(all.count);

@@ -32,9 +32,14 @@ class LongRows {
  private:
   struct Tile {
     plan::Row& row;
+    bool is_of_one;  // all its query tokens are one request's
     i32 head;
     i32 tile;
   };
+
+  TW_DEVICE plan::Row& row_of(const plan::LongRow& at) const {
+    return maker_.rows()[at.row >= 0 ? at.row : -1 - at.row];
+  }
 
   TW_DEVICE void number_tiles() {
     i32 tiles = 0;
@@ -42,12 +47,12 @@ class LongRows {
     for (i32 base = 0; base < count_; base += num_threads()) {
       const i32 k = base + thread_id();
       Sums mine;
-      if (k < count_) mine.items = num_tiles(maker_.config(), maker_.rows()[list_[k].row]);
+      if (k < count_) mine.items = num_tiles(maker_.config(), row_of(list_[k]));
       Sums all;
       const i32 first = tiles + maker_.scan.exclusive(mine, all).items;
       if (k < count_) {
         list_[k].first_tile = first;
-        maker_.first_tile[maker_.rows()[list_[k].row].segment] = first;
+        maker_.first_tile[row_of(list_[k]).segment] = first;
       }
       tiles += all.items;
     }
@@ -67,19 +72,11 @@ class LongRows {
         end = middle;
       }
     }
-    plan::Row& row = maker_.rows()[list_[begin].row];
+    plan::Row& row = row_of(list_[begin]);
+    const bool is_of_one = list_[begin].row >= 0;
     const i32 index = number - list_[begin].first_tile;
-    if (maker_.config().heads_differ == 0) return {row, 0, index};
-    return {row, index / row.tiles, index % row.tiles};
-  }
-
-  // Whether all query tokens of a row are one request's, and follow each other.
-  TW_DEVICE bool is_of_one(const plan::Row& row, i32& request) const {
-    request = row.index;
-    if (maker_.is_plain()) return true;
-    const RowRequest of = request_of_row(maker_, row);
-    request = of.index;
-    return of.is_one && maker_.view().levels[row.level].q_rows == nullptr;
+    if (maker_.config().heads_differ == 0) return {row, is_of_one, 0, index};
+    return {row, is_of_one, index / row.tiles, index % row.tiles};
   }
 
   TW_DEVICE void count_by_threads() {
@@ -87,12 +84,17 @@ class LongRows {
 #pragma unroll 1
     for (i32 i = thread_id(); i < tiles_; i += num_threads()) {
       const Tile at = tile_at(i);
-      i32 request = 0;
-      if (!is_of_one(at.row, request) && by_warps) continue;
+      if (!at.is_of_one && by_warps) continue;
+      i32 request = at.row.index;
+      i32 token = at.row.q_begin;
+      if (!maker_.is_plain()) {
+        const RowRequest of = request_of_row(maker_, at.row);
+        request = of.index;
+        token = of.token;
+      }
       const TileEntries entries = entries_of_tile(maker_.config(), at.row, at.tile);
-      maker_.tile_costs[i] =
-          blocks_.of_thread(at.row, at.head, at.tile, request, at.row.q_begin + entries.begin,
-                            at.row.q_begin + entries.end);
+      maker_.tile_costs[i] = blocks_.of_thread(at.row, at.head, at.tile, request,
+                                               token + entries.begin, token + entries.end);
     }
   }
 
@@ -101,8 +103,7 @@ class LongRows {
 #pragma unroll 1
     for (i32 i = warp_id(); i < tiles_; i += warps) {
       const Tile at = tile_at(i);
-      i32 request = 0;
-      if (is_of_one(at.row, request)) continue;
+      if (at.is_of_one) continue;
       const i32 blocks = blocks_.of_warp(at.row, at.head, at.tile);
       if (lane_id() == 0) maker_.tile_costs[i] = blocks;
     }
@@ -114,7 +115,7 @@ class LongRows {
     const i32 warps = num_threads() / kWarpSize;
 #pragma unroll 1
     for (i32 k = warp_id(); k < count_; k += warps) {
-      plan::Row& row = maker_.rows()[list_[k].row];
+      plan::Row& row = row_of(list_[k]);
       std::int64_t* const costs = maker_.tile_costs + list_[k].first_tile;
       const i32 tiles = num_tiles(config, row);
       std::int64_t sum = 0;

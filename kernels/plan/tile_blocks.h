@@ -136,10 +136,11 @@ struct TileBlocks {
   // Requests of query tokens [begin, end), a lane each.
   template <typename Ask>
   TW_DEVICE void over_requests(i32 begin, i32 end, const Ask& ask) const {
-    const i32 last = request_of(view, end - 1);
+    const i32 requests = view.schedule.header->num_requests;
 #pragma unroll 1
-    for (i32 r = request_of(view, begin) + lane_id(); r <= last; r += kWarpSize) {
+    for (i32 r = request_of(view, begin) + lane_id(); r < requests; r += kWarpSize) {
       const plan::Request& request = view.requests[r];
+      if (request.q_begin >= end) break;
       const i32 past = request.q_begin + request.q_len;
       if (request.q_len > 0) {
         ask(r, begin > request.q_begin ? begin : request.q_begin, end < past ? end : past);
