@@ -4,7 +4,7 @@
 // ulp or two.
 #pragma once
 
-#include "arch/types.h"
+#include "arch/integer.h"
 
 namespace tw {
 
@@ -30,11 +30,6 @@ TW_DEVICE float multiply_add_exact(float a, float b, float c) {
 // To the nearest whole number, ties to even.
 TW_DEVICE float round_even(float a) {
   return rintf(a);
-}
-
-// The upper half of the 128-bit product.
-TW_DEVICE u64 multiply_high(u64 a, u64 b) {
-  return __umul64hi(a, b);
 }
 
 // e^x and ln(x).

@@ -64,6 +64,11 @@ TW_DEVICE Float4 load_from_l2(const Float4* pointer) {
   return v;
 }
 
+// Has a value read here, for what the read does to caches.
+TW_DEVICE void keep(u32 value) {
+  asm volatile("" ::"r"(value));
+}
+
 // Read once, kept out of the way of what is read again.
 TW_DEVICE i32 load_once(const i32* pointer) {
   i32 value;
@@ -89,6 +94,10 @@ template <typename T>
 TW_DEVICE T atomic_add_64(T* pointer, T value) {
   static_assert(sizeof(T) == 8);
   return static_cast<T>(atomicAdd(reinterpret_cast<u64*>(pointer), static_cast<u64>(value)));
+}
+// Counts from 0 to `most` and round again.
+TW_DEVICE u32 atomic_count(u32* pointer, u32 most) {
+  return atomicInc(pointer, most);
 }
 TW_DEVICE u32 atomic_or(u32* pointer, u32 value) {
   return atomicOr(pointer, value);

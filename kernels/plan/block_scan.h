@@ -10,53 +10,43 @@ namespace tw {
 using tilewright::plan::Sums;
 
 TW_DEVICE Sums operator+(const Sums& a, const Sums& b) {
-  return {a.first + b.first, a.second + b.second};
+  return {a.cost + b.cost, a.items + b.items, a.count + b.count};
 }
 TW_DEVICE Sums operator-(const Sums& a, const Sums& b) {
-  return {a.first - b.first, a.second - b.second};
+  return {a.cost - b.cost, a.items - b.items, a.count - b.count};
 }
 
-// Called from many places, so not inlined: `sums` is where warps leave theirs.
-TW_DEVICE_CALL Sums scan_block(Sums value, Sums* sums, Sums& total) {
+// The sum of the values of this lane and those before it; of the first `lanes` of them. A loop: its
+// instructions are fetched once.
+TW_DEVICE Sums scan_warp(Sums value, i32 lanes = kWarpSize) {
   const i32 lane = lane_id();
-  const i32 warp = warp_id();
-  const Sums own = value;
-#pragma unroll
-  for (i32 step = 1; step < kWarpSize; step *= 2) {
-    const Sums below = {shuffle_up(value.first, step), shuffle_up(value.second, step)};
+#pragma unroll 1
+  for (i32 step = 1; step < lanes; step *= 2) {
+    const Sums below = {shuffle_up(value.cost, step), shuffle_up(value.items, step),
+                        shuffle_up(value.count, step)};
     if (lane >= step) value = value + below;
   }
-  if (lane == kWarpSize - 1) sums[warp] = value;
-  sync_block();
-  const i32 warps = num_threads() / kWarpSize;
-  const Sums of_lane = lane < warps ? sums[lane] : Sums{0, 0};
-  Sums all = of_lane;
-  Sums before = lane < warp ? of_lane : Sums{0, 0};
-#pragma unroll
-  for (i32 step = kWarpSize / 2; step > 0; step /= 2) {
-    all = all + Sums{shuffle_xor(all.first, step), shuffle_xor(all.second, step)};
-    before = before + Sums{shuffle_xor(before.first, step), shuffle_xor(before.second, step)};
-  }
-  total = all;
-  return before + value - own;
+  return value;
+}
+TW_DEVICE Sums shuffle(const Sums& value, i32 lane) {
+  return {shuffle(value.cost, lane), shuffle(value.items, lane), shuffle(value.count, lane)};
 }
 
-TW_DEVICE_CALL i32 count_block(bool value, i32* counts, i32& total) {
-  const i32 lane = lane_id();
+struct ScannedSums {
+  Sums before;
+  Sums all;
+};
+
+// Called, not inlined: it is long, and in several places. `sums` is where warps leave theirs.
+TW_DEVICE_CALL ScannedSums scan_block(Sums value, Sums* sums) {
+  const Sums below = scan_warp(value);
   const i32 warp = warp_id();
-  const u32 votes = ballot(value);
-  if (lane == 0) counts[warp] = count_bits(votes);
+  const i32 warps = num_threads() / kWarpSize;
+  if (lane_id() == kWarpSize - 1) sums[warp] = below;
   sync_block();
-  const i32 of_lane = lane < num_threads() / kWarpSize ? counts[lane] : 0;
-  i32 all = of_lane;
-  i32 before = lane < warp ? of_lane : 0;
-#pragma unroll
-  for (i32 step = kWarpSize / 2; step > 0; step /= 2) {
-    all += shuffle_xor(all, step);
-    before += shuffle_xor(before, step);
-  }
-  total = all;
-  return before + count_bits(votes & ((1U << lane) - 1));
+  const Sums of_warps = scan_warp(lane_id() < warps ? sums[lane_id()] : Sums{}, warps);
+  const Sums before = shuffle(of_warps, warp > 0 ? warp - 1 : 0);
+  return {(warp > 0 ? before : Sums{}) + below - value, shuffle(of_warps, warps - 1)};
 }
 
 // Uses two arrays in turn: when a thread writes one again, all have left it, for they met at the
@@ -68,17 +58,28 @@ class BlockScan {
   // The sum of the values of the threads before this one; `total`: of all.
   TW_DEVICE Sums exclusive(const Sums& value, Sums& total) {
     turn_ ^= 1;
-    return scan_block(value, memory_.warp_sums[turn_], total);
-  }
-  TW_DEVICE Sums total(const Sums& value) {
-    Sums all;
-    exclusive(value, all);
-    return all;
+    const ScannedSums scanned = scan_block(value, memory_.warp_sums[turn_]);
+    total = scanned.all;
+    return scanned.before;
   }
   // How many threads before this one say yes; `total`: how many do.
   TW_DEVICE i32 count_before(bool value, i32& total) {
     turn_ ^= 1;
-    return count_block(value, reinterpret_cast<i32*>(memory_.warp_sums[turn_]), total);
+    auto* const counts = reinterpret_cast<i32*>(memory_.warp_sums[turn_]);
+    const u32 votes = ballot(value);
+    const i32 warp = warp_id();
+    const i32 warps = num_threads() / kWarpSize;
+    if (lane_id() == 0) counts[warp] = count_bits(votes);
+    sync_block();
+    i32 all = lane_id() < warps ? counts[lane_id()] : 0;
+    i32 before = lane_id() < warp ? all : 0;
+#pragma unroll
+    for (i32 step = kWarpSize / 2; step > 0; step /= 2) {
+      all += shuffle_xor(all, step);
+      before += shuffle_xor(before, step);
+    }
+    total = all;
+    return before + count_bits(votes & ((1U << lane_id()) - 1));
   }
 
  private:

@@ -1,149 +1,139 @@
 // SPDX-License-Identifier: Apache-2.0
-// Section B's line of cost cut into the workers' shares, and the items that are cut.
+// Section B's line of cost cut into the workers' shares, a thread a worker, and the items that are
+// cut.
 #pragma once
 
+#include "arch/integer.h"
 #include "plan/sections.h"
 
 namespace tw {
 
-// A cut in the tail, whose costs are known.
-TW_DEVICE plan::Cut find_tail_cut(PartMaker& maker, std::int64_t cost, i32& item) {
-  const std::int64_t* costs = maker.tail_costs;
-  i32 begin = 0;
-  i32 end = static_cast<i32>(maker.header().tail_items);
-#pragma unroll 1
-  while (end - begin > 1) {
-    const i32 middle = begin + (end - begin) / 2;
-    if (costs[middle] <= cost) {
-      begin = middle;
-    } else {
-      end = middle;
-    }
-  }
-  item = begin;
-  return {begin, 0, cost - costs[begin]};
-}
+class Cuts {
+ public:
+  TW_DEVICE Cuts(PartMaker& maker, std::int64_t b_cost, bool has_long_rows)
+      : maker_(maker),
+        config_(maker.config()),
+        header_(maker.header()),
+        has_long_rows_(has_long_rows),
+        b_cost_(b_cost),
+        all_work_(b_cost >= maker.part.cost_for_all && config_.workers > 1),
+        workers_(all_work_ ? config_.workers : plan::count_workers(config_, b_cost)) {}
 
-// The cut behind `point` in a row of several items: lanes look at items of its row. All lanes.
-template <typename Blocks>
-TW_DEVICE plan::Cut walk_to_cut(PartMaker& maker, const Blocks& blocks, plan::LinePoint point,
-                                std::int64_t target) {
-  const plan::Config& config = maker.config();
-  const plan::Row& row = maker.rows[point.row];
-  const std::int64_t row_begin = maker.header().tail_items + row.tiles_before;
-  const std::int64_t row_end = row_begin + plan::items_of(config, row);
+  // Behind it the plan is whole.
+  TW_DEVICE void find() {
+    if (thread_id() == 0) header_.workers = workers_;
+    sync_block();
+    // By a thread that has no worker, where there is one.
+    if (thread_id() == num_threads() - 1) {
+      header_.status_turn = maker_.memory.turn;
+      *maker_.part.view.schedule.header = header_;
+    }
+    // A warp's first and last lane find the cuts of its neighbours' once more: whether an item is
+    // cut before and behind a worker is known without asking others.
+    constexpr i32 kOwn = kWarpSize - 2;
+    const i32 warps = num_threads() / kWarpSize;
+    const i32 lane = lane_id();
+    i32 splits = 0;
 #pragma unroll 1
-  for (std::int64_t base = point.item;; base += kWarpSize) {
-    const std::int64_t item = base + lane_id();
-    const bool is_item = item < row_end;
-    const i32 tile = static_cast<i32>((item - row_begin) % row.tiles);
-    i32 needed = 0;
-    std::int64_t cost = 0;
-    if (is_item) {
-      const i32 head = static_cast<i32>((item - row_begin) / row.tiles) * row.heads;
-      needed = blocks(row, head, tile);
-      cost = config.cost.fixed + needed * plan::block_cost(config, row, tile);
-    }
-    std::int64_t end = cost;  // behind the item
-#pragma unroll
-    for (i32 step = 1; step < kWarpSize; step *= 2) {
-      const std::int64_t below = shuffle_up(end, step);
-      if (lane_id() >= step) end += below;
-    }
-    const u32 found = ballot(is_item && point.cost < end);
-    if (found != 0) {
-      const i32 lane = lowest_bit(found);
+    for (i32 first = 0; first <= workers_; first += warps * kOwn) {
+      const i32 worker = first + warp_id() * kOwn + lane - 1;
+      const bool exists = worker >= 0 && worker <= workers_;
+      const bool is_own = exists && lane > 0 && lane <= kOwn;
       plan::Cut cut;
-      if (lane_id() == lane) {
-        cut = plan::cut_inside(config, row, tile, needed, item, point.cost - (end - cost), target);
-      }
-      return {shuffle(cut.item, lane), shuffle(cut.block, lane), shuffle(cut.cost, lane)};
+      if (exists) cut = cut_at(share_begin(worker));
+      if (is_own) maker_.part.view.schedule.cuts[worker] = cut;
+      splits += list_splits(cut, is_own, worker, splits);
     }
-    point.cost -= shuffle(end, kWarpSize - 1);
+    if (thread_id() == 0) maker_.part.view.schedule.header->num_splits = splits;
   }
-}
 
-// The cut of a share's begin. All lanes, each with a share of its own or none.
-template <typename Blocks>
-TW_DEVICE void find_cuts_of_warp(PartMaker& maker, const Blocks& blocks, i32 worker,
-                                 bool has_worker) {
-  const plan::Config& config = maker.config();
-  const plan::Header& header = maker.header();
-  plan::LinePoint point;
-  std::int64_t target = 0;
-  bool walks = false;
-  plan::Cut cut;
-  if (has_worker) {
-    target = plan::share_begin(header, worker);
-    if (target >= header.b_cost) {
-      cut = {header.b_items, 0, header.b_cost};
-    } else if (target < header.tail_cost) {
-      i32 item = 0;
-      const plan::Cut in_tail = find_tail_cut(maker, target, item);
-      const plan::Item at = plan::a_item(maker.view().schedule, header.a_items + item);
-      const plan::Row& row = maker.rows[at.row];
-      cut = plan::cut_inside(config, row, at.tile, blocks(row, at.head, at.tile), item,
-                             in_tail.cost, target);
-    } else {
-      point = plan::find_point(maker.view().schedule, target);
-      const plan::Row& row = maker.rows[point.row];
-      walks = row.tiles > 1 || config.heads_differ != 0;
-      if (!walks) {
-        cut = plan::cut_inside(config, row, 0, row.max_tile_blocks, point.item, point.cost, target);
-      }
-    }
+ private:
+  TW_DEVICE std::int64_t share_begin(i32 worker) const {
+    constexpr std::int64_t kMost = std::int64_t{1} << 42;  // times the square of workers: 2^62
+    if (!all_work_ || b_cost_ >= kMost) return plan::share_begin(b_cost_, workers_, worker);
+    return static_cast<std::int64_t>(
+        multiply_high(static_cast<u64>(b_cost_ * worker), maker_.part.worker_reciprocal));
   }
-#pragma unroll 1
-  for (u32 left = ballot(walks); left != 0; left &= left - 1) {
-    const i32 lane = lowest_bit(left);
-    const plan::LinePoint from = {shuffle(point.row, lane), shuffle(point.item, lane),
-                                  shuffle(point.cost, lane)};
-    const plan::Cut found = walk_to_cut(maker, blocks, from, shuffle(target, lane));
-    if (lane_id() == lane) cut = found;
-  }
-  if (has_worker) maker.cuts[worker] = cut;
-}
 
-template <typename Blocks>
-TW_DEVICE void find_cuts(PartMaker& maker, const Blocks& blocks) {
-  // Neighbouring workers in different warps: those that walk do so side by side.
-  const i32 warps = num_threads() / kWarpSize;
-  const i32 workers = maker.header().workers;
-#pragma unroll 1
-  for (i32 base = 0; base <= workers; base += num_threads()) {
-    const i32 worker = base + lane_id() * warps + warp_id();
-    find_cuts_of_warp(maker, blocks, worker, worker <= workers);
-  }
-  sync_block();
-}
-
-// The items that are cut, and the plan's cuts written out.
-TW_DEVICE void list_splits(PartMaker& maker) {
-  const plan::Cut* cuts = maker.cuts;
-  plan::Schedule& schedule = maker.view().schedule;
-  const i32 workers = maker.header().workers;
-  i32 splits = 0;
-#pragma unroll 1
-  for (i32 base = 0; base <= workers; base += num_threads()) {
-    const i32 worker = base + thread_id();
-    const bool is_inner = worker >= 1 && worker < workers;
-    const auto cuts_item = [&](i32 w, std::int64_t item) {
-      return w >= 1 && w < workers && cuts[w].block != 0 && cuts[w].item == item;
-    };
-    const bool cuts_some = is_inner && cuts[worker].block != 0;
-    const std::int64_t item = cuts_some ? cuts[worker].item : -1;
-    const bool is_first = cuts_some && !cuts_item(worker - 1, item);
+  // The items that are cut by the lanes' own workers; returns how many begin there, of all threads.
+  TW_DEVICE i32 list_splits(const plan::Cut& cut, bool is_own, i32 worker, i32 splits_before) {
+    const i32 block_before = shuffle_up(cut.block, 1);
+    const i32 block_behind = shuffle_down(cut.block, 1);
+    const std::int64_t item_before = shuffle_up(cut.item, 1);
+    const std::int64_t item_behind = shuffle_down(cut.item, 1);
+    const bool cuts_some = is_own && cut.block != 0;
+    const bool is_first = cuts_some && !(block_before != 0 && item_before == cut.item);
+    const bool is_last = cuts_some && !(block_behind != 0 && item_behind == cut.item);
     i32 all = 0;
-    const i32 at = splits + maker.scan.count_before(is_first, all) - (is_first ? 0 : 1);
+    const i32 before = maker_.scan.count_before(is_first, all);
+    plan::Split& split =
+        maker_.part.view.schedule.splits[splits_before + before - (is_first ? 0 : 1)];
     if (is_first) {
-      schedule.splits[at].item = item;
-      schedule.splits[at].first = worker - 1;
+      split.item = cut.item;
+      split.first = worker - 1;
     }
-    if (cuts_some && !cuts_item(worker + 1, item)) schedule.splits[at].last = worker;
-    if (worker <= workers) schedule.cuts[worker] = cuts[worker];
-    splits += all;
+    if (is_last) split.last = worker;
+    return all;
   }
-  if (thread_id() == 0) maker.header().num_splits = splits;
-}
+
+  // A row of section B, as far as cuts ask.
+  TW_DEVICE plan::Row row_at(i32 index) const {
+    if (has_long_rows_) return maker_.rows()[index];
+    const plan::ShortRow& known = maker_.short_rows[index];
+    plan::Row row;
+    row.q_len = known.q_len;
+    row.heads = plan::heads_of(config_, known.q_len);
+    row.tiles = 1;
+    row.max_tile_blocks = known.blocks;
+    row.head_cost = config_.cost.fixed + known.blocks * plan::block_cost(config_, row, 0);
+    row.tiles_before = known.items_before;
+    row.cost_before = maker_.cost_before[index];
+    return row;
+  }
+
+  TW_DEVICE plan::Cut cut_at(std::int64_t target) const {
+    if (target >= b_cost_) return {header_.b_items, 0, b_cost_};
+    // What holds it: a tile of a row, its item, and how far the target is behind the item's begin.
+    plan::LinePoint point;
+    i32 tile = 0;
+    std::int64_t long_cost = 0;  // of a tile of a long row
+    plan::Row row;
+    if (target < header_.tail_cost) {
+      const i32 index =
+          find_cost(maker_.tail_costs, 0, static_cast<i32>(header_.tail_items), target);
+      const plan::Item at = tail_item(maker_.view(), index);
+      row = maker_.rows()[at.row];
+      tile = at.tile;
+      long_cost = long_tile(maker_, row, at.head, at.tile).cost;
+      point.item = index;
+      point.cost = target - maker_.tail_costs[index];
+    } else {
+      point.row = find_cost(maker_.cost_before, header_.num_a_rows, header_.num_rows,
+                            target - header_.tail_cost);
+      row = row_at(point.row);
+      plan::go_into_row(config_, header_, row, target, point);
+      if (row.tiles > 1 || config_.heads_differ != 0) {
+        const std::int64_t* const costs = maker_.tile_costs + maker_.first_tile[row.segment];
+        const i32 index = find_cost(costs, 0, num_tiles(config_, row), point.cost);
+        tile = index % row.tiles;
+        long_cost = long_tile(maker_, row, index / row.tiles, tile).cost;
+        point.item += index;
+        point.cost -= costs[index];
+      }
+    }
+    const i32 blocks = long_cost == 0 ? row.max_tile_blocks
+                                      : static_cast<i32>((long_cost - config_.cost.fixed) /
+                                                         plan::block_cost(config_, row, tile));
+    return plan::cut_inside(config_, row, tile, blocks, point.item, point.cost, target);
+  }
+
+  PartMaker& maker_;
+  const plan::Config& config_;
+  plan::Header& header_;
+  bool has_long_rows_;
+  std::int64_t b_cost_;
+  bool all_work_;
+  i32 workers_;
+};
 
 }  // namespace tw

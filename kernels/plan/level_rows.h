@@ -20,13 +20,19 @@ class LevelRows {
   TW_DEVICE void read() {
     bool well = append_rows();
     if (well && q_rows_ != nullptr) well = list_is_well();
-    if (!well) {
+    if (well) {
+      set_positions();
+      cover_tokens();
+      clear_bad_rows();
+    } else {
+      end_ = first_;
       drop_rows();
-      return;
     }
-    set_positions();
-    cover_tokens();
-    clear_bad_rows();
+    if (thread_id() == 0) {
+      maker_.header().num_rows = maker_.header().num_segments = end_;
+      maker_.memory.level_end[level_ + 1] = end_;
+    }
+    sync_block();
   }
 
  private:
@@ -43,8 +49,7 @@ class LevelRows {
   // Rows with query tokens, in order. False: the ranges are malformed.
   TW_DEVICE bool append_rows() {
     const i32 rows = rows_are_requests() ? maker_.header().num_requests : input_.input.num_rows;
-    const std::int64_t most =
-        q_rows_ != nullptr ? input_.input.num_q_rows : maker_.header().q_tokens;
+    const i32 most = q_rows_ != nullptr ? input_.input.num_q_rows : maker_.header().q_tokens;
     i32 at = first_;
     bool bad = false;
 #pragma unroll 1
@@ -70,7 +75,7 @@ class LevelRows {
       const i32 before = maker_.scan.count_before(live, all);
       if (live) {
         row.segment = at + before;
-        maker_.rows[row.segment] = row;
+        maker_.level_rows[row.segment] = row;
       }
       at += all;
     }
@@ -99,10 +104,11 @@ class LevelRows {
 
   // Entries of the level's rows follow each other.
   TW_DEVICE i32 entries_begin() const {
-    return first_ < end_ ? maker_.rows[first_].q_begin : 0;
+    return first_ < end_ ? maker_.level_rows[first_].q_begin : 0;
   }
   TW_DEVICE i32 entries_end() const {
-    return first_ < end_ ? maker_.rows[end_ - 1].q_begin + maker_.rows[end_ - 1].q_len : 0;
+    return first_ < end_ ? maker_.level_rows[end_ - 1].q_begin + maker_.level_rows[end_ - 1].q_len
+                         : 0;
   }
 
   TW_DEVICE void drop_rows() {
@@ -112,14 +118,13 @@ class LevelRows {
       maker_.view().token_levels[token] &= static_cast<u8>(others);
     }
     maker_.mark_all(plan::kBadLevelRows);
-    sync_block();
   }
 
   TW_DEVICE void set_positions() {
     const plan::IntList& kv_pos = input_.input.kv_pos;
 #pragma unroll 1
     for (i32 i = first_ + thread_id(); i < end_; i += num_threads()) {
-      plan::Row& row = maker_.rows[i];
+      plan::Row& row = maker_.level_rows[i];
       if (kv_pos.given()) {
         if (kv_pos.has(row.index)) {
           row.kv_pos = kv_pos[row.index];
@@ -143,7 +148,7 @@ class LevelRows {
     const i32 end = entries_end();
 #pragma unroll 1
     for (i32 entry = entries_begin() + thread_id(); entry < end; entry += num_threads()) {
-      plan::Row& row = maker_.rows[row_of(entry)];
+      plan::Row& row = maker_.level_rows[row_of(entry)];
       const i32 token = q_rows_ != nullptr ? q_rows_[entry] : entry;
       const i32 before = maker_.view().token_keys[token];
       const std::int64_t keys = std::int64_t{before} + row.kv_len;
@@ -159,25 +164,14 @@ class LevelRows {
   }
 
   TW_DEVICE i32 row_of(i32 entry) const {
-    i32 begin = first_;
-    i32 end = end_;
-#pragma unroll 1
-    while (end - begin > 1) {
-      const i32 middle = begin + (end - begin) / 2;
-      if (maker_.rows[middle].q_begin <= entry) {
-        begin = middle;
-      } else {
-        end = middle;
-      }
-    }
-    return begin;
+    return first_row_at(maker_.level_rows, first_, end_, entry + 1) - 1;
   }
 
   // Bad rows have no keys, and their requests are marked.
   TW_DEVICE void clear_bad_rows() {
 #pragma unroll 1
     for (i32 i = first_ + thread_id(); i < end_; i += num_threads()) {
-      plan::Row& row = maker_.rows[i];
+      plan::Row& row = maker_.level_rows[i];
       u32 bits = static_cast<u32>(row.head_cost);
       if (row.tiles != 0) bits |= plan::kBadLevelRows;
       if (row.heads == 0) bits |= plan::kBadKvLen;
@@ -188,8 +182,6 @@ class LevelRows {
       row.head_cost = 0;
       maker_.view().segments[row.segment] = {row.level, row.index, row.kv_len, -1};
     }
-    if (thread_id() == 0) maker_.header().num_rows = maker_.header().num_segments = end_;
-    sync_block();
   }
 
   PartMaker& maker_;
@@ -201,8 +193,7 @@ class LevelRows {
 };
 
 // The rows of all levels, and what follows for the requests.
-TW_DEVICE void read_level_rows(PartMaker& maker, i32 turn) {
-  read_requests(maker, turn, [](i32, plan::Request&) {});
+TW_DEVICE void read_level_rows(PartMaker& maker) {
   plan::View& view = maker.view();
   const i32 tokens = maker.header().q_tokens;
 #pragma unroll 1
@@ -210,17 +201,22 @@ TW_DEVICE void read_level_rows(PartMaker& maker, i32 turn) {
     view.token_levels[token] = 0;
     view.token_keys[token] = 0;
   }
+  if (thread_id() == 0) maker.memory.level_end[0] = 0;
   sync_block();
 #pragma unroll 1
   for (i32 level = 0; level < view.num_levels; ++level) LevelRows(maker, level).read();
 #pragma unroll 1
   for (i32 token = thread_id(); token < tokens; token += num_threads()) {
-    atomic_max(&view.requests[view.request_of(token)].kv_len, view.token_keys[token]);
+    const i32 keys = view.token_keys[token];
+    atomic_max(&view.requests[request_of(view, token)].kv_len, keys);
+    maker.part.view.token_keys[token] = keys;
   }
   sync_block();
 #pragma unroll 1
   for (i32 r = thread_id(); r < maker.header().num_requests; r += num_threads()) {
-    set_position(maker, r, view.requests[r]);
+    const u32 bad = set_position(maker, r, view.requests[r]);
+    if (bad != 0) maker.mark_request(r, bad);
+    maker.part.view.requests[r] = view.requests[r];
   }
   sync_block();
 }

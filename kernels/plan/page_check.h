@@ -10,7 +10,7 @@ namespace tw {
 
 class PageCheck {
  public:
-  // Of warp `warp` of `warps`.
+  // Of warp `warp` of `warps`. Without `status` nothing is marked.
   TW_DEVICE PageCheck(const plan::BatchInput& batch, const plan::PlanLimits& limits,
                       const plan::PartInput& part, u32* status, i32 warp, i32 warps)
       : batch_(batch), limits_(limits), part_(part), status_(status), warp_(warp), warps_(warps) {
@@ -18,17 +18,19 @@ class PageCheck {
     requests_ = static_cast<i32>(plan::clamp64(live_requests(batch), 0, slots));
   }
 
-  TW_DEVICE void check_level(i32 level) {
+  // Whether one of the warp's rows has a page that is not there. All lanes.
+  TW_DEVICE bool check_level(i32 level) {
     const RowInput input(part_, level, limits_);
     const bool rows_are_requests = input.input.num_rows < 0;
     const plan::IntList& indptr = rows_are_requests ? batch_.qo_indptr : input.input.qo_indptr;
     const i32 rows = rows_are_requests ? requests_ : input.input.num_rows;
-    if (rows == 0) return;
+    if (rows == 0) return false;
     // Several warps a row where there are more of them.
     const i32 warps_a_row = warps_ > rows ? warps_ / rows : 1;
     const i32 step = warps_ / warps_a_row;
     const i32 part = warp_ / step;
-    if (part >= warps_a_row) return;
+    if (part >= warps_a_row) return false;
+    bool bad = false;
 #pragma unroll 1
     for (i32 row = warp_ % step; row < rows; row += step) {
       const i32 begin = indptr[row];
@@ -37,8 +39,10 @@ class PageCheck {
       u32 bits = 0;
       const i32 kv_len = input.kv_len(row, bits);
       if (kv_len == 0 || entries_are_well(input, row, kv_len, part, warps_a_row)) continue;
-      mark(rows_are_requests, level, row, begin, end);
+      bad = true;
+      if (status_ != nullptr) mark(rows_are_requests, level, row, begin, end);
     }
+    return bad;
   }
 
  private:

@@ -13,19 +13,18 @@ namespace plan = tilewright::plan;
 
 // Requests that there may be.
 TW_DEVICE i32 request_slots(const plan::BatchInput& batch, const plan::PlanLimits& limits) {
-  return static_cast<i32>(plan::min64(batch.qo_indptr.size - 1, limits.requests));
+  const i32 given = batch.qo_indptr.size - 1;
+  return given < limits.requests ? given : limits.requests;
 }
 // Requests that there are said to be.
 TW_DEVICE i32 live_requests(const plan::BatchInput& batch) {
-  return batch.num_requests != nullptr ? load_once(batch.num_requests)
-                                       : static_cast<i32>(batch.qo_indptr.size - 1);
+  return batch.num_requests != nullptr ? load_once(batch.num_requests) : batch.qo_indptr.size - 1;
 }
 
 // Query tokens that there may be.
 TW_DEVICE i32 most_tokens(const plan::BatchInput& batch, const plan::PlanLimits& limits) {
-  return batch.num_q_pos >= 0 && batch.num_q_pos < limits.q_tokens
-             ? static_cast<i32>(batch.num_q_pos)
-             : limits.q_tokens;
+  return batch.num_q_pos >= 0 && batch.num_q_pos < limits.q_tokens ? batch.num_q_pos
+                                                                   : limits.q_tokens;
 }
 
 // The rows of one level.
@@ -43,15 +42,15 @@ struct RowInput {
     // Loads first, so that none waits for another.
     const plan::IntList& lens = input.kv_lens.given() ? input.kv_lens : input.last_page_len;
     const i32 given = lens.has(row) ? lens[row] : -1;
-    std::int64_t holds = 0;
+    i32 holds = 0;
     const u32 wrong = capacity(row, holds);
-    std::int64_t length = holds;
+    i32 length = holds;
     u32 wrong_length = 0;
     if (input.kv_lens.given()) {
       length = given;
     } else if (input.form == plan::TableForm::csr && holds > 0) {
       if (given < 1 || given > pages.page_size) wrong_length = plan::kBadKvLen;
-      length = holds - pages.page_size + given;
+      length = holds - static_cast<i32>(pages.page_size) + given;
     }
     // Of a row that is said to be empty no entry is looked at.
     if (length == 0 && input.kv_lens.given()) return 0;
@@ -59,21 +58,21 @@ struct RowInput {
       wrong_length = plan::kBadKvLen;
     }
     bad |= wrong | wrong_length;
-    return (wrong | wrong_length) == 0 ? static_cast<i32>(length) : 0;
+    return (wrong | wrong_length) == 0 ? length : 0;
   }
 
   // The first page id of a row whose length is well; null: pages follow each other.
   TW_DEVICE const i32* entries(i32 row) const { return pages.entries(row); }
 
  private:
-  // Tokens that the row's table entries can hold.
-  TW_DEVICE u32 capacity(i32 row, std::int64_t& tokens) const {
+  // Tokens that the row's table entries can hold; of more than 2^31 - 1 as many.
+  TW_DEVICE u32 capacity(i32 row, i32& tokens) const {
     switch (input.form) {
       case plan::TableForm::padded: {
-        std::int64_t line = row;
+        i32 line = row;
         if (pages.row_ids != nullptr) line = row < input.num_row_ids ? pages.row_ids[row] : -1;
         if (line < 0 || line >= input.num_entries) return plan::kBadPage;
-        tokens = input.columns * pages.page_size;
+        tokens = input.row_tokens;
         return 0;
       }
       case plan::TableForm::csr:
@@ -83,25 +82,29 @@ struct RowInput {
         const i32 end = pages.indptr[row + 1];
         if (begin < 0 || end < begin) return plan::kBadPage;
         if (input.form == plan::TableForm::csr && end > input.num_entries) return plan::kBadPage;
-        tokens = static_cast<std::int64_t>(end - begin) * pages.page_size;
+        tokens = static_cast<i32>(plan::min64((end - begin) * pages.page_size, 0x7FFFFFFF));
         return 0;
       }
       default:
-        tokens = input.columns;
+        tokens = input.row_tokens;
         return 0;
     }
   }
 };
 
 // Whether all keys of a row are at positions of 32 bits.
-TW_DEVICE bool positions_fit(const plan::Interleave& shard, i32 kv_pos, i32 kv_len) {
+TW_DEVICE_CALL bool shard_positions_fit(const plan::Interleave& shard, i32 kv_len) {
   constexpr std::int64_t kMost = 0x7FFFFFFF;
-  if (kv_len == 0) return true;
-  if (shard.world == 1) return std::int64_t{kv_pos} + kv_len - 1 <= kMost;
   // No product may overflow: turns are at most 2^30 * 2^31.
   const std::int64_t index = kv_len - 1;
   const std::int64_t chunk = index / shard.size * shard.world + shard.rank;
   return chunk <= kMost / shard.size && chunk * shard.size + index % shard.size <= kMost;
+}
+TW_DEVICE bool positions_fit(const plan::Interleave& shard, i32 kv_pos, i32 kv_len) {
+  constexpr std::int64_t kMost = 0x7FFFFFFF;
+  if (kv_len == 0) return true;
+  if (shard.world == 1) return std::int64_t{kv_pos} + kv_len - 1 <= kMost;
+  return shard_positions_fit(shard, kv_len);
 }
 
 }  // namespace tw

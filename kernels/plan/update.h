@@ -18,115 +18,142 @@
 
 namespace tw {
 
-// Which array of status words is this update's. Thread 0.
-TW_DEVICE i32 take_turn(const plan::StatusMemory& status) {
-  const u64 before = atomic_add_64<u64>(reinterpret_cast<u64*>(status.blocks), 1);
-  return static_cast<i32>(before / static_cast<u64>(num_blocks()) % 2);
+// Counts the block. Whose turn it is follows, but nothing should wait for it early: see turn_of.
+TW_DEVICE u32 count_block(const plan::StatusMemory& status) {
+  u32 count = 0;
+  if (thread_id() == 0) {
+    count = atomic_count(status.blocks, 2 * static_cast<u32>(num_blocks()) - 1);
+  }
+  return count;
+}
+
+// Brings the parameters into the cache of constants, all lines at once: where they are needed, one
+// would be waited for after the other.
+template <int kParts>
+TW_DEVICE void touch_parameters(const plan::UpdateParams<kParts>& params) {
+  constexpr i32 kLine = 64;
+  const auto* const bytes = reinterpret_cast<const char*>(&params);
+#pragma unroll 1
+  for (i32 at = thread_id() * kLine; at < static_cast<i32>(sizeof(params));
+       at += num_threads() * kLine) {
+    keep(*reinterpret_cast<const u32*>(bytes + at));
+  }
+}
+
+// What needs parameters and shared memory only.
+template <int kParts>
+TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
+  char* const shared = shared_memory();
+  auto& memory = *reinterpret_cast<plan::UpdateMemory*>(shared);
+  const plan::PartInput& part = params.parts[kParts == 1 ? 0 : block_id()];
+  // What is behind it is aligned too.
+  constexpr i32 kUnits = (sizeof(plan::View) + 15) / 16;
+  const auto* from = reinterpret_cast<const Bytes16*>(&part.view);
+  auto* to = reinterpret_cast<Bytes16*>(&memory.view);
+#pragma unroll 1
+  for (i32 i = thread_id(); i < kUnits; i += num_threads()) to[i] = from[i];
+  touch_parameters(params);
+  sync_block();
+  const plan::UpdateArrays& arrays = part.arrays;
+  plan::Request* const requests = arrays.requests.in(shared);
+  // Seen by others behind the next barrier.
+  if (thread_id() == 0) {
+    memory.view.schedule.header = &memory.header;
+    memory.view.requests = requests;
+    if (part.view.token_levels != nullptr) {
+      memory.view.token_keys = arrays.token_keys.in(shared);
+      memory.view.token_levels = arrays.token_levels.in(shared);
+    }
+  }
+  return {params.batch,
+          params.limits,
+          part,
+          params.status,
+          memory,
+          BlockScan(memory),
+          arrays.tail_costs.in(shared),
+          arrays.cost_before.in(shared),
+          arrays.short_rows.in(shared),
+          requests,
+          arrays.first_tile.in(shared),
+          arrays.fold.in(shared),
+          arrays.level_rows.in(shared),
+          arrays.tile_costs.in(shared)};
 }
 
 template <typename Blocks>
-TW_DEVICE void make_part(PartMaker& maker, i32 turn, const Blocks& blocks) {
-  if (maker.view().token_levels == nullptr) {
-    read_request_rows(maker, turn);
-  } else {
-    read_level_rows(maker, turn);
-    fold_levels(maker);
+TW_DEVICE void make_part(PartMaker& maker, u32 count, const Blocks& blocks) {
+  read_requests(maker, count);
+  if (!maker.is_plain()) {
+    sync_block();
+    read_level_rows(maker);
+    Folding(maker).fold();
   }
-  measure_rows(maker, blocks);
-  lay_out_sections(maker, blocks);
-  find_cuts(maker, blocks);
-  list_splits(maker);
-}
-
-TW_DEVICE void copy_records(void* to, const void* from, i32 bytes) {
-  if (to == from) return;
-#pragma unroll 1
-  for (i32 i = thread_id(); i < bytes / 16; i += num_threads()) {
-    store_16(static_cast<Bytes16*>(to) + i, load_16(static_cast<const Bytes16*>(from) + i));
-  }
-}
-
-// Copies what is worked on in shared memory to the plan.
-TW_DEVICE void write_part(PartMaker& maker) {
-  const plan::View& to = maker.part.view;
-  const plan::Header& header = maker.header();
-  static_assert(sizeof(plan::Row) % 16 == 0 && sizeof(plan::Request) % 16 == 0);
-  copy_records(to.schedule.rows, maker.rows, header.num_rows * static_cast<i32>(sizeof(plan::Row)));
-  copy_records(to.requests, maker.view().requests,
-               header.num_requests * static_cast<i32>(sizeof(plan::Request)));
+  const LineSums sums = line_up(maker, blocks);
+  plan::Header& header = maker.header();
   if (thread_id() == 0) {
-    *to.schedule.header = header;
-    to.schedule.header->status_turn = maker.memory.turn;
+    header.num_rows = sums.rows;
+    if (maker.is_plain()) header.num_segments = sums.rows;
+    header.b_items = sums.items;
+    header.b_cost = sums.cost;
   }
-}
-
-template <int kParts>
-TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
-  auto& memory = *reinterpret_cast<plan::UpdateMemory*>(shared_memory());
-  const plan::PartInput& part = params.parts[block_id()];
-  // Thread by thread: the parameters are read by words anyway.
-  const auto* from = reinterpret_cast<const u32*>(&part.view);
-  auto* to = reinterpret_cast<u32*>(&memory.view);
-#pragma unroll 1
-  for (i32 i = thread_id(); i < static_cast<i32>(sizeof(plan::View) / 4); i += num_threads()) {
-    to[i] = from[i];
+  std::int64_t b_cost = sums.cost;
+  if (sums.long_rows > 0) {
+    LongRows<Blocks>(maker, blocks, sums.long_rows).measure();
+    Sections(maker, sums).lay_out();
+    b_cost = header.b_cost;
   }
-  sync_block();
-  const i32 most = params.limits.rows;
-  const bool fits = plan::rows_fit_shared(most);
-  plan::Row* const rows = fits ? memory.rows() : part.rows_before;
-  plan::Row* const other_rows = fits ? rows + most : part.view.schedule.rows;
-  plan::Request* const shared_requests =
-      reinterpret_cast<plan::Request*>(memory.rows() + (fits ? 2 * most : 0));
-  auto* const cuts = reinterpret_cast<plan::Cut*>(shared_requests + (fits ? most : 0));
-  auto* const tail_costs =
-      reinterpret_cast<std::int64_t*>(cuts + part.view.schedule.config.workers + 1);
-  if (thread_id() == 0) {
-    memory.view.schedule.header = &memory.header;
-    memory.view.schedule.rows = rows;
-    if (fits) memory.view.requests = shared_requests;
-  }
-  sync_block();
-  return {params.batch,      params.limits, part,       params.status, memory,
-          BlockScan(memory), rows,          other_rows, cuts,          tail_costs};
+  Cuts cuts(maker, b_cost, sums.long_rows > 0);
+  cuts.find();
 }
 
 template <int kParts>
 TW_DEVICE void check_pages(const plan::UpdateParams<kParts>& params) {
   auto& memory = *reinterpret_cast<plan::UpdateMemory*>(shared_memory());
-  if (thread_id() == 0) memory.turn = take_turn(params.status);
-  sync_block();
+  const u32 count = count_block(params.status);
   const i32 words = params.limits.requests + 1;
   const i32 threads = (num_blocks() - kParts) * num_threads();
   const i32 thread = (block_id() - kParts) * num_threads() + thread_id();
-  u32* const next = params.status.words + (memory.turn ^ 1) * words;
+  // Whose words are this update's is known late: only then is anything marked.
+  bool marks = false;
 #pragma unroll 1
-  for (i32 i = thread; i < words; i += threads) next[i] = 0;
+  while (true) {
+    bool bad = false;
+    u32* const status = marks ? params.status.words + memory.turn * words : nullptr;
 #pragma unroll 1
-  for (i32 i = 0; i < kParts; ++i) {
-    PageCheck check(params.batch, params.limits, params.parts[i],
-                    params.status.words + memory.turn * words, thread / kWarpSize,
-                    threads / kWarpSize);
+    for (i32 i = 0; i < kParts; ++i) {
+      PageCheck check(params.batch, params.limits, params.parts[i], status, thread / kWarpSize,
+                      threads / kWarpSize);
 #pragma unroll 1
-    for (i32 level = 0; level < params.parts[i].view.num_levels; ++level) check.check_level(level);
+      for (i32 level = 0; level < params.parts[i].view.num_levels; ++level) {
+        bad = check.check_level(level) || bad;
+      }
+    }
+    if (marks) return;
+    if (thread_id() == 0) memory.turn = turn_of(count);
+    marks = any_of_block(bad);
+    u32* const next = params.status.words + (memory.turn ^ 1) * words;
+#pragma unroll 1
+    for (i32 i = thread; i < words; i += threads) next[i] = 0;
+    if (!marks) return;
   }
 }
 
 // Launched with more blocks than parts.
 template <typename... Masks, int kParts>
 TW_DEVICE void update_plan(const plan::UpdateParams<kParts>& params) {
-  wait_for_previous_kernel();
-  let_next_kernel_start();
   if (block_id() >= kParts) {
+    wait_for_previous_kernel();
+    let_next_kernel_start();
     check_pages(params);
     return;
   }
-  // On its way while the batch is read.
-  const i32 turn = thread_id() == 0 ? take_turn(params.status) : 0;
   PartMaker maker = start_part(params);
-  make_part(maker, turn, TileBlocks<Masks...>{maker.view(), maker.part});
-  sync_block();
-  write_part(maker);
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  // On its way while the batch is read.
+  const u32 count = count_block(params.status);
+  make_part(maker, count, TileBlocks<Masks...>{maker.view(), maker.part});
 }
 
 }  // namespace tw

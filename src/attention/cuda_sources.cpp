@@ -149,10 +149,7 @@ jit::KernelSource plan_source(const std::vector<Variant>& masks, std::size_t par
   source.name = fmt::format("plan_{}", parts);
   source.source = update_kernel_text(masks, parts);
   source.entries = {kUpdateKernelName};
-  constexpr std::int64_t kRows =
-      plan::kSharedRowBytes /
-      static_cast<std::int64_t>(2 * sizeof(plan::Row) + sizeof(plan::Request));
-  source.shared_bytes = static_cast<int>(plan::update_shared_bytes(plan::kMaxDeviceWorkers, kRows));
+  source.shared_bytes = static_cast<int>(plan::kMostUpdateShared);
   // Sets of intervals, and searches by single threads: latency, not throughput.
   source.budget.allow_stack = true;
   return source;

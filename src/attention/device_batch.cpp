@@ -2,6 +2,7 @@
 #include "attention/device_batch.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "attention/batch_checks.h"
 
@@ -9,6 +10,12 @@ namespace tilewright {
 namespace {
 
 constexpr std::int64_t kMaxPageSize = 1024;
+
+// A size for the device, where indices have 32 bits: none is beyond it.
+std::int32_t narrow(std::int64_t size) {
+  return static_cast<std::int32_t>(
+      std::min<std::int64_t>(size, std::numeric_limits<std::int32_t>::max()));
+}
 
 // A checked tensor of at least `least` elements (-1: any); one that is not given stays so.
 plan::IntList list_of(std::string_view name, const TensorView& tensor, std::int64_t least,
@@ -18,8 +25,10 @@ plan::IntList list_of(std::string_view name, const TensorView& tensor, std::int6
   require_integers(name, tensor, -1, device);
   require(tensor.shape[0] >= least, "{} is {}: it must have {} entries", name, tensor, least);
   list.data = static_cast<const std::int32_t*>(tensor.data);
-  list.stride = tensor.strides[0];
-  list.size = tensor.shape[0];
+  list.size = narrow(tensor.shape[0]);
+  if (list.size < 2) return list;  // its stride means nothing
+  list.stride = static_cast<std::int32_t>(tensor.strides[0]);
+  require(list.stride == tensor.strides[0], "{} is {}: its stride must have 32 bits", name, tensor);
   return list;
 }
 
@@ -62,7 +71,7 @@ plan::BatchInput DeviceBatch::input() const {
     input.num_requests = static_cast<const std::int32_t*>(batch_.num_requests.data);
   }
   input.q_pos_offset = list_of("batch.q_pos_offset", batch_.q_pos_offset, -1, device_);
-  if (batch_.q_pos.defined()) input.num_q_pos = batch_.q_pos.shape[0];
+  if (batch_.q_pos.defined()) input.num_q_pos = narrow(batch_.q_pos.shape[0]);
   return input;
 }
 
@@ -107,7 +116,7 @@ void DeviceBatch::read_level(const KvLevel& level, int index, bool only_level,
   if (level.q_rows.defined()) {
     const FieldName name{index, "q_rows"};
     pages.q_rows = contiguous(name.text(), level.q_rows, -1, device_);
-    input.num_q_rows = level.q_rows.shape[0];
+    input.num_q_rows = narrow(level.q_rows.shape[0]);
     require(level.qo_indptr.defined(),
             "{} is given without levels[{}].qo_indptr: it tells their rows", name, index);
   }
@@ -148,11 +157,12 @@ void DeviceBatch::read_table(const PageTable& table, int index, std::int64_t row
       require_last_dim_contiguous(name("indices"), table.indices);
       pages.indices = static_cast<const std::int32_t*>(table.indices.data);
       pages.row_stride = table.indices.strides[0];
-      input.columns = table.indices.shape[1];
-      input.num_entries = table.indices.shape[0];
+      // The product has 42 bits at most where a row is longer than any limit.
+      input.row_tokens = narrow(narrow(table.indices.shape[1]) * table.page_size);
+      input.num_entries = narrow(table.indices.shape[0]);
       if (table.row_ids.defined()) {
         pages.row_ids = contiguous(name("row_ids"), table.row_ids, rows, device_);
-        input.num_row_ids = table.row_ids.shape[0];
+        input.num_row_ids = narrow(table.row_ids.shape[0]);
       } else {
         require(table.indices.shape[0] >= rows, "{} is {}: it must have {} rows",
                 FieldName{index, "indices"}, table.indices, rows);
@@ -161,7 +171,7 @@ void DeviceBatch::read_table(const PageTable& table, int index, std::int64_t row
     case PageTable::Form::csr:
     case PageTable::Form::ragged:
       pages.indptr = contiguous(name("indptr"), table.indptr, rows + 1, device_);
-      input.indptr_size = table.indptr.shape[0];
+      input.indptr_size = narrow(table.indptr.shape[0]);
       if (table.form == PageTable::Form::ragged) {
         input.form = plan::TableForm::ragged;
         require(table.page_size == 1, "{} is {}: a ragged table has 1",
@@ -170,7 +180,7 @@ void DeviceBatch::read_table(const PageTable& table, int index, std::int64_t row
       }
       input.form = plan::TableForm::csr;
       pages.indices = contiguous(name("indices"), table.indices, -1, device_);
-      input.num_entries = table.indices.shape[0];
+      input.num_entries = narrow(table.indices.shape[0]);
       input.last_page_len = list_of(name("last_page_len"), table.last_page_len, rows, device_);
       break;
     case PageTable::Form::contiguous:
@@ -178,7 +188,7 @@ void DeviceBatch::read_table(const PageTable& table, int index, std::int64_t row
       require(table.page_size >= 0, "{} is {}: it must not be negative", FieldName{index, "length"},
               table.page_size);
       pages.page_size = std::max<std::int64_t>(table.page_size, 1);
-      input.columns = table.page_size;
+      input.row_tokens = narrow(table.page_size);
       break;
   }
 }

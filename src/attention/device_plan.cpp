@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <type_traits>
 
@@ -25,8 +26,10 @@ std::size_t round_up(std::size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
+}  // namespace
+
 // Hands out pieces of a workspace that may not be there yet.
-class Pieces {
+class DevicePlan::Pieces {
  public:
   explicit Pieces(std::byte* base) : base_(base) {}
 
@@ -45,8 +48,6 @@ class Pieces {
   std::byte* base_;
   std::size_t offset_ = 0;
 };
-
-}  // namespace
 
 plan::ParamSlot param_slot(const BoundParam& param) {
   plan::ParamSlot slot{};
@@ -96,7 +97,7 @@ int DevicePlan::most_workers() const {
 
 std::size_t DevicePlan::state_bytes() const {
   const auto words = 2 * (static_cast<std::size_t>(limits_.requests) + 1);
-  return round_up(words * sizeof(std::uint32_t)) + round_up(sizeof(std::uint64_t)) +
+  return round_up(words * sizeof(std::uint32_t)) + round_up(sizeof(std::uint32_t)) +
          round_up(sizeof(std::int32_t)) +
          round_up(static_cast<std::size_t>(most_workers()) * sizeof(std::int32_t));
 }
@@ -123,8 +124,11 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
     pieces.take_array(view.schedule.splits, config.workers);
     pieces.take_array(view.token_levels, limits_.q_tokens);
     pieces.take_array(view.token_keys, limits_.q_tokens);
-    if (!plan::rows_fit_shared(rows)) pieces.take_array(input.rows_before, rows);
+    shared_bytes_ = std::max(shared_bytes_, place_arrays(view, pieces, input.arrays));
     input.mask = parts_[i].mask;
+    input.cost_for_all = plan::least_share(config) * config.workers;
+    input.worker_reciprocal =
+        std::numeric_limits<std::uint64_t>::max() / static_cast<std::uint64_t>(config.workers) + 1;
     const AttentionSpec& spec = parts_[i].attention.spec();
     // A row's partial result: the sums, the maximum and the sum of weights.
     const std::size_t row_bytes = (static_cast<std::size_t>(spec.value_dim()) + 2) * sizeof(float);
@@ -139,6 +143,44 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
   return pieces.bytes();
 }
 
+std::size_t DevicePlan::place_arrays(const plan::View& view, Pieces& pieces,
+                                     plan::UpdateArrays& arrays) const {
+  const plan::Config& config = view.schedule.config;
+  const std::int64_t rows = limits_.requests * limits_.levels;
+  // Rows of one level share no query tokens; each has a last tile that may not be whole.
+  const std::int64_t tiles =
+      (limits_.q_tokens * config.group_size / config.tile_rows * limits_.levels + rows) *
+      (config.heads_differ != 0 ? config.num_kv_heads : 1);
+  std::int64_t used = sizeof(plan::UpdateMemory);
+  // Where there is no room: in `global`, or memory of its own.
+  const auto place = [&]<typename T>(plan::Placed<T>& array, std::int64_t count,
+                                     T* global = nullptr) {
+    constexpr std::int64_t kUnit = 16;
+    const std::int64_t bytes =
+        (count * static_cast<std::int64_t>(sizeof(T)) + kUnit - 1) / kUnit * kUnit;
+    if (used + bytes > plan::kMostUpdateShared) {
+      if (global == nullptr) pieces.take_array(global, count);
+      array.place = reinterpret_cast<std::uintptr_t>(global);
+      return;
+    }
+    array.is_shared = true;
+    array.place = static_cast<std::uint64_t>(used);
+    used += bytes;
+  };
+  place(arrays.tail_costs, config.workers);
+  place(arrays.cost_before, rows);
+  place(arrays.short_rows, rows);
+  place(arrays.requests, limits_.requests);
+  place(arrays.first_tile, rows);
+  if (limits_.levels > 1) place(arrays.fold, 4 * rows);
+  place(arrays.token_keys, limits_.q_tokens, view.token_keys);
+  place(arrays.token_levels, limits_.q_tokens, view.token_levels);
+  place(arrays.level_rows, rows);
+  place(arrays.tile_costs, tiles);
+  pieces.take_array(arrays.a_rows, rows);
+  return static_cast<std::size_t>(used);
+}
+
 plan::PartInput& DevicePlan::input_of(std::size_t part) {
   return reinterpret_cast<plan::PartInput*>(params_.data() + kHeadBytes)[part];
 }
@@ -148,7 +190,9 @@ void DevicePlan::read_part(const PlanInput& input, const DeviceBatch& batch, Par
   written.view = part.memory;
   batch.read(input, written);
   for (int level = 0; level < written.view.num_levels; ++level) {
-    written.levels[level].num_pages = input.levels[static_cast<std::size_t>(level)].table.num_pages;
+    written.levels[level].num_pages = static_cast<std::int32_t>(
+        std::min<std::int64_t>(input.levels[static_cast<std::size_t>(level)].table.num_pages,
+                               std::numeric_limits<std::int32_t>::max()));
   }
   // Rows that are simply the requests need no memory of query tokens.
   if (input.levels.size() == 1 && !input.levels[0].qo_indptr.defined()) {
@@ -171,20 +215,20 @@ UpdateLaunch DevicePlan::shape_of_launch() const {
   const std::int64_t rows = limits_.requests * limits_.levels;
   const auto parts = static_cast<std::int64_t>(parts_.size());
   UpdateLaunch launch;
+  launch.shared_bytes = shared_bytes_;
   // A block is as large as its longest loop: fewer threads meet sooner at barriers.
-  std::int64_t wanted = limits_.levels > 1 ? kMaxThreads : std::max<std::int64_t>(rows, 256);
+  std::int64_t wanted = std::max<std::int64_t>(rows, 256);
+  if (limits_.levels > 1) wanted = std::max(wanted, limits_.q_tokens);
   for (const Part& part : parts_) {
     const plan::Config& config = part.memory.schedule.config;
     if (limits_.q_len * config.group_size > config.tile_rows) wanted = kMaxThreads;
-    launch.shared_bytes =
-        std::max(launch.shared_bytes,
-                 static_cast<std::size_t>(plan::update_shared_bytes(config.workers, rows)));
   }
   const std::int64_t threads =
       std::min<std::int64_t>((wanted + kWarpSize - 1) / kWarpSize * kWarpSize, kMaxThreads);
-  // Page ids are checked by a few warps a row.
-  constexpr std::int64_t kWarpsARow = 8;
-  const std::int64_t warps = rows * parts * kWarpsARow;
+  // Page ids are checked by a few warps a row. Always as many: StatusMemory counts them.
+  constexpr std::int64_t kKeysAWarp = 1024;
+  const std::int64_t warps =
+      rows * parts * std::clamp<std::int64_t>(limits_.kv_len / kKeysAWarp, 1, 8);
   const std::int64_t most = num_sms_ * (1024 / threads) - parts;
   const std::int64_t checking = std::clamp<std::int64_t>(plan::ceil_div(warps * kWarpSize, threads),
                                                          1, std::max<std::int64_t>(most, 1));

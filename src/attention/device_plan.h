@@ -79,6 +79,10 @@ class DevicePlan {
   void read_part(const PlanInput& input, const DeviceBatch& batch, Part& part,
                  plan::PartInput& written) const;
   UpdateLaunch shape_of_launch() const;
+  // Returns the bytes of shared memory that they take.
+  class Pieces;
+  std::size_t place_arrays(const plan::View& view, Pieces& pieces,
+                           plan::UpdateArrays& arrays) const;
   plan::PartInput& input_of(std::size_t part);
 
   int most_workers() const;
@@ -90,6 +94,7 @@ class DevicePlan {
   RunMemory run_memory_;
   plan::StatusMemory status_;
   std::vector<std::byte> params_;  // UpdateParams of parts_.size() parts
+  std::size_t shared_bytes_ = 0;   // of the update's blocks of threads
 };
 
 }  // namespace tilewright

@@ -40,8 +40,10 @@ struct Config {
   std::int64_t least_share = 1;  // a smaller share is not worth a worker and a merge
 };
 
+// These are read and written 16 bytes at a time.
+
 // A request, as variants see it.
-struct Request {
+struct alignas(16) Request {
   std::int32_t q_begin = 0;  // first query token
   std::int32_t q_len = 0;
   std::int32_t kv_len = 0;  // over all levels
@@ -51,14 +53,14 @@ struct Request {
 // Keys of one row of a page table. A row's keys are those of a chain of segments, outermost first:
 // rows of outer levels that are not worth partial results of their own are folded into those below
 // them.
-struct Segment {
+struct alignas(16) Segment {
   std::int32_t level = 0;
   std::int32_t index = 0;  // in its level: the row of the page table
   std::int32_t kv_len = 0;
   std::int32_t parent = -1;  // the segment before it, of an outer level; -1: none
 };
 
-struct Row {
+struct alignas(16) Row {
   std::int32_t level = 0;  // of its last segment
   std::int32_t index = 0;
   std::int32_t segment = 0;  // the last of its chain
@@ -103,7 +105,7 @@ struct Cut {
 
 // An item of section B that several workers compute. Worker `first` writes its part to its second
 // slot, the others up to `last` to their first one; merged in this order.
-struct Split {
+struct alignas(16) Split {
   std::int64_t item = 0;
   std::int32_t first = 0;
   std::int32_t last = 0;

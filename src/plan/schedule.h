@@ -24,17 +24,20 @@ struct Schedule {
 };
 
 TILEWRIGHT_HD inline std::int32_t tiles_of(const Config& config, std::int32_t q_len) {
-  return static_cast<std::int32_t>(
-      ceil_div(static_cast<std::int64_t>(q_len) * config.group_size, config.tile_rows));
+  const std::int64_t packed = static_cast<std::int64_t>(q_len) * config.group_size;
+  // Of most rows without a division.
+  if (packed <= config.tile_rows) return packed > 0 ? 1 : 0;
+  return static_cast<std::int32_t>(ceil_div(packed, config.tile_rows));
 }
 
 // How many KV heads an item of a row covers.
 TILEWRIGHT_HD inline std::int32_t heads_of(const Config& config, std::int32_t q_len) {
-  if (config.heads_differ ||
+  if (config.heads_differ || config.max_heads == 1 ||
       static_cast<std::int64_t>(q_len) * config.group_size > config.joint_rows) {
     return 1;
   }
   std::int32_t heads = config.max_heads;
+  TILEWRIGHT_HD_LOOP
   while (config.num_kv_heads % heads != 0) --heads;
   return heads;
 }
@@ -47,10 +50,15 @@ TILEWRIGHT_HD inline std::int32_t rows_of_tile(const Config& config, const Row& 
   return static_cast<std::int32_t>(min64(config.tile_rows, packed - begin));
 }
 
+// Of a tile of so many packed rows.
+TILEWRIGHT_HD inline std::int64_t block_cost(const Config& config, std::int32_t heads,
+                                             std::int32_t packed_rows) {
+  return heads *
+         (config.cost.block + static_cast<std::int64_t>(config.cost.block_row) * packed_rows);
+}
 TILEWRIGHT_HD inline std::int64_t block_cost(const Config& config, const Row& row,
                                              std::int32_t tile) {
-  return row.heads * (config.cost.block + static_cast<std::int64_t>(config.cost.block_row) *
-                                              rows_of_tile(config, row, tile));
+  return block_cost(config, row.heads, rows_of_tile(config, row, tile));
 }
 
 template <typename Blocks>
@@ -88,13 +96,18 @@ TILEWRIGHT_HD void measure_row(const Config& config, Row& row, const Blocks& blo
   measure_tiles(config, row, 0, row.tiles, blocks);
 }
 
+// Items of a tile: mostly one a head.
+TILEWRIGHT_HD inline std::int32_t groups_of_heads(const Config& config, const Row& row) {
+  return row.heads == 1 ? config.num_kv_heads : div32(config.num_kv_heads, row.heads);
+}
+
 TILEWRIGHT_HD inline std::int64_t row_cost(const Config& config, const Row& row) {
-  return config.heads_differ ? row.head_cost : row.head_cost * (config.num_kv_heads / row.heads);
+  return config.heads_differ ? row.head_cost : row.head_cost * groups_of_heads(config, row);
 }
 
 // Items of a row of section B.
 TILEWRIGHT_HD inline std::int64_t items_of(const Config& config, const Row& row) {
-  return static_cast<std::int64_t>(row.tiles) * (config.num_kv_heads / row.heads);
+  return static_cast<std::int64_t>(row.tiles) * groups_of_heads(config, row);
 }
 
 // An upper bound of the cost of any of a row's items.
@@ -119,6 +132,7 @@ TILEWRIGHT_HD inline bool sharing_is_cheaper(const Config& config, const Row& ro
 template <typename Before>
 TILEWRIGHT_HD std::int32_t find_row(const Schedule& s, std::int32_t begin, std::int32_t end,
                                     std::int64_t position, const Before& before) {
+  TILEWRIGHT_HD_LOOP
   while (end - begin > 1) {
     const std::int32_t middle = begin + (end - begin) / 2;
     if (before(s.rows[middle]) <= position) {
@@ -185,20 +199,23 @@ struct LinePoint {
   std::int64_t cost = 0;
 };
 
+// Sets the item and the cost of a point at `cost` on the line, which lies in `row`.
+TILEWRIGHT_HD inline void go_into_row(const Config& config, const Header& header, const Row& row,
+                                      std::int64_t cost, LinePoint& point) {
+  point.item = header.tail_items + row.tiles_before;
+  point.cost = cost - header.tail_cost - row.cost_before;
+  if (config.heads_differ) return;
+  const std::int64_t head = point.cost / row.head_cost;
+  point.item += head * row.tiles;
+  point.cost -= head * row.head_cost;
+}
+
 TILEWRIGHT_HD inline LinePoint find_point(const Schedule& s, std::int64_t cost) {
   const Header& h = *s.header;
   LinePoint point;
-  cost -= h.tail_cost;
-  point.row =
-      find_row(s, h.num_a_rows, h.num_rows, cost, [](const Row& r) { return r.cost_before; });
-  const Row& r = s.rows[point.row];
-  cost -= r.cost_before;
-  point.item = h.tail_items + r.tiles_before;
-  if (!s.config.heads_differ) {
-    point.item += cost / r.head_cost * r.tiles;
-    cost %= r.head_cost;
-  }
-  point.cost = cost;
+  point.row = find_row(s, h.num_a_rows, h.num_rows, cost - h.tail_cost,
+                       [](const Row& r) { return r.cost_before; });
+  go_into_row(s.config, h, s.rows[point.row], cost, point);
   return point;
 }
 
@@ -256,23 +273,28 @@ struct RowOrder {
   }
 };
 
-// How many workers share section B. Cuts move by less than a fixed cost and a block: with larger
-// shares no worker's share is empty.
-TILEWRIGHT_HD inline std::int32_t count_workers(const Config& config, std::int64_t b_cost) {
+// A smaller share is not worth a worker. Cuts move by less than a fixed cost and a block: with
+// larger shares no worker's share is empty.
+TILEWRIGHT_HD inline std::int64_t least_share(const Config& config) {
   const CostModel& c = config.cost;
-  const std::int64_t least =
-      max64(config.least_share,
-            c.fixed + 1 +
-                max64(c.block + static_cast<std::int64_t>(c.block_row) * config.tile_rows,
-                      config.max_heads *
-                          (c.block + static_cast<std::int64_t>(c.block_row) * config.joint_rows)));
-  return static_cast<std::int32_t>(max64(1, min64(config.workers, b_cost / least)));
+  return max64(config.least_share,
+               c.fixed + 1 +
+                   max64(block_cost(config, 1, config.tile_rows),
+                         block_cost(config, config.max_heads, config.joint_rows)));
+}
+
+// How many workers share section B.
+TILEWRIGHT_HD inline std::int32_t count_workers(const Config& config, std::int64_t b_cost) {
+  return static_cast<std::int32_t>(max64(1, min64(config.workers, b_cost / least_share(config))));
 }
 
 // Where on section B's line a worker's share should begin: floor(worker * b_cost / workers),
-// without overflow of the product.
-TILEWRIGHT_HD inline std::int64_t share_begin(const Header& h, std::int32_t worker) {
-  return h.b_cost / h.workers * worker + h.b_cost % h.workers * worker / h.workers;
+// without overflow of the product. There are few workers: their squares fit 32 bits.
+TILEWRIGHT_HD inline std::int64_t share_begin(std::int64_t b_cost, std::int32_t workers,
+                                              std::int32_t worker) {
+  const std::int64_t share = b_cost / workers;
+  const auto rest = static_cast<std::int32_t>(b_cost - share * workers);
+  return share * worker + rest * worker / workers;
 }
 
 // Sets the header's sections and the rows' prefix sums; rows are sorted by RowOrder.
@@ -339,7 +361,7 @@ void make_schedule(Schedule& s, const Blocks& blocks, const Sort& sort) {
   sort(s.rows, s.rows + h.num_rows, order);
   lay_out_sections(s, order, blocks);
   for (std::int32_t worker = 0; worker <= h.workers; ++worker) {
-    s.cuts[worker] = find_cut(s, share_begin(h, worker), blocks);
+    s.cuts[worker] = find_cut(s, share_begin(h.b_cost, h.workers, worker), blocks);
   }
   list_splits(s);
 }

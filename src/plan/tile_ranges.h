@@ -34,12 +34,30 @@ TILEWRIGHT_HD inline QueryRange query_range(const View& view, std::int32_t r, st
     range.q_pos = view.q_pos + begin * view.q_pos_stride;
     range.q_pos_stride = view.q_pos_stride;
     range.q_count = end - begin;
+    TILEWRIGHT_HD_LOOP
     for (std::int64_t token = begin; token < end; ++token) {
       const std::int64_t position = view.position_of_query(request, token);
       range.q_pos_min = min64(range.q_pos_min, position);
       range.q_pos_max = max64(range.q_pos_max, position);
     }
   }
+  return range;
+}
+
+// The same for one token of a request, which is in registers; where positions are not given.
+TILEWRIGHT_HD inline QueryRange token_range(const View& view, const Request& request,
+                                            std::int32_t r, std::int32_t head, std::int32_t token) {
+  QueryRange range;
+  range.batch = r;
+  range.kv_head = head;
+  range.q_head_begin = static_cast<std::int64_t>(head) * view.schedule.config.group_size;
+  range.q_head_end = range.q_head_begin + view.schedule.config.group_size;
+  range.q_len = request.q_len;
+  range.kv_len = request.kv_len;
+  range.q_index = token;
+  range.q_begin = request.q_begin;
+  range.q_pos_min = request.q_pos + (static_cast<std::int64_t>(token) - request.q_begin);
+  range.q_pos_max = range.q_pos_min;
   return range;
 }
 
@@ -52,6 +70,7 @@ TILEWRIGHT_HD void over_queries(const View& view, const Row& row, std::int32_t t
   const std::int64_t packed = static_cast<std::int64_t>(tile) * config.tile_rows;
   std::int64_t entry = packed / config.group_size;
   const std::int64_t last = (packed + rows_of_tile(config, row, tile) - 1) / config.group_size;
+  TILEWRIGHT_HD_LOOP
   while (entry <= last) {
     const std::int64_t begin = view.token_of(row, entry);
     const std::int32_t r = view.request_of(row, begin);
@@ -60,6 +79,7 @@ TILEWRIGHT_HD void over_queries(const View& view, const Row& row, std::int32_t t
     std::int64_t end = min64(end_of_request, begin + last - entry + 1);
     if (view.levels[row.level].q_rows != nullptr) {
       end = begin + 1;
+      TILEWRIGHT_HD_LOOP
       while (entry + end - begin <= last && end < end_of_request &&
              view.token_of(row, entry + end - begin) == end) {
         ++end;
@@ -79,42 +99,55 @@ struct TileSpan {
   std::int32_t full_end = 0;
 
   TILEWRIGHT_HD std::int32_t blocks() const { return end - begin; }
+  // What is needed by some, and full for all.
+  TILEWRIGHT_HD void include(const TileSpan& other) {
+    if (other.begin < other.end) {
+      const bool none = begin == end;
+      begin = none || other.begin < begin ? other.begin : begin;
+      end = none || other.end > end ? other.end : end;
+    }
+    full_begin = other.full_begin > full_begin ? other.full_begin : full_begin;
+    full_end = other.full_end < full_end ? other.full_end : full_end;
+  }
   TILEWRIGHT_HD bool is_full(std::int32_t key_begin, std::int32_t key_end) const {
     return full_begin <= key_begin && key_end <= full_end;
   }
 };
 
+// What queries need of a row. Where mask.one_interval().
+template <typename Mask>
+TILEWRIGHT_HD TileSpan span_of_queries(const View& view, const Mask& mask, const Row& row,
+                                       const QueryRange& queries) {
+  const std::int32_t width = view.schedule.config.block_tokens;
+  const MaskInterval positions = mask.interval(queries);
+  const auto key_at = [&](std::int64_t position) {
+    return static_cast<std::int32_t>(view.keys_before(row, position));
+  };
+  TileSpan span;
+  const std::int32_t first = key_at(positions.needed.begin);
+  const std::int32_t past = key_at(positions.needed.end);
+  if (first < past) {
+    span.begin = div32(first, width);
+    span.end = ceil_div32(past, width);
+  }
+  span.full_begin = key_at(positions.full.begin);
+  span.full_end = key_at(positions.full.end);
+  return span;
+}
+
 // Where !has_mask() or one_interval().
 template <typename Mask>
 TILEWRIGHT_HD TileSpan tile_span(const View& view, const Mask& mask, const Row& row,
                                  std::int32_t head, std::int32_t tile) {
-  const std::int32_t width = view.schedule.config.block_tokens;
   TileSpan span;
   if (row.kv_len == 0) return span;
+  span.full_end = row.kv_len;
   if (!mask.has_mask()) {
-    span.end = ceil_div32(row.kv_len, width);
-    span.full_end = row.kv_len;
+    span.end = ceil_div32(row.kv_len, view.schedule.config.block_tokens);
     return span;
   }
-  span.full_end = row.kv_len;
   over_queries(view, row, tile, [&](std::int32_t r, std::int64_t begin, std::int64_t end) {
-    const MaskInterval positions = mask.interval(query_range(view, r, head, begin, end));
-    const auto key_at = [&](std::int64_t position) {
-      return static_cast<std::int32_t>(view.keys_before(row, position));
-    };
-    const std::int32_t first = key_at(positions.needed.begin);
-    const std::int32_t past = key_at(positions.needed.end);
-    if (first < past) {
-      const std::int32_t first_block = first / width;
-      const std::int32_t past_block = ceil_div32(past, width);
-      const bool none = span.begin == span.end;
-      span.begin = none || first_block < span.begin ? first_block : span.begin;
-      span.end = none || past_block > span.end ? past_block : span.end;
-    }
-    const std::int32_t full_begin = key_at(positions.full.begin);
-    const std::int32_t full_end = key_at(positions.full.end);
-    span.full_begin = full_begin > span.full_begin ? full_begin : span.full_begin;
-    span.full_end = full_end < span.full_end ? full_end : span.full_end;
+    span.include(span_of_queries(view, mask, row, query_range(view, r, head, begin, end)));
   });
   if (span.full_begin >= span.full_end) span.full_begin = span.full_end = 0;
   return span;

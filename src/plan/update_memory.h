@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shared memory of the block that makes an attention's plan.
+// Memory of the block that makes an attention's plan.
 #pragma once
 
 #include "plan/view.h"
@@ -7,38 +7,71 @@
 namespace tilewright::plan {
 
 inline constexpr int kMaxUpdateWarps = 32;
-// On the device: cuts and the tail's costs are in shared memory.
+// On the device: their cuts are in shared memory.
 inline constexpr int kMaxDeviceWorkers = 1024;
-// Of shared memory for rows: what every GPU since Ampere has, less the rest.
-inline constexpr std::int64_t kSharedRowBytes = std::int64_t{56} << 10;
+// What a block of threads has on every GPU since Ampere.
+inline constexpr std::int64_t kMostUpdateShared = std::int64_t{99} << 10;
 
-struct Sums {
-  std::int64_t first;
-  std::int64_t second;
+// What scans of the block add up.
+struct alignas(16) Sums {
+  std::int64_t cost = 0;
+  std::int32_t items = 0;
+  std::int32_t count = 0;
 };
 
-// Behind it: rows before and after they are sorted, [limits.rows] each, and requests, as many,
-// where they fit; cuts, [workers + 1]; costs of the tail's items, [workers].
+// The first thing in shared memory; the arrays are behind it.
 struct alignas(16) UpdateMemory {
-  View view;  // header, rows and requests are those that are worked on
-  Header header;
+  View view;                  // the plan's, with the header and the requests that are worked on
+  alignas(16) Header header;  // written to the plan at the end
   Sums warp_sums[2][kMaxUpdateWarps];
-  std::int32_t turn;  // of the status words
+  std::int64_t long_cost;  // of all long rows
+  std::int32_t turn;       // of the status words
   std::int32_t end_of_queries;
   std::int32_t live_requests;
   std::int32_t level_end[kMaxLevels + 1];  // of the rows of levels before each
-
-  TILEWRIGHT_HD Row* rows() { return reinterpret_cast<Row*>(this + 1); }
 };
 
-TILEWRIGHT_HD inline bool rows_fit_shared(std::int64_t rows) {
-  return rows * static_cast<std::int64_t>(2 * sizeof(Row) + sizeof(Request)) <= kSharedRowBytes;
-}
-TILEWRIGHT_HD inline std::int64_t update_shared_bytes(std::int64_t workers, std::int64_t rows) {
-  const std::int64_t shared = rows_fit_shared(rows) ? rows : 0;
-  return static_cast<std::int64_t>(sizeof(UpdateMemory)) +
-         shared * static_cast<std::int64_t>(2 * sizeof(Row) + sizeof(Request)) +
-         (workers + 1) * static_cast<std::int64_t>(sizeof(Cut) + sizeof(std::int64_t));
-}
+// An array in shared memory, where it fits, or in the workspace.
+template <typename T>
+struct Placed {
+  std::uint64_t place = 0;  // bytes from the start of shared memory, or an address
+  bool is_shared = false;
+
+  // Without a branch: many are asked for at once.
+  TILEWRIGHT_HD T* in(char* memory) const {
+    return reinterpret_cast<T*>(place + (is_shared ? reinterpret_cast<std::uint64_t>(memory) : 0));
+  }
+};
+
+// A row whose tiles are measured side by side.
+struct LongRow {
+  std::int32_t row = 0;         // its number; of rows of several requests -1 less it
+  std::int32_t first_tile = 0;  // in UpdateArrays::tile_costs
+};
+
+// What cuts in a row of one tile follow from, beside its cost_before.
+struct alignas(16) ShortRow {
+  std::int64_t items_before = 0;
+  std::int32_t q_len = 0;
+  std::int32_t blocks = 0;
+};
+
+// What a plan is made in.
+struct UpdateArrays {
+  Placed<std::int64_t> tail_costs;  // [workers]: before each item of the tail
+  // [rows]: Row::cost_before, where cuts are searched for. Until it is known: the list of long
+  // rows.
+  Placed<std::int64_t> cost_before;
+  Placed<ShortRow> short_rows;      // [rows]: where there are no others
+  Placed<Request> requests;         // [requests]
+  Placed<std::int32_t> first_tile;  // [rows]: of long rows, by their segments
+  Placed<std::int32_t> fold;        // [4][rows]: see Folding; with several levels
+  // [q_tokens]: View's, until no row is folded any more. Elsewhere they are the plan's own.
+  Placed<std::int32_t> token_keys;
+  Placed<std::uint8_t> token_levels;
+  Placed<Row> level_rows;           // [rows]: of levels, before some are folded
+  Placed<std::int64_t> tile_costs;  // [tiles]: before each tile of a long row; heads one by one
+  Row* a_rows = nullptr;            // [rows]: section A's, unsorted
+};
 
 }  // namespace tilewright::plan

@@ -57,6 +57,15 @@ struct Interleave {
   std::int64_t rank = 0;
 };
 
+// How many keys of a shard stand before `position`.
+TILEWRIGHT_HD_CALL inline std::int64_t shard_keys_before(const Interleave& shard,
+                                                         std::int64_t position) {
+  if (position <= 0) return 0;
+  const std::int64_t turn = shard.size * shard.world;
+  return position / turn * shard.size +
+         clamp64(position % turn - shard.rank * shard.size, 0, shard.size);
+}
+
 struct View {
   Schedule schedule;
   Request* requests = nullptr;
@@ -93,6 +102,7 @@ struct View {
   TILEWRIGHT_HD std::int32_t request_of(std::int64_t token) const {
     std::int32_t begin = 0;
     std::int32_t end = schedule.header->num_requests;
+    TILEWRIGHT_HD_LOOP
     while (begin < end) {
       const std::int32_t middle = begin + (end - begin) / 2;
       if (requests[middle].q_begin <= token) {
@@ -110,14 +120,8 @@ struct View {
 
   // How many keys of a row stand before `position`.
   TILEWRIGHT_HD std::int64_t keys_before(const Row& row, std::int64_t position) const {
-    std::int64_t count = position - row.kv_pos;
-    if (interleave.world > 1) {
-      const std::int64_t turn = interleave.size * interleave.world;
-      const std::int64_t turns = position <= 0 ? 0 : position / turn;
-      const std::int64_t in_turn = position <= 0 ? 0 : position % turn;
-      count = turns * interleave.size +
-              clamp64(in_turn - interleave.rank * interleave.size, 0, interleave.size);
-    }
+    const std::int64_t count =
+        interleave.world > 1 ? shard_keys_before(interleave, position) : position - row.kv_pos;
     return clamp64(count, 0, row.kv_len);
   }
 };

@@ -142,6 +142,68 @@ TEST(DevicePlan, IsTheHostsForRowsInGlobalMemory) {
   }
 }
 
+// Levels whose rows are cut anywhere that the keys before them allow: mostly trees, but a row may
+// also lie across two of the level outside of it.
+fuzz::BatchCase draw_prefixes(Random& random, std::int64_t requests, int levels) {
+  fuzz::BatchCase batch;
+  std::vector<std::int32_t> indptr = {0};
+  for (std::int64_t r = 0; r < requests; ++r) {
+    indptr.push_back(indptr.back() + static_cast<std::int32_t>(random.pick({0, 1, 1, 1, 1, 4, 9})));
+  }
+  std::vector<std::int32_t> keys(static_cast<std::size_t>(indptr.back()), 0);
+  batch.qo_indptr = fuzz::Ints(indptr);
+  for (int level = 0; level < levels; ++level) {
+    fuzz::LevelCase one;
+    one.form = PageTable::Form::ragged;
+    std::vector<std::int32_t> bounds = {0};
+    const double cut = std::array{0.02, 0.2, 0.6}[static_cast<std::size_t>(std::min(level, 2))];
+    for (const std::int32_t token : indptr) {
+      if (token == bounds.back() || token == indptr.back()) continue;
+      const auto at = static_cast<std::size_t>(token);
+      if (keys[at] != keys[at - 1] || random.chance(cut)) bounds.push_back(token);
+    }
+    bounds.push_back(indptr.back());
+    if (level == levels - 1) bounds = indptr;
+    std::vector<std::int32_t> pages = {0};
+    for (std::size_t row = 0; row + 1 < bounds.size(); ++row) {
+      const std::int32_t length = level == levels - 1
+                                      ? static_cast<std::int32_t>(random.range(9, 90))
+                                      : random.pick({0, 16, 40, 40, 40, 600});
+      pages.push_back(pages.back() + length);
+      for (std::int32_t i = bounds[row]; i < bounds[row + 1]; ++i) {
+        keys[static_cast<std::size_t>(i)] += length;
+      }
+    }
+    one.indptr = fuzz::Ints(pages);
+    if (level < levels - 1) one.qo_indptr = fuzz::Ints(bounds);
+    batch.levels.push_back(one);
+  }
+  return batch;
+}
+
+TEST(DevicePlan, IsTheHostsForTreesOfPrefixes) {
+  Seen seen;
+  for (std::uint64_t seed = 0; seed < 40 && !HasFailure(); ++seed) {
+    SCOPED_TRACE(seed);
+    Random random(seed);
+    const int levels = static_cast<int>(random.range(2, 4));
+    Limits limits{1200, 2700, 9, 3000, levels, Determinism::repeatable, 20};
+    if (random.chance(0.2)) limits.determinism = Determinism::batch_invariant;
+    Case drawn = draw_case(random, limits, 1);
+    const fuzz::BatchCase batch = draw_prefixes(random, random.pick({40, 300}), levels);
+    std::vector<KvLevel> tables;
+    for (const fuzz::LevelCase& level : batch.levels) tables.push_back(level.view());
+    drawn.plan->update(batch.view(),
+                       {PlanInput(drawn.attentions[0], tables, drawn.variants[0].plan_params)}, 128,
+                       seed);
+    drawn.plan->expect_equal();
+    ASSERT_TRUE(drawn.plan->intact());
+    seen.add(drawn.plan->view(0));
+  }
+  EXPECT_GT(seen.joined_levels, 10);
+  EXPECT_GT(seen.folded_rows, 300);
+}
+
 TEST(DevicePlan, IsTheHostsForSeveralAttentions) {
   Seen seen;
   for (std::uint64_t seed = 0; seed < 50 && !HasFailure(); ++seed) {

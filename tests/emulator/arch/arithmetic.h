@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "arch/types.h"
+#include "arch/integer.h"
 
 namespace tw {
 
@@ -28,10 +28,6 @@ TW_DEVICE float multiply_add_exact(float a, float b, float c) {
 }
 TW_DEVICE float round_even(float a) {
   return std::nearbyint(a);
-}
-
-TW_DEVICE u64 multiply_high(u64 a, u64 b) {
-  return static_cast<u64>((__extension__ static_cast<unsigned __int128>(a) * b) >> 64);
 }
 
 TW_DEVICE float exp_of(float x) {

@@ -47,6 +47,7 @@ TW_DEVICE Float4 load_from_l2(const Float4* pointer) {
   emulator::check_aligned<16>(pointer);
   return *pointer;
 }
+TW_DEVICE void keep(u32 /*value*/) {}
 TW_DEVICE i32 load_once(const i32* pointer) {
   return *pointer;
 }
@@ -75,6 +76,9 @@ TW_DEVICE T atomic_add_64(T* pointer, T value) {
 }
 TW_DEVICE i32 atomic_add_acq_rel(i32* pointer, i32 value) {
   return atomic_add(pointer, value);
+}
+TW_DEVICE u32 atomic_count(u32* pointer, u32 most) {
+  return emulator::atomically(pointer, [=](u32 old) { return old >= most ? 0 : old + 1; });
 }
 TW_DEVICE u32 atomic_or(u32* pointer, u32 value) {
   return emulator::atomically(pointer, [=](u32 old) { return old | value; });
