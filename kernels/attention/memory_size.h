@@ -21,15 +21,15 @@ constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int
   const int value_pitch = (2 * ((value_dim + 15) / 16) + 1) * 16;
   const auto larger = [](int a, int b) { return a > b ? a : b; };
   const int targets = 24;  // RowTarget
-  const int prefill = larger(kTileRows * head_pitch + 2 * block * (head_pitch + value_pitch),
-                             kTileRows * (4 * (value_dim + 8) + 8 + targets)) +
-                      2 * block * 16 + 4 * block * 4;
+  const int prefill = kTileRows * head_pitch + 2 * block * (head_pitch + value_pitch) +
+                      2 * 32 * attention_warps(head_dim, value_dim) * (2 * 8 + 4);
   const int ring = decode_stages * kDecodeKeys * (head_pitch + value_pitch);
   const int decode = 3 * kDecodeWarps * kDecodeRows * 4 + kDecodeRows * targets +
                      kDecodeWarps * (2 * kDecodeKeys * 16 + 4 * kDecodeKeys * 4) +
                      larger(kDecodeWarps * ring, kDecodeWarps * kDecodeRows * 4 * value_dim);
-  const int tile = kTileRows * 16 + 8 * 32 + (one_span ? 16 : 1024) + 64;
-  const int pieces = 2 * 48 + 72;
+  const int tile =
+      (decode_only ? kDecodeRows : kTileRows) * (16 + 4) + 8 * 32 + (one_span ? 16 : 1024) + 64;
+  const int pieces = 2 * 48 + 24 + 72;
   return (decode_only ? decode : larger(prefill, decode)) + tile + pieces + 64;
 }
 

@@ -43,10 +43,6 @@ struct Shape {
   static constexpr i32 kValueUnits = kValueTiles;
 
   static constexpr i32 kDecodeStages = Spec::kDecodeStages;
-
-  // Floats of a row of outputs in shared memory: lanes that write neighbouring rows meet no bank
-  // twice.
-  static constexpr i32 kOutputPitch = Spec::kValueDim + 8;
 };
 
 }  // namespace tw

@@ -59,16 +59,11 @@ void require_aligned(std::string_view name, const TensorView& t) {
           t, fmt::ptr(t.data));
 }
 
-bool rows_aligned(const TensorView& t, std::int64_t bytes) {
-  const std::int64_t element = dtype_bytes(t.dtype);
-  return reinterpret_cast<std::uintptr_t>(t.data) % static_cast<std::uintptr_t>(bytes) == 0 &&
-         t.strides[0] * element % bytes == 0 && t.strides[1] * element % bytes == 0;
-}
-
 void fill_params(const DevicePlan& plan, const DevicePlan::Part& part, const CudaCall& call,
                  tw::AttentionParams& params) {
   const AttentionSpec& spec = part.attention.spec();
   require_aligned("q", call.q);
+  require_aligned("out", call.out);
   params.plan = part.view;
   for (int level = 0; level < part.view.num_levels; ++level) {
     const KvCache& cache = call.kv[level];
@@ -91,7 +86,6 @@ void fill_params(const DevicePlan& plan, const DevicePlan::Part& part, const Cud
   params.out = static_cast<char*>(call.out.data);
   params.out_token = call.out.strides[0] * out_bytes;
   params.out_head = call.out.strides[1] * out_bytes;
-  params.out_aligned = rows_aligned(call.out, 4 * out_bytes) ? 1 : 0;
   params.out_tokens = static_cast<std::int32_t>(std::min(call.q.shape[0], call.out.shape[0]));
   params.padded_tokens = static_cast<std::int32_t>(call.out.shape[0]);
   params.zero_padding = call.zero_padding ? 1 : 0;
