@@ -32,8 +32,15 @@ class Sections {
       place_a_rows();
     }
     sync_block();
-    const std::int64_t tail_cost = a_rows_ > 0 ? sum_tail() : 0;
+    std::int64_t tail_cost = a_rows_ > 0 ? sum_tail() : 0;
+    const bool shares = plan::shares_tail(config_, header.tail_items, tail_cost);
+    sync_block();  // all have asked for the tail's items
+    if (!shares) tail_cost = 0;
     if (thread_id() == 0) {
+      if (!shares) {
+        header.a_items += header.tail_items;
+        header.tail_items = 0;
+      }
       header.tail_cost = tail_cost;
       header.b_items = header.tail_items + b_items_;
       header.b_cost = tail_cost + b_cost_;

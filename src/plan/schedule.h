@@ -297,6 +297,13 @@ TILEWRIGHT_HD inline std::int64_t share_begin(std::int64_t b_cost, std::int32_t 
   return share * worker + rest * worker / workers;
 }
 
+// Whether the items of A's last, incomplete wave are shared out. Parts of items are written and
+// read again, which takes about as long as to set up two: short items are rather taken in turn,
+// too.
+TILEWRIGHT_HD inline bool shares_tail(const Config& config, std::int64_t items, std::int64_t cost) {
+  return cost > 4 * config.cost.fixed * items;
+}
+
 // Sets the header's sections and the rows' prefix sums; rows are sorted by RowOrder.
 template <typename Blocks>
 TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, const Blocks& blocks) {
@@ -315,6 +322,11 @@ TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, const Bl
   for (std::int64_t i = 0; i < h.tail_items; ++i) {
     const Item at = a_item(s, h.a_items + i);
     h.tail_cost += item_cost(s.config, s.rows[at.row], at.head, at.tile, blocks);
+  }
+  if (!shares_tail(s.config, h.tail_items, h.tail_cost)) {
+    h.a_items += h.tail_items;
+    h.tail_items = 0;
+    h.tail_cost = 0;
   }
   std::int64_t items = 0;
   std::int64_t cost = 0;
