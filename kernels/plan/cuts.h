@@ -78,7 +78,7 @@ class Cuts {
 
   // A row of section B, as far as cuts ask.
   TW_DEVICE plan::Row row_at(i32 index) const {
-    if (has_long_rows_) return maker_.rows()[index];
+    if (has_long_rows_) return maker_.work_rows[index];
     const plan::ShortRow& known = maker_.short_rows[index];
     plan::Row row;
     row.q_len = known.q_len;
@@ -102,7 +102,7 @@ class Cuts {
       const i32 index =
           find_cost(maker_.tail_costs, 0, static_cast<i32>(header_.tail_items), target);
       const plan::Item at = tail_item(maker_.view(), index);
-      row = maker_.rows()[at.row];
+      row = maker_.work_rows[at.row];
       tile = at.tile;
       long_cost = long_tile(maker_, row, at.head, at.tile).cost;
       point.item = index;

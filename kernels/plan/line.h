@@ -98,6 +98,8 @@ TW_DEVICE LineSums line_up(PartMaker& maker, const Blocks& blocks) {
       row.tiles_before = sums.items + before.items;
       row.cost_before = sums.cost + before.cost;
       maker.rows()[at] = row;
+      // Of the rows of levels, which all threads have read up to here, some were left out.
+      if (maker.work_rows != maker.rows()) maker.work_rows[at] = row;
       // With long rows what lies before each is found later.
       if (sums.long_rows == 0) {
         maker.cost_before[at] = row.cost_before;

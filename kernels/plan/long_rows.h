@@ -38,7 +38,7 @@ class LongRows {
   };
 
   TW_DEVICE plan::Row& row_of(const plan::LongRow& at) const {
-    return maker_.rows()[at.row >= 0 ? at.row : -1 - at.row];
+    return maker_.work_rows[at.row >= 0 ? at.row : -1 - at.row];
   }
 
   TW_DEVICE void number_tiles() {

@@ -53,6 +53,7 @@ struct PartMaker {
   i32* first_tile;
   i32* fold;
   plan::Row* level_rows;
+  plan::Row* work_rows;  // the plan's, while there are long ones: in shared memory where they fit
   std::int64_t* tile_costs;
 
   TW_DEVICE plan::View& view() const { return memory.view; }

@@ -17,7 +17,7 @@ class Sections {
   TW_DEVICE Sections(PartMaker& maker, const LineSums& short_sums)
       : maker_(maker),
         config_(maker.config()),
-        rows_(maker.rows()),
+        rows_(maker.work_rows),
         a_list_(maker.part.arrays.a_rows),
         num_rows_(short_sums.rows),
         order_{config_, plan::ceil_div(short_sums.cost + maker.memory.long_cost, config_.workers)} {
@@ -32,6 +32,7 @@ class Sections {
       place_a_rows();
     }
     sync_block();
+    write_rows();
     std::int64_t tail_cost = a_rows_ > 0 ? sum_tail() : 0;
     const bool shares = plan::shares_tail(config_, header.tail_items, tail_cost);
     sync_block();  // all have asked for the tail's items
@@ -130,6 +131,16 @@ class Sections {
       header.tail_items = items % config_.workers;
       header.a_items = items - header.tail_items;
     }
+  }
+
+  // The rows as they are now, to the plan.
+  TW_DEVICE void write_rows() {
+    if (rows_ == maker_.rows()) return;
+    const auto* from = reinterpret_cast<const Bytes16*>(rows_);
+    auto* to = reinterpret_cast<Bytes16*>(maker_.rows());
+    const i32 units = num_rows_ * static_cast<i32>(sizeof(plan::Row) / sizeof(Bytes16));
+#pragma unroll 1
+    for (i32 i = thread_id(); i < units; i += num_threads()) store_16(to + i, load_16(from + i));
   }
 
   // Costs of the tail's items, and before each of them; returns all of them.

@@ -56,9 +56,13 @@ TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
   sync_block();
   const plan::UpdateArrays& arrays = part.arrays;
   plan::Request* const requests = arrays.requests.in(shared);
+  const bool keeps_rows =
+      arrays.level_rows.is_shared && (part.has_long_rows || part.view.token_levels != nullptr);
+  plan::Row* const work_rows = keeps_rows ? arrays.level_rows.in(shared) : part.view.schedule.rows;
   // Seen by others behind the next barrier.
   if (thread_id() == 0) {
     memory.view.schedule.header = &memory.header;
+    memory.view.schedule.rows = work_rows;
     memory.view.requests = requests;
     if (part.view.token_levels != nullptr) {
       memory.view.token_keys = arrays.token_keys.in(shared);
@@ -78,6 +82,7 @@ TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
           arrays.first_tile.in(shared),
           arrays.fold.in(shared),
           arrays.level_rows.in(shared),
+          work_rows,
           arrays.tile_costs.in(shared)};
 }
 

@@ -126,6 +126,8 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
     pieces.take_array(view.token_keys, limits_.q_tokens);
     shared_bytes_ = std::max(shared_bytes_, place_arrays(view, pieces, input.arrays));
     input.mask = parts_[i].mask;
+    input.has_long_rows =
+        limits_.q_len * config.group_size > config.tile_rows || config.heads_differ != 0;
     input.cost_for_all = plan::least_share(config) * config.workers;
     input.worker_reciprocal =
         std::numeric_limits<std::uint64_t>::max() / static_cast<std::uint64_t>(config.workers) + 1;

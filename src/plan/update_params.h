@@ -71,7 +71,8 @@ struct PlanLimits {
 struct PartInput {
   alignas(16) View view;  // of the plan to be made: pointers, config, tables
   alignas(16) UpdateArrays arrays;
-  std::int32_t mask = 0;  // which of the kernel's masks
+  std::int32_t mask = 0;       // which of the kernel's masks
+  bool has_long_rows = false;  // under the limits, where rows are the requests
   // Where all of Config::workers have a share, which is so from this cost on: 2^64 / workers,
   // rounded up. A product's upper half is a quotient then, if the other factor is less than 2^64 /
   // workers.
