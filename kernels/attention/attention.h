@@ -91,9 +91,8 @@ class Worker {
       sync_block();
       if (memory.next.kind == Piece::none) break;
       if (thread_id() == 0) memory.piece = memory.next;
-      set_up_tile(p, memory.next.item, memory.next.begin, memory.tile);
-      const i32 end = memory.piece.end < 0 ? memory.tile.blocks : memory.piece.end;
-      const i32 count = end - memory.piece.begin;
+      set_up_tile(p, memory.next.item, memory.next.begin, memory.next.end, memory.tile);
+      const i32 count = memory.tile.part_end - memory.tile.first_block;
       if (is_decode()) {
         Decode decode(p, memory.tile, memory.decode);
         decode.run(count, at_begin, at_end);
@@ -110,7 +109,7 @@ class Worker {
 
  private:
   TW_DEVICE bool is_decode() const {
-    return kDecodeOnly || (memory.tile.num_rows <= Shape::kDecodeRows && !p.plan.batch_invariant);
+    return kDecodeOnly || is_decode_tile(p, memory.tile.num_rows);
   }
   // One thread of the last warp: the first ones have more to do.
   TW_DEVICE bool is_finder() const { return thread_id() == Shape::kThreads - 1; }

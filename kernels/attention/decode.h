@@ -5,6 +5,7 @@
 #pragma once
 
 #include "arch/matrix.h"
+#include "attention/exact_row.h"
 #include "attention/keys.h"
 #include "attention/results.h"
 
@@ -86,38 +87,67 @@ class Decode {
     at_end();
     copy_async_wait<0>();
     sync_block();  // all are done with their rings
-    if (warp < Shape::kDecodeWarps) leave_results();
-    sync_block();
+    const bool finite = warp >= Shape::kDecodeWarps || leave_results();
+    if (any_of_block(!finite)) sum_rows_again();
   }
 
   // Joins the warps' results, in their order, and stores the rows: in a slot, or where complete
   // rows go (slot -1).
   TW_DEVICE void store(i32 slot) {
     store_rows(
-        p, tile, slot, memory.targets,
-        [&](i32 r, float& m, float& l) {
-#pragma unroll
-          for (i32 w = 0; w < Shape::kDecodeWarps; ++w) m = max_of(m, memory.m[w][r]);
-          const float reference = m == -kInfinity ? 0.0F : m;
-#pragma unroll
-          for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
-            const float by = exp2_fast(memory.m[w][r] - reference);
-            memory.factors[w][r] = by;
-            l += memory.l[w][r] * by;
-          }
-        },
-        [&](i32 r, i32 d) {
-          Float4 sum{0, 0, 0, 0};
-#pragma unroll
-          for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
-            add(sum, 1.0F, *reinterpret_cast<const Float4*>(&memory.o[w][r * Spec::kValueDim + d]),
-                memory.factors[w][r]);
-          }
-          return sum;
-        });
+        p, tile, slot, memory.targets, [&](i32 r, float& m, float& l) { join_sums(r, m, l); },
+        [&](i32 r, i32 d) { return join_columns(r, d); });
   }
 
  private:
+  // Also what each warp's outputs are multiplied by.
+  TW_DEVICE void join_sums(i32 r, float& m, float& l) {
+#pragma unroll
+    for (i32 w = 0; w < Shape::kDecodeWarps; ++w) m = max_of(m, memory.m[w][r]);
+    const float reference = m == -kInfinity ? 0.0F : m;
+#pragma unroll
+    for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
+      const float by = exp2_fast(memory.m[w][r] - reference);
+      memory.factors[w][r] = by;
+      l += memory.l[w][r] * by;
+    }
+  }
+  TW_DEVICE Float4 join_columns(i32 r, i32 d) const {
+    Float4 sum{0, 0, 0, 0};
+#pragma unroll
+    for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
+      add(sum, 1.0F, *reinterpret_cast<const Float4*>(&memory.o[w][r * Spec::kValueDim + d]),
+          memory.factors[w][r]);
+    }
+    return sum;
+  }
+
+  // Rows whose sums are not finite: it may be for a value that they do not attend to. The new sums
+  // count as the first warp's; of the others nothing is left. (Where the sum of weights is NaN, so
+  // is the output, whatever the values.)
+  TW_DEVICE void sum_rows_again() {
+    for (i32 r = warp_id(); r < tile.num_rows; r += Shape::kWarps) {
+      float m = -kInfinity;
+      float l = 0;
+      join_sums(r, m, l);  // the same for all lanes
+      sync_warp();
+      bool finite = true;
+      for (i32 d = lane * 4; d < Spec::kValueDim; d += kWarpSize * 4) {
+        finite = finite && is_finite(join_columns(r, d));
+      }
+      if (!any_of_warp(!finite) || l != l) continue;
+      sum_exactly(p, tile, r, m == -kInfinity ? 0.0F : m, &memory.o[0][r * Spec::kValueDim]);
+      for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
+        memory.m[w][r] = w == 0 ? m : -kInfinity;
+        memory.l[w][r] = w == 0 ? l : 0.0F;
+        for (i32 d = lane; w > 0 && d < Spec::kValueDim; d += kWarpSize) {
+          memory.o[w][r * Spec::kValueDim + d] = 0;
+        }
+      }
+    }
+    sync_block();
+  }
+
   TW_DEVICE i32 chunk_of(i32 i) const {
     return warp + i * Shape::kDecodeWarps;
   }
@@ -272,8 +302,9 @@ class Decode {
     }
   }
 
-  // Every warp's sums and outputs, for all to read.
-  TW_DEVICE void leave_results() {
+  // Every warp's sums and outputs, for all to read. False: some output is not finite.
+  TW_DEVICE bool leave_results() {
+    bool finite = true;
 #pragma unroll
     for (i32 half = 0; half < 2; ++half) {
       const i32 r = half * 8 + lane / 4;
@@ -285,14 +316,18 @@ class Decode {
         memory.l[warp][r] = l;
       }
       if (r >= tile.num_rows) continue;
+      float total = 0;
 #pragma unroll
       for (i32 d = 0; d < Shape::kValueTiles; ++d) {
         const i32 column = d * 8 + lane % 4 * 2;
         if (column >= Spec::kValueDim) continue;
         memory.o[warp][r * Spec::kValueDim + column] = o[d][half * 2];
         memory.o[warp][r * Spec::kValueDim + column + 1] = o[d][half * 2 + 1];
+        total += o[d][half * 2] + o[d][half * 2 + 1];
       }
+      finite = finite && is_finite(total);
     }
+    return finite;
   }
 
   const AttentionParams& p;

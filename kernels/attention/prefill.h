@@ -5,6 +5,7 @@
 #pragma once
 
 #include "arch/matrix.h"
+#include "attention/exact_row.h"
 #include "attention/keys.h"
 #include "attention/results.h"
 
@@ -76,6 +77,7 @@ class Prefill {
   // Stores the rows: in a slot, or where complete rows go (slot -1).
   TW_DEVICE void store(i32 slot) {
     sync_block();  // all are done with the last block's keys and values
+    bool finite = true;
 #pragma unroll
     for (i32 t = 0; t < kRowTiles; ++t) {
 #pragma unroll
@@ -87,14 +89,17 @@ class Prefill {
           memory.l[r] = l;
         }
         float* const to = memory.o + r * Shape::kOutputPitch + lane() % 4 * 2;
+        float total = 0;
 #pragma unroll
         for (i32 d = 0; d < Shape::kValueTiles; ++d) {
           if (d * 8 >= Spec::kValueDim) continue;
           *reinterpret_cast<Float2*>(to + d * 8) = {o[t][d][half * 2], o[t][d][half * 2 + 1]};
+          total += o[t][d][half * 2] + o[t][d][half * 2 + 1];
         }
+        finite = finite && (is_finite(total) || r >= tile.num_rows);
       }
     }
-    sync_block();
+    if (any_of_block(!finite)) sum_rows_again();
     store_rows(
         p, tile, slot, memory.targets,
         [&](i32 r, float& m, float& l) {
@@ -308,6 +313,21 @@ class Prefill {
         }
       }
     }
+  }
+
+  // Rows whose sums are not finite: it may be for a value that they do not attend to. (Where the
+  // sum of weights is NaN, so is the output, whatever the values.)
+  TW_DEVICE void sum_rows_again() {
+    for (i32 r = warp_id(); r < tile.num_rows; r += Shape::kWarps) {
+      float* const row = memory.o + r * Shape::kOutputPitch;
+      bool finite = true;
+      for (i32 d = lane(); d < Spec::kValueDim; d += kWarpSize) {
+        finite = finite && is_finite(row[d]);
+      }
+      if (!any_of_warp(!finite) || memory.l[r] != memory.l[r]) continue;
+      sum_exactly(p, tile, r, memory.m[r] == -kInfinity ? 0.0F : memory.m[r], row);
+    }
+    sync_block();
   }
 
   TW_DEVICE float log2_reference(const SoftmaxRow& row) const {
