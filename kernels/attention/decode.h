@@ -7,6 +7,7 @@
 #include "arch/matrix.h"
 #include "attention/exact_row.h"
 #include "attention/keys.h"
+#include "attention/landed.h"
 #include "attention/results.h"
 
 namespace tw {
@@ -46,7 +47,7 @@ class Decode {
  public:
   using Element = Shape::Element;
   static constexpr i32 kStages = Shape::kDecodeStages;
-  using KeyCopy = RowCopy<Shape::kHeadUnits, Shape::kDecodeKeys, kWarpSize>;
+  using KeyCopy = RowCopy<Shape::kKeyUnits, Shape::kDecodeKeys, kWarpSize>;
   using ValueCopy = RowCopy<Shape::kValueUnits, Shape::kDecodeKeys, kWarpSize>;
   static constexpr i32 kChunksABlock = Shape::kBlock / Shape::kDecodeKeys;
   static_assert(Shape::kDecodeRows * Shape::kHeadPitch <=
@@ -81,7 +82,9 @@ class Decode {
       // Everyone's copies have landed, and everyone is done with the stage before this one.
       sync_warp();
       page = load_chunk(i + kStages - 1, stage == 0 ? kStages - 1 : stage - 1, page);
-      compute(i, memory.ring[stage][warp]);
+      DecodeStage& landed = memory.ring[stage][warp];
+      Landed<Shape::kDecodeKeys, kWarpSize>::finish(landed.k, landed.v, lane, [] { sync_warp(); });
+      compute(i, landed);
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
     at_end();

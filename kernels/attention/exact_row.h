@@ -74,7 +74,7 @@ class ExactRow {
       const i32 lane = lowest_bit(left);
       const float by = shuffle(weight, lane);
       const auto* const v =
-          reinterpret_cast<const Element*>(shuffle(reinterpret_cast<u64>(at.value), lane));
+          reinterpret_cast<const Spec::Value*>(shuffle(reinterpret_cast<u64>(at.value), lane));
 #pragma unroll
       for (i32 i = 0; i < kColumns; ++i) {
         if (has_column(i)) o[i] = multiply_add(by, to_float(v[column(i)]), o[i]);
@@ -83,14 +83,14 @@ class ExactRow {
   }
 
   TW_DEVICE float weight_of(const KeyAddress& at, float reference) const {
-    float score = dot(reinterpret_cast<const Element*>(at.key));
+    float score = dot(reinterpret_cast<const Spec::Key*>(at.key));
     if (Variant::kHasLogits || p.scales_logits != 0) score *= scale;
     if constexpr (Variant::kHasLogits) score = Variant::logits(row, at.position, score, p.params);
     if constexpr (!Variant::kSoftmax) return rounded_to<Element>(score);
     return rounded_to<Element>(exp2_fast(score * p.exponent_scale - reference));
   }
 
-  TW_DEVICE float dot(const Element* k) const {
+  TW_DEVICE float dot(const Spec::Key* k) const {
     float sum = 0;
 #pragma unroll 4  // few registers: the kernel has as many as its largest function
     for (i32 d = 0; d < Spec::kHeadDim; ++d)

@@ -7,6 +7,7 @@
 #include "arch/matrix.h"
 #include "attention/exact_row.h"
 #include "attention/keys.h"
+#include "attention/landed.h"
 #include "attention/results.h"
 
 namespace tw {
@@ -40,7 +41,7 @@ class Prefill {
  public:
   static constexpr i32 kRowTiles = Shape::kRowTiles;
   static constexpr i32 kKeyTiles = Shape::kBlock / 8;
-  using KeyCopy = RowCopy<Shape::kHeadUnits, Shape::kBlock, Shape::kThreads>;
+  using KeyCopy = RowCopy<Shape::kKeyUnits, Shape::kBlock, Shape::kThreads>;
   using ValueCopy = RowCopy<Shape::kValueUnits, Shape::kBlock, Shape::kThreads>;
   using Element = Shape::Element;
 
@@ -63,11 +64,14 @@ class Prefill {
       sync_block();
       load_block(i + 1, count);
       const i32 page = page_at(i + 2, count);
+      PrefillStage& stage = memory.stages[i & 1];
+      Landed<Shape::kBlock, Shape::kThreads>::finish(stage.k, stage.v, thread,
+                                                     [] { sync_block(); });
       float scores[kRowTiles][kKeyTiles][4];
-      multiply_keys(memory.stages[i & 1].k, scores);
+      multiply_keys(stage.k, scores);
       transform(tile.is_full(key_begin(i)), memory.positions[i & 3], scores);
       weigh(scores);
-      multiply_values(memory.stages[i & 1].v, scores);
+      multiply_values(stage.v, scores);
       note_keys(i + 2, count, page);
     }
     at_end();

@@ -33,9 +33,24 @@ const char* element_name(DType dtype) {
       return "float";
     case DType::f16:
       return "f16";
+    case DType::f8e4m3:
+      return "f8e4m3";
+    case DType::f8e5m2:
+      return "f8e5m2";
     default:
       return "bf16";
   }
+}
+
+bool is_fp8(DType dtype) {
+  return dtype == DType::f8e4m3 || dtype == DType::f8e5m2;
+}
+
+// The keys' and the values' dtypes in a kernel's name, where they are not the queries'.
+std::string kv_name(const AttentionSpec& spec) {
+  if (spec.kv_dtype == spec.q_dtype && spec.value_dtype() == spec.q_dtype) return "";
+  if (spec.kv_dtype == spec.value_dtype()) return fmt::format("_{}", element_name(spec.kv_dtype));
+  return fmt::format("_{}_{}", element_name(spec.kv_dtype), element_name(spec.value_dtype()));
 }
 
 // Whether the mask is told by one interval, so that tiles need no list of spans.
@@ -79,10 +94,18 @@ Support cuda_supports(const AttentionSpec& spec, CudaTarget target) {
     return no(fmt::format("q_dtype is {}: CUDA kernels take float16 and bfloat16",
                           dtype_name(spec.q_dtype)));
   }
-  if (spec.kv_dtype != spec.q_dtype || spec.value_dtype() != spec.q_dtype) {
-    return no(fmt::format("kv_dtype is {}, v_dtype {}: on CUDA they must be q_dtype, {}",
+  for (const DType dtype : {spec.kv_dtype, spec.value_dtype()}) {
+    if (dtype == spec.q_dtype || is_fp8(dtype)) continue;
+    return no(fmt::format("kv_dtype is {}, v_dtype {}: on CUDA they must be q_dtype, {}, or fp8",
                           dtype_name(spec.kv_dtype), dtype_name(spec.value_dtype()),
                           dtype_name(spec.q_dtype)));
+  }
+  // Rows are copied by 16 bytes.
+  if ((is_fp8(spec.kv_dtype) && spec.head_dim % 16 != 0) ||
+      (is_fp8(spec.value_dtype()) && spec.value_dim() % 16 != 0)) {
+    return no(fmt::format(
+        "head_dim is {}, head_dim_vo {}: on CUDA those of fp8 caches must be multiples of 16",
+        spec.head_dim, spec.value_dim()));
   }
   const DType out = spec.output_dtype();
   if (out != DType::f32 && out != DType::f16 && out != DType::bf16) {
@@ -112,8 +135,8 @@ jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target,
   const CudaShape shape = cuda_shape(spec, target, use);
   jit::KernelSource source;
   source.name = fmt::format(
-      "{}_{}_{}_d{}{}_g{}", use == KernelUse::decode_only ? "decode" : "attention",
-      element_name(spec.q_dtype), element_name(spec.output_dtype()), spec.head_dim,
+      "{}_{}{}_{}_d{}{}_g{}", use == KernelUse::decode_only ? "decode" : "attention",
+      element_name(spec.q_dtype), kv_name(spec), element_name(spec.output_dtype()), spec.head_dim,
       spec.value_dim() == spec.head_dim ? std::string() : fmt::format("_v{}", spec.value_dim()),
       spec.group_size());
   source.source = fmt::format(
@@ -121,6 +144,8 @@ jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target,
       "namespace tw {{\n"
       "struct Spec {{\n"
       "  using Element = {};\n"
+      "  using Key = {};\n"
+      "  using Value = {};\n"
       "  using Out = {};\n"
       "  static constexpr i32 kHeadDim = {};\n"
       "  static constexpr i32 kValueDim = {};\n"
@@ -133,6 +158,7 @@ jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target,
       "}}  // namespace tw\n"
       "#include \"attention/attention.h\"\n",
       cuda_variant(spec.variant, spec.head_dim), element_name(spec.q_dtype),
+      element_name(spec.kv_dtype), element_name(spec.value_dtype()),
       element_name(spec.output_dtype()), spec.head_dim, spec.value_dim(), spec.group_size(),
       shape.block_tokens, shape.decode_stages, shape.blocks_per_sm, use == KernelUse::decode_only);
   source.entries = {"tilewright_attention", "tilewright_join_levels"};

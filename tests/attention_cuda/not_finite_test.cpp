@@ -68,6 +68,15 @@ TEST_P(EmulatedNotFiniteCausal, BytesThatAreNobodys) {
                        arithmetic_of(compiled), runner(compiled));
   }
 }
+using EmulatedNotFiniteFp8 = EmulatedNotFinite;
+TEST_F(EmulatedNotFiniteFp8, KeysThatSomeSee) {
+  const CompiledCase compiled = fp8_128();
+  const Dims dims = compiled.attention.dims();
+  for (const double k : {0.0, kNan}) {
+    check_seen_by_some(dims, DType::bf16, k, kNan, arithmetic_of(compiled), runner(compiled),
+                       DType::f8e4m3);
+  }
+}
 INSTANTIATE_TEST_SUITE_P(All, EmulatedNotFiniteCausal, testing::Range(0, 3));
 
 }  // namespace

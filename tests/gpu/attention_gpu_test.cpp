@@ -104,6 +104,39 @@ TEST_P(ShapesOnGpu, DimsGroupsAndDtypes) {
 }
 INSTANTIATE_TEST_SUITE_P(All, ShapesOnGpu, testing::Range(0, 8));
 
+// Caches of fp8, with scales by tensor, request and head.
+class Fp8OnGpu : public AttentionOnGpu, public testing::WithParamInterface<int> {};
+TEST_P(Fp8OnGpu, DimsAndScales) {
+  struct Kind {
+    DType q, k, v;
+    int head_dim, value_dim, group;
+  };
+  static constexpr Kind kKinds[] = {{DType::bf16, DType::f8e4m3, DType::f8e4m3, 128, 128, 4},
+                                    {DType::f16, DType::f8e4m3, DType::f8e4m3, 128, 128, 8},
+                                    {DType::bf16, DType::f8e5m2, DType::f8e5m2, 64, 64, 1},
+                                    {DType::f16, DType::f8e5m2, DType::f8e4m3, 80, 48, 3},
+                                    {DType::bf16, DType::bf16, DType::f8e4m3, 96, 64, 2},
+                                    {DType::bf16, DType::f8e4m3, DType::bf16, 192, 128, 1},
+                                    {DType::bf16, DType::f8e4m3, DType::f8e4m3, 256, 256, 5}};
+  const Kind& kind = kKinds[GetParam()];
+  for (std::uint64_t seed = 0; seed < 14; ++seed) {
+    Case c = base_case(seed);
+    c.q_dtype = kind.q;
+    c.kv_dtype = kind.k;
+    c.v_dtype = kind.v;
+    c.head_dim = kind.head_dim;
+    c.value_dim = kind.value_dim;
+    c.group = kind.group;
+    c.scales = static_cast<ScaleKind>(seed % static_cast<std::uint64_t>(ScaleKind::count));
+    c.lengths = static_cast<LengthKind>(seed % static_cast<std::uint64_t>(LengthKind::count));
+    c.table = seed % 2 == 0 ? TableForm::padded : TableForm::csr;
+    c.cache = seed % 3 == 0 ? CacheForm::separate_hnd : CacheForm::separate_nhd;
+    c.page_size = seed % 4 == 0 ? 1 : 16;
+    run_case(c);
+  }
+}
+INSTANTIATE_TEST_SUITE_P(All, Fp8OnGpu, testing::Range(0, 7));
+
 class VariantsOnGpu : public AttentionOnGpu, public testing::WithParamInterface<int> {};
 TEST_P(VariantsOnGpu, MatchTheReference) {
   const auto kind = static_cast<VariantKind>(GetParam());

@@ -52,6 +52,15 @@ TEST_F(NotFiniteInTilesOnGpu, KeysThatSomeSee) {
     }
   }
 }
+TEST_F(NotFiniteInTilesOnGpu, KeysThatSomeSeeInFp8) {
+  for (const DType kv : {DType::f8e4m3, DType::f8e5m2}) {
+    for (const DType dtype : {DType::bf16, DType::f16}) {
+      for (const double k : {0.0, kNan}) {
+        check_seen_by_some({8, 2, 128, 128}, dtype, k, kNan, gpu_arithmetic(dtype), run_it, kv);
+      }
+    }
+  }
+}
 TEST_F(NotFiniteInTilesOnGpu, BytesThatAreNobodys) {
   for (const double value : {kNan, kInfinity}) {
     check_unused_bytes({6, 2, 72, 72}, DType::bf16, value, gpu_arithmetic(DType::bf16), run_it);

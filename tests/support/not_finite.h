@@ -90,9 +90,9 @@ void check_unseen_keys(VariantKind kind, const Dims& dims, DType dtype, double v
 // few drafted tokens and a long row.
 template <typename Runner>
 void check_seen_by_some(const Dims& dims, DType dtype, double k, double v, double arithmetic,
-                        const Runner& runner) {
+                        const Runner& runner, std::optional<DType> kv_dtype = {}) {
   std::vector<Request> requests =
-      SimpleBatch::draw(dims, dtype, {{80, 80}, {9, 200}, {3, 100}, {2, 700}}, 55);
+      SimpleBatch::draw(dims, dtype, {{80, 80}, {9, 200}, {3, 100}, {2, 700}}, 55, kv_dtype);
   const std::pair<std::size_t, std::int64_t> seen_by_some[] = {
       {0, 30}, {1, 196}, {2, 98}, {3, 699}};
   for (const auto& [request, key] : seen_by_some) {
@@ -100,9 +100,10 @@ void check_seen_by_some(const Dims& dims, DType dtype, double k, double v, doubl
     poison_key(requests[request], dims, key, k, v);
     if (k == 0) requests[request].k = keys;  // values alone
   }
-  SimpleBatch b(dims, dtype, requests, 16, 56);
-  runner(make_spec(dims, dtype, variants::causal()), b, b.batch(), std::vector<ParamValue>(),
-         b.tensors.args());
+  SimpleBatch b(dims, dtype, requests, 16, 56, kv_dtype);
+  AttentionSpec spec = make_spec(dims, dtype, variants::causal());
+  spec.kv_dtype = kv_dtype.value_or(dtype);
+  runner(spec, b, b.batch(), std::vector<ParamValue>(), b.tensors.args());
   EXPECT_FALSE(std::isfinite(b.tensors.out.get({30, 0, 0})));
   EXPECT_TRUE(std::isfinite(b.tensors.out.get({29, 0, 0})));
   b.tensors.expect(requests, causal_semantics(), {}, arithmetic);
