@@ -109,7 +109,7 @@ class Worker {
 
  private:
   TW_DEVICE bool is_decode() const {
-    return kDecodeOnly || is_decode_tile(p, memory.tile.num_rows);
+    return kDecodeOnly || (memory.tile.num_rows <= Shape::kDecodeRows && !p.plan.batch_invariant);
   }
   // One thread of the last warp: the first ones have more to do.
   TW_DEVICE bool is_finder() const { return thread_id() == Shape::kThreads - 1; }

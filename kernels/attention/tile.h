@@ -160,11 +160,6 @@ TW_DEVICE void set_up_query_row(const AttentionParams& p, const plan::Row& row,
   }
 }
 
-// Whether a tile takes the decode path.
-TW_DEVICE bool is_decode_tile(const AttentionParams& p, i32 num_rows) {
-  return num_rows <= Shape::kDecodeRows && !p.plan.batch_invariant;
-}
-
 // By all threads, after a barrier behind the last use of the tile before it; ends with a barrier.
 // `end`: of the part that is computed here; -1: the tile's.
 TW_DEVICE void set_up_tile(const AttentionParams& p, const plan::Item& item, i32 first_block,
@@ -187,9 +182,7 @@ TW_DEVICE void set_up_tile(const AttentionParams& p, const plan::Item& item, i32
     const i32 blocks = find_blocks(p, row, item, tile.ranges);
     tile.part_end = end < 0 ? blocks : end;
   }
-  // Also the rows behind the last one: their masks are computed, too.
-  const i32 rows = is_decode_tile(p, num_rows) ? Shape::kDecodeRows : Shape::kRows;
-  for (i32 r = thread; r < rows; r += Shape::kThreads) {
+  for (i32 r = thread; r < Shape::kRows; r += Shape::kThreads) {
     set_up_query_row(p, row, item, num_rows, r, tile);
   }
   sync_block();
