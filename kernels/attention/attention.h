@@ -56,7 +56,8 @@ struct WorkerMemory<true> {
 
 static_assert(sizeof(WorkerMemory<Spec::kDecodeOnly>::Type) <=
               attention_shared_bytes(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock,
-                                     Spec::kDecodeStages, kOneSpan, Spec::kDecodeOnly));
+                                     Spec::kDecodeStages, Variant::kRopeDim, kOneSpan,
+                                     Spec::kDecodeOnly));
 
 // A block of threads at work on one plan. Plans whose limits leave room for decode alone have a
 // kernel that needs less of an SM.

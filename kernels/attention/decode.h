@@ -24,7 +24,11 @@ struct DecodeTable {
   i32 positions[4][Shape::kDecodeKeys];
 };
 
-struct DecodeMemory {
+// Of keys, a warp's together, and behind them of queries.
+using DecodeRests =
+    RowRests<Variant::kHasRope, Shape::kDecodeWarps * Shape::kDecodeKeys + Shape::kDecodeRows>;
+
+struct DecodeMemory : DecodeRests {
   float m[Shape::kDecodeWarps][Shape::kDecodeRows];
   float l[Shape::kDecodeWarps][Shape::kDecodeRows];
   float factors[Shape::kDecodeWarps][Shape::kDecodeRows];
@@ -74,6 +78,7 @@ class Decode {
     at_begin();
     copy_async_wait<kStages - 1>();
     sync_block();
+    if constexpr (Variant::kHasRope) rotate_queries();
     read_queries();
     sync_block();  // the last stage may be filled
     i32 stage = 0;
@@ -83,7 +88,9 @@ class Decode {
       sync_warp();
       page = load_chunk(i + kStages - 1, stage == 0 ? kStages - 1 : stage - 1, page);
       DecodeStage& landed = memory.ring[stage][warp];
-      Landed<Shape::kDecodeKeys, kWarpSize>::finish(landed.k, landed.v, lane, [] { sync_warp(); });
+      Landed<Shape::kDecodeKeys, kWarpSize>::finish(landed.k, key_rests(), landed.v,
+                                                    memory.tables[warp].positions[i & 3], lane,
+                                                    [] { sync_warp(); });
       compute(i, landed);
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
@@ -217,6 +224,17 @@ class Decode {
 #pragma unroll
     for (i32 step = 0; step < Shape::kHeadSteps; ++step) load_matrix_x4(q[step], from + step * 32);
   }
+  TW_DEVICE void rotate_queries() {
+    rotate_rows<Shape::kThreads>(memory.q, query_rests(), Shape::kDecodeRows, thread,
+                                 [&](i32 r) { return tile.rows[r].q_pos; });
+    sync_block();
+  }
+  TW_DEVICE char* key_rests() {
+    return memory.rest_of(warp * Shape::kDecodeKeys);
+  }
+  TW_DEVICE char* query_rests() {
+    return memory.rest_of(Shape::kDecodeWarps * Shape::kDecodeKeys);
+  }
 
   TW_DEVICE void compute(i32 i, const DecodeStage& stage) {
     float scores[2][4] = {};
@@ -228,6 +246,9 @@ class Decode {
       load_matrix_x4(b, k + step * 32);
       multiply_16x8x16<Element>(scores[0], q[step], b[0], b[1]);
       multiply_16x8x16<Element>(scores[1], q[step], b[2], b[3]);
+      if constexpr (Variant::kHasRope) {
+        if (step < kRotatedSteps) add_rests(step, b, scores);
+      }
     }
     transform(tile.is_full(key_begin(i) / Shape::kBlock * Shape::kBlock),
               memory.tables[warp].positions[i & 3], scores);
@@ -243,6 +264,19 @@ class Decode {
       multiply_16x8x16<Element>(o[d], a, b[0], b[1]);
       multiply_16x8x16<Element>(o[d + 1], a, b[2], b[3]);
     }
+  }
+
+  // What the rests of rotated queries and keys add to the product of one step.
+  TW_DEVICE void add_rests(i32 step, const u32 (&keys)[4], float (&scores)[2][4]) {
+    u32 b[4];
+    load_matrix_x4(
+        b, key_rests() + (lane % 8 + lane / 16 * 8) * kRestPitch + lane / 8 % 2 * 16 + step * 32);
+    multiply_16x8x16<Element>(scores[0], q[step], b[0], b[1]);
+    multiply_16x8x16<Element>(scores[1], q[step], b[2], b[3]);
+    u32 a[4];
+    load_matrix_x4(a, query_rests() + lane % 16 * kRestPitch + lane / 16 * 16 + step * 32);
+    multiply_16x8x16<Element>(scores[0], a, keys[0], keys[1]);
+    multiply_16x8x16<Element>(scores[1], a, keys[2], keys[3]);
   }
 
   TW_DEVICE void transform(bool full, const i32* positions, float (&scores)[2][4]) {

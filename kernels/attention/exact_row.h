@@ -8,6 +8,7 @@
 
 #include "arch/elements.h"
 #include "attention/keys.h"
+#include "attention/rotate.h"
 
 namespace tw {
 
@@ -83,18 +84,34 @@ class ExactRow {
   }
 
   TW_DEVICE float weight_of(const KeyAddress& at, float reference) const {
-    float score = dot(reinterpret_cast<const Spec::Key*>(at.key));
+    float score = dot(reinterpret_cast<const Spec::Key*>(at.key), at.position);
     if (Variant::kHasLogits || p.scales_logits != 0) score *= scale;
     if constexpr (Variant::kHasLogits) score = Variant::logits(row, at.position, score, p.params);
     if constexpr (!Variant::kSoftmax) return rounded_to<Element>(score);
     return rounded_to<Element>(exp2_fast(score * p.exponent_scale - reference));
   }
 
-  TW_DEVICE float dot(const Spec::Key* k) const {
+  TW_DEVICE float dot(const Spec::Key* k, i32 position) const {
     float sum = 0;
+    if constexpr (Variant::kHasRope) sum = rotated_dot(k, position);
 #pragma unroll 4  // few registers: the kernel has as many as its largest function
-    for (i32 d = 0; d < Spec::kHeadDim; ++d)
+    for (i32 d = Variant::kRopeDim; d < Spec::kHeadDim; ++d) {
       sum = multiply_add(to_float(q[d]), to_float(k[d]), sum);
+    }
+    return sum;
+  }
+  TW_DEVICE float rotated_dot(const Spec::Key* k, i32 position) const {
+    float sum = 0;
+#pragma unroll 1
+    for (i32 pair = 0; pair < kRotatedPairs; ++pair) {
+      const i32 i = first_of_pair(pair);
+      const i32 j = second_of_pair(pair);
+      const RotatedPair a =
+          rotate(to_float(q[i]), to_float(q[j]), Variant::rotation(pair, row.q_pos));
+      const RotatedPair b =
+          rotate(to_float(k[i]), to_float(k[j]), Variant::rotation(pair, position));
+      sum += a.first * b.first + a.second * b.second;
+    }
     return sum;
   }
 

@@ -17,7 +17,10 @@ struct PrefillStage {
   alignas(16) char v[Shape::kBlock * Shape::kValuePitch];
 };
 
-struct PrefillMemory {
+// Of a tile's queries and, behind them, of a block's keys.
+using PrefillRests = RowRests<Variant::kHasRope, Shape::kRows + Shape::kBlock>;
+
+struct PrefillMemory : PrefillRests {
   union {
     struct {
       alignas(16) char q[Shape::kRows * Shape::kHeadPitch];
@@ -59,16 +62,19 @@ class Prefill {
     load_block(0, count);
     note_keys(1, count, second);
     at_begin();
+    if constexpr (Variant::kHasRope) rotate_queries();
     for (i32 i = 0; i < count; ++i) {
       copy_async_wait<0>();
       sync_block();
       load_block(i + 1, count);
       const i32 page = page_at(i + 2, count);
       PrefillStage& stage = memory.stages[i & 1];
-      Landed<Shape::kBlock, Shape::kThreads>::finish(stage.k, stage.v, thread,
+      Landed<Shape::kBlock, Shape::kThreads>::finish(stage.k, memory.rest_of(Shape::kRows), stage.v,
+                                                     memory.positions[i & 3], thread,
                                                      [] { sync_block(); });
       float scores[kRowTiles][kKeyTiles][4];
       multiply_keys(stage.k, scores);
+      if constexpr (Variant::kHasRope) add_rests(stage.k, scores);
       transform(tile.is_full(key_begin(i)), memory.positions[i & 3], scores);
       weigh(scores);
       multiply_values(stage.v, scores);
@@ -198,6 +204,20 @@ class Prefill {
         }
       }
     }
+  }
+
+  TW_DEVICE void rotate_queries() {
+    copy_async_wait<0>();
+    sync_block();
+    rotate_rows<Shape::kThreads>(memory.q, memory.rest_of(0), Shape::kRows, thread,
+                                 [&](i32 r) { return tile.rows[r].q_pos; });
+  }
+  // What the rests of rotated queries and keys add to their product.
+  TW_DEVICE void add_rests(const char* keys, float (&scores)[kRowTiles][kKeyTiles][4]) {
+    const i32 first = warp() * kRowTiles * 16;
+    add_products<Shape::kHeadPitch, kRestPitch>(memory.q + first * Shape::kHeadPitch,
+                                                memory.rest_of(Shape::kRows), scores);
+    add_products<kRestPitch, Shape::kHeadPitch>(memory.rest_of(first), keys, scores);
   }
 
   // Logits transform and mask. `positions`: of the block's keys.

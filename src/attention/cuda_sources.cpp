@@ -7,6 +7,7 @@
 #include "attention/memory_size.h"
 #include "attention/update_kernel.h"
 #include "base/checks.h"
+#include "base/rope.h"
 #include "plan/update_memory.h"
 #include "variant/cuda_text.h"
 #include "variant/mask.h"
@@ -73,17 +74,20 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
   CudaShape shape;
   const SharedMemory memory = shared_memory(target);
   const bool decode_only = use == KernelUse::decode_only;
-  // Where less fits, blocks of keys are smaller and fewer of them are under way.
-  const bool large = memory.a_block >= 227 * 1024;
+  // Where less fits, blocks of keys are smaller and fewer of them are under way. To rotate takes
+  // memory and registers.
+  const bool rotates = spec.variant.rope.has_value();
+  const bool large = memory.a_block >= 227 * 1024 && !rotates;
   shape.block_tokens = large ? 64 : 32;
   shape.decode_stages = large && !decode_only ? 3 : 2;
   shape.threads = tw::attention_warps(spec.head_dim, spec.value_dim()) * 32;
-  shape.shared_bytes =
-      tw::attention_shared_bytes(spec.head_dim, spec.value_dim(), shape.block_tokens,
-                                 shape.decode_stages, is_one_span(spec.variant), decode_only);
+  shape.shared_bytes = tw::attention_shared_bytes(
+      spec.head_dim, spec.value_dim(), shape.block_tokens, shape.decode_stages,
+      rotates ? rope_dim(*spec.variant.rope, spec.head_dim) : 0, is_one_span(spec.variant),
+      decode_only);
   constexpr int kReserved = 1024;  // by the system, a block
   // More blocks would leave a thread too few registers.
-  const int most = shape.threads > 128 ? 1 : decode_only ? 3 : 2;
+  const int most = shape.threads > 128 ? 1 : decode_only && !rotates ? 3 : 2;
   shape.blocks_per_sm = std::clamp(memory.an_sm / (shape.shared_bytes + kReserved), 1, most);
   return shape;
 }
@@ -116,17 +120,15 @@ Support cuda_supports(const AttentionSpec& spec, CudaTarget target) {
     return no(fmt::format("head_dim is {}, head_dim_vo {}: CUDA kernels take at most 256",
                           spec.head_dim, spec.value_dim()));
   }
-  if (spec.variant.rope.has_value()) {
-    return no("variant.rope is given: on CUDA keys are rotated before they are cached");
-  }
   if (target.major < 8) return no("the GPU is older than Ampere (compute capability 8.0)");
   const int most = shared_memory(target).a_block;
   const int needed = cuda_shape(spec, target, KernelUse::any_batch).shared_bytes;
   if (needed > most) {
     return no(
-        fmt::format("head_dim is {}: its kernel needs {} bytes of shared memory, a GPU of "
+        fmt::format("head_dim is {}{}: its kernel needs {} bytes of shared memory, a GPU of "
                     "compute capability {}.{} has {}",
-                    spec.head_dim, needed, target.major, target.minor, most));
+                    spec.head_dim, spec.variant.rope.has_value() ? ", variant.rope given" : "",
+                    needed, target.major, target.minor, most));
   }
   return {true, ""};
 }

@@ -60,10 +60,20 @@ void run_case(const CompiledCase& compiled, int runs = 2) {
 }
 
 using Make = CompiledCase (*)();
-constexpr Make kCompiled[] = {causal_128,    causal_128_ampere,     full_soft_cap_64,
-                              gated_72_40,   causal_192_128,        sink_window_64,
-                              sigmoid_64,    documents_64,          fp8_128,
-                              fp8_values_64, fp8_of_two_kinds_80_48};
+constexpr Make kCompiled[] = {causal_128,
+                              causal_128_ampere,
+                              full_soft_cap_64,
+                              gated_72_40,
+                              causal_192_128,
+                              sink_window_64,
+                              sigmoid_64,
+                              documents_64,
+                              fp8_128,
+                              fp8_values_64,
+                              fp8_of_two_kinds_80_48,
+                              rope_128,
+                              rope_of_fp8_80,
+                              rope_72};
 constexpr LengthKind kLengths[] = {LengthKind::decode, LengthKind::prefill, LengthKind::append,
                                    LengthKind::cross,  LengthKind::empty,   LengthKind::one_long,
                                    LengthKind::mixed};

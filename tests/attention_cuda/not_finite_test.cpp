@@ -74,8 +74,17 @@ TEST_F(EmulatedNotFiniteFp8, KeysThatSomeSee) {
   const Dims dims = compiled.attention.dims();
   for (const double k : {0.0, kNan}) {
     check_seen_by_some(dims, DType::bf16, k, kNan, arithmetic_of(compiled), runner(compiled),
-                       DType::f8e4m3);
+                       {.kv_dtype = DType::f8e4m3});
   }
+}
+TEST_F(EmulatedNotFiniteFp8, KeysThatSomeSeeAreRotated) {
+  const CompiledCase compiled = rope_of_fp8_80();
+  Random random(1);
+  const Dims dims = compiled.attention.dims();
+  const SeenBySome more{
+      .kv_dtype = DType::f8e4m3,
+      .rope = make_variant(compiled.attention.variant, dims, 4, random).variant.rope};
+  check_seen_by_some(dims, DType::f16, 0, kNan, arithmetic_of(compiled), runner(compiled), more);
 }
 INSTANTIATE_TEST_SUITE_P(All, EmulatedNotFiniteCausal, testing::Range(0, 3));
 

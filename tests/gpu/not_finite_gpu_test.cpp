@@ -56,7 +56,8 @@ TEST_F(NotFiniteInTilesOnGpu, KeysThatSomeSeeInFp8) {
   for (const DType kv : {DType::f8e4m3, DType::f8e5m2}) {
     for (const DType dtype : {DType::bf16, DType::f16}) {
       for (const double k : {0.0, kNan}) {
-        check_seen_by_some({8, 2, 128, 128}, dtype, k, kNan, gpu_arithmetic(dtype), run_it, kv);
+        check_seen_by_some({8, 2, 128, 128}, dtype, k, kNan, gpu_arithmetic(dtype), run_it,
+                           {.kv_dtype = kv});
       }
     }
   }

@@ -61,6 +61,22 @@ TEST_P(AttentionKernels, OfFp8CachesCompile) {
   EXPECT_NE(cuda_supports(odd, target).reason.find("head_dim is 72"), std::string::npos);
 }
 
+// Smaller blocks of keys, so that what rotation needs fits.
+TEST_P(AttentionKernels, ThatRotateCompile) {
+  const CudaTarget target = CudaTarget::of_arch(GetParam());
+  Variant rope = variants::causal();
+  rope.rope = RopeSpec{};
+  const AttentionSpec spec = spec_of(128, 128, 4, DType::bf16, rope);
+  ASSERT_TRUE(cuda_supports(spec, target)) << cuda_supports(spec, target).reason;
+  EXPECT_EQ(cuda_shape(spec, target, KernelUse::any_batch).block_tokens, 32);
+  for (const KernelUse use : {KernelUse::any_batch, KernelUse::decode_only}) {
+    const jit::Binary binary = jit::compile(attention_source(spec, target, use), GetParam());
+    EXPECT_EQ(binary.spill_bytes(), 0) << binary.name;
+  }
+  const Support no = cuda_supports(spec_of(256, 256, 4, DType::bf16, rope), {8, 0});
+  EXPECT_NE(no.reason.find("head_dim is 256, variant.rope given"), std::string::npos) << no.reason;
+}
+
 TEST_P(AttentionKernels, PlansOfSeveralMasksAreOneKernel) {
   const std::vector<Variant> masks = {mask_of(variants::causal()), mask_of(variants::document())};
   const jit::Binary binary = jit::compile(plan_source(masks, 3), GetParam());

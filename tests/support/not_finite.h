@@ -88,9 +88,16 @@ void check_unseen_keys(VariantKind kind, const Dims& dims, DType dtype, double v
 
 // Keys that some queries of a tile see and others do not, under a causal mask: a prompt, a chunk, a
 // few drafted tokens and a long row.
+struct SeenBySome {
+  std::optional<DType> kv_dtype = {};  // of the cache, where it is not that of queries
+  std::optional<RopeSpec> rope = {};
+};
 template <typename Runner>
 void check_seen_by_some(const Dims& dims, DType dtype, double k, double v, double arithmetic,
-                        const Runner& runner, std::optional<DType> kv_dtype = {}) {
+                        const Runner& runner, const SeenBySome& more = {}) {
+  const std::optional<DType> kv_dtype = more.kv_dtype;
+  Semantics semantics = causal_semantics();
+  semantics.rope = more.rope;
   std::vector<Request> requests =
       SimpleBatch::draw(dims, dtype, {{80, 80}, {9, 200}, {3, 100}, {2, 700}}, 55, kv_dtype);
   const std::pair<std::size_t, std::int64_t> seen_by_some[] = {
@@ -103,10 +110,11 @@ void check_seen_by_some(const Dims& dims, DType dtype, double k, double v, doubl
   SimpleBatch b(dims, dtype, requests, 16, 56, kv_dtype);
   AttentionSpec spec = make_spec(dims, dtype, variants::causal());
   spec.kv_dtype = kv_dtype.value_or(dtype);
+  spec.variant.rope = more.rope;
   runner(spec, b, b.batch(), std::vector<ParamValue>(), b.tensors.args());
   EXPECT_FALSE(std::isfinite(b.tensors.out.get({30, 0, 0})));
   EXPECT_TRUE(std::isfinite(b.tensors.out.get({29, 0, 0})));
-  b.tensors.expect(requests, causal_semantics(), {}, arithmetic);
+  b.tensors.expect(requests, semantics, {}, arithmetic);
 }
 
 // Everything in the cache that is nobody's.
