@@ -12,12 +12,29 @@
 
 namespace tw {
 
+// A place in shared memory from which offsets are counted. It takes one register: the compiler,
+// which cannot see where it comes from, would else compute each sum with an offset before a loop
+// and keep them all.
+struct SharedPlace {
+  u32 address;
+};
+TW_DEVICE SharedPlace shared_place(const void* pointer) {
+  SharedPlace place{shared_address(pointer)};
+  asm volatile("" : "+r"(place.address));
+  return place;
+}
 // Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8, 16
 // bytes. Matrix i lands in r[i] of all lanes as a B (or half of an A) fragment.
 TW_DEVICE void load_matrix_x4(u32 (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(shared_address(row))
+               : "memory");
+}
+TW_DEVICE void load_matrix_x4(u32 (&r)[4], SharedPlace place, i32 offset) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(place.address + static_cast<u32>(offset))
                : "memory");
 }
 TW_DEVICE void load_matrix_x2(u32 (&r)[2], const void* row) {
@@ -31,6 +48,12 @@ TW_DEVICE void load_matrix_x4_transposed(u32 (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(shared_address(row))
+               : "memory");
+}
+TW_DEVICE void load_matrix_x4_transposed(u32 (&r)[4], SharedPlace place, i32 offset) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(place.address + static_cast<u32>(offset))
                : "memory");
 }
 

@@ -96,6 +96,11 @@ TW_DEVICE u32 atomic_or(u32* pointer, u32 value) {
 TW_DEVICE i32 atomic_max(i32* pointer, i32 value) {
   return atomicMax(pointer, value);
 }
+TW_DEVICE i32 load_relaxed(const i32* pointer) {
+  i32 value;
+  asm volatile("ld.global.relaxed.gpu.s32 %0, [%1];" : "=r"(value) : "l"(pointer) : "memory");
+  return value;
+}
 TW_DEVICE i32 load_acquire(const i32* pointer) {
   i32 value;
   asm volatile("ld.global.acquire.gpu.s32 %0, [%1];" : "=r"(value) : "l"(pointer) : "memory");

@@ -25,6 +25,7 @@ struct Share {
   plan::Cut from;
   plan::Cut to;
   i64 index;
+  bool no_a_items;  // none was left when the block asked
 };
 
 struct DecodeOnlyMemory {
@@ -75,14 +76,17 @@ class Worker {
   // longest items on.
   TW_DEVICE void run() {
     if (is_finder()) {
+      memory.share.no_a_items = schedule.header->a_items == 0;
       begin_share(schedule.header->b_items > 0 ? block_id() : schedule.header->workers);
       memory.next = next_of_share();
     }
-    // To find the next piece takes several latencies of memory: the share's is found while others
-    // wait for keys. An item of section A is only taken when the block is about to be free: one
-    // that held two would leave none for another.
+    // To find the next piece takes several latencies of memory, so it is done while others wait for
+    // keys. But of the last items of section A none is taken before the block is about to be free:
+    // one that held two would leave none for another.
     const auto at_begin = [&] {
-      if (is_finder()) memory.next = next_of_share();
+      if (!is_finder()) return;
+      memory.next = next_of_share();
+      if (memory.next.kind == Piece::none && many_a_items_left()) memory.next = take_a_item();
     };
     const auto at_end = [&] {
       if (is_finder() && memory.next.kind == Piece::none) memory.next = take_a_item();
@@ -147,14 +151,21 @@ class Worker {
     return piece;
   }
 
+  TW_DEVICE bool many_a_items_left() const {
+    return !memory.share.no_a_items &&
+           load_relaxed(p.a_taken) < schedule.header->a_items - 2 * num_blocks();
+  }
   TW_DEVICE Piece take_a_item() {
     const i64 items = schedule.header->a_items;
     Piece piece{{}, 0, 0, -1, -1, Piece::none};
-    if (items == 0) return piece;
+    if (memory.share.no_a_items) return piece;
     piece.index = atomic_add(p.a_taken, 1);
-    // Each block asks once too often; the last one of these leaves the counter as it was.
+    // Each block asks once in vain; the last one of these leaves the counter as it was.
     if (piece.index == items + num_blocks() - 1) *p.a_taken = 0;
-    if (piece.index >= items) return piece;
+    if (piece.index >= items) {
+      memory.share.no_a_items = true;
+      return piece;
+    }
     piece.item = plan::a_item(schedule, piece.index);
     piece.kind = Piece::some;
     return piece;
@@ -177,7 +188,8 @@ class Worker {
     if constexpr (kDecodeOnly) {
       merge_parts(p, memory.tile, split, memory.decode.m[0], memory.decode.targets);
     } else {
-      merge_parts(p, memory.tile, split, memory.prefill.m, memory.prefill.targets);
+      merge_parts(p, memory.tile, split, memory.prefill.merge.references,
+                  memory.prefill.merge.targets);
     }
   }
   TW_DEVICE plan::Split find_split(i64 item) const {

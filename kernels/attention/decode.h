@@ -98,7 +98,7 @@ class Decode {
     copy_async_wait<0>();
     sync_block();  // all are done with their rings
     const bool finite = warp >= Shape::kDecodeWarps || leave_results();
-    if (any_of_block(!finite)) sum_rows_again();
+    all_finite = !any_of_block(!finite);
   }
 
   // Joins the warps' results, in their order, and stores the rows: in a slot, or where complete
@@ -107,6 +107,7 @@ class Decode {
     store_rows(
         p, tile, slot, memory.targets, [&](i32 r, float& m, float& l) { join_sums(r, m, l); },
         [&](i32 r, i32 d) { return join_columns(r, d); });
+    if (!all_finite) store_again(slot);
   }
 
  private:
@@ -132,30 +133,21 @@ class Decode {
     return sum;
   }
 
-  // Rows whose sums are not finite: it may be for a value that they do not attend to. The new sums
-  // count as the first warp's; of the others nothing is left. (Where the sum of weights is NaN, so
-  // is the output, whatever the values.)
-  TW_DEVICE void sum_rows_again() {
+  // Rows whose outputs are not all finite, which may be for a value that they do not attend to.
+  TW_DEVICE void store_again(i32 slot) {
+    sync_block();  // all is stored
+#pragma unroll 1
     for (i32 r = warp_id(); r < tile.num_rows; r += Shape::kWarps) {
-      float m = -kInfinity;
-      float l = 0;
-      join_sums(r, m, l);  // the same for all lanes
-      sync_warp();
       bool finite = true;
       for (i32 d = lane * 4; d < Spec::kValueDim; d += kWarpSize * 4) {
         finite = finite && is_finite(join_columns(r, d));
       }
-      if (!any_of_warp(!finite) || l != l) continue;
-      sum_exactly(p, tile, r, m == -kInfinity ? 0.0F : m, &memory.o[0][r * Spec::kValueDim]);
-      for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
-        memory.m[w][r] = w == 0 ? m : -kInfinity;
-        memory.l[w][r] = w == 0 ? l : 0.0F;
-        for (i32 d = lane; w > 0 && d < Spec::kValueDim; d += kWarpSize) {
-          memory.o[w][r * Spec::kValueDim + d] = 0;
-        }
-      }
+      if (!any_of_warp(!finite)) continue;
+      float m = -kInfinity;
+      float l = 0;
+      join_sums(r, m, l);  // the same for all lanes
+      store_row_exactly(p, tile, slot, r, m, l);
     }
-    sync_block();
   }
 
   TW_DEVICE i32 chunk_of(i32 i) const {
@@ -374,6 +366,7 @@ class Decode {
   const i32 lane;
   const i32 warp;
   i32 num_chunks = 0;
+  bool all_finite = true;
   SoftmaxRow sums[2];
   u32 q[Shape::kHeadSteps][4];
   float o[Shape::kValueTiles][4] = {};

@@ -8,6 +8,7 @@
 
 #include "arch/elements.h"
 #include "attention/keys.h"
+#include "attention/results.h"
 #include "attention/rotate.h"
 
 namespace tw {
@@ -27,29 +28,16 @@ class ExactRow {
     scale = p.scales_logits != 0 ? tile.row_scale[r] : p.sm_scale;
   }
 
-  // Over the part of the tile that is computed here; weights are 2^(score - reference). By a warp,
-  // whose lanes take a key each, and then a column each.
-  TW_DEVICE void sum(float reference, float* to) const {
+  // Where the row's other results went: `slot` as in target_of, whose m and l were right. By a
+  // warp, whose lanes take a key each, and then a column each.
+  TW_DEVICE void store(i32 slot, i32 r, float m, float l) const {
+    if (row.q_index >= p.out_tokens) return;
     float o[kColumns] = {};
-    if (row.q_index < p.out_tokens) {
-#pragma unroll 1
-      for (i32 n = tile.first_block; n < tile.part_end; ++n) {
-        const i32 begin = tile.block(n) * Shape::kBlock;
-        const bool full = tile.is_full(begin);
-#pragma unroll 1
-        for (i32 key = begin; key < begin + Shape::kBlock; key += kWarpSize) {
-          add_keys(key, full, reference, o);
-        }
-        // NaN stays NaN: a row that attends to one need not look at all its other keys.
-        bool all_nan = true;
-#pragma unroll
-        for (i32 i = 0; i < kColumns; ++i) all_nan = all_nan && (o[i] != o[i] || !has_column(i));
-        if (!any_of_warp(!all_nan)) break;
-      }
-    }
+    sum(m == -kInfinity ? 0.0F : m, o);
+    const RowTarget target = target_of(p, tile, slot, r, m, l);
 #pragma unroll
     for (i32 i = 0; i < kColumns; ++i) {
-      if (has_column(i)) to[column(i)] = o[i];
+      if (has_column(i)) put(target, column(i), o[i]);
     }
   }
 
@@ -62,6 +50,24 @@ class ExactRow {
   }
   TW_DEVICE static bool has_column(i32 i) {
     return column(i) < Spec::kValueDim;
+  }
+
+  // Over the part of the tile that is computed here; weights are 2^(score - reference).
+  TW_DEVICE void sum(float reference, float (&o)[kColumns]) const {
+#pragma unroll 1
+    for (i32 n = tile.first_block; n < tile.part_end; ++n) {
+      const i32 begin = tile.block(n) * Shape::kBlock;
+      const bool full = tile.is_full(begin);
+#pragma unroll 1
+      for (i32 key = begin; key < begin + Shape::kBlock; key += kWarpSize) {
+        add_keys(key, full, reference, o);
+      }
+      // NaN stays NaN: a row that attends to one need not look at all its other keys.
+      bool all_nan = true;
+#pragma unroll
+      for (i32 i = 0; i < kColumns; ++i) all_nan = all_nan && (o[i] != o[i] || !has_column(i));
+      if (!any_of_warp(!all_nan)) break;
+    }
   }
 
   // Keys [first, first + 32).
@@ -115,6 +121,15 @@ class ExactRow {
     return sum;
   }
 
+  TW_DEVICE void put(const RowTarget& target, i32 d, float value) const {
+    if (target.kind == RowTarget::partial) {
+      reinterpret_cast<float*>(target.to)[d] = value;
+    } else if (target.kind == RowTarget::output) {
+      reinterpret_cast<Spec::Out*>(target.to)[d] =
+          from_float<Spec::Out>(finish_value(p, row, target, value));
+    }
+  }
+
   const AttentionParams& p;
   const Tile& tile;
   const QueryRow row;
@@ -122,10 +137,12 @@ class ExactRow {
   float scale;
 };
 
-// Called, not inlined: the way there is seldom taken.
-TW_DEVICE_CALL void sum_exactly(const AttentionParams& p, const Tile& tile, i32 r, float reference,
-                                float* to) {
-  ExactRow(p, tile, r).sum(reference, to);
+// Sums row `r` of the tile once more, and stores it over what was stored before. Where the sum of
+// weights is NaN, so is the output, whatever the values. By a warp, behind its barrier. Called, not
+// inlined: the way there is seldom taken.
+TW_DEVICE_CALL void store_row_exactly(const AttentionParams& p, const Tile& tile, i32 slot, i32 r,
+                                      float m, float l) {
+  if (l == l) ExactRow(p, tile, r).store(slot, r, m, l);
 }
 
 }  // namespace tw

@@ -21,6 +21,10 @@ TW_DEVICE i32 last_key(const Tile& tile, i32 key) {
 }
 
 TW_DEVICE i32 page_of_key(const Tile& tile, i32 key) {
+  if (tile.plain) {  // no search, no division
+    return load_once(tile.segments[0].entries +
+                     (last_key(tile, key) >> tile.segments[0].page_shift));
+  }
   const KeySegment& segment = segment_of_key(tile, last_key(tile, key));
   const i32 column = segment.column_of(last_key(tile, key) - segment.key_begin);
   return segment.entries != nullptr ? load_once(segment.entries + column)
@@ -46,16 +50,26 @@ struct KeyAddress {
   const char* value;
   i32 position;
 };
-TW_DEVICE KeyAddress address_of_key(const AttentionParams& p, const Tile& tile, i32 key, i32 page) {
-  const KeySegment& segment = segment_of_key(tile, last_key(tile, key));
-  const CacheView& cache = p.cache[segment.level];
-  const i32 index = last_key(tile, key) - segment.key_begin;
-  const i32 slot = index - segment.column_of(index) * segment.page_size;
+TW_DEVICE KeyAddress address_in_page(const AttentionParams& p, const Tile& tile, i32 level,
+                                     i32 page, i32 slot, i32 position) {
+  const CacheView& cache = p.cache[level];
   const bool follows = static_cast<u32>(page) < static_cast<u32>(cache.pages);
   const i64 at = follows ? page : 0;
   return {cache.k + at * cache.k_page + slot * cache.k_token + tile.kv_head * cache.k_head,
           cache.v + at * cache.v_page + slot * cache.v_token + tile.kv_head * cache.v_head,
-          follows && key < tile.kv_len ? position_of_key(p, tile, key) : kNoKey};
+          follows ? position : kNoKey};
+}
+TW_DEVICE KeyAddress address_of_key(const AttentionParams& p, const Tile& tile, i32 key, i32 page) {
+  if (tile.plain) {
+    const i32 slot = last_key(tile, key) & ((1 << tile.segments[0].page_shift) - 1);
+    return address_in_page(p, tile, tile.segments[0].level, page, slot,
+                           key < tile.kv_len ? tile.kv_pos + key : kNoKey);
+  }
+  const KeySegment& segment = segment_of_key(tile, last_key(tile, key));
+  const i32 index = last_key(tile, key) - segment.key_begin;
+  const i32 slot = index - segment.column_of(index) * segment.page_size;
+  return address_in_page(p, tile, segment.level, page, slot,
+                         key < tile.kv_len ? position_of_key(p, tile, key) : kNoKey);
 }
 
 TW_DEVICE bool attends(const AttentionParams& p, const QueryRow& row, i32 position) {

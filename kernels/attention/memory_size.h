@@ -23,9 +23,9 @@ constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int
   const auto larger = [](int a, int b) { return a > b ? a : b; };
   const int targets = 24;  // RowTarget
   const int rest_pitch = rope_dim > 0 ? (2 * ((rope_dim + 15) / 16) + 1) * 16 : 0;
-  const int prefill = larger(kTileRows * head_pitch + 2 * block * (head_pitch + value_pitch),
-                             kTileRows * (4 * (value_dim + 8) + 8 + targets)) +
-                      2 * block * 16 + 4 * block * 4 + (kTileRows + block) * rest_pitch;
+  const int prefill = kTileRows * head_pitch + 2 * block * (head_pitch + value_pitch) +
+                      2 * 32 * attention_warps(head_dim, value_dim) * (2 * 8 + 4) +
+                      (kTileRows + block) * rest_pitch;
   const int ring = decode_stages * kDecodeKeys * (head_pitch + value_pitch);
   const int decode = 3 * kDecodeWarps * kDecodeRows * 4 + kDecodeRows * targets +
                      kDecodeWarps * (2 * kDecodeKeys * 16 + 4 * kDecodeKeys * 4) +

@@ -38,8 +38,7 @@ struct AttentionParams {
   i64 q_token, q_head;
   char* out;  // [tokens, q heads, value_dim]
   i64 out_token, out_head;
-  i32 out_aligned;  // rows of out are aligned to four elements
-  float* lse;       // null, or [tokens, q heads]; strides in elements
+  float* lse;  // null, or [tokens, q heads]; strides in elements
   i64 lse_token, lse_head;
   i32 out_tokens;  // rows of q and out: queries behind them are not there, whatever the plan says
   i32 padded_tokens;  // rows of out

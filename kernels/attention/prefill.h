@@ -26,26 +26,24 @@ struct PrefillMemory : PrefillRests {
       alignas(16) char q[Shape::kRows * Shape::kHeadPitch];
       PrefillStage stages[2];
     };
-    struct {  // at the end
-      alignas(16) float o[Shape::kRows * Shape::kOutputPitch];
-      float m[Shape::kRows];  // of merges: the rows' common references
-      float l[Shape::kRows];
-      RowTarget targets[Shape::kRows];
-    };
+    MergeMemory merge;  // at the end
   };
-  // Of the block in a stage, or to be loaded into it.
-  alignas(16) const char* keys[2][Shape::kBlock];
-  alignas(16) const char* values[2][Shape::kBlock];
-  // Other warps may still look at those of the block before, so they live longer.
-  i32 positions[4][Shape::kBlock];
+  // Of the blocks of two rounds (see note_keys).
+  alignas(16) const char* keys[2 * Shape::kThreads];
+  alignas(16) const char* values[2 * Shape::kThreads];
+  i32 positions[2 * Shape::kThreads];
 };
 
 class Prefill {
  public:
   static constexpr i32 kRowTiles = Shape::kRowTiles;
+  static constexpr i32 kWarpRows = kRowTiles * 16;
   static constexpr i32 kKeyTiles = Shape::kBlock / 8;
+  static constexpr i32 kRoundBlocks = Shape::kThreads / Shape::kBlock;
+  static_assert(kRoundBlocks >= 2);
   using KeyCopy = RowCopy<Shape::kKeyUnits, Shape::kBlock, Shape::kThreads>;
   using ValueCopy = RowCopy<Shape::kValueUnits, Shape::kBlock, Shape::kThreads>;
+  using QueryCopy = RowCopy<Shape::kHeadUnits, Shape::kRows, Shape::kThreads>;
   using Element = Shape::Element;
 
   TW_DEVICE Prefill(const AttentionParams& params, Tile& the_tile, PrefillMemory& the_memory)
@@ -56,29 +54,31 @@ class Prefill {
   template <typename AtBegin, typename AtEnd>
   TW_DEVICE void run(i32 count, const AtBegin& at_begin, const AtEnd& at_end) {
     note_keys(0, count, page_at(0, count));
-    const i32 second = page_at(1, count);
-    load_queries();
+    note_query();
     sync_block();
+    QueryCopy::copy<Shape::kHeadPitch, Spec::kHeadDim>(memory.q, queries(), thread);
     load_block(0, count);
-    note_keys(1, count, second);
     at_begin();
     if constexpr (Variant::kHasRope) rotate_queries();
     for (i32 i = 0; i < count; ++i) {
       copy_async_wait<0>();
       sync_block();
-      load_block(i + 1, count);
-      const i32 page = page_at(i + 2, count);
+      const bool notes = (i + 2) % kRoundBlocks == 0;
+      const i32 page = notes ? page_at(i + 2, count) : -1;
       PrefillStage& stage = memory.stages[i & 1];
       Landed<Shape::kBlock, Shape::kThreads>::finish(stage.k, memory.rest_of(Shape::kRows), stage.v,
-                                                     memory.positions[i & 3], thread,
+                                                     memory.positions + noted(i), thread,
                                                      [] { sync_block(); });
+      // Looked up here, while the product does not need what shared memory gives.
+      const bool full = tile.is_full(key_begin(i));
       float scores[kRowTiles][kKeyTiles][4];
       multiply_keys(stage.k, scores);
       if constexpr (Variant::kHasRope) add_rests(stage.k, scores);
-      transform(tile.is_full(key_begin(i)), memory.positions[i & 3], scores);
+      load_block(i + 1, count);
+      transform(full, memory.positions + noted(i), scores);
       weigh(scores);
       multiply_values(stage.v, scores);
-      note_keys(i + 2, count, page);
+      if (notes) note_keys(i + 2, count, page);
     }
     at_end();
     copy_async_wait<0>();
@@ -86,39 +86,41 @@ class Prefill {
 
   // Stores the rows: in a slot, or where complete rows go (slot -1).
   TW_DEVICE void store(i32 slot) {
-    sync_block();  // all are done with the last block's keys and values
-    bool finite = true;
+    u32 again = 0;  // rows whose outputs are not all finite: bit i for the i-th of this quad
+    // A lane finds out where one of the warp's rows goes.
+    float m = -kInfinity;
+    float l = 0;
 #pragma unroll
-    for (i32 t = 0; t < kRowTiles; ++t) {
-#pragma unroll
-      for (i32 half = 0; half < 2; ++half) {
-        const i32 r = row_of(t, half);
-        const float l = sum_of_quad(rows[t][half].l);
-        if (lane() % 4 == 0) {
-          memory.m[r] = log2_reference(rows[t][half]);
-          memory.l[r] = l;
-        }
-        float* const to = memory.o + r * Shape::kOutputPitch + lane() % 4 * 2;
-        float total = 0;
-#pragma unroll
-        for (i32 d = 0; d < Shape::kValueTiles; ++d) {
-          if (d * 8 >= Spec::kValueDim) continue;
-          *reinterpret_cast<Float2*>(to + d * 8) = {o[t][d][half * 2], o[t][d][half * 2 + 1]};
-          total += o[t][d][half * 2] + o[t][d][half * 2 + 1];
-        }
-        finite = finite && (is_finite(total) || r >= tile.num_rows);
+    for (i32 i = 0; i < kWarpRows / 8; ++i) {
+      const SoftmaxRow& row = rows[i / 2][i % 2];
+      const float row_m = shuffle(log2_reference(row), lane() % 8 * 4);
+      const float row_l = shuffle(sum_of_quad(row.l), lane() % 8 * 4);
+      if (lane() / 8 == i) {
+        m = row_m;
+        l = row_l;
       }
     }
-    if (any_of_block(!finite)) sum_rows_again();
-    store_rows(
-        p, tile, slot, memory.targets,
-        [&](i32 r, float& m, float& l) {
-          m = memory.m[r];
-          l = memory.l[r];
-        },
-        [&](i32 r, i32 d) {
-          return *reinterpret_cast<const Float4*>(memory.o + r * Shape::kOutputPitch + d);
-        });
+    const i32 own = warp() * kWarpRows + lane();
+    RowTarget target{nullptr, 0, 0, RowTarget::nowhere};
+    if (lane() < kWarpRows && own < tile.num_rows) target = target_of(p, tile, slot, own, m, l);
+#pragma unroll
+    for (i32 i = 0; i < kWarpRows / 8; ++i) {
+      const i32 r = i * 8 + lane() / 4;
+      const RowTarget to = shuffle_target(target, r);
+      float(&x)[Shape::kValueTiles][4] = o[i / 2];
+      float total = 0;
+#pragma unroll
+      for (i32 d = 0; d < Shape::kValueTiles; ++d) total += x[d][i % 2 * 2] + x[d][i % 2 * 2 + 1];
+      if (!is_finite(total) && warp() * kWarpRows + r < tile.num_rows) again |= 1U << i;
+      if (any_of_warp(to.kind == RowTarget::zeros) && to.kind == RowTarget::zeros) {
+#pragma unroll
+        for (i32 d = 0; d < Shape::kValueTiles; ++d) x[d][i % 2 * 2] = x[d][i % 2 * 2 + 1] = 0;
+      }
+      store_row_of_quad<Spec::Out>(p, query_row(p, tile, warp() * kWarpRows + r), to, [&](i32 d) {
+        return Float2{x[d][i % 2 * 2], x[d][i % 2 * 2 + 1]};
+      });
+    }
+    if (any_of_warp(again != 0)) store_again(slot, again, m, l);
   }
 
  private:
@@ -136,48 +138,57 @@ class Prefill {
     return tile.block(tile.first_block + i) * Shape::kBlock;
   }
 
-  // The page of this thread's key of the i-th block.
+  // Every thread looks up a key of the next kRoundBlocks blocks, from block i on: first its page,
+  // which it waits for later.
   TW_DEVICE i32 page_at(i32 i, i32 count) const {
-    if (thread >= Shape::kBlock || i >= count) return -1;
-    return page_of_key(tile, key_begin(i) + thread);
+    const i32 block = i + thread / Shape::kBlock;
+    if (block >= count) return -1;
+    return page_of_key(tile, key_begin(block) + thread % Shape::kBlock);
   }
   TW_DEVICE void note_keys(i32 i, i32 count, i32 page) {
-    if (thread >= Shape::kBlock || i >= count) return;
-    const KeyAddress at = address_of_key(p, tile, key_begin(i) + thread, page);
-    memory.keys[i & 1][KeyCopy::table_index(thread)] = at.key;
-    memory.values[i & 1][ValueCopy::table_index(thread)] = at.value;
-    memory.positions[i & 3][thread] = at.position;
+    const i32 block = i + thread / Shape::kBlock;
+    if (block >= count) return;
+    const i32 key = thread % Shape::kBlock;
+    const KeyAddress at = address_of_key(p, tile, key_begin(block) + key, page);
+    memory.keys[noted(block) + KeyCopy::table_index(key)] = at.key;
+    memory.values[noted(block) + ValueCopy::table_index(key)] = at.value;
+    memory.positions[noted(block) + key] = at.position;
+  }
+  TW_DEVICE static i32 noted(i32 block) {
+    return block % (2 * kRoundBlocks) * Shape::kBlock;
   }
 
-  TW_DEVICE void load_queries() {
-    constexpr i32 kUnits = Shape::kHeadUnits;
-    for (i32 i = thread; i < Shape::kRows * kUnits; i += Shape::kThreads) {
-      const i32 r = i / kUnits;
-      const i32 unit = i % kUnits;
-      const QueryRow row = query_row(p, tile, r < tile.num_rows ? r : 0);
-      const bool valid =
-          r < tile.num_rows && unit * 8 < Spec::kHeadDim && row.q_index < p.out_tokens;
-      copy_async_16(memory.q + r * Shape::kHeadPitch + unit * 16,
-                    valid ? p.q + row.q_index * p.q_token + row.q_head * p.q_head + unit * 16 : p.q,
-                    valid);
-    }
+  // Queries' addresses, where those of the second round of keys will be.
+  TW_DEVICE const char** queries() {
+    static_assert(Shape::kRows <= Shape::kThreads);
+    return memory.keys + Shape::kThreads;
+  }
+  TW_DEVICE void note_query() {
+    if (thread >= Shape::kRows) return;
+    const TileRow& row = tile.rows[thread];
+    const i32 head = tile.kv_head * Spec::kGroupSize + (tile.first_row + thread) % Spec::kGroupSize;
+    // What is computed of others goes nowhere.
+    const bool exists = thread < tile.num_rows && row.q_index < p.out_tokens;
+    queries()[QueryCopy::table_index(thread)] =
+        exists ? p.q + row.q_index * p.q_token + head * p.q_head : p.q;
   }
 
   TW_DEVICE void load_block(i32 i, i32 count) {
     if (i < count) {
       PrefillStage& stage = memory.stages[i & 1];
-      KeyCopy::copy<Shape::kHeadPitch, Spec::kHeadDim>(stage.k, memory.keys[i & 1], thread);
-      ValueCopy::copy<Shape::kValuePitch, Spec::kValueDim>(stage.v, memory.values[i & 1], thread);
+      KeyCopy::copy<Shape::kHeadPitch, Spec::kHeadDim>(stage.k, memory.keys + noted(i), thread);
+      ValueCopy::copy<Shape::kValuePitch, Spec::kValueDim>(stage.v, memory.values + noted(i),
+                                                           thread);
     }
     copy_async_commit();
   }
 
   // scores = Q K^T
   TW_DEVICE void multiply_keys(const char* keys, float (&scores)[kRowTiles][kKeyTiles][4]) {
-    const char* const q =
-        memory.q + (warp() * kRowTiles * 16 + lane() % 16) * Shape::kHeadPitch + lane() / 16 * 16;
-    const char* const k =
-        keys + (lane() % 8 + lane() / 16 * 8) * Shape::kHeadPitch + lane() / 8 % 2 * 16;
+    const SharedPlace q = shared_place(
+        memory.q + (warp() * kRowTiles * 16 + lane() % 16) * Shape::kHeadPitch + lane() / 16 * 16);
+    const SharedPlace k = shared_place(keys + (lane() % 8 + lane() / 16 * 8) * Shape::kHeadPitch +
+                                       lane() / 8 % 2 * 16);
 #pragma unroll
     for (i32 t = 0; t < kRowTiles; ++t) {
 #pragma unroll
@@ -191,12 +202,12 @@ class Prefill {
       u32 a[kRowTiles][4];
 #pragma unroll
       for (i32 t = 0; t < kRowTiles; ++t) {
-        load_matrix_x4(a[t], q + t * 16 * Shape::kHeadPitch + step * 32);
+        load_matrix_x4(a[t], q, t * 16 * Shape::kHeadPitch + step * 32);
       }
 #pragma unroll
       for (i32 n = 0; n < kKeyTiles; n += 2) {
         u32 b[4];
-        load_matrix_x4(b, k + n * 8 * Shape::kHeadPitch + step * 32);
+        load_matrix_x4(b, k, n * 8 * Shape::kHeadPitch + step * 32);
 #pragma unroll
         for (i32 t = 0; t < kRowTiles; ++t) {
           multiply_16x8x16<Element>(scores[t][n], a[t], b[0], b[1]);
@@ -313,7 +324,8 @@ class Prefill {
   // o += weights V
   TW_DEVICE void multiply_values(const char* values,
                                  const float (&weights)[kRowTiles][kKeyTiles][4]) {
-    const char* const v = values + lane() % 16 * Shape::kValuePitch + lane() / 16 * 16;
+    const SharedPlace v =
+        shared_place(values + lane() % 16 * Shape::kValuePitch + lane() / 16 * 16);
 #pragma unroll
     for (i32 step = 0; step < kKeyTiles / 2; ++step) {
       u32 a[kRowTiles][4];
@@ -329,7 +341,7 @@ class Prefill {
 #pragma unroll
       for (i32 d = 0; d < Shape::kValueTiles; d += 2) {
         u32 b[4];
-        load_matrix_x4_transposed(b, v + step * 16 * Shape::kValuePitch + d * 16);
+        load_matrix_x4_transposed(b, v, step * 16 * Shape::kValuePitch + d * 16);
 #pragma unroll
         for (i32 t = 0; t < kRowTiles; ++t) {
           multiply_16x8x16<Element>(o[t][d], a[t], b[0], b[1]);
@@ -339,19 +351,21 @@ class Prefill {
     }
   }
 
-  // Rows whose sums are not finite: it may be for a value that they do not attend to. (Where the
-  // sum of weights is NaN, so is the output, whatever the values.)
-  TW_DEVICE void sum_rows_again() {
-    for (i32 r = warp_id(); r < tile.num_rows; r += Shape::kWarps) {
-      float* const row = memory.o + r * Shape::kOutputPitch;
-      bool finite = true;
-      for (i32 d = lane(); d < Spec::kValueDim; d += kWarpSize) {
-        finite = finite && is_finite(row[d]);
+  // Rows whose outputs are not all finite, which may be for a value that they do not attend to. The
+  // lanes have m and l of a row each.
+  TW_DEVICE void store_again(i32 slot, u32 again, float m, float l) const {
+    sync_warp();  // all is stored
+#pragma unroll 1
+    for (i32 i = 0; i < kWarpRows / 8; ++i) {
+      u32 left = ballot((again >> i & 1U) != 0);
+#pragma unroll 1
+      while (left != 0) {
+        const i32 quad = lowest_bit(left) / 4;
+        left &= ~(0xFU << (quad * 4));
+        const i32 r = i * 8 + quad;
+        store_row_exactly(p, tile, slot, warp() * kWarpRows + r, shuffle(m, r), shuffle(l, r));
       }
-      if (!any_of_warp(!finite) || memory.l[r] != memory.l[r]) continue;
-      sum_exactly(p, tile, r, memory.m[r] == -kInfinity ? 0.0F : memory.m[r], row);
     }
-    sync_block();
   }
 
   TW_DEVICE float log2_reference(const SoftmaxRow& row) const {

@@ -84,6 +84,7 @@ TW_DEVICE RowTarget finish_row(const AttentionParams& p, const QueryRow& row, fl
   if (has_failed(p, row.batch) || (m == -kInfinity && l == 0.0F)) {
     if (lse != nullptr) *lse = -kInfinity;
     target.kind = RowTarget::zeros;
+    target.out_scale = 1.0F;
     return target;
   }
   if constexpr (Variant::kSoftmax) {
@@ -140,35 +141,12 @@ TW_DEVICE float finish_value(const AttentionParams& p, const QueryRow& row, cons
   return value * target.factor;
 }
 
-TW_DEVICE void store_pairs(char* to, u32 low, u32 high, bool aligned) {
-  if (aligned) {
-    *reinterpret_cast<Bytes8*>(to) = {low, high};
-    return;
-  }
-  u16* const out = reinterpret_cast<u16*>(to);
-  out[0] = static_cast<u16>(low);
-  out[1] = static_cast<u16>(low >> 16);
-  out[2] = static_cast<u16>(high);
-  out[3] = static_cast<u16>(high >> 16);
-}
-TW_DEVICE void store_floats(char* to, const Float4& v, bool aligned) {
-  if (aligned) {
-    *reinterpret_cast<Float4*>(to) = v;
-    return;
-  }
-  float* const out = reinterpret_cast<float*>(to);
-  out[0] = v.x;
-  out[1] = v.y;
-  out[2] = v.z;
-  out[3] = v.w;
-}
-
 template <typename Out>
-TW_DEVICE void store_four(char* to, const Float4& v, bool aligned) {
+TW_DEVICE void store_four(char* to, const Float4& v) {
   if constexpr (sizeof(Out) == 4) {
-    store_floats(to, v, aligned);
+    *reinterpret_cast<Float4*>(to) = v;
   } else {
-    store_pairs(to, pack<Out>(v.x, v.y), pack<Out>(v.z, v.w), aligned);
+    *reinterpret_cast<Bytes8*>(to) = {pack<Out>(v.x, v.y), pack<Out>(v.z, v.w)};
   }
 }
 
@@ -186,8 +164,76 @@ TW_DEVICE void put_columns(const AttentionParams& p, const QueryRow& row, const 
     o = {finish_value(p, row, target, o.x), finish_value(p, row, target, o.y),
          finish_value(p, row, target, o.z), finish_value(p, row, target, o.w)};
   }
-  store_four<Spec::Out>(target.to + d * static_cast<i32>(sizeof(Spec::Out)), o, p.out_aligned != 0);
+  store_four<Spec::Out>(target.to + d * static_cast<i32>(sizeof(Spec::Out)), o);
 }
+TW_DEVICE RowTarget shuffle_target(const RowTarget& target, i32 lane) {
+  RowTarget other;
+  other.to = reinterpret_cast<char*>(shuffle(reinterpret_cast<u64>(target.to), lane));
+  other.factor = shuffle(target.factor, lane);
+  if constexpr (Variant::kHasOutput) other.out_scale = shuffle(target.out_scale, lane);
+  other.kind = static_cast<RowTarget::Kind>(shuffle(static_cast<i32>(target.kind), lane));
+  return other;
+}
+
+// Lane q of a quad has x[i], and gets what lane i had in x[q].
+TW_DEVICE void transpose_quad(u32 (&x)[4]) {
+#pragma unroll
+  for (i32 bit = 1; bit <= 2; bit *= 2) {
+    const bool upper = (lane_id() & bit) != 0;
+#pragma unroll
+    for (i32 i = 0; i < 4; ++i) {
+      if ((i & bit) != 0) continue;
+      const u32 other = shuffle_xor(upper ? x[i] : x[i | bit], bit);
+      (upper ? x[i] : x[i | bit]) = other;
+    }
+  }
+}
+
+// A row that the four lanes of a quad hold as accumulators do: pair(d) gives this lane's two of the
+// eight columns from 8 d on. By all lanes of a warp.
+template <typename Out, typename Pair>
+TW_DEVICE void store_row_of_quad(const AttentionParams& p, const QueryRow& row,
+                                 const RowTarget& target, const Pair& pair) {
+  constexpr i32 kTiles = Spec::kValueDim / 8;
+  const i32 own = lane_id() % 4;
+  if (target.kind == RowTarget::partial) {
+#pragma unroll
+    for (i32 d = 0; d < kTiles; ++d) {
+      *reinterpret_cast<Float2*>(target.to + (d * 8 + own * 2) * 4) = pair(d);
+    }
+  }
+  const bool stores = target.kind == RowTarget::output || target.kind == RowTarget::zeros;
+  if (!any_of_warp(stores)) return;
+  const auto finish = [&](i32 d) {
+    const Float2 v = pair(d);
+    // Else the pair is zero already.
+    if (Variant::kHasOutput && target.kind == RowTarget::zeros) return Float2{0, 0};
+    return Float2{finish_value(p, row, target, v.x), finish_value(p, row, target, v.y)};
+  };
+  if constexpr (sizeof(Out) == 4) {
+    if (!stores) return;
+#pragma unroll
+    for (i32 d = 0; d < kTiles; ++d) {
+      *reinterpret_cast<Float2*>(target.to + (d * 8 + own * 2) * 4) = finish(d);
+    }
+  } else {
+    // The lanes trade, so that each stores eight columns at once.
+#pragma unroll
+    for (i32 first = 0; first < kTiles; first += 4) {
+      u32 x[4];
+#pragma unroll
+      for (i32 i = 0; i < 4; ++i) {
+        const Float2 v = finish(first + i < kTiles ? first + i : first);
+        x[i] = pack<Out>(v.x, v.y);
+      }
+      transpose_quad(x);
+      if (stores && first + own < kTiles) {
+        store_16(target.to + (first + own) * 16, {x[0], x[1], x[2], x[3]});
+      }
+    }
+  }
+}
+
 // Stores a tile's rows, whose targets are known: columns(r, d) gives four columns. By all threads.
 template <typename Columns>
 TW_DEVICE void store_columns(const AttentionParams& p, const Tile& tile, const RowTarget* targets,
@@ -213,6 +259,12 @@ TW_DEVICE void store_rows(const AttentionParams& p, const Tile& tile, i32 slot, 
   sync_block();
   store_columns(p, tile, targets, columns);
 }
+
+// Of a tile whose parts are joined.
+struct MergeMemory {
+  float references[Shape::kRows];  // common to a row's parts
+  RowTarget targets[Shape::kRows];
+};
 
 // Joins the parts of a split item, in the order of its keys: by the block of threads that finished
 // last, which has the item's tile set up. By all threads.

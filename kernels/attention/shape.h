@@ -48,10 +48,6 @@ struct Shape {
   static_assert(sizeof(Spec::Value) == 2 || Spec::kValueDim % 16 == 0);
 
   static constexpr i32 kDecodeStages = Spec::kDecodeStages;
-
-  // Floats of a row of outputs in shared memory: lanes that write neighbouring rows meet no bank
-  // twice.
-  static constexpr i32 kOutputPitch = Spec::kValueDim + 8;
 };
 
 }  // namespace tw

@@ -19,9 +19,13 @@ struct SoftmaxRow {
   float m = -kInfinity;  // in units of scores
   float l = 0;           // sum of the weights: this lane's columns only, until sum_of_quad
 
+  // Whether the largest score of the next block moves the reference.
+  TW_DEVICE bool moves(float largest, float scale) const {
+    return (largest - m) * scale > kRescaleThreshold;
+  }
   // Takes the largest score of the next block; returns what earlier results must be multiplied by.
   TW_DEVICE float advance(float largest, float scale) {
-    if (!((largest - m) * scale > kRescaleThreshold)) return 1.0F;
+    if (!moves(largest, scale)) return 1.0F;
     const float factor = exp2_fast((m - largest) * scale);
     m = largest;
     l *= factor;

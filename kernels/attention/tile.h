@@ -90,6 +90,7 @@ struct Tile {
   i32 part_end;     // and where that ends
   i32 message;      // from one thread to all
   TileBlocks ranges;
+  bool plain;  // one segment of pages whose size is a power of two, of one shard
   i32 num_segments;
   KeySegment segments[plan::kMaxLevels];
 
@@ -129,6 +130,7 @@ TW_DEVICE void set_up_segments(const AttentionParams& p, const plan::Row& row, T
   i32 depth = 0;
   for (i32 s = row.segment; s >= 0; s = p.plan.segments[s].parent) ++depth;
   tile.num_segments = depth;
+  tile.plain = depth == 1 && p.plan.interleave.world == 1;
   i32 key_end = row.kv_len;
   for (i32 s = row.segment; s >= 0; s = p.plan.segments[s].parent) {
     const plan::Segment segment = p.plan.segments[s];
@@ -142,6 +144,7 @@ TW_DEVICE void set_up_segments(const AttentionParams& p, const plan::Row& row, T
     const u32 size = static_cast<u32>(to.page_size);
     to.page_shift = (size & (size - 1)) == 0 ? lowest_bit(size) : -1;
     to.entries = pages.entries(segment.index);
+    tile.plain = tile.plain && to.page_shift >= 0 && to.entries != nullptr;
     to.first_page = to.entries != nullptr ? 0 : static_cast<i32>(pages.first_page(segment.index));
   }
 }

@@ -7,6 +7,7 @@ namespace tilewright::test {
 namespace {
 
 void run_case(Case c) {
+  c.aligned = true;
   c.make_legal();
   SCOPED_TRACE(c.name());
   CaseRun run(c);

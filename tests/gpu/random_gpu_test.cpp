@@ -49,6 +49,7 @@ TEST_P(RandomOnGpu, BatchesBackToBack) {
   Random random(9000 + kind);
   Case base;
   base.variant = GetParam();
+  base.aligned = true;
   base.lengths = LengthKind::tiny;
   base.kv_heads = 2;
   base.group = static_cast<int>(kind % 4) + 1;

@@ -67,6 +67,7 @@ struct Case {
   ScaleKind scales = ScaleKind::none;
   bool sinks = false;
   int workers = 0;
+  bool aligned = false;  // queries and outputs start at multiples of 16 bytes, as CUDA asks
 
   // Combinations that do not exist are turned into their nearest neighbour.
   void make_legal() {
@@ -157,13 +158,14 @@ inline Lengths draw_lengths(const Case& c, Random& random) {
 
 // Tensors [tokens, heads, dim] as they come out of a projection.
 inline Tensor token_tensor(StrideKind kind, DType dtype, std::int64_t tokens, std::int64_t heads,
-                           std::int64_t dim, std::uint8_t fill) {
+                           std::int64_t dim, std::uint8_t fill, bool aligned) {
   const Extents shape = {tokens, heads, dim};
+  const int unit = static_cast<int>(16 / dtype_bytes(dtype));
   switch (kind) {
     case StrideKind::fused:  // a slice of q, k and v in one row
-      return {dtype, shape, {(heads + 4) * dim, dim, 1}, fill, 1};
+      return {dtype, shape, {(heads + 4) * dim, dim, 1}, fill, aligned ? unit : 1};
     case StrideKind::head_major:
-      return {dtype, shape, strides_in_order(shape, {1, 0, 2}, 3), fill};
+      return {dtype, shape, strides_in_order(shape, {1, 0, 2}, aligned ? unit : 3), fill};
     default:
       return {dtype, shape, row_major(shape), fill};
   }
@@ -345,9 +347,11 @@ class CaseRun {
 
   void make_arguments() {
     const std::int64_t rows = q_tokens_ + kPadding;
-    q_ = token_tensor(case_.strides, case_.q_dtype, rows, dims_.qo_heads, dims_.head_dim, kPoison);
+    q_ = token_tensor(case_.strides, case_.q_dtype, rows, dims_.qo_heads, dims_.head_dim, kPoison,
+                      case_.aligned);
     out_ = token_tensor(static_cast<StrideKind>((static_cast<int>(case_.strides) + case_.seed) % 3),
-                        spec_.output_dtype(), rows, dims_.qo_heads, dims_.value_dim, kSentinel);
+                        spec_.output_dtype(), rows, dims_.qo_heads, dims_.value_dim, kSentinel,
+                        case_.aligned);
     const Extents lse_shape = {rows, dims_.qo_heads};
     lse_ =
         Tensor(DType::f32, lse_shape,

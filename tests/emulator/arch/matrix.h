@@ -105,6 +105,21 @@ TW_DEVICE void load_matrix_x4_transposed(u32 (&r)[4], const void* row,
   emulator::meet_to_load_matrix<4, true>(r, row, s);
 }
 
+struct SharedPlace {
+  const char* pointer;
+};
+TW_DEVICE SharedPlace shared_place(const void* pointer) {
+  return {static_cast<const char*>(pointer)};
+}
+TW_DEVICE void load_matrix_x4(u32 (&r)[4], SharedPlace place, i32 offset,
+                              emulator::Site s = emulator::Site::here()) {
+  emulator::meet_to_load_matrix<4, false>(r, place.pointer + offset, s);
+}
+TW_DEVICE void load_matrix_x4_transposed(u32 (&r)[4], SharedPlace place, i32 offset,
+                                         emulator::Site s = emulator::Site::here()) {
+  emulator::meet_to_load_matrix<4, true>(r, place.pointer + offset, s);
+}
+
 template <typename T>
 TW_DEVICE void multiply_16x8x16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1,
                                 emulator::Site site = emulator::Site::here()) {

@@ -82,6 +82,9 @@ TW_DEVICE u32 atomic_or(u32* pointer, u32 value) {
 TW_DEVICE i32 atomic_max(i32* pointer, i32 value) {
   return emulator::atomically(pointer, [=](i32 old) { return old > value ? old : value; });
 }
+TW_DEVICE i32 load_relaxed(const i32* pointer) {
+  return *static_cast<const volatile i32*>(pointer);
+}
 TW_DEVICE i32 load_acquire(const i32* pointer) {
   emulator::poll();
   return *static_cast<const volatile i32*>(pointer);
