@@ -19,6 +19,20 @@ struct Piece {
   enum Kind : i32 { none, some } kind;
 };
 
+// The last i of [begin, end) for which value_at(i) is at most `limit`, where the values do not fall
+// and that of `begin` is. By all lanes of a warp, which look at 32 values at a time: each look
+// waits for memory.
+template <typename ValueAt>
+TW_DEVICE i32 find_by_warp(i32 begin, i32 end, i64 limit, const ValueAt& value_at) {
+  while (end - begin > 1) {
+    const i32 step = (end - begin + kWarpSize - 1) / kWarpSize;
+    const i32 at = begin + lane_id() * step;
+    begin += (count_bits(ballot(at < end && value_at(at) <= limit)) - 1) * step;
+    if (begin + step < end) end = begin + step;
+  }
+  return begin;
+}
+
 // A block's way through its share of section B. In shared memory, as only one thread walks.
 struct Share {
   i32 worker;
@@ -32,17 +46,25 @@ struct DecodeOnlyMemory {
   Tile tile;
   Piece piece;
   Piece next;
+  plan::Split split;  // of the piece, where it is a part
+  i32 split_index;
   Share share;
-  DecodeMemory decode;
+  union {
+    DecodeMemory decode;
+    MergeMemory merge;
+  };
 };
 struct AttentionMemory {
   Tile tile;
   Piece piece;
   Piece next;
+  plan::Split split;
+  i32 split_index;
   Share share;
   union {
     PrefillMemory prefill;
     DecodeMemory decode;
+    MergeMemory merge;
   };
 };
 
@@ -84,6 +106,7 @@ class Worker {
     // keys. But of the last items of section A none is taken before the block is about to be free:
     // one that held two would leave none for another.
     const auto at_begin = [&] {
+      if (memory.piece.slot >= 0 && warp_id() == Shape::kWarps - 1) find_split();
       if (!is_finder()) return;
       memory.next = next_of_share();
       if (memory.next.kind == Piece::none && many_a_items_left()) memory.next = take_a_item();
@@ -107,7 +130,7 @@ class Worker {
         prefill.run(count, at_begin, at_end);
         prefill.store(memory.piece.slot);
       }
-      if (memory.piece.slot >= 0) merge_if_last(memory.piece.index);
+      if (memory.piece.slot >= 0) merge_if_last();
     }
     if (p.zero_padding != 0) zero_padding(schedule.header->q_tokens);
   }
@@ -171,39 +194,33 @@ class Worker {
     return piece;
   }
 
-  // The block that finishes the last part of a split item merges all parts.
-  TW_DEVICE void merge_if_last(i64 item) {
-    const plan::Split split = find_split(item);
-    sync_block();
+  // Of the piece, by a warp.
+  TW_DEVICE void find_split() {
+    const i32 at = find_by_warp(0, schedule.header->num_splits, memory.piece.index,
+                                [&](i32 split) { return schedule.splits[split].item; });
+    if (lane_id() == 0) {
+      memory.split = schedule.splits[at];
+      memory.split_index = at;
+    }
+  }
+
+  // The block that finishes the last part of a split item merges all parts. Where all rows are to
+  // be joined with those of other levels, that is left to the join, which many blocks do.
+  TW_DEVICE void merge_if_last() {
+    const Tile& tile = memory.tile;
+    if (!any_of_block(thread_id() < tile.num_rows &&
+                      !is_joined(p, tile.rows[thread_id()].q_index))) {
+      if (memory.piece.begin == 0) leave_parts(p, tile, memory.split_index);
+      return;
+    }
     if (thread_id() == 0) {
-      i32* const arrivals = p.split_arrivals + split.first;
-      const bool last = atomic_add_acq_rel(arrivals, 1) == split.last - split.first;
+      i32* const arrivals = p.split_arrivals + memory.split.first;
+      const bool last = atomic_add_acq_rel(arrivals, 1) == memory.split.last - memory.split.first;
       if (last) *arrivals = 0;
       memory.tile.message = last ? 1 : 0;
     }
     sync_block();
-    if (memory.tile.message != 0) merge(split);
-  }
-  TW_DEVICE void merge(const plan::Split& split) {
-    if constexpr (kDecodeOnly) {
-      merge_parts(p, memory.tile, split, memory.decode.m[0], memory.decode.targets);
-    } else {
-      merge_parts(p, memory.tile, split, memory.prefill.merge.references,
-                  memory.prefill.merge.targets);
-    }
-  }
-  TW_DEVICE plan::Split find_split(i64 item) const {
-    i32 begin = 0;
-    i32 end = schedule.header->num_splits;
-    while (end - begin > 1) {
-      const i32 middle = (begin + end) / 2;
-      if (schedule.splits[middle].item <= item) {
-        begin = middle;
-      } else {
-        end = middle;
-      }
-    }
-    return schedule.splits[begin];
+    if (tile.message != 0) merge_parts(p, tile, memory.split, memory.merge);
   }
 
   TW_DEVICE void zero_padding(i32 q_tokens) {
@@ -228,10 +245,70 @@ class Worker {
   const plan::Schedule& schedule;
 };
 
-// By a warp: joins the levels' results of one (token, q head), outermost first.
+// What several levels, or their parts, gave for one (token, q head): a list of partial results, in
+// order, outermost level first. By all lanes of a warp; a lane a level.
+class RowParts {
+ public:
+  TW_DEVICE RowParts(const AttentionParams& params, u32 levels, i64 the_token, i32 the_head)
+      : p(params), token(the_token), head(the_head) {
+    i32 count = 0;
+    if (lane_id() < p.plan.num_levels && (levels >> lane_id() & 1U) != 0) {
+      count = 1;
+      const Partial at = level_row(p, lane_id(), token, head);
+      if (is_left_in_parts(at)) {
+        const plan::Split split = p.plan.schedule.splits[split_of_parts(at)];
+        first_worker = split.first;
+        tile_row = static_cast<i32>(*at.m);
+        count = split.last - split.first + 1;
+      }
+    }
+    end = count;
+#pragma unroll
+    for (i32 distance = 1; distance < kWarpSize; distance *= 2) {
+      const i32 before = shuffle_up(end, distance);
+      if (lane_id() >= distance) end += before;
+    }
+  }
+
+  TW_DEVICE i32 count() const {
+    return shuffle(end, kWarpSize - 1);
+  }
+
+  // The i-th one; i may differ from lane to lane.
+  TW_DEVICE Partial operator[](i32 i) const {
+    i32 level = 0;
+    i32 begin = 0;
+    for (i32 other = 0; other < p.plan.num_levels; ++other) {
+      const i32 other_end = shuffle(end, other);
+      if (other_end <= i) {
+        level = other + 1;
+        begin = other_end;
+      }
+    }
+    const i32 worker = shuffle(first_worker, level);
+    const i32 r = shuffle(tile_row, level);
+    if (worker < 0) return level_row(p, level, token, head);
+    return row_of_slot(
+        p, i == begin ? plan::second_slot(worker) : plan::first_slot(worker + i - begin), r);
+  }
+
+ private:
+  const AttentionParams& p;
+  const i64 token;
+  const i32 head;
+  // Of this lane's level:
+  i32 first_worker = -1;  // of the split item that has the row; -1: it is in one piece
+  i32 tile_row = 0;
+  i32 end = 0;  // of its partial results in the list
+};
+
+// By a warp: joins the levels' results of one (token, q head).
 TW_DEVICE void join_levels_of_row(const AttentionParams& p, i64 token, i32 head) {
-  const u32 levels = p.plan.token_levels[token];
-  if ((levels & (levels - 1)) == 0 && levels != 0) return;  // its one row has written the output
+  if (!is_joined(p, token)) {
+    // Its one row has written the output, unless it has none.
+    if (p.plan.token_levels[token] != 0) return;
+  }
+  constexpr i32 kAtOnce = 8;  // loads under way
   QueryRow row;
   row.batch = p.plan.request_of(token);
   const plan::Request request = p.plan.requests[row.batch];
@@ -242,26 +319,36 @@ TW_DEVICE void join_levels_of_row(const AttentionParams& p, i64 token, i32 head)
   row.kv_len = request.kv_len;
   row.q_index = static_cast<i32>(token);
   row.q_begin = request.q_begin;
-  const auto over_levels = [&](float& m, float& l, const auto& visit) {
-    for (i32 level = 0; level < p.plan.num_levels; ++level) {
-      if ((levels >> level & 1U) == 0) continue;
-      const Partial part = level_row(p, level, token, head);
-      visit(part, join(m, l, *part.m, *part.l));
-    }
-  };
-  float all_m = -kInfinity;
-  float all_l = 0;
-  over_levels(all_m, all_l, [](const Partial&, const Join&) {});
+  const RowParts parts(p, p.plan.token_levels[token], token, head);
+  const i32 count = parts.count();
+  float m = -kInfinity;
+  float l = 0;
+  for (i32 first = 0; first < count; first += kWarpSize) {
+    const Partial part = parts[first + lane_id()];
+    if (first + lane_id() < count) join(m, l, *part.m, *part.l);
+  }
+  join_warp(m, l);
+  const float reference = m == -kInfinity ? 0.0F : m;
   // All lanes write the same lse.
-  const RowTarget target = finish_row(p, row, all_m, all_l);
-  for (i32 d = lane_id() * 4; d < Spec::kValueDim; d += kWarpSize * 4) {
-    float m = -kInfinity;
-    float l = 0;
+  const RowTarget target = finish_row(p, row, has_failed(p, row.batch), m, l);
+  for (i32 columns = 0; columns < Spec::kValueDim; columns += kWarpSize * 4) {
+    const i32 d = columns + lane_id() * 4;
+    const bool exists = d < Spec::kValueDim;
     Float4 o{0, 0, 0, 0};
-    over_levels(m, l, [&](const Partial& part, const Join& by) {
-      add(o, by.own, *reinterpret_cast<const Float4*>(part.o + d), by.other);
-    });
-    put_columns(p, row, target, d, o);
+    for (i32 first = 0; first < count; first += kAtOnce) {
+      const Partial part = parts[first + lane_id() % kAtOnce];
+      const float by = first + lane_id() % kAtOnce < count ? exp2_fast(*part.m - reference) : 0.0F;
+      Float4 other[kAtOnce];
+#pragma unroll
+      for (i32 k = 0; k < kAtOnce; ++k) {
+        const auto* const from =
+            reinterpret_cast<const Float4*>(shuffle(reinterpret_cast<u64>(part.o), k));
+        other[k] = exists && first + k < count ? from[d / 4] : Float4{0, 0, 0, 0};
+      }
+#pragma unroll
+      for (i32 k = 0; k < kAtOnce; ++k) add(o, 1.0F, other[k], shuffle(by, k));
+    }
+    if (exists) put_columns(p, row, target, d, o);
   }
 }
 

@@ -31,8 +31,9 @@ constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int
                      kDecodeWarps * (2 * kDecodeKeys * 16 + 4 * kDecodeKeys * 4) +
                      larger(kDecodeWarps * ring, kDecodeWarps * kDecodeRows * 4 * value_dim) +
                      (kDecodeWarps * kDecodeKeys + kDecodeRows) * rest_pitch;
-  const int tile = kTileRows * 16 + 8 * 32 + (one_span ? 16 : 1024) + 64;
-  const int pieces = 2 * 48 + 72;
+  const int tile =
+      (decode_only ? kDecodeRows : kTileRows) * (16 + 4) + 8 * 32 + (one_span ? 16 : 1024) + 64;
+  const int pieces = 2 * 48 + 24 + 72;
   return (decode_only ? decode : larger(prefill, decode)) + tile + pieces + 64;
 }
 

@@ -21,13 +21,8 @@ struct PrefillStage {
 using PrefillRests = RowRests<Variant::kHasRope, Shape::kRows + Shape::kBlock>;
 
 struct PrefillMemory : PrefillRests {
-  union {
-    struct {
-      alignas(16) char q[Shape::kRows * Shape::kHeadPitch];
-      PrefillStage stages[2];
-    };
-    MergeMemory merge;  // at the end
-  };
+  alignas(16) char q[Shape::kRows * Shape::kHeadPitch];
+  PrefillStage stages[2];
   // Of the blocks of two rounds (see note_keys).
   alignas(16) const char* keys[2 * Shape::kThreads];
   alignas(16) const char* values[2 * Shape::kThreads];

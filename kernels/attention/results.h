@@ -23,6 +23,11 @@ TW_DEVICE Partial slot_of(const AttentionParams& p, i32 slot) {
   return {o, o + Shape::kRows * Spec::kValueDim, o + Shape::kRows * (Spec::kValueDim + 1)};
 }
 
+TW_DEVICE Partial row_of_slot(const AttentionParams& p, i32 slot, i32 r) {
+  const Partial all = slot_of(p, slot);
+  return {all.o + r * Spec::kValueDim, all.m + r, all.l + r};
+}
+
 // Of a level: [tokens, q heads], at one row.
 TW_DEVICE Partial level_row(const AttentionParams& p, i32 level, i64 token, i32 head) {
   const i64 heads = static_cast<i64>(p.plan.schedule.config.num_kv_heads) * Spec::kGroupSize;
@@ -48,11 +53,28 @@ TW_DEVICE Join join(float& m, float& l, float other_m, float other_l) {
   m = top;
   return factors;
 }
+// Of all lanes.
+TW_DEVICE void join_warp(float& m, float& l) {
+#pragma unroll
+  for (i32 distance = 1; distance < kWarpSize; distance *= 2) {
+    // Both lanes of a pair get the same bits.
+    const float other_m = shuffle_xor(m, distance);
+    const float other_l = shuffle_xor(l, distance);
+    join(m, l, other_m, other_l);
+  }
+}
 TW_DEVICE void add(Float4& sum, float own, const Float4& other, float by) {
   sum.x = sum.x * own + other.x * by;
   sum.y = sum.y * own + other.y * by;
   sum.z = sum.z * own + other.z * by;
   sum.w = sum.w * own + other.w * by;
+}
+
+// Whether several levels have keys of a query: their results are joined when all are there.
+TW_DEVICE bool is_joined(const AttentionParams& p, i64 token) {
+  if (p.plan.token_levels == nullptr) return false;
+  const u32 levels = p.plan.token_levels[token];
+  return (levels & (levels - 1)) != 0;
 }
 
 // Where the columns of a row go, and what they are multiplied by.
@@ -63,13 +85,9 @@ struct RowTarget {
   enum Kind : i32 { output, partial, zeros, nowhere } kind;
 };
 
-// Whether the update of the plan found something wrong with a request: its outputs are zeros then.
-TW_DEVICE bool has_failed(const AttentionParams& p, i32 request) {
-  return p.status[p.plan.schedule.header->status_turn * p.status_stride + request] != 0;
-}
-
 // The target of a row whose sums are complete; writes its lse.
-TW_DEVICE RowTarget finish_row(const AttentionParams& p, const QueryRow& row, float m, float l) {
+TW_DEVICE RowTarget finish_row(const AttentionParams& p, const QueryRow& row, bool failed, float m,
+                               float l) {
   RowTarget target;
   if (row.q_index >= p.out_tokens) {
     target.kind = RowTarget::nowhere;
@@ -81,7 +99,7 @@ TW_DEVICE RowTarget finish_row(const AttentionParams& p, const QueryRow& row, fl
   target.kind = RowTarget::output;
   target.factor = 1.0F;
   // A row of NaN scores may keep the reference it began with; its sum tells.
-  if (has_failed(p, row.batch) || (m == -kInfinity && l == 0.0F)) {
+  if (failed || (m == -kInfinity && l == 0.0F)) {
     if (lse != nullptr) *lse = -kInfinity;
     target.kind = RowTarget::zeros;
     target.out_scale = 1.0F;
@@ -119,18 +137,13 @@ TW_DEVICE RowTarget keep_row(const Partial& at, float m, float l) {
 TW_DEVICE RowTarget target_of(const AttentionParams& p, const Tile& tile, i32 slot, i32 r, float m,
                               float l) {
   if (slot >= 0) {
-    const Partial all = slot_of(p, slot);
-    return keep_row({all.o + r * Spec::kValueDim, all.m + r, all.l + r}, m, l);
+    return keep_row(row_of_slot(p, slot, r), m, l);
   }
   const QueryRow row = query_row(p, tile, r);
-  if (p.plan.token_levels != nullptr) {
-    const u32 levels = p.plan.token_levels[row.q_index];
-    // Several levels have keys of this query: their results are joined when all are there.
-    if ((levels & (levels - 1)) != 0) {
-      return keep_row(level_row(p, tile.level, row.q_index, row.q_head), m, l);
-    }
+  if (is_joined(p, row.q_index)) {
+    return keep_row(level_row(p, tile.level, row.q_index, row.q_head), m, l);
   }
-  return finish_row(p, row, m, l);
+  return finish_row(p, row, tile.rows[r].failed, m, l);
 }
 
 TW_DEVICE float finish_value(const AttentionParams& p, const QueryRow& row, const RowTarget& target,
@@ -263,52 +276,107 @@ TW_DEVICE void store_rows(const AttentionParams& p, const Tile& tile, i32 slot, 
 // Of a tile whose parts are joined.
 struct MergeMemory {
   float references[Shape::kRows];  // common to a row's parts
+  float sums[Shape::kRows];
   RowTarget targets[Shape::kRows];
 };
 
-// Joins the parts of a split item, in the order of its keys: by the block of threads that finished
-// last, which has the item's tile set up. By all threads.
-TW_DEVICE void merge_parts(const AttentionParams& p, const Tile& tile, const plan::Split& split,
-                           float* references, RowTarget* targets) {
-  constexpr i32 kAtOnce = 8;  // loads under way
-  const i32 parts = split.last - split.first + 1;
-  const auto part = [&](i32 i) {
+// The parts of a split item, in the order of its keys.
+struct Parts {
+  const AttentionParams& p;
+  plan::Split split;
+
+  TW_DEVICE i32 count() const { return split.last - split.first + 1; }
+  TW_DEVICE Partial operator[](i32 i) const {
     return slot_of(p, i == 0 ? plan::second_slot(split.first) : plan::first_slot(split.first + i));
-  };
+  }
+};
+
+// A level's row that lies in the parts of a split item, as row `r` of its tile: the place of its
+// sums says so, as sums of weights are not negative.
+TW_DEVICE void leave_parts(const AttentionParams& p, const Tile& tile, i32 split) {
+  for (i32 r = thread_id(); r < tile.num_rows; r += Shape::kThreads) {
+    const QueryRow row = query_row(p, tile, r);
+    const Partial at = level_row(p, tile.level, row.q_index, row.q_head);
+    *at.m = static_cast<float>(r);
+    *at.l = -1.0F - static_cast<float>(split);
+  }
+}
+TW_DEVICE bool is_left_in_parts(const Partial& at) {
+  return *at.l < 0.0F;
+}
+TW_DEVICE i32 split_of_parts(const Partial& at) {
+  return -1 - static_cast<i32>(*at.l);
+}
+
+// Sums of a tile's rows over all parts, and where the rows go.
+TW_DEVICE void merge_sums(const AttentionParams& p, const Tile& tile, const Parts& parts,
+                          MergeMemory& memory) {
+  constexpr i32 kAtOnce = 4;  // rows whose loads are under way
   // A warp a row: its lanes look at one part each.
-  for (i32 r = warp_id(); r < tile.num_rows; r += Shape::kWarps) {
-    float m = -kInfinity;
-    float l = 0;
-    for (i32 i = lane_id(); i < parts; i += kWarpSize) {
-      join(m, l, load_from_l2(part(i).m + r), load_from_l2(part(i).l + r));
+  for (i32 first = warp_id(); first < tile.num_rows; first += kAtOnce * Shape::kWarps) {
+    float m[kAtOnce];
+    float l[kAtOnce];
+#pragma unroll
+    for (i32 k = 0; k < kAtOnce; ++k) {
+      m[k] = -kInfinity;
+      l[k] = 0;
+    }
+    for (i32 i = lane_id(); i < parts.count(); i += kWarpSize) {
+      const Partial from = parts[i];
+      float other_m[kAtOnce];
+      float other_l[kAtOnce];
+#pragma unroll
+      for (i32 k = 0; k < kAtOnce; ++k) {
+        const i32 r = first + k * Shape::kWarps;
+        other_m[k] = r < tile.num_rows ? load_from_l2(from.m + r) : -kInfinity;
+        other_l[k] = r < tile.num_rows ? load_from_l2(from.l + r) : 0.0F;
+      }
+#pragma unroll
+      for (i32 k = 0; k < kAtOnce; ++k) join(m[k], l[k], other_m[k], other_l[k]);
     }
 #pragma unroll
-    for (i32 distance = 1; distance < kWarpSize; distance *= 2) {
-      // Both lanes of a pair must get the same bits.
-      const float other_m = shuffle_xor(m, distance);
-      const float other_l = shuffle_xor(l, distance);
-      join(m, l, other_m, other_l);
-    }
-    if (lane_id() == 0) {
-      references[r] = m == -kInfinity ? 0.0F : m;
-      targets[r] = target_of(p, tile, -1, r, m, l);
+    for (i32 k = 0; k < kAtOnce; ++k) {
+      join_warp(m[k], l[k]);
+      // A lane a row finds out where it goes: that waits for memory, too.
+      const i32 r = first + k * Shape::kWarps;
+      if (lane_id() == k && r < tile.num_rows) {
+        memory.references[r] = m[k];
+        memory.sums[r] = l[k];
+      }
     }
   }
   sync_block();
-  store_columns(p, tile, targets, [&](i32 r, i32 d) {
+  for (i32 r = thread_id(); r < tile.num_rows; r += Shape::kThreads) {
+    memory.targets[r] = target_of(p, tile, -1, r, memory.references[r], memory.sums[r]);
+    if (memory.references[r] == -kInfinity) memory.references[r] = 0;
+  }
+  sync_block();
+}
+
+// Joins the parts of a split item: by the block of threads that finished last, which has the item's
+// tile set up. By all threads.
+TW_DEVICE void merge_parts(const AttentionParams& p, const Tile& tile, const plan::Split& split,
+                           MergeMemory& memory) {
+  constexpr i32 kAtOnce = 8;  // loads under way
+  const Parts parts{p, split};
+  merge_sums(p, tile, parts, memory);
+  store_columns(p, tile, memory.targets, [&](i32 r, i32 d) {
     Float4 o{0, 0, 0, 0};
-    for (i32 first = 0; first < parts; first += kAtOnce) {
+    for (i32 first = 0; first < parts.count(); first += kAtOnce) {
       Float4 other[kAtOnce];
       float by[kAtOnce];
 #pragma unroll
       for (i32 k = 0; k < kAtOnce; ++k) {
-        const Partial from = part(first + k < parts ? first + k : parts - 1);
+        // Behind the last part it is loaded again.
+        const Partial from = parts[first + k < parts.count() ? first + k : parts.count() - 1];
         by[k] = load_from_l2(from.m + r);
         other[k] = load_from_l2(reinterpret_cast<const Float4*>(from.o + r * Spec::kValueDim + d));
       }
 #pragma unroll
       for (i32 k = 0; k < kAtOnce; ++k) {
-        if (first + k < parts) add(o, 1.0F, other[k], exp2_fast(by[k] - references[r]));
+        if (first + k < parts.count()) {
+          add(o, 1.0F, other[k], exp2_fast(by[k] - memory.references[r]));
+        }
       }
     }
     return o;

@@ -74,13 +74,17 @@ struct TileRow {
   i32 q_pos;
   i32 q_index;
   i32 batch;
+  bool failed;  // the update of the plan found something wrong with the request
 };
 
 // In shared memory.
 struct Tile {
-  TileRow rows[Shape::kRows];
-  float row_scale[Shape::kRows];  // of the logits; only where scales_logits
-  i32 first_row;                  // packed row of the KV head's queries
+  // In a kernel for decode alone tiles have no more rows than these.
+  static constexpr i32 kMostRows = Spec::kDecodeOnly ? Shape::kDecodeRows : Shape::kRows;
+
+  TileRow rows[kMostRows];
+  float row_scale[kMostRows];  // of the logits; only where scales_logits
+  i32 first_row;               // packed row of the KV head's queries
   i32 num_rows;
   i32 kv_len;
   i32 kv_pos;
@@ -121,6 +125,11 @@ TW_DEVICE QueryRow query_row(const AttentionParams& p, const Tile& tile, i32 r) 
   return q;
 }
 
+// Whether the update of the plan found something wrong with a request: its outputs are zeros then.
+TW_DEVICE bool has_failed(const AttentionParams& p, i32 request) {
+  return p.status[p.plan.schedule.header->status_turn * p.status_stride + request] != 0;
+}
+
 TW_DEVICE float scale_of(const ScaleView& scale, i32 request, i32 head) {
   if (scale.data == nullptr) return scale.value;
   return scale.data[static_cast<i64>(request) * scale.request_stride + head * scale.head_stride];
@@ -156,7 +165,7 @@ TW_DEVICE void set_up_query_row(const AttentionParams& p, const plan::Row& row,
   const i64 token = p.plan.token_of(row, packed / Spec::kGroupSize);
   const i32 batch = p.plan.request_of(row, token);
   tile.rows[r] = {static_cast<i32>(p.plan.position_of_query(p.plan.requests[batch], token)),
-                  static_cast<i32>(token), batch};
+                  static_cast<i32>(token), batch, has_failed(p, batch)};
   if (p.scales_logits != 0) {
     tile.row_scale[r] =
         p.sm_scale * scale_of(p.q_scale, batch, item.head) * scale_of(p.k_scale, batch, item.head);
@@ -185,7 +194,7 @@ TW_DEVICE void set_up_tile(const AttentionParams& p, const plan::Item& item, i32
     const i32 blocks = find_blocks(p, row, item, tile.ranges);
     tile.part_end = end < 0 ? blocks : end;
   }
-  for (i32 r = thread; r < Shape::kRows; r += Shape::kThreads) {
+  for (i32 r = thread; r < Tile::kMostRows; r += Shape::kThreads) {
     set_up_query_row(p, row, item, num_rows, r, tile);
   }
   sync_block();
