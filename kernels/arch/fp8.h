@@ -65,4 +65,21 @@ TW_DEVICE float to_float(f8e4m3 value) {
   return to_float(f16{static_cast<u16>(sign << 8 | magnitude << 7)}) * 256.0F;
 }
 
+// Two neighbouring elements, the first one in the low byte, as a pair of bf16 or f16: exact.
+template <typename To, typename From>
+TW_DEVICE u32 widen_pair(u16 two) {
+#if __CUDA_ARCH__ >= 890
+  u32 halves;
+  if constexpr (kIsSame<From, f8e4m3>) {
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(two));
+  } else {
+    asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(halves) : "h"(two));
+  }
+  if constexpr (kIsSame<To, f16>) return halves;
+  return pack<To>(low_of<f16>(halves), high_of<f16>(halves));
+#else
+  return pack<To>(to_float(From{static_cast<u8>(two)}), to_float(From{static_cast<u8>(two >> 8)}));
+#endif
+}
+
 }  // namespace tw

@@ -79,7 +79,8 @@ struct WorkerMemory<true> {
 
 static_assert(sizeof(WorkerMemory<Spec::kDecodeOnly>::Type) <=
               attention_shared_bytes(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock,
-                                     Spec::kDecodeStages, kOneSpan, Spec::kDecodeOnly));
+                                     Spec::kDecodeStages, Variant::kRopeDim, kOneSpan,
+                                     Spec::kDecodeOnly));
 
 // A block of threads at work on one plan. Plans whose limits leave room for decode alone have a
 // kernel that needs less of an SM.
@@ -118,9 +119,8 @@ class Worker {
       sync_block();
       if (memory.next.kind == Piece::none) break;
       if (thread_id() == 0) memory.piece = memory.next;
-      set_up_tile(p, memory.next.item, memory.next.begin, memory.tile);
-      const i32 end = memory.piece.end < 0 ? memory.tile.blocks : memory.piece.end;
-      const i32 count = end - memory.piece.begin;
+      set_up_tile(p, memory.next.item, memory.next.begin, memory.next.end, memory.tile);
+      const i32 count = memory.tile.part_end - memory.tile.first_block;
       if (is_decode()) {
         Decode decode(p, memory.tile, memory.decode);
         decode.run(count, at_begin, at_end);

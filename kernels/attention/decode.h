@@ -5,7 +5,9 @@
 #pragma once
 
 #include "arch/matrix.h"
+#include "attention/exact_row.h"
 #include "attention/keys.h"
+#include "attention/landed.h"
 #include "attention/results.h"
 
 namespace tw {
@@ -22,7 +24,11 @@ struct DecodeTable {
   i32 positions[4][Shape::kDecodeKeys];
 };
 
-struct DecodeMemory {
+// Of keys, a warp's together, and behind them of queries.
+using DecodeRests =
+    RowRests<Variant::kHasRope, Shape::kDecodeWarps * Shape::kDecodeKeys + Shape::kDecodeRows>;
+
+struct DecodeMemory : DecodeRests {
   float m[Shape::kDecodeWarps][Shape::kDecodeRows];
   float l[Shape::kDecodeWarps][Shape::kDecodeRows];
   float factors[Shape::kDecodeWarps][Shape::kDecodeRows];
@@ -45,7 +51,7 @@ class Decode {
  public:
   using Element = Shape::Element;
   static constexpr i32 kStages = Shape::kDecodeStages;
-  using KeyCopy = RowCopy<Shape::kHeadUnits, Shape::kDecodeKeys, kWarpSize>;
+  using KeyCopy = RowCopy<Shape::kKeyUnits, Shape::kDecodeKeys, kWarpSize>;
   using ValueCopy = RowCopy<Shape::kValueUnits, Shape::kDecodeKeys, kWarpSize>;
   static constexpr i32 kChunksABlock = Shape::kBlock / Shape::kDecodeKeys;
   static_assert(Shape::kDecodeRows * Shape::kHeadPitch <=
@@ -72,6 +78,7 @@ class Decode {
     at_begin();
     copy_async_wait<kStages - 1>();
     sync_block();
+    if constexpr (Variant::kHasRope) rotate_queries();
     read_queries();
     sync_block();  // the last stage may be filled
     i32 stage = 0;
@@ -80,44 +87,69 @@ class Decode {
       // Everyone's copies have landed, and everyone is done with the stage before this one.
       sync_warp();
       page = load_chunk(i + kStages - 1, stage == 0 ? kStages - 1 : stage - 1, page);
-      compute(i, memory.ring[stage][warp]);
+      DecodeStage& landed = memory.ring[stage][warp];
+      Landed<Shape::kDecodeKeys, kWarpSize>::finish(landed.k, key_rests(), landed.v,
+                                                    memory.tables[warp].positions[i & 3], lane,
+                                                    [] { sync_warp(); });
+      compute(i, landed);
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
     at_end();
     copy_async_wait<0>();
     sync_block();  // all are done with their rings
-    if (warp < Shape::kDecodeWarps) leave_results();
-    sync_block();
+    const bool finite = warp >= Shape::kDecodeWarps || leave_results();
+    all_finite = !any_of_block(!finite);
   }
 
   // Joins the warps' results, in their order, and stores the rows: in a slot, or where complete
   // rows go (slot -1).
   TW_DEVICE void store(i32 slot) {
     store_rows(
-        p, tile, slot, memory.targets,
-        [&](i32 r, float& m, float& l) {
-#pragma unroll
-          for (i32 w = 0; w < Shape::kDecodeWarps; ++w) m = max_of(m, memory.m[w][r]);
-          const float reference = m == -kInfinity ? 0.0F : m;
-#pragma unroll
-          for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
-            const float by = exp2_fast(memory.m[w][r] - reference);
-            memory.factors[w][r] = by;
-            l += memory.l[w][r] * by;
-          }
-        },
-        [&](i32 r, i32 d) {
-          Float4 sum{0, 0, 0, 0};
-#pragma unroll
-          for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
-            add(sum, 1.0F, *reinterpret_cast<const Float4*>(&memory.o[w][r * Spec::kValueDim + d]),
-                memory.factors[w][r]);
-          }
-          return sum;
-        });
+        p, tile, slot, memory.targets, [&](i32 r, float& m, float& l) { join_sums(r, m, l); },
+        [&](i32 r, i32 d) { return join_columns(r, d); });
+    if (!all_finite) store_again(slot);
   }
 
  private:
+  // Also what each warp's outputs are multiplied by.
+  TW_DEVICE void join_sums(i32 r, float& m, float& l) {
+#pragma unroll
+    for (i32 w = 0; w < Shape::kDecodeWarps; ++w) m = max_of(m, memory.m[w][r]);
+    const float reference = m == -kInfinity ? 0.0F : m;
+#pragma unroll
+    for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
+      const float by = exp2_fast(memory.m[w][r] - reference);
+      memory.factors[w][r] = by;
+      l += memory.l[w][r] * by;
+    }
+  }
+  TW_DEVICE Float4 join_columns(i32 r, i32 d) const {
+    Float4 sum{0, 0, 0, 0};
+#pragma unroll
+    for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
+      add(sum, 1.0F, *reinterpret_cast<const Float4*>(&memory.o[w][r * Spec::kValueDim + d]),
+          memory.factors[w][r]);
+    }
+    return sum;
+  }
+
+  // Rows whose outputs are not all finite, which may be for a value that they do not attend to.
+  TW_DEVICE void store_again(i32 slot) {
+    sync_block();  // all is stored
+#pragma unroll 1
+    for (i32 r = warp_id(); r < tile.num_rows; r += Shape::kWarps) {
+      bool finite = true;
+      for (i32 d = lane * 4; d < Spec::kValueDim; d += kWarpSize * 4) {
+        finite = finite && is_finite(join_columns(r, d));
+      }
+      if (!any_of_warp(!finite)) continue;
+      float m = -kInfinity;
+      float l = 0;
+      join_sums(r, m, l);  // the same for all lanes
+      store_row_exactly(p, tile, slot, r, m, l);
+    }
+  }
+
   TW_DEVICE i32 chunk_of(i32 i) const {
     return warp + i * Shape::kDecodeWarps;
   }
@@ -184,6 +216,17 @@ class Decode {
 #pragma unroll
     for (i32 step = 0; step < Shape::kHeadSteps; ++step) load_matrix_x4(q[step], from + step * 32);
   }
+  TW_DEVICE void rotate_queries() {
+    rotate_rows<Shape::kThreads>(memory.q, query_rests(), Shape::kDecodeRows, thread,
+                                 [&](i32 r) { return tile.rows[r].q_pos; });
+    sync_block();
+  }
+  TW_DEVICE char* key_rests() {
+    return memory.rest_of(warp * Shape::kDecodeKeys);
+  }
+  TW_DEVICE char* query_rests() {
+    return memory.rest_of(Shape::kDecodeWarps * Shape::kDecodeKeys);
+  }
 
   TW_DEVICE void compute(i32 i, const DecodeStage& stage) {
     float scores[2][4] = {};
@@ -195,6 +238,9 @@ class Decode {
       load_matrix_x4(b, k + step * 32);
       multiply_16x8x16<Element>(scores[0], q[step], b[0], b[1]);
       multiply_16x8x16<Element>(scores[1], q[step], b[2], b[3]);
+      if constexpr (Variant::kHasRope) {
+        if (step < kRotatedSteps) add_rests(step, b, scores);
+      }
     }
     transform(tile.is_full(key_begin(i) / Shape::kBlock * Shape::kBlock),
               memory.tables[warp].positions[i & 3], scores);
@@ -210,6 +256,19 @@ class Decode {
       multiply_16x8x16<Element>(o[d], a, b[0], b[1]);
       multiply_16x8x16<Element>(o[d + 1], a, b[2], b[3]);
     }
+  }
+
+  // What the rests of rotated queries and keys add to the product of one step.
+  TW_DEVICE void add_rests(i32 step, const u32 (&keys)[4], float (&scores)[2][4]) {
+    u32 b[4];
+    load_matrix_x4(
+        b, key_rests() + (lane % 8 + lane / 16 * 8) * kRestPitch + lane / 8 % 2 * 16 + step * 32);
+    multiply_16x8x16<Element>(scores[0], q[step], b[0], b[1]);
+    multiply_16x8x16<Element>(scores[1], q[step], b[2], b[3]);
+    u32 a[4];
+    load_matrix_x4(a, query_rests() + lane % 16 * kRestPitch + lane / 16 * 16 + step * 32);
+    multiply_16x8x16<Element>(scores[0], a, keys[0], keys[1]);
+    multiply_16x8x16<Element>(scores[1], a, keys[2], keys[3]);
   }
 
   TW_DEVICE void transform(bool full, const i32* positions, float (&scores)[2][4]) {
@@ -272,8 +331,9 @@ class Decode {
     }
   }
 
-  // Every warp's sums and outputs, for all to read.
-  TW_DEVICE void leave_results() {
+  // Every warp's sums and outputs, for all to read. False: some output is not finite.
+  TW_DEVICE bool leave_results() {
+    bool finite = true;
 #pragma unroll
     for (i32 half = 0; half < 2; ++half) {
       const i32 r = half * 8 + lane / 4;
@@ -285,14 +345,18 @@ class Decode {
         memory.l[warp][r] = l;
       }
       if (r >= tile.num_rows) continue;
+      float total = 0;
 #pragma unroll
       for (i32 d = 0; d < Shape::kValueTiles; ++d) {
         const i32 column = d * 8 + lane % 4 * 2;
         if (column >= Spec::kValueDim) continue;
         memory.o[warp][r * Spec::kValueDim + column] = o[d][half * 2];
         memory.o[warp][r * Spec::kValueDim + column + 1] = o[d][half * 2 + 1];
+        total += o[d][half * 2] + o[d][half * 2 + 1];
       }
+      finite = finite && is_finite(total);
     }
+    return finite;
   }
 
   const AttentionParams& p;
@@ -302,6 +366,7 @@ class Decode {
   const i32 lane;
   const i32 warp;
   i32 num_chunks = 0;
+  bool all_finite = true;
   SoftmaxRow sums[2];
   u32 q[Shape::kHeadSteps][4];
   float o[Shape::kValueTiles][4] = {};

@@ -14,19 +14,23 @@ constexpr int attention_warps(int head_dim, int value_dim) {
   return head_dim > 128 || value_dim > 128 ? 8 : 4;
 }
 
-// See shape.h, prefill.h, decode.h and tile.h for what is counted.
+// See shape.h, prefill.h, decode.h, rotate.h and tile.h for what is counted. `rope_dim`: rotated
+// elements of a row.
 constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int decode_stages,
-                                     bool one_span, bool decode_only) {
+                                     int rope_dim, bool one_span, bool decode_only) {
   const int head_pitch = (2 * ((head_dim + 15) / 16) + 1) * 16;
   const int value_pitch = (2 * ((value_dim + 15) / 16) + 1) * 16;
   const auto larger = [](int a, int b) { return a > b ? a : b; };
   const int targets = 24;  // RowTarget
+  const int rest_pitch = rope_dim > 0 ? (2 * ((rope_dim + 15) / 16) + 1) * 16 : 0;
   const int prefill = kTileRows * head_pitch + 2 * block * (head_pitch + value_pitch) +
-                      2 * 32 * attention_warps(head_dim, value_dim) * (2 * 8 + 4);
+                      2 * 32 * attention_warps(head_dim, value_dim) * (2 * 8 + 4) +
+                      (kTileRows + block) * rest_pitch;
   const int ring = decode_stages * kDecodeKeys * (head_pitch + value_pitch);
   const int decode = 3 * kDecodeWarps * kDecodeRows * 4 + kDecodeRows * targets +
                      kDecodeWarps * (2 * kDecodeKeys * 16 + 4 * kDecodeKeys * 4) +
-                     larger(kDecodeWarps * ring, kDecodeWarps * kDecodeRows * 4 * value_dim);
+                     larger(kDecodeWarps * ring, kDecodeWarps * kDecodeRows * 4 * value_dim) +
+                     (kDecodeWarps * kDecodeKeys + kDecodeRows) * rest_pitch;
   const int tile =
       (decode_only ? kDecodeRows : kTileRows) * (16 + 4) + 8 * 32 + (one_span ? 16 : 1024) + 64;
   const int pieces = 2 * 48 + 24 + 72;

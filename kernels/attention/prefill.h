@@ -5,7 +5,9 @@
 #pragma once
 
 #include "arch/matrix.h"
+#include "attention/exact_row.h"
 #include "attention/keys.h"
+#include "attention/landed.h"
 #include "attention/results.h"
 
 namespace tw {
@@ -15,7 +17,10 @@ struct PrefillStage {
   alignas(16) char v[Shape::kBlock * Shape::kValuePitch];
 };
 
-struct PrefillMemory {
+// Of a tile's queries and, behind them, of a block's keys.
+using PrefillRests = RowRests<Variant::kHasRope, Shape::kRows + Shape::kBlock>;
+
+struct PrefillMemory : PrefillRests {
   alignas(16) char q[Shape::kRows * Shape::kHeadPitch];
   PrefillStage stages[2];
   // Of the blocks of two rounds (see note_keys).
@@ -27,10 +32,11 @@ struct PrefillMemory {
 class Prefill {
  public:
   static constexpr i32 kRowTiles = Shape::kRowTiles;
+  static constexpr i32 kWarpRows = kRowTiles * 16;
   static constexpr i32 kKeyTiles = Shape::kBlock / 8;
   static constexpr i32 kRoundBlocks = Shape::kThreads / Shape::kBlock;
   static_assert(kRoundBlocks >= 2);
-  using KeyCopy = RowCopy<Shape::kHeadUnits, Shape::kBlock, Shape::kThreads>;
+  using KeyCopy = RowCopy<Shape::kKeyUnits, Shape::kBlock, Shape::kThreads>;
   using ValueCopy = RowCopy<Shape::kValueUnits, Shape::kBlock, Shape::kThreads>;
   using QueryCopy = RowCopy<Shape::kHeadUnits, Shape::kRows, Shape::kThreads>;
   using Element = Shape::Element;
@@ -48,19 +54,25 @@ class Prefill {
     QueryCopy::copy<Shape::kHeadPitch, Spec::kHeadDim>(memory.q, queries(), thread);
     load_block(0, count);
     at_begin();
+    if constexpr (Variant::kHasRope) rotate_queries();
     for (i32 i = 0; i < count; ++i) {
       copy_async_wait<0>();
       sync_block();
       const bool notes = (i + 2) % kRoundBlocks == 0;
       const i32 page = notes ? page_at(i + 2, count) : -1;
+      PrefillStage& stage = memory.stages[i & 1];
+      Landed<Shape::kBlock, Shape::kThreads>::finish(stage.k, memory.rest_of(Shape::kRows), stage.v,
+                                                     memory.positions + noted(i), thread,
+                                                     [] { sync_block(); });
       // Looked up here, while the product does not need what shared memory gives.
       const bool full = tile.is_full(key_begin(i));
       float scores[kRowTiles][kKeyTiles][4];
-      multiply_keys(memory.stages[i & 1].k, scores);
+      multiply_keys(stage.k, scores);
+      if constexpr (Variant::kHasRope) add_rests(stage.k, scores);
       load_block(i + 1, count);
       transform(full, memory.positions + noted(i), scores);
       weigh(scores);
-      multiply_values(memory.stages[i & 1].v, scores);
+      multiply_values(stage.v, scores);
       if (notes) note_keys(i + 2, count, page);
     }
     at_end();
@@ -69,8 +81,8 @@ class Prefill {
 
   // Stores the rows: in a slot, or where complete rows go (slot -1).
   TW_DEVICE void store(i32 slot) {
+    u32 again = 0;  // rows whose outputs are not all finite: bit i for the i-th of this quad
     // A lane finds out where one of the warp's rows goes.
-    constexpr i32 kWarpRows = kRowTiles * 16;
     float m = -kInfinity;
     float l = 0;
 #pragma unroll
@@ -91,6 +103,10 @@ class Prefill {
       const i32 r = i * 8 + lane() / 4;
       const RowTarget to = shuffle_target(target, r);
       float(&x)[Shape::kValueTiles][4] = o[i / 2];
+      float total = 0;
+#pragma unroll
+      for (i32 d = 0; d < Shape::kValueTiles; ++d) total += x[d][i % 2 * 2] + x[d][i % 2 * 2 + 1];
+      if (!is_finite(total) && warp() * kWarpRows + r < tile.num_rows) again |= 1U << i;
       if (any_of_warp(to.kind == RowTarget::zeros) && to.kind == RowTarget::zeros) {
 #pragma unroll
         for (i32 d = 0; d < Shape::kValueTiles; ++d) x[d][i % 2 * 2] = x[d][i % 2 * 2 + 1] = 0;
@@ -99,6 +115,7 @@ class Prefill {
         return Float2{x[d][i % 2 * 2], x[d][i % 2 * 2 + 1]};
       });
     }
+    if (any_of_warp(again != 0)) store_again(slot, again, m, l);
   }
 
  private:
@@ -193,6 +210,20 @@ class Prefill {
         }
       }
     }
+  }
+
+  TW_DEVICE void rotate_queries() {
+    copy_async_wait<0>();
+    sync_block();
+    rotate_rows<Shape::kThreads>(memory.q, memory.rest_of(0), Shape::kRows, thread,
+                                 [&](i32 r) { return tile.rows[r].q_pos; });
+  }
+  // What the rests of rotated queries and keys add to their product.
+  TW_DEVICE void add_rests(const char* keys, float (&scores)[kRowTiles][kKeyTiles][4]) {
+    const i32 first = warp() * kRowTiles * 16;
+    add_products<Shape::kHeadPitch, kRestPitch>(memory.q + first * Shape::kHeadPitch,
+                                                memory.rest_of(Shape::kRows), scores);
+    add_products<kRestPitch, Shape::kHeadPitch>(memory.rest_of(first), keys, scores);
   }
 
   // Logits transform and mask. `positions`: of the block's keys.
@@ -311,6 +342,23 @@ class Prefill {
           multiply_16x8x16<Element>(o[t][d], a[t], b[0], b[1]);
           multiply_16x8x16<Element>(o[t][d + 1], a[t], b[2], b[3]);
         }
+      }
+    }
+  }
+
+  // Rows whose outputs are not all finite, which may be for a value that they do not attend to. The
+  // lanes have m and l of a row each.
+  TW_DEVICE void store_again(i32 slot, u32 again, float m, float l) const {
+    sync_warp();  // all is stored
+#pragma unroll 1
+    for (i32 i = 0; i < kWarpRows / 8; ++i) {
+      u32 left = ballot((again >> i & 1U) != 0);
+#pragma unroll 1
+      while (left != 0) {
+        const i32 quad = lowest_bit(left) / 4;
+        left &= ~(0xFU << (quad * 4));
+        const i32 r = i * 8 + quad;
+        store_row_exactly(p, tile, slot, warp() * kWarpRows + r, shuffle(m, r), shuffle(l, r));
       }
     }
   }

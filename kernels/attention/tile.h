@@ -90,8 +90,8 @@ struct Tile {
   i32 kv_pos;
   i32 level;
   i32 kv_head;
-  i32 blocks;       // of keys that it needs
-  i32 first_block;  // of those: where the part of it begins that is computed here
+  i32 first_block;  // of those it needs: where the part begins that is computed here
+  i32 part_end;     // and where that ends
   i32 message;      // from one thread to all
   TileBlocks ranges;
   bool plain;  // one segment of pages whose size is a power of two, of one shard
@@ -173,8 +173,9 @@ TW_DEVICE void set_up_query_row(const AttentionParams& p, const plan::Row& row,
 }
 
 // By all threads, after a barrier behind the last use of the tile before it; ends with a barrier.
+// `end`: of the part that is computed here; -1: the tile's.
 TW_DEVICE void set_up_tile(const AttentionParams& p, const plan::Item& item, i32 first_block,
-                           Tile& tile) {
+                           i32 end, Tile& tile) {
   const plan::Row row = p.plan.schedule.rows[item.row];
   const i32 num_rows = plan::rows_of_tile(p.plan.schedule.config, row, item.tile);
   const i32 thread = thread_id();
@@ -190,7 +191,8 @@ TW_DEVICE void set_up_tile(const AttentionParams& p, const plan::Item& item, i32
   sync_block();
   if (thread == Shape::kThreads - kWarpSize) set_up_segments(p, row, tile);
   if (thread == Shape::kThreads - 1) {
-    tile.blocks = find_blocks(p, row, item, tile.ranges);
+    const i32 blocks = find_blocks(p, row, item, tile.ranges);
+    tile.part_end = end < 0 ? blocks : end;
   }
   for (i32 r = thread; r < Tile::kMostRows; r += Shape::kThreads) {
     set_up_query_row(p, row, item, num_rows, r, tile);

@@ -46,17 +46,19 @@ bool is_one(const Scale& scale) {
   return !scale.tensor.defined() && scale.value == 1.0F;
 }
 
-// Rows of 16-byte units.
-void require_aligned(std::string_view name, const TensorView& t) {
+// Rows of 16-byte units. `level`: whose cache it is, where there are several.
+void require_aligned(std::string_view name, const TensorView& t, int level = -1) {
   const std::int64_t bytes = dtype_bytes(t.dtype);
   bool aligned = reinterpret_cast<std::uintptr_t>(t.data) % 16 == 0;
   for (int dim = 0; dim + 1 < t.rank; ++dim) {
     const auto d = static_cast<std::size_t>(dim);
     aligned = aligned && (t.shape[d] <= 1 || t.strides[d] * bytes % 16 == 0);
   }
-  require(aligned,
-          "{} is {} at {}: on CUDA its address and its strides must be multiples of 16 bytes", name,
-          t, fmt::ptr(t.data));
+  if (aligned) return;
+  raise(ErrorCode::invalid_argument,
+        "{}{} is {} at {}: on CUDA its address and its strides must be multiples of 16 bytes: copy "
+        "it to a tensor of its own, or pad the rows that it is a slice of",
+        level >= 0 ? fmt::format("levels[{}]: ", level) : "", name, t, fmt::ptr(t.data));
 }
 
 void fill_params(const DevicePlan& plan, const DevicePlan::Part& part, const CudaCall& call,
@@ -67,8 +69,9 @@ void fill_params(const DevicePlan& plan, const DevicePlan::Part& part, const Cud
   params.plan = part.view;
   for (int level = 0; level < part.view.num_levels; ++level) {
     const KvCache& cache = call.kv[level];
-    require_aligned("kv.k", cache.k);
-    require_aligned("kv.v", cache.v);
+    const int named = part.view.num_levels > 1 ? level : -1;
+    require_aligned("kv.k", cache.k, named);
+    require_aligned("kv.v", cache.v, named);
     params.cache[level] = view_of(cache);
     if (params.cache[level].pages == 0) {
       // Page 0 is read where a page does not exist: here that is any memory, which counts for

@@ -7,6 +7,7 @@
 #include "attention/memory_size.h"
 #include "attention/update_kernel.h"
 #include "base/checks.h"
+#include "base/rope.h"
 #include "plan/update_memory.h"
 #include "variant/cuda_text.h"
 #include "variant/mask.h"
@@ -33,9 +34,24 @@ const char* element_name(DType dtype) {
       return "float";
     case DType::f16:
       return "f16";
+    case DType::f8e4m3:
+      return "f8e4m3";
+    case DType::f8e5m2:
+      return "f8e5m2";
     default:
       return "bf16";
   }
+}
+
+bool is_fp8(DType dtype) {
+  return dtype == DType::f8e4m3 || dtype == DType::f8e5m2;
+}
+
+// The keys' and the values' dtypes in a kernel's name, where they are not the queries'.
+std::string kv_name(const AttentionSpec& spec) {
+  if (spec.kv_dtype == spec.q_dtype && spec.value_dtype() == spec.q_dtype) return "";
+  if (spec.kv_dtype == spec.value_dtype()) return fmt::format("_{}", element_name(spec.kv_dtype));
+  return fmt::format("_{}_{}", element_name(spec.kv_dtype), element_name(spec.value_dtype()));
 }
 
 // Whether the mask is told by one interval, so that tiles need no list of spans.
@@ -58,17 +74,20 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
   CudaShape shape;
   const SharedMemory memory = shared_memory(target);
   const bool decode_only = use == KernelUse::decode_only;
-  // Where less fits, blocks of keys are smaller and fewer of them are under way.
-  const bool large = memory.a_block >= 227 * 1024;
+  // Where less fits, blocks of keys are smaller and fewer of them are under way. To rotate takes
+  // memory and registers.
+  const bool rotates = spec.variant.rope.has_value();
+  const bool large = memory.a_block >= 227 * 1024 && !rotates;
   shape.block_tokens = large ? 64 : 32;
   shape.decode_stages = large && !decode_only ? 3 : 2;
   shape.threads = tw::attention_warps(spec.head_dim, spec.value_dim()) * 32;
-  shape.shared_bytes =
-      tw::attention_shared_bytes(spec.head_dim, spec.value_dim(), shape.block_tokens,
-                                 shape.decode_stages, is_one_span(spec.variant), decode_only);
+  shape.shared_bytes = tw::attention_shared_bytes(
+      spec.head_dim, spec.value_dim(), shape.block_tokens, shape.decode_stages,
+      rotates ? rope_dim(*spec.variant.rope, spec.head_dim) : 0, is_one_span(spec.variant),
+      decode_only);
   constexpr int kReserved = 1024;  // by the system, a block
   // More blocks would leave a thread too few registers.
-  const int most = shape.threads > 128 ? 1 : decode_only ? 3 : 2;
+  const int most = shape.threads > 128 ? 1 : decode_only && !rotates ? 3 : 2;
   shape.blocks_per_sm = std::clamp(memory.an_sm / (shape.shared_bytes + kReserved), 1, most);
   return shape;
 }
@@ -79,10 +98,18 @@ Support cuda_supports(const AttentionSpec& spec, CudaTarget target) {
     return no(fmt::format("q_dtype is {}: CUDA kernels take float16 and bfloat16",
                           dtype_name(spec.q_dtype)));
   }
-  if (spec.kv_dtype != spec.q_dtype || spec.value_dtype() != spec.q_dtype) {
-    return no(fmt::format("kv_dtype is {}, v_dtype {}: on CUDA they must be q_dtype, {}",
+  for (const DType dtype : {spec.kv_dtype, spec.value_dtype()}) {
+    if (dtype == spec.q_dtype || is_fp8(dtype)) continue;
+    return no(fmt::format("kv_dtype is {}, v_dtype {}: on CUDA they must be q_dtype, {}, or fp8",
                           dtype_name(spec.kv_dtype), dtype_name(spec.value_dtype()),
                           dtype_name(spec.q_dtype)));
+  }
+  // Rows are copied by 16 bytes.
+  if ((is_fp8(spec.kv_dtype) && spec.head_dim % 16 != 0) ||
+      (is_fp8(spec.value_dtype()) && spec.value_dim() % 16 != 0)) {
+    return no(fmt::format(
+        "head_dim is {}, head_dim_vo {}: on CUDA those of fp8 caches must be multiples of 16",
+        spec.head_dim, spec.value_dim()));
   }
   const DType out = spec.output_dtype();
   if (out != DType::f32 && out != DType::f16 && out != DType::bf16) {
@@ -93,17 +120,15 @@ Support cuda_supports(const AttentionSpec& spec, CudaTarget target) {
     return no(fmt::format("head_dim is {}, head_dim_vo {}: CUDA kernels take at most 256",
                           spec.head_dim, spec.value_dim()));
   }
-  if (spec.variant.rope.has_value()) {
-    return no("variant.rope is given: on CUDA keys are rotated before they are cached");
-  }
   if (target.major < 8) return no("the GPU is older than Ampere (compute capability 8.0)");
   const int most = shared_memory(target).a_block;
   const int needed = cuda_shape(spec, target, KernelUse::any_batch).shared_bytes;
   if (needed > most) {
     return no(
-        fmt::format("head_dim is {}: its kernel needs {} bytes of shared memory, a GPU of "
+        fmt::format("head_dim is {}{}: its kernel needs {} bytes of shared memory, a GPU of "
                     "compute capability {}.{} has {}",
-                    spec.head_dim, needed, target.major, target.minor, most));
+                    spec.head_dim, spec.variant.rope.has_value() ? ", variant.rope given" : "",
+                    needed, target.major, target.minor, most));
   }
   return {true, ""};
 }
@@ -112,8 +137,8 @@ jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target,
   const CudaShape shape = cuda_shape(spec, target, use);
   jit::KernelSource source;
   source.name = fmt::format(
-      "{}_{}_{}_d{}{}_g{}", use == KernelUse::decode_only ? "decode" : "attention",
-      element_name(spec.q_dtype), element_name(spec.output_dtype()), spec.head_dim,
+      "{}_{}{}_{}_d{}{}_g{}", use == KernelUse::decode_only ? "decode" : "attention",
+      element_name(spec.q_dtype), kv_name(spec), element_name(spec.output_dtype()), spec.head_dim,
       spec.value_dim() == spec.head_dim ? std::string() : fmt::format("_v{}", spec.value_dim()),
       spec.group_size());
   source.source = fmt::format(
@@ -121,6 +146,8 @@ jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target,
       "namespace tw {{\n"
       "struct Spec {{\n"
       "  using Element = {};\n"
+      "  using Key = {};\n"
+      "  using Value = {};\n"
       "  using Out = {};\n"
       "  static constexpr i32 kHeadDim = {};\n"
       "  static constexpr i32 kValueDim = {};\n"
@@ -133,6 +160,7 @@ jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target,
       "}}  // namespace tw\n"
       "#include \"attention/attention.h\"\n",
       cuda_variant(spec.variant, spec.head_dim), element_name(spec.q_dtype),
+      element_name(spec.kv_dtype), element_name(spec.value_dtype()),
       element_name(spec.output_dtype()), spec.head_dim, spec.value_dim(), spec.group_size(),
       shape.block_tokens, shape.decode_stages, shape.blocks_per_sm, use == KernelUse::decode_only);
   source.entries = {"tilewright_attention", "tilewright_join_levels"};

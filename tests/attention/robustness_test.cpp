@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "support/not_finite.h"
 #include "support/shared_prefix.h"
 #include "support/simple_batch.h"
 
@@ -19,38 +20,20 @@ namespace {
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-void fill_all(Tensor& tensor, double value) {
-  const std::vector<double> row(static_cast<std::size_t>(tensor.shape()[3]), value);
-  for (std::int64_t page = 0; page < tensor.shape()[0]; ++page) {
-    for (std::int64_t i = 0; i < tensor.shape()[1]; ++i) {
-      for (std::int64_t head = 0; head < tensor.shape()[2]; ++head) {
-        tensor.set_row({page, i, head, 0}, row.data(), tensor.shape()[3]);
-      }
-    }
-  }
-}
-
-void poison_key(Request& request, const Dims& dims, std::int64_t key, double k, double v) {
-  const std::int64_t k_row = dims.kv_heads * dims.head_dim;
-  const std::int64_t v_row = dims.kv_heads * dims.value_dim;
-  std::fill_n(request.k.begin() + key * k_row, k_row, k);
-  std::fill_n(request.v.begin() + key * v_row, v_row, v);
+// On the CPU.
+void run_on_cpu(const AttentionSpec& spec, SimpleBatch& b, const Batch& view,
+                const std::vector<ParamValue>& plan_params, const RunArgs& args) {
+  const Attention attention(spec);
+  Plan plan({attention}, b.limits());
+  plan.update(view, b.inputs(attention, plan_params));
+  b.run(plan, attention, args);
 }
 
 class Poison : public testing::TestWithParam<double> {};
 
-// Everything in the cache that is nobody's.
 TEST_P(Poison, UnusedBytesOfTheCache) {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
-    const Dims dims{6, 2, 72, 72};
-    SimpleBatch b(dims, dtype, {{1, 1}, {1, 15}, {7, 7}, {1, 129}, {33, 70}, {1, 0}}, 16, 51);
-    fill_all(b.cache.k(), GetParam());
-    fill_all(b.cache.v(), GetParam());
-    fill_cache(b.cache, b.table, b.requests);
-    const Attention attention(make_spec(dims, dtype, variants::causal()));
-    Plan plan({attention}, b.limits());
-    b.bits(plan, attention);
-    b.tensors.expect(b.requests, causal_semantics());
+    check_unused_bytes({6, 2, 72, 72}, dtype, GetParam(), 0, run_on_cpu);
   }
 }
 
@@ -65,52 +48,7 @@ TEST_P(Poison, MaskedKeys) {
         VariantKind::sigmoid, VariantKind::nothing}) {
     SCOPED_TRACE(variant_name(kind));
     for (const DType dtype : {DType::f32, DType::bf16}) {
-      const Lengths lengths = {{1, 100}, {5, 131}, {1, 64}, {20, 300}};
-      Random random(52);
-      const VariantCase c =
-          make_variant(kind, dims, static_cast<std::int64_t>(lengths.size()), random);
-      const AttentionSpec spec = make_spec(dims, dtype, c.variant);
-      if (!supports(Device{}, spec)) continue;
-      std::vector<Request> requests = SimpleBatch::draw(dims, dtype, lengths, 53);
-      // Positions before the last keys, so that a causal mask has something to take away.
-      Extents positions;
-      int poisoned = 0;
-      for (std::size_t r = 0; r < requests.size(); ++r) {
-        Request& request = requests[r];
-        request.batch = static_cast<std::int64_t>(r);
-        for (std::int64_t& position : request.q_pos) {
-          position -= 11;
-          positions.push_back(position);
-        }
-        for (std::int64_t key = 0; key < request.kv_len(); ++key) {
-          bool seen = false;
-          for (std::int64_t i = 0; i < request.q_len() * dims.qo_heads; ++i) {
-            const std::int64_t head = i % dims.qo_heads;
-            seen = seen || c.semantics.mask({request.q_pos[i / dims.qo_heads], key, head,
-                                             head / dims.group(), request.batch, request.q_len(),
-                                             request.kv_len(), i / dims.qo_heads});
-          }
-          if (seen) continue;
-          poison_key(request, dims, key, GetParam(), -GetParam());
-          ++poisoned;
-        }
-      }
-      ASSERT_GT(poisoned, 3);
-      SimpleBatch b(dims, dtype, requests, 16, 54);
-      const Tensor q_pos = int_tensor(positions);
-      const Attention attention(spec);
-      Plan plan({attention}, b.limits());
-      Batch batch = b.batch();
-      batch.q_pos = q_pos.view();
-      plan.update(batch, b.inputs(attention, c.plan_params));
-      RunArgs args = b.tensors.args();
-      args.params = c.run_params;
-      if (!c.semantics.softmax) {
-        args.lse = {};
-        b.tensors.lse = {};
-      }
-      b.run(plan, attention, args);
-      b.tensors.expect(b.requests, c.semantics);
+      check_unseen_keys(kind, dims, dtype, GetParam(), 0, run_on_cpu);
     }
   }
 }
@@ -123,18 +61,10 @@ INSTANTIATE_TEST_SUITE_P(Values, Poison, testing::Values(kNan, kInfinity, -kInfi
 
 // A key that some queries of a tile see and others do not.
 TEST(NotFinite, ReachesOnlyTheRowsThatSeeIt) {
-  const Dims dims{4, 2, 64, 64};
-  for (const DType dtype : {DType::f32, DType::bf16}) {
-    std::vector<Request> requests = SimpleBatch::draw(dims, dtype, {{80, 80}, {9, 200}}, 55);
-    poison_key(requests[0], dims, 30, kNan, kNan);
-    poison_key(requests[1], dims, 196, kNan, kNan);
-    SimpleBatch b(dims, dtype, requests, 16, 56);
-    const Attention attention(make_spec(dims, dtype, variants::causal()));
-    Plan plan({attention}, b.limits());
-    b.bits(plan, attention);
-    EXPECT_TRUE(std::isnan(b.tensors.out.get({30, 0, 0})));
-    EXPECT_FALSE(std::isnan(b.tensors.out.get({29, 0, 0})));
-    b.tensors.expect(requests, causal_semantics());
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    check_seen_by_some({4, 2, 64, 64}, dtype, kNan, kNan, 0, run_on_cpu);
+    check_seen_by_some({4, 2, 64, 64}, dtype, 0, kNan, 0, run_on_cpu);
+    check_seen_by_some({4, 2, 64, 64}, dtype, 0, kInfinity, 0, run_on_cpu);
   }
 }
 

@@ -61,8 +61,20 @@ void run_case(const CompiledCase& compiled, int runs = 2) {
 }
 
 using Make = CompiledCase (*)();
-constexpr Make kCompiled[] = {causal_128,     causal_128_ampere, full_soft_cap_64, gated_72_40,
-                              causal_192_128, sink_window_64,    sigmoid_64,       documents_64};
+constexpr Make kCompiled[] = {causal_128,
+                              causal_128_ampere,
+                              full_soft_cap_64,
+                              gated_72_40,
+                              causal_192_128,
+                              sink_window_64,
+                              sigmoid_64,
+                              documents_64,
+                              fp8_128,
+                              fp8_values_64,
+                              fp8_of_two_kinds_80_48,
+                              rope_128,
+                              rope_of_fp8_80,
+                              rope_72};
 constexpr LengthKind kLengths[] = {LengthKind::decode, LengthKind::prefill, LengthKind::append,
                                    LengthKind::cross,  LengthKind::empty,   LengthKind::one_long,
                                    LengthKind::mixed};
@@ -97,7 +109,7 @@ TEST(EmulatedKernels, EveryTableForm) {
 
 TEST(EmulatedKernels, EveryCacheForm) {
   for (int form = 0; form < static_cast<int>(CacheForm::count); ++form) {
-    CompiledCase compiled = sink_window_64();
+    CompiledCase compiled = form % 3 == 0 ? fp8_128() : sink_window_64();
     Case& c = compiled.attention;
     c.cache = static_cast<CacheForm>(form);
     if (c.cache == CacheForm::separate_strided) continue;  // not aligned to 16 bytes

@@ -5,6 +5,7 @@
 
 #include "attention_cuda/compiled_cases.h"
 #include "attention_cuda/emulated_attention.h"
+#include "support/expect_error.h"
 #include "support/simple_batch.h"
 #include "tilewright/request_status.h"
 
@@ -84,6 +85,36 @@ TEST(EmulatedBehaviour, ShardsTellPositions) {
   EmulatedAttention attention(spec_of(compiled), compiled.target, batch.limits());
   run_batch(attention, batch, view, batch.tensors.args(), 1);
   batch.tensors.expect(batch.requests, causal_semantics());
+}
+
+// Tensors that start or whose rows start between units of 16 bytes are refused, with what to do.
+TEST(EmulatedBehaviour, TensorsMustBeAligned) {
+  const CompiledCase compiled = sink_window_64();
+  SimpleBatch batch(compiled.attention.dims(), DType::bf16, {{1, 20}, {3, 9}}, 8, 3);
+  EmulatedAttention attention(spec_of(compiled), compiled.target, batch.limits());
+  run_batch(attention, batch, batch.batch(), batch.tensors.args(), 1);
+  const TensorView q = batch.tensors.q.view();
+  const KvCache kv = batch.cache.view();
+  const auto expect_refused = [&](const char* name, const TensorView& query, const KvCache& cache,
+                                  const TensorView& out) {
+    RunArgs args = batch.tensors.args();
+    args.out = out;
+    expect_error_of(ErrorCode::invalid_argument,
+                    {name, "bfloat16", "multiples of 16 bytes", "copy it to a tensor of its own"},
+                    [&] { attention.run(query, {cache}, args, 1); });
+  };
+  const auto moved = [](TensorView tensor) {
+    tensor.data = static_cast<std::byte*>(tensor.data) + 2;
+    return tensor;
+  };
+  const auto wider = [](TensorView tensor) {
+    tensor.strides[0] += 1;
+    return tensor;
+  };
+  expect_refused("q is", moved(q), kv, batch.tensors.out.view());
+  expect_refused("kv.k is", q, KvCache::separate(moved(kv.k), kv.v), batch.tensors.out.view());
+  expect_refused("kv.v is", q, KvCache::separate(kv.k, wider(kv.v)), batch.tensors.out.view());
+  expect_refused("out is", q, kv, moved(batch.tensors.out.view()));
 }
 
 class BadRequests : public testing::Test {

@@ -63,9 +63,53 @@ inline CompiledCase documents_64() {
   return compiled_case(DType::bf16, 64, 64, 4, VariantKind::documents, kAmpere);
 }
 
+inline CompiledCase with_kv_dtypes(CompiledCase made, DType k, DType v) {
+  made.attention.kv_dtype = k;
+  made.attention.v_dtype = v;
+  return made;
+}
+inline CompiledCase fp8_128() {
+  return with_kv_dtypes(causal_128(), DType::f8e4m3, DType::f8e4m3);
+}
+// Rows of an odd number of units, of two dtypes.
+inline CompiledCase fp8_of_two_kinds_80_48() {
+  return with_kv_dtypes(compiled_case(DType::f16, 80, 48, 3, VariantKind::sink_window, kAmpere),
+                        DType::f8e5m2, DType::f8e4m3);
+}
+inline CompiledCase fp8_values_64() {
+  return with_kv_dtypes(compiled_case(DType::bf16, 64, 64, 2, VariantKind::causal, kAmpere),
+                        DType::bf16, DType::f8e5m2);
+}
+// Keys and queries rotated on their way.
+inline CompiledCase rope_128() {
+  return compiled_case(DType::bf16, 128, 128, 4, VariantKind::rope, kHopper);
+}
+// A few elements are rotated, in neighbouring pairs, of keys that are widened before.
+inline CompiledCase rope_of_fp8_80() {
+  return with_kv_dtypes(
+      compiled_case(DType::f16, 80, 80, 2, VariantKind::rope_interleaved, kAmpere), DType::f8e4m3,
+      DType::f8e4m3);
+}
+// Pairs that fill no whole step of 16.
+inline CompiledCase rope_72() {
+  return compiled_case(DType::f16, 72, 72, 1, VariantKind::rope, kHopper);
+}
+
 inline std::vector<CompiledCase> compiled_cases() {
-  return {causal_128(),     causal_128_ampere(), full_soft_cap_64(), gated_72_40(),
-          causal_192_128(), sink_window_64(),    sigmoid_64(),       documents_64()};
+  return {causal_128(),
+          causal_128_ampere(),
+          full_soft_cap_64(),
+          gated_72_40(),
+          causal_192_128(),
+          sink_window_64(),
+          sigmoid_64(),
+          documents_64(),
+          fp8_128(),
+          fp8_values_64(),
+          fp8_of_two_kinds_80_48(),
+          rope_128(),
+          rope_of_fp8_80(),
+          rope_72()};
 }
 
 }  // namespace tilewright::test

@@ -65,6 +65,7 @@ TEST(EmulatedLevels, TreesOfPrefixes) {
     SCOPED_TRACE(i);
     const CompiledCase compiled = i % 3 == 0   ? causal_128()
                                   : i % 3 == 1 ? sink_window_64()
+                                  : i % 2 == 0 ? rope_128()
                                                : documents_64();
     const Dims dims = compiled.attention.dims();
     const Tree tree = random_tree(

@@ -11,11 +11,22 @@ namespace tilewright::test {
 namespace {
 
 constexpr VariantKind kKinds[] = {
-    VariantKind::full,        VariantKind::causal,          VariantKind::causal_window,
-    VariantKind::window_both, VariantKind::soft_cap_at_run, VariantKind::alibi,
-    VariantKind::chunked,     VariantKind::sink_window,     VariantKind::modulo,
-    VariantKind::documents,   VariantKind::window_by_head,  VariantKind::bias_table,
-    VariantKind::sigmoid,     VariantKind::output_gate,
+    VariantKind::full,
+    VariantKind::causal,
+    VariantKind::causal_window,
+    VariantKind::window_both,
+    VariantKind::soft_cap_at_run,
+    VariantKind::alibi,
+    VariantKind::chunked,
+    VariantKind::sink_window,
+    VariantKind::modulo,
+    VariantKind::documents,
+    VariantKind::window_by_head,
+    VariantKind::bias_table,
+    VariantKind::sigmoid,
+    VariantKind::output_gate,
+    VariantKind::rope,
+    VariantKind::rope_interleaved,
 };
 
 int cases_a_kind() {

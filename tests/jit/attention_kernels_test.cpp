@@ -41,6 +41,42 @@ TEST_P(AttentionKernels, CompileWithinTheirBudgets) {
   }
 }
 
+// Their widening costs the prefill loop a few registers: compile() limits what may spill.
+TEST_P(AttentionKernels, OfFp8CachesCompile) {
+  const CudaTarget target = CudaTarget::of_arch(GetParam());
+  for (const DType dtype : {DType::f8e4m3, DType::f8e5m2}) {
+    AttentionSpec spec = spec_of(128, 128, 4, DType::bf16, variants::causal());
+    spec.kv_dtype = dtype;
+    ASSERT_TRUE(cuda_supports(spec, target)) << cuda_supports(spec, target).reason;
+    for (const KernelUse use : {KernelUse::any_batch, KernelUse::decode_only}) {
+      const jit::KernelSource source = attention_source(spec, target, use);
+      EXPECT_NE(source.name.find(dtype == DType::f8e4m3 ? "bf16_f8e4m3_bf16" : "bf16_f8e5m2_bf16"),
+                std::string::npos)
+          << source.name;
+      EXPECT_LE(jit::compile(source, GetParam()).max_registers(), 255);
+    }
+  }
+  AttentionSpec odd = spec_of(72, 72, 4, DType::bf16, variants::causal());
+  odd.kv_dtype = DType::f8e4m3;
+  EXPECT_NE(cuda_supports(odd, target).reason.find("head_dim is 72"), std::string::npos);
+}
+
+// Smaller blocks of keys, so that what rotation needs fits.
+TEST_P(AttentionKernels, ThatRotateCompile) {
+  const CudaTarget target = CudaTarget::of_arch(GetParam());
+  Variant rope = variants::causal();
+  rope.rope = RopeSpec{};
+  const AttentionSpec spec = spec_of(128, 128, 4, DType::bf16, rope);
+  ASSERT_TRUE(cuda_supports(spec, target)) << cuda_supports(spec, target).reason;
+  EXPECT_EQ(cuda_shape(spec, target, KernelUse::any_batch).block_tokens, 32);
+  for (const KernelUse use : {KernelUse::any_batch, KernelUse::decode_only}) {
+    const jit::Binary binary = jit::compile(attention_source(spec, target, use), GetParam());
+    EXPECT_EQ(binary.spill_bytes(), 0) << binary.name;
+  }
+  const Support no = cuda_supports(spec_of(256, 256, 4, DType::bf16, rope), {8, 0});
+  EXPECT_NE(no.reason.find("head_dim is 256, variant.rope given"), std::string::npos) << no.reason;
+}
+
 TEST_P(AttentionKernels, PlansOfSeveralMasksAreOneKernel) {
   const std::vector<Variant> masks = {mask_of(variants::causal()), mask_of(variants::document())};
   const jit::Binary binary = jit::compile(plan_source(masks, 3), GetParam());

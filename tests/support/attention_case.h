@@ -399,6 +399,12 @@ class CaseRun {
                                                                               : kArithmetic;
   }
 
+  // On other devices rotated elements of bf16 may be two of these.
+  double lse_arithmetic() const {
+    const bool two = arithmetic_ > 0 && spec_.variant.rope && spec_.q_dtype == DType::bf16;
+    return two ? kTwoBf16 : kArithmetic;
+  }
+
   void check() {
     EXPECT_TRUE(out_.guards_intact()) << "out: bytes that are not its elements were written";
     EXPECT_TRUE(lse_.guards_intact()) << "lse: bytes that are not its elements were written";
@@ -416,7 +422,7 @@ class CaseRun {
                           dims_, spec_.output_dtype(),
                           fmt::format("request {} ({} queries, {} keys)", request.batch,
                                       request.q_len(), request.kv_len()),
-                          arithmetic()));
+                          arithmetic(), lse_arithmetic()));
       first += request.q_len();
     }
     for (std::int64_t token = first; token < first + kPadding; ++token) {

@@ -82,7 +82,7 @@ struct BatchTensors {
       EXPECT_TRUE(matches(out, lse, first, expected, dims, q_dtype,
                           fmt::format("request {} ({} queries, {} keys)", r, requests[r].q_len(),
                                       requests[r].kv_len()),
-                          arithmetic));
+                          arithmetic, semantics.rope ? kTwoBf16 : kArithmetic));
       first += requests[r].q_len();
     }
     EXPECT_TRUE(out.guards_intact());

@@ -52,6 +52,9 @@ inline constexpr double kArithmetic = 1e-5;
 // they meet the values.
 inline constexpr double kRoundedWeights = 0x1.0p-8;
 
+// Rotated queries and keys that are two bf16 each have 16 digits.
+inline constexpr double kTwoBf16 = 0x1.0p-15;
+
 inline bool rounds_weights(DType q, DType k, DType v) {
   const auto fits_bf16 = [](DType dtype) {
     return dtype == DType::bf16 || dtype == DType::f8e4m3 || dtype == DType::f8e5m2;
@@ -111,9 +114,10 @@ class Comparison {
 // heads] (which may be undefined). `name` says whose they are.
 inline testing::AssertionResult matches(const Tensor& out, const Tensor& lse, std::int64_t first,
                                         const Expected& expected, const Dims& dims, DType out_dtype,
-                                        const std::string& name, double arithmetic = kArithmetic) {
+                                        const std::string& name, double arithmetic = kArithmetic,
+                                        double lse_arithmetic = kArithmetic) {
   Comparison values(out_dtype, arithmetic);
-  Comparison logs(DType::f32);
+  Comparison logs(DType::f32, lse_arithmetic);
   const auto rows = static_cast<std::int64_t>(expected.lse.size());
   for (std::int64_t row = 0; row < rows; ++row) {
     const std::int64_t token = row / dims.qo_heads;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -26,18 +27,20 @@ struct SimpleBatch {
   Tensor qo_indptr, kv_lens;
   BatchTensors tensors;
 
+  // `kv_type`: of the cache, where it is not that of queries.
   SimpleBatch(const Dims& d, DType type, const Lengths& lengths, std::int64_t page_size,
-              std::uint64_t seed)
-      : SimpleBatch(d, type, draw(d, type, lengths, seed), page_size, seed) {}
+              std::uint64_t seed, std::optional<DType> kv_type = {})
+      : SimpleBatch(d, type, draw(d, type, lengths, seed, kv_type), page_size, seed, kv_type) {}
 
   SimpleBatch(const Dims& d, DType type, std::vector<Request> given, std::int64_t page_size,
-              std::uint64_t seed)
+              std::uint64_t seed, std::optional<DType> kv_type = {})
       : dims(d),
         dtype(type),
         random(seed + 1),
         requests(std::move(given)),
         table(make_table(TableForm::padded, kv_lengths(requests), page_size, random)),
-        cache(CacheForm::separate_nhd, table.num_pages, page_size, d, type, type),
+        cache(CacheForm::separate_nhd, table.num_pages, page_size, d, kv_type.value_or(type),
+              kv_type.value_or(type)),
         qo_indptr(int_tensor(query_indptr(requests))),
         kv_lens(int_tensor(kv_lengths(requests))),
         tensors(requests, d, type) {
@@ -48,11 +51,12 @@ struct SimpleBatch {
   }
 
   static std::vector<Request> draw(const Dims& d, DType type, const Lengths& lengths,
-                                   std::uint64_t seed) {
+                                   std::uint64_t seed, std::optional<DType> kv_type = {}) {
+    const DType kv = kv_type.value_or(type);
     Random random(seed);
     std::vector<Request> requests;
-    for (const auto& [q, kv] : lengths) {
-      requests.push_back(random_request(random, d, q, kv, type, type, type));
+    for (const auto& [q_len, kv_len] : lengths) {
+      requests.push_back(random_request(random, d, q_len, kv_len, type, kv, kv));
     }
     return requests;
   }

@@ -4,6 +4,7 @@
 // its own meaning of tw::Spec and tw::Variant, and of all that is made of them.
 #pragma once
 
+#include "arch/elements.h"
 #include "arch/matrix.h"
 #include "arch/memory.h"
 #include "arch/numeric.h"

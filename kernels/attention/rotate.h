@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rotary embedding on the way (Variant::kHasRope): queries and keys are rotated in shared memory,
+// in place. The elements of matrix products have too few digits for what comes out, so it becomes
+// two of them: the nearest one, and in a row beside it the rest. A product of two rotated rows is
+// the sum of three, without that of both rests, which is smaller than what is lost anyway.
+#pragma once
+
+#include "arch/matrix.h"
+#include "arch/numeric.h"
+#include "arch/thread.h"
+#include "attention/shape.h"
+#include "attention/variant.h"
+
+namespace tw {
+
+inline constexpr i32 kRotatedPairs = Variant::kRopeDim / 2;
+// Of 16 elements: only of those that hold rotated ones there are rests.
+inline constexpr i32 kRotatedSteps = round_up(Variant::kRopeDim, 16) / 16;
+inline constexpr i32 kRestPitch = (2 * kRotatedSteps + 1) * 16;
+
+TW_DEVICE constexpr i32 first_of_pair(i32 pair) {
+  return Variant::kRopeInterleaved ? 2 * pair : pair;
+}
+TW_DEVICE constexpr i32 second_of_pair(i32 pair) {
+  return Variant::kRopeInterleaved ? 2 * pair + 1 : pair + kRotatedPairs;
+}
+
+struct RotatedPair {
+  float first;
+  float second;
+};
+TW_DEVICE RotatedPair rotate(float first, float second, const Rotation& by) {
+  return {first * by.cos - second * by.sin, first * by.sin + second * by.cos};
+}
+
+// The rests of some rows, in shared memory; of none where nothing is rotated.
+template <bool kHasRope, i32 rows>
+struct RowRests {
+  alignas(16) char rests[rows * kRestPitch];
+
+  TW_DEVICE char* rest_of(i32 row) { return rests + row * kRestPitch; }
+};
+template <i32 rows>
+struct RowRests<false, rows> {
+  TW_DEVICE char* rest_of(i32) { return nullptr; }
+};
+
+// Rotates `count` rows to position(row). By `threads` threads: a row is one warp's.
+template <i32 threads, typename Position>
+TW_DEVICE void rotate_rows(char* rows, char* rests, i32 count, i32 thread,
+                           const Position& position) {
+  using Element = Shape::Element;
+  const auto put = [](Element* row, Element* rest, i32 d, float value) {
+    row[d] = from_float<Element>(value);
+    rest[d] = from_float<Element>(value - to_float(row[d]));
+  };
+  const i32 lane = thread % kWarpSize;
+  for (i32 pair = lane; pair < kRotatedPairs; pair += kWarpSize) {
+    const i32 i = first_of_pair(pair);
+    const i32 j = second_of_pair(pair);
+#pragma unroll 4
+    for (i32 r = thread / kWarpSize; r < count; r += threads / kWarpSize) {
+      auto* const row = reinterpret_cast<Element*>(rows + r * Shape::kHeadPitch);
+      auto* const rest = reinterpret_cast<Element*>(rests + r * kRestPitch);
+      const RotatedPair rotated =
+          rotate(to_float(row[i]), to_float(row[j]), Variant::rotation(pair, position(r)));
+      put(row, rest, i, rotated.first);
+      put(row, rest, j, rotated.second);
+    }
+  }
+  // Behind the rotated elements products meet whole steps.
+  for (i32 d = Variant::kRopeDim + lane; d < kRotatedSteps * 16; d += kWarpSize) {
+    for (i32 r = thread / kWarpSize; r < count; r += threads / kWarpSize) {
+      reinterpret_cast<Element*>(rests + r * kRestPitch)[d] = from_float<Element>(0.0F);
+    }
+  }
+}
+
+// scores += A B^T over the rotated elements, of a warp's rows of A and all keys of B, whose rows
+// are so many bytes apart.
+template <i32 a_pitch, i32 b_pitch, i32 row_tiles, i32 key_tiles>
+TW_DEVICE void add_products(const char* a, const char* b,
+                            float (&scores)[row_tiles][key_tiles][4]) {
+  const i32 lane = lane_id();
+  a += lane % 16 * a_pitch + lane / 16 * 16;
+  b += (lane % 8 + lane / 16 * 8) * b_pitch + lane / 8 % 2 * 16;
+#pragma unroll 1  // what later steps need would be loaded early, into registers that are not there
+  for (i32 step = 0; step < kRotatedSteps; ++step) {
+    u32 x[row_tiles][4];
+#pragma unroll
+    for (i32 t = 0; t < row_tiles; ++t) load_matrix_x4(x[t], a + t * 16 * a_pitch + step * 32);
+#pragma unroll
+    for (i32 n = 0; n < key_tiles; n += 2) {
+      u32 y[4];
+      load_matrix_x4(y, b + n * 8 * b_pitch + step * 32);
+#pragma unroll
+      for (i32 t = 0; t < row_tiles; ++t) {
+        multiply_16x8x16<Shape::Element>(scores[t][n], x[t], y[0], y[1]);
+        multiply_16x8x16<Shape::Element>(scores[t][n + 1], x[t], y[2], y[3]);
+      }
+    }
+  }
+}
+
+}  // namespace tw
