@@ -48,13 +48,15 @@ struct Bf16Kernels {
   void (*transpose_values)(const std::uint16_t* const* rows, int dim, std::uint16_t* out);
 };
 
-// The best that this machine has; null where it has no such instructions.
+// The best that this machine has; null where it has no such instructions, or none that are faster
+// than f32.
 const Bf16Kernels* bf16_kernels();
 
 // All that this machine has, for tests.
 struct Bf16KernelList {
   const Bf16Kernels* amx = nullptr;
   const Bf16Kernels* avx512 = nullptr;
+  const Bf16Kernels* best = nullptr;
 };
 Bf16KernelList list_bf16_kernels();
 

@@ -9,7 +9,6 @@
 #endif
 
 #include <hwy/cache_control.h>
-#include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -132,9 +131,23 @@ inline void transpose(const float* from, std::int64_t from_stride, int rows, int
 #endif
 }
 
-// exp(x) for x <= 0; NaN stays NaN.
+// exp(x) for x <= 0, within 2e-7; exactly 1 for 0, 0 for less than -88, NaN for NaN.
 HWY_INLINE Vec exp_of(Vec x) {
-  return hn::IfThenElse(hn::IsNaN(x), x, hn::Exp(kTag, x));
+  const hn::RebindToUnsigned<Tag> bits;
+  const Vec log2_e = hn::Set(kTag, 1.44269504F);
+  // A sum with this is rounded to an integer, whose lowest bits are those of 2^n's exponent.
+  const Vec to_integer = hn::Set(kTag, 12582912.0F + 127.0F);
+  // At the least x the exponent's bits are 0, and so is 2^n. The order of operands keeps NaN.
+  const Vec least = hn::Max(hn::Set(kTag, -88.03F), x);
+  const Vec shifted = hn::MulAdd(least, log2_e, to_integer);
+  const Vec fraction = hn::MulSub(least, log2_e, hn::Sub(shifted, to_integer));
+  const Vec power = hn::BitCast(kTag, hn::ShiftLeft<23>(hn::BitCast(bits, shifted)));
+  Vec p = hn::Set(kTag, 1.53458124e-4F);
+  for (const float next :
+       {1.33999309e-3F, 9.61848907e-3F, 5.55032864e-2F, 0.240226462F, 0.693147182F, 1.0F}) {
+    p = hn::MulAdd(p, fraction, hn::Set(kTag, next));
+  }
+  return hn::Mul(p, power);
 }
 
 inline float exp_of(float x) {

@@ -102,23 +102,37 @@ inline void wide_mask(const TilePart& part, const Block& block) {
 }
 
 // Scores become weights; m and l advance; `factor` gets the factor for what was summed before.
+// Several maxima and sums at a time: one after the other they would wait for each other.
 inline void wide_softmax(const TilePart& part, const Block& block, float* factor) {
+  constexpr int kChains = 4;
   const TileScratch& scratch = part.scratch;
   const int lanes = static_cast<int>(hn::Lanes(kTag));
   for (int r = 0; r < part.num_rows; r += lanes) {
+    float* const s = scratch.s + r;
     const Vec before = hn::Load(kTag, scratch.m + r);
-    Vec m = before;
-    for (int key = 0; key < block.keys; ++key) {
-      m = hn::Max(m, hn::Load(kTag, scratch.s + key * kSubTileRows + r));
+    Vec largest[kChains] = {before, before, before, before};
+    int key = 0;
+    for (; key + kChains <= block.keys; key += kChains) {
+      for (int i = 0; i < kChains; ++i) {
+        largest[i] = hn::Max(largest[i], hn::Load(kTag, s + (key + i) * kSubTileRows));
+      }
     }
+    for (; key < block.keys; ++key) {
+      largest[0] = hn::Max(largest[0], hn::Load(kTag, s + key * kSubTileRows));
+    }
+    const Vec m = hn::Max(hn::Max(largest[0], largest[1]), hn::Max(largest[2], largest[3]));
     const Vec shift = shift_of(m);
-    Vec sum = hn::Zero(kTag);
-    for (int key = 0; key < block.keys; ++key) {
-      float* s = scratch.s + key * kSubTileRows + r;
-      const Vec weight = exp_of(hn::Sub(hn::Load(kTag, s), shift));
-      hn::Store(weight, kTag, s);
+    Vec sums[kChains] = {hn::Zero(kTag), hn::Zero(kTag), hn::Zero(kTag), hn::Zero(kTag)};
+    const auto weigh = [&](float* score, Vec& sum) HWY_ATTR {
+      const Vec weight = exp_of(hn::Sub(hn::Load(kTag, score), shift));
+      hn::Store(weight, kTag, score);
       sum = hn::Add(sum, weight);
+    };
+    for (key = 0; key + kChains <= block.keys; key += kChains) {
+      for (int i = 0; i < kChains; ++i) weigh(s + (key + i) * kSubTileRows, sums[i]);
     }
+    for (; key < block.keys; ++key) weigh(s + key * kSubTileRows, sums[0]);
+    const Vec sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
     const Vec rescale = exp_of(hn::Sub(before, shift));
     hn::Store(m, kTag, scratch.m + r);
     hn::Store(hn::MulAdd(hn::Load(kTag, scratch.l + r), rescale, sum), kTag, scratch.l + r);
