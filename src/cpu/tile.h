@@ -17,6 +17,9 @@ inline constexpr int kBlockTokens = 64;
 // Up to this many rows a tile is computed with SIMD lanes along the head dimension, above with
 // lanes along the rows.
 inline constexpr int kNarrowRows = 8;
+// The same where there are Bf16Kernels: for fewer rows, packing keys and values for them costs more
+// than they save.
+inline constexpr int kNarrowBf16Rows = 4;
 
 // Rows of scratch memory along a head dimension are padded with zeros to whole vectors.
 constexpr int padded_dim(int dim) {

@@ -69,9 +69,11 @@ enum class Shape { narrow, wide, bf16 };
 
 Shape shape_of(const TilePart& part) {
   const AttentionPlan& plan = *part.call->plan;
-  if (plan.bf16 != nullptr) return Shape::bf16;
+  const bool bf16 = plan.bf16 != nullptr;
   // Wide tiles give a row the same bits whatever other rows there are; so do those of bf16.
-  return part.num_rows <= kNarrowRows && !plan.batch_invariant ? Shape::narrow : Shape::wide;
+  const int narrow_rows = plan.batch_invariant ? 0 : bf16 ? kNarrowBf16Rows : kNarrowRows;
+  if (part.num_rows <= narrow_rows) return Shape::narrow;
+  return bf16 ? Shape::bf16 : Shape::wide;
 }
 
 // Of whole sub-tiles.
@@ -118,16 +120,20 @@ void load_wide_queries(const TilePart& sub) {
   transpose(rows, padded, kSubTileRows, dim, sub.scratch.q, kSubTileRows);
 }
 
-// Loads block `n`; the values that are not finite are set aside in `wild_values`.
-Block load_f32_block(const TilePart& part, std::int32_t n, const Next& next,
-                     const float** wild_values) {
+// Loads block `n` for narrow and wide tiles; the values that are not finite are set aside in
+// `wild_values`.
+Block load_block_at(const TilePart& part, std::int32_t n, const Next& next,
+                    const float** wild_values) {
   const TileScratch& scratch = part.scratch;
   Block block = find_block(part, n, next);
   // Rows of a cache lie kilobytes apart, in few sets of the L1 cache: sub-tiles share a copy.
-  load_block(part, block, part.num_rows <= kNarrowRows);
+  load_block(part, block,
+             shape_of(part) == Shape::narrow ? InPlace::widened
+             : part.num_rows <= kNarrowRows  ? InPlace::f32
+                                             : InPlace::no);
   for (int key = 0; block.wild >> key != 0; ++key) {
     if ((block.wild >> key & 1U) == 0) continue;
-    wild_values[key] = block.v[key];
+    wild_values[key] = block.v_row<float>(key);
     scratch.v_rows[key] = reinterpret_cast<const std::byte*>(scratch.zeros);
     if (key == kBlockTokens - 1) break;
   }
@@ -168,7 +174,7 @@ void add_blocks(const TilePart& part, std::int32_t begin, std::int32_t end, cons
   }
   for (std::int32_t n = begin; n < end; ++n) {
     const float* wild_values[kBlockTokens];
-    const Block block = load_f32_block(part, n, next, wild_values);
+    const Block block = load_block_at(part, n, next, wild_values);
     if (shape == Shape::narrow) {
       narrow_block(part, block);
       if (block.wild != 0) add_wild_keys(part, block, wild_values, false);
@@ -209,7 +215,7 @@ Partial result_of(const TilePart& part) {
 // Parts of one row and tile, of several KV heads, go through the blocks together.
 void compute_parts_simd(const TilePart* parts, int count, Partial* results) {
   const TilePart& first = parts[0];
-  const Bf16Kernels* const bf16 = first.call->plan->bf16;
+  const Bf16Kernels* const bf16 = shape_of(first) == Shape::bf16 ? first.call->plan->bf16 : nullptr;
   if (bf16 != nullptr) bf16->begin();
   for (int i = 0; i < count; ++i) start(parts[i]);
   const std::int32_t step = bf16 != nullptr ? kBf16Blocks : 1;

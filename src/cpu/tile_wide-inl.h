@@ -36,7 +36,7 @@ void wide_scores_of(const TileScratch& scratch, const Block& block, int dim, int
       Vec q_d[kVecs];
       for (int i = 0; i < kVecs; ++i) q_d[i] = hn::Load(kTag, q + i * lanes);
       for (int j = 0; j < kWideKeys; ++j) {
-        const Vec k_d = hn::Set(kTag, block.k[key + j][d]);
+        const Vec k_d = hn::Set(kTag, block.k_row<float>(key + j)[d]);
         for (int i = 0; i < kVecs; ++i) sum[j][i] = hn::MulAdd(q_d[i], k_d, sum[j][i]);
       }
     }
@@ -131,7 +131,10 @@ inline void wide_softmax(const TilePart& part, const Block& block, float* factor
     for (key = 0; key + kChains <= block.keys; key += kChains) {
       for (int i = 0; i < kChains; ++i) weigh(s + (key + i) * kSubTileRows, sums[i]);
     }
-    for (; key < block.keys; ++key) weigh(s + key * kSubTileRows, sums[0]);
+    // Which sum a key goes to must not depend on where the block ends, or a row's bits would.
+    for (int i = 0; i < kChains; ++i) {
+      if (key + i < block.keys) weigh(s + (key + i) * kSubTileRows, sums[i]);
+    }
     const Vec sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
     const Vec rescale = exp_of(hn::Sub(before, shift));
     hn::Store(m, kTag, scratch.m + r);
@@ -174,7 +177,7 @@ void wide_values_of(const TileScratch& scratch, const Block& block, int dim, int
       }
     }
     for (int key = 0; key < block.keys; ++key) {
-      const float* v = block.v[key] + d;
+      const float* v = block.v_row<float>(key) + d;
       for (int i = 0; i < kVecs; ++i) {
         const Vec weight = hn::Load(kTag, scratch.s + key * kSubTileRows + first_row + i * lanes);
         for (int j = 0; j < kWideKeys; ++j) {
