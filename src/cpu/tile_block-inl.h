@@ -193,6 +193,10 @@ inline void rotate_row(const AttentionCall& call, const TileScratch& scratch, st
 struct Block {
   std::int64_t key_begin = 0;
   int keys = 0;
+  // Of the keys those that rows of this sub-tile attend to lie in [first, last): first is a
+  // multiple of 16, last of 8 unless it is the end.
+  int first = 0;
+  int last = 0;
   bool mixed = false;
   std::uint64_t wild = 0;  // of a mixed block: keys whose values are not all finite
   const std::int32_t* kv_pos = nullptr;
@@ -267,6 +271,7 @@ inline Block find_block(const TilePart& part, std::int32_t n, const Next& next, 
   Block block;
   block.key_begin = first_key(n);
   block.keys = keys_from(block.key_begin);
+  block.last = block.keys;
   block.mixed = !part.ranges->is_full(block.key_begin, block.key_begin + block.keys);
   locate_keys(call, *part.row, part.head, block.key_begin, block.keys, scratch.k_rows,
               scratch.v_rows);

@@ -29,7 +29,7 @@ void add_wild_keys(const TilePart& part, const Block& block, const float* const*
   const int dim = part.call->spec->value_dim();
   const int row_step = wide ? 1 : padded_dim(dim);
   const int dim_step = wide ? kSubTileRows : 1;
-  for (int key = 0; key < block.keys; ++key) {
+  for (int key = block.first; key < block.last; ++key) {
     if ((block.wild >> key & 1U) == 0) continue;
     for (int r = 0; r < part.num_rows; ++r) {
       const float weight =
@@ -185,8 +185,10 @@ void add_blocks(const TilePart& part, std::int32_t begin, std::int32_t end, cons
     for (const TilePart& sub : SubTiles(part)) {
       prefetch_next(part, block, prefetched, kPrefetched);
       prefetched += kPrefetched;
-      wide_block(sub, block);
-      if (block.wild != 0) add_wild_keys(sub, block, wild_values, true);
+      Block of_sub = block;
+      if (block.mixed && !find_row_keys(sub, of_sub)) continue;
+      wide_block(sub, of_sub);
+      if (block.wild != 0) add_wild_keys(sub, of_sub, wild_values, true);
     }
   }
 }
