@@ -152,7 +152,8 @@ void run(benchmark::State& state, DType dtype, bool levels) {
                                (dtype == DType::f32 ? "f32" : "bf16") + "/requests/prefix";
       benchmark::RegisterBenchmark(name.c_str(),
                                    [=](benchmark::State& state) { run(state, dtype, levels); })
-          ->ArgsProduct({{2, 3, 4, 8, 16, kMaxRequests}, {16, 64, 128, 256, 512, 1024, kMaxPrefix}})
+          ->ArgsProduct(
+              {{2, 3, 4, 8, 16, kMaxRequests}, {16, 64, 128, 256, 384, 512, 1024, kMaxPrefix}})
           ->Unit(benchmark::kMillisecond)
           ->UseRealTime();
     }

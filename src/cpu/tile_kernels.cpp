@@ -67,6 +67,15 @@ class SubTiles {
 
 enum class Shape { narrow, wide, bf16 };
 
+// With fewer rows than these, packing keys and values costs more than Bf16Kernels save.
+constexpr int kNarrowBf16Rows = 8;
+// A wide tile of one vector of rows has no more products for what it loads than a narrow one, and
+// idle lanes.
+constexpr int kNarrowRows = HWY_TARGET <= HWY_AVX3 ? 16 : 8;
+static_assert(kNarrowRows <= kMaxNarrowRows && kNarrowBf16Rows <= kMaxNarrowRows);
+static_assert(kNarrowRows >= kAlwaysNarrowRows && kNarrowBf16Rows >= kAlwaysNarrowRows);
+
+// Lanes along the rows (wide, bf16), or along the head dimension.
 Shape shape_of(const TilePart& part) {
   const AttentionPlan& plan = *part.call->plan;
   const bool bf16 = plan.bf16 != nullptr;
@@ -76,17 +85,21 @@ Shape shape_of(const TilePart& part) {
   return bf16 ? Shape::bf16 : Shape::wide;
 }
 
-// Of whole sub-tiles.
 void clear_sums(const TilePart& part) {
   const TileScratch& scratch = part.scratch;
-  const int rows = (part.num_rows + kSubTileRows - 1) / kSubTileRows * kSubTileRows;
-  std::fill_n(scratch.has_sums, rows / kSubTileRows, false);
-  if (shape_of(part) != Shape::bf16) {
-    std::fill_n(scratch.o, rows * tile_dim(part.call->spec->value_dim()), 0.0F);
+  const int value_dim = part.call->spec->value_dim();
+  const Shape shape = shape_of(part);
+  int rows = part.num_rows;
+  if (shape == Shape::narrow) {
+    std::fill_n(scratch.o, rows * padded_dim(value_dim), 0.0F);
+  } else {
+    rows = (rows + kSubTileRows - 1) / kSubTileRows * kSubTileRows;
+    std::fill_n(scratch.has_sums, rows / kSubTileRows, false);
+    if (shape == Shape::wide) std::fill_n(scratch.o, rows * tile_dim(value_dim), 0.0F);
+    std::fill(scratch.logit_scale + part.num_rows, scratch.logit_scale + rows, 0.0F);
   }
   std::fill_n(scratch.m, rows, kNegInf);
   std::fill_n(scratch.l, rows, 0.0F);
-  std::fill(scratch.logit_scale + part.num_rows, scratch.logit_scale + rows, 0.0F);
 }
 
 // Outputs of wide tiles, from [dim][row] to [row][dim].
@@ -99,12 +112,14 @@ Partial wide_result(const TilePart& part, const SubTiles& subs) {
 }
 
 void load_narrow_queries(const TilePart& part) {
-  const int dim = part.call->spec->head_dim;
+  const AttentionCall& call = *part.call;
+  const TileScratch& scratch = part.scratch;
+  const int dim = call.spec->head_dim;
+  const std::byte* rows[kMaxNarrowRows];
+  for (int r = 0; r < part.num_rows; ++r) rows[r] = query_row(call, scratch.rows[r]);
+  load_rows(rows, part.num_rows, call.q.dtype, dim, scratch.q);
   for (int r = 0; r < part.num_rows; ++r) {
-    load_row(query_row(*part.call, part.scratch.rows[r]), part.call->q.dtype, dim,
-             part.scratch.q + r * padded_dim(dim));
-    rotate_row(*part.call, part.scratch, part.scratch.rows[r].context.q_pos,
-               part.scratch.q + r * padded_dim(dim));
+    rotate_row(call, scratch, scratch.rows[r].context.q_pos, scratch.q + r * padded_dim(dim));
   }
 }
 
@@ -129,7 +144,7 @@ Block load_block_at(const TilePart& part, std::int32_t n, const Next& next,
   // Rows of a cache lie kilobytes apart, in few sets of the L1 cache: sub-tiles share a copy.
   load_block(part, block,
              shape_of(part) == Shape::narrow ? InPlace::widened
-             : part.num_rows <= kNarrowRows  ? InPlace::f32
+             : part.num_rows <= kSubTileRows ? InPlace::f32
                                              : InPlace::no);
   for (int key = 0; block.wild >> key != 0; ++key) {
     if ((block.wild >> key & 1U) == 0) continue;

@@ -166,7 +166,7 @@ inline void narrow_block(const TilePart& part, const Block& block) {
       narrow_scores_of<rows, decltype(element)>(part, block, first_row);
     });
   });
-  float factor[kNarrowRows];
+  float factor[kMaxNarrowRows];
   for (int r = 0; r < part.num_rows; ++r) {
     float* s = scratch.s + r * kBlockTokens;
     if (variant.logits.defined()) {

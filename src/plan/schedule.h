@@ -30,11 +30,9 @@ TILEWRIGHT_HD inline std::int32_t tiles_of(const Config& config, std::int32_t q_
 
 // How many KV heads an item of a row covers.
 TILEWRIGHT_HD inline std::int32_t heads_of(const Config& config, std::int32_t q_len) {
-  if (config.heads_differ ||
-      static_cast<std::int64_t>(q_len) * config.group_size > config.joint_rows) {
-    return 1;
-  }
-  std::int32_t heads = config.max_heads;
+  const std::int64_t rows = static_cast<std::int64_t>(q_len) * config.group_size;
+  if (config.heads_differ || rows <= 0 || 2 * rows > config.joint_rows) return 1;
+  auto heads = static_cast<std::int32_t>(min64(config.max_heads, config.joint_rows / rows));
   while (config.num_kv_heads % heads != 0) --heads;
   return heads;
 }
@@ -260,13 +258,16 @@ struct RowOrder {
 // shares no worker's share is empty.
 TILEWRIGHT_HD inline std::int32_t count_workers(const Config& config, std::int64_t b_cost) {
   const CostModel& c = config.cost;
-  const std::int64_t least =
-      max64(config.least_share,
-            c.fixed + 1 +
-                max64(c.block + static_cast<std::int64_t>(c.block_row) * config.tile_rows,
-                      config.max_heads *
-                          (c.block + static_cast<std::int64_t>(c.block_row) * config.joint_rows)));
-  return static_cast<std::int32_t>(max64(1, min64(config.workers, b_cost / least)));
+  const auto block_of = [&](std::int64_t rows) { return c.block + c.block_row * rows; };
+  const std::int64_t largest_block =
+      config.largest_block > 0
+          ? config.largest_block
+          : max64(block_of(config.tile_rows), config.max_heads * block_of(config.joint_rows));
+  const std::int64_t least = max64(config.least_share, c.fixed + 1 + largest_block);
+  if (b_cost >= least * config.workers) return config.workers;
+  auto count = static_cast<std::int32_t>(max64(1, b_cost / least));
+  while (config.rounds_workers && (count & (count - 1)) != 0) count &= count - 1;
+  return count;
 }
 
 // Where on section B's line a worker's share should begin: floor(worker * b_cost / workers),
