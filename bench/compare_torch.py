@@ -165,7 +165,7 @@ def sampling(report: Report, rounds: int) -> None:
     step = iter(range(10**9))
 
     def ours() -> None:
-        tw.sample(logits, temperature=0.8, top_k=50, top_p=0.9, min_p=0.02, seeds=7, steps=next(step))
+        tw.sampling.sample(logits, temperature=0.8, top_k=50, top_p=0.9, min_p=0.02, seeds=7, steps=next(step))
 
     times = measure({"ours": ours, "sort": lambda: torch.sort(logits, descending=True)}, rounds)  # type: ignore[dict-item]
     report.add("sampling 128256, all filters", "rows/s", 1.0, times["ours"], times["sort"], "torch.sort")

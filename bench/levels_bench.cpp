@@ -3,6 +3,8 @@
 // with "levels" of one name; --benchmark_enable_random_interleaving=true makes that fair.
 #include <benchmark/benchmark.h>
 
+#include <cstdlib>
+#include <memory>
 #include <string>
 
 #include "workload.h"
@@ -16,11 +18,45 @@ TensorView ints(std::vector<std::int32_t>& values) {
   return {values.data(), DType::i32, {static_cast<std::int64_t>(values.size())}};
 }
 
-// `requests` decode a token each behind `prefix` shared tokens and `own` of their own.
+constexpr int kMaxRequests = 32;
+constexpr int kMaxPrefix = 4096;
+constexpr int kOwn = 128;
+
+// What all cases of a dtype use: where memory lies decides about 8% of a short run, more than what
+// is compared here.
+struct Memory {
+  explicit Memory(DType dtype)
+      : k(dtype, {kPages, kPage, 8, 128}, 2),
+        v(dtype, {kPages, kPage, 8, 128}, 3),
+        q(dtype, {kMaxRequests, 32, 128}, 4),
+        out(dtype, {kMaxRequests, 32, 128}, 5) {}
+
+  static Memory& of(DType dtype) {
+    static Memory f32(DType::f32);
+    static Memory bf16(DType::bf16);
+    return dtype == DType::f32 ? f32 : bf16;
+  }
+
+  static constexpr std::int64_t kPages = (kMaxPrefix + kMaxRequests * kOwn) / kPage;
+  Buffer k, v, q, out;
+};
+
+// For one plan at a time.
+TensorView workspace() {
+  constexpr std::int64_t kBytes = 64 << 20;
+  constexpr std::size_t kAlignment = 4096;
+  static const std::unique_ptr<void, decltype(&std::free)> memory(
+      std::aligned_alloc(kAlignment, kBytes), &std::free);
+  return {memory.get(), DType::u8, {kBytes}};
+}
+
+// `requests` decode a token each behind `prefix` shared tokens and kOwn of their own.
 class SharedPrefix {
  public:
-  SharedPrefix(DType dtype, int requests, int prefix, int own, bool levels)
-      : attention_(spec(dtype)), plan_({attention_}, limits(requests, prefix + own)) {
+  SharedPrefix(DType dtype, int requests, int prefix, bool levels,
+               const TensorView& memory = workspace())
+      : attention_(spec(dtype)), plan_({attention_}, limits(requests, prefix + kOwn), memory) {
+    constexpr int own = kOwn;
     const int prefix_pages = prefix / kPage;
     const int own_pages = own / kPage;
     const int pages = prefix_pages + requests * own_pages;
@@ -39,10 +75,10 @@ class SharedPrefix {
     }
     all_ = {0, requests};
     prefix_len_ = {prefix};
-    k_ = Buffer(dtype, {pages, kPage, 8, 128}, 2);
-    v_ = Buffer(dtype, {pages, kPage, 8, 128}, 3);
-    q_ = Buffer(dtype, {requests, 32, 128}, 4);
-    out_ = Buffer(dtype, {requests, 32, 128}, 5);
+    const Memory& tensors = Memory::of(dtype);
+    q_ = tensors.q.view();
+    out_ = tensors.out.view();
+    q_.shape[0] = out_.shape[0] = requests;
     Batch batch;
     batch.qo_indptr = ints(qo_indptr_);
     if (!levels) {
@@ -56,13 +92,13 @@ class SharedPrefix {
                              KvLevel{table(own_ids_, requests), ints(own_lens_), {}, {}, {}}})});
       caches_.resize(2);
     }
-    for (KvCache& cache : caches_) cache = KvCache::separate(k_.view(), v_.view());
+    for (KvCache& cache : caches_) cache = KvCache::separate(tensors.k.view(), tensors.v.view());
   }
 
   void run() {
     RunArgs args;
-    args.out = out_.view();
-    attention_.run(plan_, q_.view(), caches_, args);
+    args.out = out_;
+    attention_.run(plan_, q_, caches_, args);
   }
 
   PlanStats stats() const { return plan_.stats(attention_); }
@@ -95,12 +131,12 @@ class SharedPrefix {
   Plan plan_;
   std::vector<std::int32_t> prefix_ids_, own_ids_, flat_ids_, qo_indptr_{0}, flat_lens_, own_lens_,
       all_, prefix_len_;
-  Buffer q_, k_, v_, out_;
+  TensorView q_, out_;
   std::vector<KvCache> caches_;
 };
 
 void run(benchmark::State& state, DType dtype, bool levels) {
-  SharedPrefix work(dtype, static_cast<int>(state.range(0)), static_cast<int>(state.range(1)), 128,
+  SharedPrefix work(dtype, static_cast<int>(state.range(0)), static_cast<int>(state.range(1)),
                     levels);
   work.run();
   for (auto _ : state) work.run();
@@ -116,7 +152,8 @@ void run(benchmark::State& state, DType dtype, bool levels) {
                                (dtype == DType::f32 ? "f32" : "bf16") + "/requests/prefix";
       benchmark::RegisterBenchmark(name.c_str(),
                                    [=](benchmark::State& state) { run(state, dtype, levels); })
-          ->ArgsProduct({{2, 4, 16}, {16, 64, 256, 1024, 4096}})
+          ->ArgsProduct(
+              {{2, 3, 4, 8, 16, kMaxRequests}, {16, 64, 128, 256, 384, 512, 1024, kMaxPrefix}})
           ->Unit(benchmark::kMillisecond)
           ->UseRealTime();
     }

@@ -18,6 +18,9 @@ namespace {
 
 constexpr std::int64_t kExactRows = 64;  // every row count up to here has a product of its own
 constexpr std::int64_t kBlockRows = 256;
+// From this many rows on, f32 products save more than it costs to widen the weights for them.
+constexpr std::int64_t kWidenedRows = 64;
+constexpr std::int64_t kMostWidened = 1 << 26;  // elements
 
 dnnl::memory::data_type to_dnnl(DType dtype) {
   return dtype == DType::f32 ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
@@ -39,6 +42,16 @@ class ShapeProducts {
   }
 
   const dnnl::memory::desc& weight() const { return weight_; }
+
+  // Weights of another layout and dtype in this one's, in memory that all layers of the shape
+  // share.
+  const dnnl::memory& converted(dnnl::stream& stream, const dnnl::memory& weight) {
+    if (!converted_) converted_ = dnnl::memory(weight_, engine_);
+    dnnl::reorder(weight, converted_)
+        .execute(stream, const_cast<dnnl::memory&>(weight), converted_);
+    stream.wait();
+    return converted_;
+  }
 
   void run(dnnl::stream& stream, std::int64_t rows, const void* x, const dnnl::memory& weight,
            void* y) {
@@ -71,6 +84,7 @@ class ShapeProducts {
   std::int64_t in_, out_;
   dnnl::memory::data_type x_type_, y_type_;
   dnnl::memory::desc weight_;
+  dnnl::memory converted_{};
   int threads_ = 0;
   std::array<dnnl::matmul, kExactRows + 1> products_;  // by rows - 1; the last is kBlockRows
 };
@@ -79,6 +93,18 @@ bool has_isa(dnnl::cpu_isa isa) {
   // The values of cpu_isa are sets of bits: each instruction set includes those before it.
   const auto needed = static_cast<unsigned>(isa);
   return (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & needed) == needed;
+}
+
+// Intel's cores since Sapphire Rapids, the first with AVX512_FP16, leave bf16 to AMX: their AVX512
+// dot products reach half of what f32 does. Virtual machines may hide AMX.
+bool bf16_is_slow() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  __builtin_cpu_init();
+  return has_bf16_matmul() && !has_isa(dnnl::cpu_isa::avx512_core_amx) &&
+         __builtin_cpu_is("intel") != 0 && __builtin_cpu_supports("avx512fp16") != 0;
+#else
+  return false;
+#endif
 }
 
 // How many rows a product of RowBlocks::fixed has. oneDNN's products for AVX2 treat some rows of a
@@ -119,15 +145,19 @@ struct Linear::Impl {
   bool emulated;
   ShapeProducts* products = nullptr;
   dnnl::memory weight{};
+  ShapeProducts* f32_products = nullptr;          // for many rows, where bf16 is slow
   std::vector<float> x_f32{}, y_f32{};            // one block of rows, when emulated
   std::vector<std::byte> x_filled{}, y_filled{};  // a block of fixed rows that are not all there
 
   std::int64_t x_bytes(std::int64_t rows) const { return rows * in * dtype_bytes(x_dtype); }
   std::int64_t y_bytes(std::int64_t rows) const { return rows * out * dtype_bytes(y_dtype); }
 
-  void run(std::int64_t rows, const std::byte* x, std::byte* y) {
-    if (emulated) {
-      run_emulated(rows, x, y);
+  // `widened`: the weights in f32, or null.
+  void run(std::int64_t rows, const std::byte* x, std::byte* y, const dnnl::memory* widened) {
+    if (widened != nullptr) {
+      run_in_f32(*f32_products, *widened, rows, x, y);
+    } else if (emulated) {
+      run_in_f32(*products, weight, rows, x, y);
     } else {
       products->run(cache.stream, rows, x, weight, y);
     }
@@ -137,20 +167,21 @@ struct Linear::Impl {
     x_filled.assign(static_cast<std::size_t>(x_bytes(block)), std::byte{});
     y_filled.resize(static_cast<std::size_t>(y_bytes(block)));
     std::copy_n(x, x_bytes(rows), x_filled.begin());
-    run(block, x_filled.data(), y_filled.data());
+    run(block, x_filled.data(), y_filled.data(), nullptr);
     std::copy_n(y_filled.begin(), y_bytes(rows), y);
   }
 
-  void run_emulated(std::int64_t rows, const void* x, void* y) {
+  void run_in_f32(ShapeProducts& f32, const dnnl::memory& f32_weight, std::int64_t rows,
+                  const void* x, void* y) {
     const auto* x_bits = static_cast<const std::uint16_t*>(x);
     x_f32.resize(static_cast<std::size_t>(rows * in));
     std::transform(x_bits, x_bits + rows * in, x_f32.begin(), bf16_to_f32);
     if (y_dtype == DType::f32) {
-      products->run(cache.stream, rows, x_f32.data(), weight, y);
+      f32.run(cache.stream, rows, x_f32.data(), f32_weight, y);
       return;
     }
     y_f32.resize(static_cast<std::size_t>(rows * out));
-    products->run(cache.stream, rows, x_f32.data(), weight, y_f32.data());
+    f32.run(cache.stream, rows, x_f32.data(), f32_weight, y_f32.data());
     std::ranges::transform(y_f32, static_cast<std::uint16_t*>(y), f32_to_bf16);
   }
 };
@@ -181,11 +212,17 @@ Linear::Linear(MatmulCache& cache, std::span<const float> weight, std::int64_t o
   const DType inner_out = emulated ? DType::f32 : out_dtype;
   with_dnnl_errors("pack the weights of a linear layer", [&] {
     MatmulCache::Impl& shared = impl_->cache;
-    impl_->products =
-        &shared.shapes
-             .try_emplace({in_features, out_features, inner_weight, inner_out}, shared.engine,
-                          in_features, out_features, inner_weight, inner_out)
-             .first->second;
+    const auto products_of = [&](DType x, DType y) {
+      return &shared.shapes
+                  .try_emplace({in_features, out_features, x, y}, shared.engine, in_features,
+                               out_features, x, y)
+                  .first->second;
+    };
+    impl_->products = products_of(inner_weight, inner_out);
+    if (inner_weight == DType::bf16 && bf16_is_slow() &&
+        in_features * out_features <= kMostWidened) {
+      impl_->f32_products = products_of(DType::f32, DType::f32);
+    }
     dnnl::memory plain({{in_features, out_features},
                         dnnl::memory::data_type::f32,
                         dnnl::memory::dims{1, in_features}},
@@ -207,6 +244,10 @@ void Linear::run(std::int64_t rows, const void* x, void* y, RowBlocks blocks) co
   auto* to = static_cast<std::byte*>(y);
   with_dnnl_errors("run a linear layer", [&] {
     const std::int64_t block = fixed_rows();
+    const dnnl::memory* widened = nullptr;
+    if (impl_->f32_products != nullptr && blocks == RowBlocks::any && rows >= kWidenedRows) {
+      widened = &impl_->f32_products->converted(impl_->cache.stream, impl_->weight);
+    }
     for (std::int64_t count = 0; rows > 0; rows -= count) {
       if (blocks == RowBlocks::any) {
         count = rows >= kBlockRows ? kBlockRows : std::min(rows, kExactRows);
@@ -214,7 +255,7 @@ void Linear::run(std::int64_t rows, const void* x, void* y, RowBlocks blocks) co
         count = std::min(rows, block);
       }
       if (blocks == RowBlocks::any || count == block) {
-        impl_->run(count, from, to);
+        impl_->run(count, from, to, widened);
       } else {
         impl_->run_filled_up(block, count, from, to);
       }

@@ -28,7 +28,10 @@ enum class RowBlocks : std::uint8_t { any, fixed };
 
 // Accumulates in f32. x has the dtype of the weights, f32 or bf16. Where the CPU has no bf16
 // arithmetic (AVX512-BF16 or AMX), bf16 layers keep their rounded weights as f32 and convert x and
-// y: twice the memory, the same rounding, and several times faster than oneDNN's emulation.
+// y: twice the memory, the same rounding, and several times faster than oneDNN's emulation. Where
+// bf16 products are slower than f32 ones (AVX512-BF16 on Intel's cores that have AMX, hidden by a
+// virtual machine), 64 rows and more are computed in f32 from weights that are widened at each
+// call.
 //
 // RowBlocks::any: rows beyond 64 are computed in blocks of 256, then 64, then the rest, so that at
 // most 65 products are compiled for a shape. With f32 on AVX-512 a row's bits depend neither on the

@@ -202,9 +202,11 @@ void PlanPart::measure_rows() {
                         });
   };
   PlanStats counted;
+  std::int64_t largest_block = 0;
   for (std::int32_t i = 0; i < plan.schedule.header->num_rows; ++i) {
     plan::Row& row = plan.schedule.rows[i];
     plan::start_row(config, row);
+    largest_block = std::max(largest_block, plan::block_cost(config, row, 0));
     if (row.tiles == 1 && config.heads_differ == 0) {
       // Decoding requests, of which there are many: the same without loops.
       row.max_tile_blocks = count(row, 0, 0, counted);
@@ -227,6 +229,8 @@ void PlanPart::measure_rows() {
       });
     }
   }
+  if (config.largest_block > 0)
+    plan.schedule.config.largest_block = std::max(largest_block, std::int64_t{1});
   add(stats, counted, times);
 }
 

@@ -102,9 +102,11 @@ class Runner {
     ranges_ = tile_ranges(*call_.plan, call_.variant->mask, *row_, item.head, item.tile);
   }
 
-  // Scratch of one of the item's KV heads.
+  // Scratch of one of the item's KV heads. Few rows of each lie close together, where they do not
+  // compete for the same sets of the L1 cache.
   TileScratch scratch_of(int head) const {
-    return scratch_.from_row(head * kSubTileRows, *call_.spec);
+    const bool narrow = num_rows_ <= kAlwaysNarrowRows && !call_.plan->batch_invariant;
+    return scratch_.from_row(head * (narrow ? num_rows_ : kSubTileRows), *call_.spec);
   }
 
   void compute(std::int32_t block_begin, std::int32_t block_end) {
@@ -300,16 +302,20 @@ void configure(const AttentionSpec& spec, const CompiledVariant& variant,
       kCacheBytes / std::max<std::int64_t>(kv_bytes_per_head, 1), 1, spec.num_kv_heads));
   // Packed keys are kept for one head at a time.
   if (plan.bf16 != nullptr) config.heads_per_group = 1;
+  // More rows have so much to compute that smaller items are worth more: shares are cut at blocks.
   config.joint_rows = kSubTileRows;
   config.max_heads = std::min(kMaxJointHeads, spec.num_kv_heads);
   config.heads_differ = variant.mask_depends_on_head ? 1 : 0;
   config.cuts_items = batch_invariant ? 0 : 1;
-  // In units of one packed row against one block: setting up a tile costs as much as about ten,
-  // converting a block's keys and values to f32 as much as about eight, a join about two.
-  config.cost = {10, 8, 1, 2};
-  // Low enough that sharing a short prefix does not cost the plan a worker that the flat one would
-  // have.
-  config.least_share = 384;
+  // In units of one packed row against one block, a quarter of a microsecond or so: to set up a
+  // tile and wait for its first keys costs about forty, a block's keys and values as much as about
+  // eight rows (a third of it where they are in the cache, twice that from slow memory), to keep
+  // and join a row's partial result at most two.
+  config.cost = {36, 8, 1, 2};
+  // A cut costs about ten: the next worker's first keys come late, and results are merged.
+  config.least_share = 256;
+  config.largest_block = 1;  // counted by each update
+  config.rounds_workers = 1;
 }
 
 std::size_t slot_bytes(const plan::Config& config, int value_dim) {

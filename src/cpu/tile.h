@@ -14,9 +14,10 @@ namespace tilewright::cpu {
 
 inline constexpr int kTileRows = 256;
 inline constexpr int kBlockTokens = 64;
-// Up to this many rows a tile is computed with SIMD lanes along the head dimension, above with
-// lanes along the rows.
-inline constexpr int kNarrowRows = 8;
+// Up to this many rows a tile may be narrow: computed with SIMD lanes along the head dimension.
+// Up to the lower number it is, on every CPU, unless the plan is batch-invariant.
+inline constexpr int kMaxNarrowRows = 16;
+inline constexpr int kAlwaysNarrowRows = 8;
 
 // Rows of scratch memory along a head dimension are padded with zeros to whole vectors.
 constexpr int padded_dim(int dim) {
@@ -92,7 +93,7 @@ struct TileScratch {
 
   static std::size_t bytes(const AttentionSpec& spec, std::size_t program_bytes);
   static TileScratch carve(std::byte* memory, const AttentionSpec& spec);
-  // With what belongs to rows from `first` on, a multiple of kSubTileRows.
+  // With what belongs to rows from `first` on, a multiple of kSubTileRows unless tiles are narrow.
   TileScratch from_row(int first, const AttentionSpec& spec) const;
 };
 

@@ -172,9 +172,9 @@ inline void set_base2_scales(const TilePart& sub) {
   }
 }
 
-inline void scale_scores(const TilePart& sub, int keys) {
+inline void scale_scores(const TilePart& sub, const Block& block) {
   const int lanes = static_cast<int>(hn::Lanes(kTag));
-  for (int key = 0; key < keys; ++key) {
+  for (int key = block.first; key < block.last; ++key) {
     float* const s = sub.scratch.s + key * kSubTileRows;
     for (int r = 0; r < kSubTileRows; r += lanes) {
       hn::Store(hn::Mul(hn::Load(kTag, s + r), hn::Load(kTag, sub.scratch.logit_scale + r)), kTag,
@@ -244,45 +244,33 @@ inline void add_bf16_values(const TilePart& sub, const Bf16Kernels& kernels,
   *sub.scratch.has_sums = true;
 }
 
-// Scores of a block become weights; returns which row groups' sums need their factor.
+// Scores of a block, packed at `place`, become weights; returns which row groups' sums need their
+// factor.
 inline std::uint32_t bf16_weights(const TilePart& sub, const Bf16Kernels& kernels,
-                                  const Bf16Block& block, int index, float* factor) {
+                                  const Block& block, int place, int index, float* factor) {
   const TileScratch& scratch = sub.scratch;
-  kernels.multiply(keys_of(sub, block.place), (block.keys + 31) / 32 * 32,
-                   tile_dim(sub.call->spec->head_dim) / 2,
+  const int dim = tile_dim(sub.call->spec->head_dim);
+  const int first = block.first / 32 * 32;
+  kernels.multiply(keys_of(sub, place) + first * dim, (block.last - first + 31) / 32 * 32, dim / 2,
                    reinterpret_cast<const std::uint32_t*>(scratch.q), row_groups(sub), 1, false,
-                   scratch.s);
-  if (!raw_scores(*sub.call)) scale_scores(sub, block.keys);
+                   scratch.s + first * kSubTileRows);
+  if (!raw_scores(*sub.call)) scale_scores(sub, block);
   if (sub.call->variant->logits.defined()) wide_variant(sub, block);
   if (block.mixed) wide_mask(sub, block);
   std::uint32_t moved = 0;
   for (int group = 0; group < row_groups(sub); ++group) {
     const int r = group * kRowGroup;
     if (!sub.call->spec->variant.softmax) {
-      kernels.plain_weights(scratch.s + r, block.keys, scratch.m + r, weights_of(sub, index) + r);
+      kernels.plain_weights(scratch.s + r, block.first, block.last, scratch.m + r,
+                            weights_of(sub, index) + r);
       continue;
     }
-    if (kernels.softmax(scratch.s + r, block.keys, scratch.base2_scale + r, scratch.m + r,
-                        scratch.l + r, factor + r, weights_of(sub, index) + r)) {
+    if (kernels.softmax(scratch.s + r, block.first, block.last, scratch.base2_scale + r,
+                        scratch.m + r, scratch.l + r, factor + r, weights_of(sub, index) + r)) {
       moved |= 1U << group;
     }
   }
   return moved;
-}
-
-// Whether some row attends to some key of the block, as far as intervals tell.
-inline bool sees_block(const TilePart& sub, const Block& block) {
-  for (int r = 0; r < sub.num_rows; ++r) {
-    const TileRow& row = sub.scratch.rows[r];
-    if (!row.exact_keys) return true;
-    for (int i = 0; i < row.keys.count; ++i) {
-      if (row.keys.intervals[i].begin < block.key_begin + block.keys &&
-          row.keys.intervals[i].end > block.key_begin) {
-        return true;
-      }
-    }
-  }
-  return false;
 }
 
 // The products with the values wait until all blocks that were loaded together have weights, or a
@@ -292,12 +280,13 @@ inline void bf16_blocks(const TilePart& sub, const Bf16Kernels& kernels, const B
   HWY_ALIGN float factor[kSubTileRows];
   int waiting = 0;
   for (int i = 0; i < count; ++i) {
-    if (blocks[i].mixed && !sees_block(sub, blocks[i])) {
+    Block block = blocks[i];
+    if (block.mixed && !find_row_keys(sub, block)) {
       add_bf16_values(sub, kernels, blocks, waiting, i);
       waiting = i + 1;
       continue;
     }
-    const std::uint32_t moved = bf16_weights(sub, kernels, blocks[i], i, factor);
+    const std::uint32_t moved = bf16_weights(sub, kernels, block, blocks[i].place, i, factor);
     if (moved != 0) {
       add_bf16_values(sub, kernels, blocks, waiting, i);
       waiting = i;

@@ -237,17 +237,24 @@ inline __m512i to_pairs(__m512 first, __m512 second) {
   return _mm512_permutexvar_epi16(interleave, in_order);
 }
 
-bool softmax(const float* s, int keys, const float* scale, float* m, float* l, float* factor,
-             std::uint32_t* p) {
+// Zeros for pairs of the keys [begin, end).
+inline void clear_weights(std::uint32_t* p, int begin, int end) {
+  for (int key = begin; key < end; key += 2) {
+    _mm512_store_si512(p + key / 2 * kSubTileRows, _mm512_setzero_si512());
+  }
+}
+
+bool softmax(const float* s, int first, int last, const float* scale, float* m, float* l,
+             float* factor, std::uint32_t* p) {
   const __m512 lowest = _mm512_set1_ps(-__builtin_inff());
   __m512 largest[4] = {lowest, lowest, lowest, lowest};
-  int key = 0;
-  for (; key + 4 <= keys; key += 4) {
+  int key = first;
+  for (; key + 4 <= last; key += 4) {
     for (int i = 0; i < 4; ++i) {
       largest[i] = _mm512_max_ps(_mm512_load_ps(s + (key + i) * kSubTileRows), largest[i]);
     }
   }
-  for (; key < keys; ++key) {
+  for (; key < last; ++key) {
     largest[0] = _mm512_max_ps(_mm512_load_ps(s + key * kSubTileRows), largest[0]);
   }
   const __m512 scales = _mm512_load_ps(scale);
@@ -264,35 +271,33 @@ bool softmax(const float* s, int keys, const float* scale, float* m, float* l, f
   _mm512_store_ps(m, now);
   _mm512_store_ps(factor, factors);
   __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-  for (key = 0; key + 2 <= keys; key += 2) {
+  clear_weights(p, 0, first);
+  for (key = first; key + 2 <= last; key += 2) {
     const float* const at = s + key * kSubTileRows;
-    const __m512 first = exp2_of(_mm512_fmsub_ps(_mm512_load_ps(at), scales, shift));
-    const __m512 second =
-        exp2_of(_mm512_fmsub_ps(_mm512_load_ps(at + kSubTileRows), scales, shift));
-    sum[0] = _mm512_add_ps(sum[0], first);
-    sum[1] = _mm512_add_ps(sum[1], second);
-    _mm512_store_si512(p + key / 2 * kSubTileRows, to_pairs(first, second));
+    const __m512 even = exp2_of(_mm512_fmsub_ps(_mm512_load_ps(at), scales, shift));
+    const __m512 odd = exp2_of(_mm512_fmsub_ps(_mm512_load_ps(at + kSubTileRows), scales, shift));
+    sum[0] = _mm512_add_ps(sum[0], even);
+    sum[1] = _mm512_add_ps(sum[1], odd);
+    _mm512_store_si512(p + key / 2 * kSubTileRows, to_pairs(even, odd));
   }
-  if (key < keys) {
-    const __m512 first =
+  if (key < last) {
+    const __m512 even =
         exp2_of(_mm512_fmsub_ps(_mm512_load_ps(s + key * kSubTileRows), scales, shift));
-    sum[0] = _mm512_add_ps(sum[0], first);
-    _mm512_store_si512(p + key / 2 * kSubTileRows, to_pairs(first, _mm512_setzero_ps()));
+    sum[0] = _mm512_add_ps(sum[0], even);
+    _mm512_store_si512(p + key / 2 * kSubTileRows, to_pairs(even, _mm512_setzero_ps()));
     key += 2;
   }
-  for (; key < kBlockTokens; key += 2) {
-    _mm512_store_si512(p + key / 2 * kSubTileRows, _mm512_setzero_si512());
-  }
+  clear_weights(p, key, kBlockTokens);
   _mm512_store_ps(l, _mm512_fmadd_ps(_mm512_load_ps(l), factors, _mm512_add_ps(sum[0], sum[1])));
   return moves != 0;
 }
 
-void plain_weights(const float* s, int keys, float* m, std::uint32_t* p) {
+void plain_weights(const float* s, int first, int last, float* m, std::uint32_t* p) {
   const __m512 masked = _mm512_set1_ps(-__builtin_inff());
   __m512 seen = _mm512_load_ps(m);
   for (int key = 0; key < kBlockTokens; key += 2) {
     __m512 weights[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-    for (int i = 0; i < 2 && key + i < keys; ++i) {
+    for (int i = 0; i < 2 && key + i >= first && key + i < last; ++i) {
       const __m512 score = _mm512_load_ps(s + (key + i) * kSubTileRows);
       const __mmask16 attends = _mm512_cmp_ps_mask(score, masked, _CMP_NEQ_UQ);
       weights[i] = _mm512_maskz_mov_ps(attends, score);
@@ -374,6 +379,13 @@ bool may_use_tiles() {
   constexpr long kTileData = 18;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
+
+// Intel's cores since Sapphire Rapids, the first with AVX512_FP16, leave bf16 to AMX: they begin a
+// dot product every other cycle, so that f32 multiply-adds reach twice as much. Virtual machines
+// may hide AMX.
+bool dot_products_are_slow() {
+  return __builtin_cpu_is("intel") != 0 && __builtin_cpu_supports("avx512fp16") != 0;
+}
 #endif
 
 Bf16KernelList find_kernels() {
@@ -389,6 +401,11 @@ Bf16KernelList find_kernels() {
   if (__builtin_cpu_supports("amx-tile") != 0 && __builtin_cpu_supports("amx-bf16") != 0 &&
       may_use_tiles()) {
     list.amx = &kAmx;
+  }
+  if (list.amx != nullptr) {
+    list.best = list.amx;
+  } else if (!dot_products_are_slow()) {
+    list.best = list.avx512;
   }
 #endif
   return list;
@@ -411,7 +428,7 @@ const Bf16Kernels* bf16_kernels() {
     case Bf16Choice::avx512:
       return list.avx512;
     default:
-      return list.amx != nullptr ? list.amx : list.avx512;
+      return list.best;
   }
 }
 

@@ -34,27 +34,29 @@ struct Bf16Kernels {
   void (*multiply)(const std::uint16_t* a, int a_rows, int pairs, const std::uint32_t* b,
                    int groups, int blocks, bool add, float* c);
   // Online softmax of one row group in base 2: the scores s [key][row], times `scale` (not
-  // negative, with log2(e) in it), become the weights p [key pair][row] of the first `keys` keys,
-  // zeros behind them. m (in units of log2) and l advance. A row's m stays as it is
-  // until a score exceeds it by 2^8, so that what was summed before seldom needs its `factor`;
-  // returns whether some factor is not 1.
-  bool (*softmax)(const float* s, int keys, const float* scale, float* m, float* l, float* factor,
-                  std::uint32_t* p);
+  // negative, with log2(e) in it), become the weights p [key pair][row] of the keys [first, last),
+  // zeros around them; first is a multiple of 4. m (in units of log2) and l advance. A row's m
+  // stays as it is until a score exceeds it by 2^8, so that what was summed before seldom needs its
+  // `factor`; returns whether some factor is not 1.
+  bool (*softmax)(const float* s, int first, int last, const float* scale, float* m, float* l,
+                  float* factor, std::uint32_t* p);
   // The same without softmax: scores are weights but for -inf, which is 0; m is 0 in rows that have
   // seen a key.
-  void (*plain_weights)(const float* s, int keys, float* m, std::uint32_t* p);
+  void (*plain_weights)(const float* s, int first, int last, float* m, std::uint32_t* p);
   // out [dim][kBlockTokens] = the transpose of kBlockTokens rows, of which `dim` (a multiple of 32)
   // elements are read.
   void (*transpose_values)(const std::uint16_t* const* rows, int dim, std::uint16_t* out);
 };
 
-// The best that this machine has; null where it has no such instructions.
+// The best that this machine has; null where it has no such instructions, or none that are faster
+// than f32.
 const Bf16Kernels* bf16_kernels();
 
 // All that this machine has, for tests.
 struct Bf16KernelList {
   const Bf16Kernels* amx = nullptr;
   const Bf16Kernels* avx512 = nullptr;
+  const Bf16Kernels* best = nullptr;
 };
 Bf16KernelList list_bf16_kernels();
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One block of keys of a tile: loaded as f32, with what the mask says of it.
+// One block of keys of a tile: loaded, as f32 or in place, with what the mask says of it.
 // Compiled once for each SIMD target: included by tile_kernels.cpp after hwy/foreach_target.h.
 #if defined(TILEWRIGHT_CPU_TILE_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TILEWRIGHT_CPU_TILE_BLOCK_INL_H_
@@ -9,7 +9,6 @@
 #endif
 
 #include <hwy/cache_control.h>
-#include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -34,19 +33,27 @@ constexpr float kNegInf = -std::numeric_limits<float>::infinity();
 constexpr int kBlockVecs = HWY_TARGET <= HWY_AVX3 ? 4 : 2;
 constexpr int kBlockKeys = 8;
 
-// Elements [0, n) of a row as f32; those up to padded_dim(n) become 0.
-inline void load_row(const std::byte* source, DType dtype, int n, float* out) {
+// Elements [0, n) of `count` rows as f32, in rows of padded_dim(n); what is behind the n-th is 0.
+inline void load_rows(const std::byte* const* rows, int count, DType dtype, int n, float* out) {
   const int lanes = static_cast<int>(hn::Lanes(kTag));
-  visit_float(dtype, [&](auto element) {
-    const auto* from = reinterpret_cast<const decltype(element)*>(source);
-    int i = 0;
-    for (; i + lanes <= n; i += lanes) hn::Store(io::load(kTag, from + i), kTag, out + i);
-    if (i < n) {
-      hn::Store(io::load_first(kTag, from + i, static_cast<std::size_t>(n - i)), kTag, out + i);
-      i += lanes;
+  const int padded = padded_dim(n);
+  visit_float(dtype, [&](auto element) HWY_ATTR {
+    for (int row = 0; row < count; ++row) {
+      const auto* from = reinterpret_cast<const decltype(element)*>(rows[row]);
+      float* const to = out + row * padded;
+      int i = 0;
+      for (; i + lanes <= n; i += lanes) hn::Store(io::load(kTag, from + i), kTag, to + i);
+      if (i < n) {
+        hn::Store(io::load_first(kTag, from + i, static_cast<std::size_t>(n - i)), kTag, to + i);
+        i += lanes;
+      }
+      for (; i < padded; ++i) to[i] = 0.0F;
     }
-    std::fill(out + i, out + std::max(i, padded_dim(n)), 0.0F);
   });
+}
+
+inline void load_row(const std::byte* source, DType dtype, int n, float* out) {
+  load_rows(&source, 1, dtype, n, out);
 }
 
 inline const std::byte* query_row(const AttentionCall& call, const TileRow& row) {
@@ -132,9 +139,23 @@ inline void transpose(const float* from, std::int64_t from_stride, int rows, int
 #endif
 }
 
-// exp(x) for x <= 0; NaN stays NaN.
+// exp(x) for x <= 0, within 2e-7; exactly 1 for 0, 0 for less than -88, NaN for NaN.
 HWY_INLINE Vec exp_of(Vec x) {
-  return hn::IfThenElse(hn::IsNaN(x), x, hn::Exp(kTag, x));
+  const hn::RebindToUnsigned<Tag> bits;
+  const Vec log2_e = hn::Set(kTag, 1.44269504F);
+  // A sum with this is rounded to an integer, whose lowest bits are those of 2^n's exponent.
+  const Vec to_integer = hn::Set(kTag, 12582912.0F + 127.0F);
+  // At the least x the exponent's bits are 0, and so is 2^n. The order of operands keeps NaN.
+  const Vec least = hn::Max(hn::Set(kTag, -88.03F), x);
+  const Vec shifted = hn::MulAdd(least, log2_e, to_integer);
+  const Vec fraction = hn::MulSub(least, log2_e, hn::Sub(shifted, to_integer));
+  const Vec power = hn::BitCast(kTag, hn::ShiftLeft<23>(hn::BitCast(bits, shifted)));
+  Vec p = hn::Set(kTag, 1.53458124e-4F);
+  for (const float next :
+       {1.33999309e-3F, 9.61848907e-3F, 5.55032864e-2F, 0.240226462F, 0.693147182F, 1.0F}) {
+    p = hn::MulAdd(p, fraction, hn::Set(kTag, next));
+  }
+  return hn::Mul(p, power);
 }
 
 inline float exp_of(float x) {
@@ -172,12 +193,27 @@ inline void rotate_row(const AttentionCall& call, const TileScratch& scratch, st
 struct Block {
   std::int64_t key_begin = 0;
   int keys = 0;
+  // Of the keys those that rows of this sub-tile attend to lie in [first, last): first is a
+  // multiple of 16, last of 8 unless it is the end.
+  int first = 0;
+  int last = 0;
   bool mixed = false;
   std::uint64_t wild = 0;  // of a mixed block: keys whose values are not all finite
   const std::int32_t* kv_pos = nullptr;
-  const float* const* k = nullptr;
-  const float* const* v = nullptr;
+  const std::byte* const* k = nullptr;  // rows of k_dtype and v_dtype
+  const std::byte* const* v = nullptr;
+  DType k_dtype = DType::f32;
+  DType v_dtype = DType::f32;
   int next_keys = 0;  // of a later block, located but not loaded
+
+  template <typename T>
+  const T* k_row(int key) const {
+    return reinterpret_cast<const T*>(k[key]);
+  }
+  template <typename T>
+  const T* v_row(int key) const {
+    return reinterpret_cast<const T*>(v[key]);
+  }
 };
 
 // Asks for a row of the next block. Rows of one head lie kilobytes apart, where no hardware
@@ -195,15 +231,24 @@ inline bool all_finite(const float* values, int padded) {
   return hn::AllTrue(kTag, hn::Eq(bad, hn::Zero(kTag)));
 }
 
-// Makes `rows` (pointers to raw elements) point to f32 rows: where they lie, or converted.
-inline void load_rows(const std::byte** rows, int count, DType dtype, int dim, bool in_place,
-                      float* converted) {
-  if (in_place && dtype == DType::f32 && dim % 16 == 0) return;
+// How rows may be used where they lie in the cache, instead of in scratch memory.
+enum class InPlace { no, f32, widened };
+
+inline bool stays_in_place(InPlace in_place, DType dtype, int dim) {
+  if (dim % 16 != 0) return false;
+  if (in_place == InPlace::widened && (dtype == DType::bf16 || dtype == DType::f16)) return true;
+  return in_place != InPlace::no && dtype == DType::f32;
+}
+
+// Makes `rows` point to f32 rows, unless they stay where they are; returns the dtype they have.
+inline DType load_or_keep_rows(const std::byte** rows, int count, DType dtype, int dim,
+                               InPlace in_place, float* converted) {
+  if (stays_in_place(in_place, dtype, dim)) return dtype;
+  load_rows(rows, count, dtype, dim, converted);
   for (int i = 0; i < count; ++i) {
-    float* row = converted + i * padded_dim(dim);
-    load_row(rows[i], dtype, dim, row);
-    rows[i] = reinterpret_cast<const std::byte*>(row);
+    rows[i] = reinterpret_cast<const std::byte*>(converted + i * padded_dim(dim));
   }
+  return DType::f32;
 }
 
 // What is computed after a block: the same one of another head, or one `ahead` blocks later.
@@ -226,6 +271,7 @@ inline Block find_block(const TilePart& part, std::int32_t n, const Next& next, 
   Block block;
   block.key_begin = first_key(n);
   block.keys = keys_from(block.key_begin);
+  block.last = block.keys;
   block.mixed = !part.ranges->is_full(block.key_begin, block.key_begin + block.keys);
   locate_keys(call, *part.row, part.head, block.key_begin, block.keys, scratch.k_rows,
               scratch.v_rows);
@@ -246,22 +292,22 @@ inline Block find_block(const TilePart& part, std::int32_t n, const Next& next, 
   return block;
 }
 
-// Loads a block as f32, where it lies if it may.
-inline void load_block(const TilePart& part, Block& block, bool in_place) {
+// Loads a block as f32, where it does not stay in place.
+inline void load_block(const TilePart& part, Block& block, InPlace in_place) {
   const AttentionCall& call = *part.call;
   const TileScratch& scratch = part.scratch;
   const KvCache& kv = call.kv[part.row->level];
   const bool rotated = call.variant->rope_dim > 0;
-  load_rows(scratch.k_rows, block.keys, kv.k.dtype, call.spec->head_dim, in_place && !rotated,
-            scratch.k);
+  block.k_dtype = load_or_keep_rows(scratch.k_rows, block.keys, kv.k.dtype, call.spec->head_dim,
+                                    rotated ? InPlace::no : in_place, scratch.k);
   if (rotated) {
     for (int key = 0; key < block.keys; ++key) {
       rotate_row(call, scratch, call.plan->position_of_key(*part.row, block.key_begin + key),
                  scratch.k + key * padded_dim(call.spec->head_dim));
     }
   }
-  load_rows(scratch.v_rows, block.keys, kv.v.dtype, call.spec->value_dim(),
-            in_place && !block.mixed, scratch.v);
+  block.v_dtype = load_or_keep_rows(scratch.v_rows, block.keys, kv.v.dtype, call.spec->value_dim(),
+                                    block.mixed ? InPlace::no : in_place, scratch.v);
   if (block.mixed) {
     // 0 * NaN is NaN: values that are not finite must not meet the weight 0 of a masked key. They
     // are set aside.
@@ -274,8 +320,8 @@ inline void load_block(const TilePart& part, Block& block, bool in_place) {
   }
   // Register blocks run over the end by less than kBlockKeys keys; their results are not used.
   for (int key = block.keys; key % kBlockKeys != 0; ++key) scratch.k_rows[key] = scratch.k_rows[0];
-  block.k = reinterpret_cast<const float* const*>(scratch.k_rows);
-  block.v = reinterpret_cast<const float* const*>(scratch.v_rows);
+  block.k = scratch.k_rows;
+  block.v = scratch.v_rows;
 }
 
 // Asks for rows of what is computed next, while this block is: keys [first, first + count).

@@ -29,7 +29,7 @@ void add_wild_keys(const TilePart& part, const Block& block, const float* const*
   const int dim = part.call->spec->value_dim();
   const int row_step = wide ? 1 : padded_dim(dim);
   const int dim_step = wide ? kSubTileRows : 1;
-  for (int key = 0; key < block.keys; ++key) {
+  for (int key = block.first; key < block.last; ++key) {
     if ((block.wild >> key & 1U) == 0) continue;
     for (int r = 0; r < part.num_rows; ++r) {
       const float weight =
@@ -67,24 +67,39 @@ class SubTiles {
 
 enum class Shape { narrow, wide, bf16 };
 
+// With fewer rows than these, packing keys and values costs more than Bf16Kernels save.
+constexpr int kNarrowBf16Rows = 8;
+// A wide tile of one vector of rows has no more products for what it loads than a narrow one, and
+// idle lanes.
+constexpr int kNarrowRows = HWY_TARGET <= HWY_AVX3 ? 16 : 8;
+static_assert(kNarrowRows <= kMaxNarrowRows && kNarrowBf16Rows <= kMaxNarrowRows);
+static_assert(kNarrowRows >= kAlwaysNarrowRows && kNarrowBf16Rows >= kAlwaysNarrowRows);
+
+// Lanes along the rows (wide, bf16), or along the head dimension.
 Shape shape_of(const TilePart& part) {
   const AttentionPlan& plan = *part.call->plan;
-  if (plan.bf16 != nullptr) return Shape::bf16;
+  const bool bf16 = plan.bf16 != nullptr;
   // Wide tiles give a row the same bits whatever other rows there are; so do those of bf16.
-  return part.num_rows <= kNarrowRows && !plan.batch_invariant ? Shape::narrow : Shape::wide;
+  const int narrow_rows = plan.batch_invariant ? 0 : bf16 ? kNarrowBf16Rows : kNarrowRows;
+  if (part.num_rows <= narrow_rows) return Shape::narrow;
+  return bf16 ? Shape::bf16 : Shape::wide;
 }
 
-// Of whole sub-tiles.
 void clear_sums(const TilePart& part) {
   const TileScratch& scratch = part.scratch;
-  const int rows = (part.num_rows + kSubTileRows - 1) / kSubTileRows * kSubTileRows;
-  std::fill_n(scratch.has_sums, rows / kSubTileRows, false);
-  if (shape_of(part) != Shape::bf16) {
-    std::fill_n(scratch.o, rows * tile_dim(part.call->spec->value_dim()), 0.0F);
+  const int value_dim = part.call->spec->value_dim();
+  const Shape shape = shape_of(part);
+  int rows = part.num_rows;
+  if (shape == Shape::narrow) {
+    std::fill_n(scratch.o, rows * padded_dim(value_dim), 0.0F);
+  } else {
+    rows = (rows + kSubTileRows - 1) / kSubTileRows * kSubTileRows;
+    std::fill_n(scratch.has_sums, rows / kSubTileRows, false);
+    if (shape == Shape::wide) std::fill_n(scratch.o, rows * tile_dim(value_dim), 0.0F);
+    std::fill(scratch.logit_scale + part.num_rows, scratch.logit_scale + rows, 0.0F);
   }
   std::fill_n(scratch.m, rows, kNegInf);
   std::fill_n(scratch.l, rows, 0.0F);
-  std::fill(scratch.logit_scale + part.num_rows, scratch.logit_scale + rows, 0.0F);
 }
 
 // Outputs of wide tiles, from [dim][row] to [row][dim].
@@ -97,12 +112,14 @@ Partial wide_result(const TilePart& part, const SubTiles& subs) {
 }
 
 void load_narrow_queries(const TilePart& part) {
-  const int dim = part.call->spec->head_dim;
+  const AttentionCall& call = *part.call;
+  const TileScratch& scratch = part.scratch;
+  const int dim = call.spec->head_dim;
+  const std::byte* rows[kMaxNarrowRows];
+  for (int r = 0; r < part.num_rows; ++r) rows[r] = query_row(call, scratch.rows[r]);
+  load_rows(rows, part.num_rows, call.q.dtype, dim, scratch.q);
   for (int r = 0; r < part.num_rows; ++r) {
-    load_row(query_row(*part.call, part.scratch.rows[r]), part.call->q.dtype, dim,
-             part.scratch.q + r * padded_dim(dim));
-    rotate_row(*part.call, part.scratch, part.scratch.rows[r].context.q_pos,
-               part.scratch.q + r * padded_dim(dim));
+    rotate_row(call, scratch, scratch.rows[r].context.q_pos, scratch.q + r * padded_dim(dim));
   }
 }
 
@@ -118,16 +135,20 @@ void load_wide_queries(const TilePart& sub) {
   transpose(rows, padded, kSubTileRows, dim, sub.scratch.q, kSubTileRows);
 }
 
-// Loads block `n`; the values that are not finite are set aside in `wild_values`.
-Block load_f32_block(const TilePart& part, std::int32_t n, const Next& next,
-                     const float** wild_values) {
+// Loads block `n` for narrow and wide tiles; the values that are not finite are set aside in
+// `wild_values`.
+Block load_block_at(const TilePart& part, std::int32_t n, const Next& next,
+                    const float** wild_values) {
   const TileScratch& scratch = part.scratch;
   Block block = find_block(part, n, next);
   // Rows of a cache lie kilobytes apart, in few sets of the L1 cache: sub-tiles share a copy.
-  load_block(part, block, part.num_rows <= kNarrowRows);
+  load_block(part, block,
+             shape_of(part) == Shape::narrow ? InPlace::widened
+             : part.num_rows <= kSubTileRows ? InPlace::f32
+                                             : InPlace::no);
   for (int key = 0; block.wild >> key != 0; ++key) {
     if ((block.wild >> key & 1U) == 0) continue;
-    wild_values[key] = block.v[key];
+    wild_values[key] = block.v_row<float>(key);
     scratch.v_rows[key] = reinterpret_cast<const std::byte*>(scratch.zeros);
     if (key == kBlockTokens - 1) break;
   }
@@ -168,7 +189,7 @@ void add_blocks(const TilePart& part, std::int32_t begin, std::int32_t end, cons
   }
   for (std::int32_t n = begin; n < end; ++n) {
     const float* wild_values[kBlockTokens];
-    const Block block = load_f32_block(part, n, next, wild_values);
+    const Block block = load_block_at(part, n, next, wild_values);
     if (shape == Shape::narrow) {
       narrow_block(part, block);
       if (block.wild != 0) add_wild_keys(part, block, wild_values, false);
@@ -179,8 +200,10 @@ void add_blocks(const TilePart& part, std::int32_t begin, std::int32_t end, cons
     for (const TilePart& sub : SubTiles(part)) {
       prefetch_next(part, block, prefetched, kPrefetched);
       prefetched += kPrefetched;
-      wide_block(sub, block);
-      if (block.wild != 0) add_wild_keys(sub, block, wild_values, true);
+      Block of_sub = block;
+      if (block.mixed && !find_row_keys(sub, of_sub)) continue;
+      wide_block(sub, of_sub);
+      if (block.wild != 0) add_wild_keys(sub, of_sub, wild_values, true);
     }
   }
 }
@@ -209,7 +232,7 @@ Partial result_of(const TilePart& part) {
 // Parts of one row and tile, of several KV heads, go through the blocks together.
 void compute_parts_simd(const TilePart* parts, int count, Partial* results) {
   const TilePart& first = parts[0];
-  const Bf16Kernels* const bf16 = first.call->plan->bf16;
+  const Bf16Kernels* const bf16 = shape_of(first) == Shape::bf16 ? first.call->plan->bf16 : nullptr;
   if (bf16 != nullptr) bf16->begin();
   for (int i = 0; i < count; ++i) start(parts[i]);
   const std::int32_t step = bf16 != nullptr ? kBf16Blocks : 1;

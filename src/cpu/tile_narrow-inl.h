@@ -19,7 +19,32 @@
 HWY_BEFORE_NAMESPACE();
 namespace tilewright::cpu::HWY_NAMESPACE {
 
-template <int kRows>
+// The sum of each vector's lanes, for kBlockVecs vectors.
+HWY_INLINE void store_sums(const Vec (&x)[kBlockVecs], float factor, float* out) {
+#if HWY_TARGET <= HWY_AVX3
+  // Each step adds neighbours while it interleaves: sums of all four share the work.
+  static_assert(kBlockVecs == 4);
+  const hn::RepartitionToWide<Tag> pairs;
+  const auto interleave = [&](Vec a, Vec b) HWY_ATTR {
+    return hn::Add(hn::InterleaveLower(kTag, a, b), hn::InterleaveUpper(kTag, a, b));
+  };
+  const auto ab = hn::BitCast(pairs, interleave(x[0], x[1]));
+  const auto cd = hn::BitCast(pairs, interleave(x[2], x[3]));
+  const Vec of_blocks = hn::Add(hn::BitCast(kTag, hn::InterleaveLower(pairs, ab, cd)),
+                                hn::BitCast(kTag, hn::InterleaveUpper(pairs, ab, cd)));
+  const hn::Half<Tag> eight;
+  const hn::Half<decltype(eight)> four;
+  const auto halves = hn::Add(hn::LowerHalf(eight, of_blocks), hn::UpperHalf(eight, of_blocks));
+  const auto sums = hn::Add(hn::LowerHalf(four, halves), hn::UpperHalf(four, halves));
+  hn::Store(hn::Mul(sums, hn::Set(four, factor)), four, out);
+#else
+  for (int i = 0; i < kBlockVecs; ++i) {
+    out[i] = hn::GetLane(hn::SumOfLanes(kTag, x[i])) * factor;
+  }
+#endif
+}
+
+template <int kRows, typename T>
 void narrow_scores_of(const TilePart& part, const Block& block, int first_row) {
   const TileScratch& scratch = part.scratch;
   const int padded = padded_dim(part.call->spec->head_dim);
@@ -28,23 +53,21 @@ void narrow_scores_of(const TilePart& part, const Block& block, int first_row) {
   // Keys beyond the block's end repeat its first one (load_block); their scores are overwritten.
   for (int key = 0; key < block.keys; key += kBlockVecs) {
     if (first_row == 0) prefetch_next(part, block, key, kBlockVecs);
-    Vec sum[kBlockVecs][kRows];
-    for (auto& of_key : sum) {
-      for (Vec& x : of_key) x = hn::Zero(kTag);
+    Vec sum[kRows][kBlockVecs];
+    for (auto& of_row : sum) {
+      for (Vec& x : of_row) x = hn::Zero(kTag);
     }
     for (int d = 0; d < padded; d += lanes) {
       Vec q_d[kRows];
       for (int r = 0; r < kRows; ++r) q_d[r] = hn::Load(kTag, q + r * padded + d);
       for (int j = 0; j < kBlockVecs; ++j) {
-        const Vec k_d = hn::LoadU(kTag, block.k[key + j] + d);
-        for (int r = 0; r < kRows; ++r) sum[j][r] = hn::MulAdd(q_d[r], k_d, sum[j][r]);
+        const Vec k_d = io::load(kTag, block.k_row<T>(key + j) + d);
+        for (int r = 0; r < kRows; ++r) sum[r][j] = hn::MulAdd(q_d[r], k_d, sum[r][j]);
       }
     }
-    for (int j = 0; j < kBlockVecs; ++j) {
-      for (int r = 0; r < kRows; ++r) {
-        scratch.s[(first_row + r) * kBlockTokens + key + j] =
-            hn::GetLane(hn::SumOfLanes(kTag, sum[j][r])) * scratch.logit_scale[first_row + r];
-      }
+    for (int r = 0; r < kRows; ++r) {
+      store_sums(sum[r], scratch.logit_scale[first_row + r],
+                 scratch.s + (first_row + r) * kBlockTokens + key);
     }
   }
 }
@@ -84,7 +107,7 @@ inline float narrow_plain_weights(const TileScratch& scratch, int r) {
   return 1;
 }
 
-template <int kRows, int kVecs>
+template <int kRows, int kVecs, typename T>
 void narrow_values_at(const TileScratch& scratch, const Block& block, int padded, int first_row,
                       const float* factor, int d) {
   const int lanes = static_cast<int>(hn::Lanes(kTag));
@@ -101,7 +124,7 @@ void narrow_values_at(const TileScratch& scratch, const Block& block, int padded
       weight[r] = hn::Set(kTag, scratch.s[(first_row + r) * kBlockTokens + key]);
     }
     for (int i = 0; i < kVecs; ++i) {
-      const Vec v = hn::LoadU(kTag, block.v[key] + d + i * lanes);
+      const Vec v = io::load(kTag, block.v_row<T>(key) + d + i * lanes);
       for (int r = 0; r < kRows; ++r) sum[i][r] = hn::MulAdd(weight[r], v, sum[i][r]);
     }
   }
@@ -111,16 +134,16 @@ void narrow_values_at(const TileScratch& scratch, const Block& block, int padded
   }
 }
 
-template <int kRows>
+template <int kRows, typename T>
 void narrow_values_of(const TileScratch& scratch, const Block& block, int padded, int first_row,
                       const float* factor) {
   const int lanes = static_cast<int>(hn::Lanes(kTag));
   int d = 0;
   for (; d + kBlockVecs * lanes <= padded; d += kBlockVecs * lanes) {
-    narrow_values_at<kRows, kBlockVecs>(scratch, block, padded, first_row, factor, d);
+    narrow_values_at<kRows, kBlockVecs, T>(scratch, block, padded, first_row, factor, d);
   }
   for (; d < padded; d += lanes) {
-    narrow_values_at<kRows, 1>(scratch, block, padded, first_row, factor, d);
+    narrow_values_at<kRows, 1, T>(scratch, block, padded, first_row, factor, d);
   }
 }
 
@@ -138,9 +161,12 @@ void over_few_rows(int num_rows, const Kernel& kernel) {
 inline void narrow_block(const TilePart& part, const Block& block) {
   const TileScratch& scratch = part.scratch;
   const CompiledVariant& variant = *part.call->variant;
-  over_few_rows(part.num_rows,
-                [&](int first_row, auto rows) { narrow_scores_of<rows>(part, block, first_row); });
-  float factor[kNarrowRows];
+  visit_wide_float(block.k_dtype, [&](auto element) {
+    over_few_rows(part.num_rows, [&](int first_row, auto rows) {
+      narrow_scores_of<rows, decltype(element)>(part, block, first_row);
+    });
+  });
+  float factor[kMaxNarrowRows];
   for (int r = 0; r < part.num_rows; ++r) {
     float* s = scratch.s + r * kBlockTokens;
     if (variant.logits.defined()) {
@@ -157,9 +183,11 @@ inline void narrow_block(const TilePart& part, const Block& block) {
     factor[r] = part.call->spec->variant.softmax ? narrow_softmax(scratch, r)
                                                  : narrow_plain_weights(scratch, r);
   }
-  over_few_rows(part.num_rows, [&](int first_row, auto rows) {
-    narrow_values_of<rows>(scratch, block, padded_dim(part.call->spec->value_dim()), first_row,
-                           factor);
+  visit_wide_float(block.v_dtype, [&](auto element) {
+    over_few_rows(part.num_rows, [&](int first_row, auto rows) {
+      narrow_values_of<rows, decltype(element)>(
+          scratch, block, padded_dim(part.call->spec->value_dim()), first_row, factor);
+    });
   });
 }
 

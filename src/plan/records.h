@@ -29,8 +29,8 @@ struct Config {
   std::int32_t workers = 1;  // virtual: results do not depend on how many threads or SMs run them
   std::int32_t heads_per_group =
       1;  // section A walks the KV heads in groups whose K and V stay in the cache
-  // Tiles of at most joint_rows rows are computed for up to max_heads KV heads together: tokens of
-  // a cache [.., token, head, dim] are then read whole.
+  // Tiles of few rows are computed for up to max_heads KV heads together, of at most joint_rows
+  // rows in all: tokens of a cache [.., token, head, dim] are then read whole.
   std::int32_t joint_rows = 0;
   std::int32_t max_heads = 1;
   std::int32_t heads_differ = 0;  // the mask depends on the head: so do block counts
@@ -38,6 +38,12 @@ struct Config {
   std::int32_t cuts_items = 1;
   CostModel cost;
   std::int64_t least_share = 1;  // a smaller share is not worth a worker and a merge
+  // Whether fewer workers than there may be are a power of two: as most numbers of threads are, so
+  // that each has as many shares as the others.
+  std::int32_t rounds_workers = 0;
+  // What a block costs at most in this batch, for all heads of its item; 0: it is not counted, and
+  // may be what the rest allows.
+  std::int64_t largest_block = 0;
 };
 
 // These are read and written 16 bytes at a time.

@@ -32,11 +32,11 @@ TILEWRIGHT_HD inline std::int32_t tiles_of(const Config& config, std::int32_t q_
 
 // How many KV heads an item of a row covers.
 TILEWRIGHT_HD inline std::int32_t heads_of(const Config& config, std::int32_t q_len) {
-  if (config.heads_differ || config.max_heads == 1 ||
-      static_cast<std::int64_t>(q_len) * config.group_size > config.joint_rows) {
+  const std::int64_t rows = static_cast<std::int64_t>(q_len) * config.group_size;
+  if (config.heads_differ || config.max_heads == 1 || rows <= 0 || 2 * rows > config.joint_rows) {
     return 1;
   }
-  std::int32_t heads = config.max_heads;
+  auto heads = static_cast<std::int32_t>(min64(config.max_heads, config.joint_rows / rows));
   TILEWRIGHT_HD_LOOP
   while (config.num_kv_heads % heads != 0) --heads;
   return heads;
@@ -277,15 +277,21 @@ struct RowOrder {
 // larger shares no worker's share is empty.
 TILEWRIGHT_HD inline std::int64_t least_share(const Config& config) {
   const CostModel& c = config.cost;
-  return max64(config.least_share,
-               c.fixed + 1 +
-                   max64(block_cost(config, 1, config.tile_rows),
-                         block_cost(config, config.max_heads, config.joint_rows)));
+  const std::int64_t largest_block =
+      config.largest_block > 0 ? config.largest_block
+                               : max64(block_cost(config, 1, config.tile_rows),
+                                       block_cost(config, config.max_heads, config.joint_rows));
+  return max64(config.least_share, c.fixed + 1 + largest_block);
 }
 
 // How many workers share section B.
 TILEWRIGHT_HD inline std::int32_t count_workers(const Config& config, std::int64_t b_cost) {
-  return static_cast<std::int32_t>(max64(1, min64(config.workers, b_cost / least_share(config))));
+  const std::int64_t least = least_share(config);
+  if (b_cost >= least * config.workers) return config.workers;
+  auto count = static_cast<std::int32_t>(max64(1, b_cost / least));
+  TILEWRIGHT_HD_LOOP
+  while (config.rounds_workers && (count & (count - 1)) != 0) count &= count - 1;
+  return count;
 }
 
 // Where on section B's line a worker's share should begin: floor(worker * b_cost / workers),

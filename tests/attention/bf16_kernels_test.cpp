@@ -19,7 +19,7 @@ class Bf16Kernels : public testing::TestWithParam<Bf16Choice> {
   void SetUp() override {
     cpu::choose_bf16_kernels(GetParam());
     if (GetParam() != Bf16Choice::none && cpu::bf16_kernels() == nullptr) {
-      GTEST_SKIP() << "this CPU has no bf16 instructions";
+      GTEST_SKIP() << "this CPU has no such instructions, or none that are faster than f32";
     }
   }
   void TearDown() override { cpu::choose_bf16_kernels(Bf16Choice::best); }

@@ -22,12 +22,13 @@ plan::Config draw_config(Random& random, int workers) {
   config.block_tokens = random.pick({16, 64, 128});
   config.workers = workers;
   config.heads_per_group = static_cast<std::int32_t>(random.range(1, 4));
-  config.joint_rows = random.pick({0, 0, 4});
+  config.joint_rows = random.pick({0, 0, 8});
   config.max_heads = config.joint_rows > 0 ? random.pick({1, 2, 4}) : 1;
   config.cuts_items = random.pick({1, 1, 1, 0});
   config.cost = {random.pick({1, 10, 250}), random.pick({1, 8, 112}), random.pick({0, 1, 3}),
                  random.pick({0, 2, 4})};
   config.least_share = random.pick({1, 100, 512});
+  config.rounds_workers = random.pick({0, 1});
   return config;
 }
 

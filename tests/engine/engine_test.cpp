@@ -269,31 +269,31 @@ TEST(Engine, SeedsDecideWhateverTheBatch) {
 TEST(Engine, CommonBeginningsAreStoredAndComputedOnce) {
   Loaded loaded;
   std::mt19937 random(9);
-  const auto system = random_tokens(random, 100);
+  const auto system = random_tokens(random, 233);  // long enough to be read once for all
   std::vector<Request> requests(5);
   for (std::size_t i = 0; i < requests.size(); ++i) {
     requests[i].id = std::to_string(i);
     requests[i].prompt = system;
     requests[i].prompt.push_back(static_cast<std::int32_t>(10 + i));
-    requests[i].max_new_tokens = 3;
+    requests[i].max_new_tokens = 6;
   }
-  const Served shared = serve(loaded, requests, {8, 512, 128, 8, true});
-  const Served apart = serve(loaded, requests, {8, 512, 128, 8, false});
+  const Served shared = serve(loaded, requests, {8, 512, 200, 8, true});
+  const Served apart = serve(loaded, requests, {8, 512, 200, 8, false});
   EXPECT_EQ(shared.tokens(), apart.tokens());
   EXPECT_EQ(shared.results.at("0").shared_tokens, 0);
   for (const char* id : {"1", "2", "3", "4"}) {
-    EXPECT_EQ(shared.results.at(id).shared_tokens, 100);  // 12 whole pages and a copied one
+    EXPECT_EQ(shared.results.at(id).shared_tokens, 233);  // 29 whole pages and a copied one
     EXPECT_EQ(apart.results.at(id).shared_tokens, 0);
   }
-  // 103 tokens take 13 pages, of which 12 are shared.
-  EXPECT_EQ(shared.stats.kv_pages_peak, 12 + 5);
-  EXPECT_EQ(apart.stats.kv_pages_peak, 5 * 13);
+  // 239 tokens take 30 pages, of which 29 are shared.
+  EXPECT_EQ(shared.stats.kv_pages_peak, 29 + 5);
+  EXPECT_EQ(apart.stats.kv_pages_peak, 5 * 30);
   EXPECT_EQ(shared.stats.page_copies, 4);
   EXPECT_EQ(apart.stats.page_copies, 0);
   EXPECT_LT(shared.stats.kv_bytes_read, apart.stats.kv_bytes_read);
   EXPECT_EQ(apart.stats.kv_bytes_read, apart.stats.kv_bytes_unshared);
   EXPECT_LT(shared.stats.kv_bytes_read, shared.stats.kv_bytes_unshared);
-  const Served flat = serve(loaded, requests, {8, 512, 128, 8, true, false});
+  const Served flat = serve(loaded, requests, {8, 512, 200, 8, true, false});
   EXPECT_EQ(flat.tokens(), apart.tokens());
   EXPECT_EQ(flat.stats.kv_bytes_read, shared.stats.kv_bytes_unshared);
   EXPECT_EQ(flat.stats.kv_bytes_read, flat.stats.kv_bytes_unshared);

@@ -86,6 +86,9 @@ Scenario random_scenario(std::mt19937& random) {
   s.config.heads_differ = pick(0, 1);
   s.config.cost = {pick(1, 20), pick(1, 10), pick(0, 2)};
   s.config.least_share = pick(1, 500);
+  s.config.rounds_workers = pick(0, 1);
+  s.config.joint_rows = pick(0, 1) * s.config.tile_rows;  // so that there is one tile
+  s.config.max_heads = s.config.joint_rows > 0 ? pick(1, 4) : 1;
   s.blocks = {s.config, pick(0, 3)};
   const int rows = pick(0, 20);
   for (int i = 0; i < rows; ++i) {
@@ -183,7 +186,8 @@ TEST(Schedule, EveryUnitExactlyOnce) {
     std::size_t expected_units = 0;
     for (const Row& row : scenario.rows) {
       const std::int32_t tiles = tiles_of(scenario.config, row.q_len);
-      for (std::int32_t head = 0; head < scenario.config.num_kv_heads; ++head) {
+      const std::int32_t heads = heads_of(scenario.config, row.q_len);
+      for (std::int32_t head = 0; head < scenario.config.num_kv_heads; head += heads) {
         for (std::int32_t tile = 0; tile < tiles; ++tile) {
           ++expected_items;
           expected_units += static_cast<std::size_t>(scenario.blocks(row, head, tile));
@@ -206,8 +210,11 @@ TEST(Schedule, SharesAreWithinOneFixedCostAndOneBlock) {
     const Header& h = *s.header;
     if (h.b_items == 0) continue;
     const CostModel& cost = s.config.cost;
-    const std::int64_t slack = cost.fixed + cost.block +
-                               static_cast<std::int64_t>(cost.block_row) * s.config.tile_rows + 1;
+    const std::int64_t slack =
+        cost.fixed + 1 +
+        std::max(cost.block + static_cast<std::int64_t>(cost.block_row) * s.config.tile_rows,
+                 s.config.max_heads * (cost.block + static_cast<std::int64_t>(cost.block_row) *
+                                                        s.config.joint_rows));
     std::int64_t total = 0;
     for (std::int32_t worker = 0; worker < h.workers; ++worker) {
       const std::int64_t share = share_cost(s, worker);
@@ -334,6 +341,44 @@ TEST(Schedule, DecodeIsCutIntoEqualShares) {
   EXPECT_EQ(s.header->workers, 16);
   // Half of the blocks belong to one request of 32: it is cut, and nobody waits for it.
   EXPECT_GE(s.header->num_splits, 4);
+}
+
+// Few workers are a power of two, each with at least the least share; all there may be are all.
+TEST(Schedule, WorkersAreRounded) {
+  Config config;
+  config.workers = 12;
+  config.least_share = 100;
+  config.rounds_workers = 1;
+  config.cost = {1, 1, 0};
+  for (const auto& [cost, workers] : {std::pair(0, 1),
+                                      {199, 1},
+                                      {200, 2},
+                                      {399, 2},
+                                      {400, 4},
+                                      {799, 4},
+                                      {800, 8},
+                                      {1199, 8},
+                                      {1200, 12},
+                                      {100000, 12}}) {
+    EXPECT_EQ(count_workers(config, cost), workers) << cost;
+  }
+  // A smaller batch's blocks allow smaller shares.
+  config.largest_block = 500;
+  EXPECT_EQ(count_workers(config, 1200), 2);
+}
+
+TEST(Schedule, FewRowsShareAnItemWithOtherHeads) {
+  Config config;
+  config.num_kv_heads = 8;
+  config.group_size = 4;
+  config.joint_rows = 32;
+  config.max_heads = 8;
+  for (const auto& [q_len, heads] : {std::pair(1, 8), {2, 4}, {3, 2}, {4, 2}, {5, 1}, {100, 1}}) {
+    EXPECT_EQ(heads_of(config, q_len), heads) << q_len;
+  }
+  config.num_kv_heads = 6;
+  EXPECT_EQ(heads_of(config, 1), 6);
+  EXPECT_EQ(heads_of(config, 2), 3);
 }
 
 TEST(Schedule, EmptyBatch) {

@@ -44,6 +44,18 @@ void* operator new(std::size_t bytes, std::align_val_t alignment) {
 void* operator new[](std::size_t bytes, std::align_val_t alignment) {
   return tilewright::test::counted_allocation(bytes, static_cast<std::size_t>(alignment));
 }
+// std::stable_sort asks for its buffer this way. Left to a sanitizer, its memory would not be ours
+// to free.
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  try {
+    return operator new(bytes);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+void* operator new[](std::size_t bytes, const std::nothrow_t& nothrow) noexcept {
+  return operator new(bytes, nothrow);
+}
 void operator delete(void* memory) noexcept {
   std::free(memory);
 }

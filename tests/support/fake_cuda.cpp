@@ -187,13 +187,18 @@ FAKE int cuCtxPopCurrent_v2(void** context) {
 }
 
 namespace {
-std::map<void*, std::size_t> blocks;
+// What nobody gives back, or may not, goes with the process, as a context takes its memory with it.
+struct Block {
+  std::size_t bytes;
+  std::unique_ptr<void, decltype(&std::free)> memory;
+};
+std::map<void*, Block> blocks;
 int allocate(const char* name, void** pointer, std::size_t bytes) {
   if (const int result = with_context(name); result != 0) return result;
   *pointer = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   const std::lock_guard lock(mutex);
   state.bytes_allocated += bytes;
-  blocks[*pointer] = bytes;
+  blocks.insert_or_assign(*pointer, Block{bytes, {*pointer, &std::free}});
   return 0;
 }
 int give_back(const char* name, void* pointer) {
@@ -201,9 +206,8 @@ int give_back(const char* name, void* pointer) {
   const std::lock_guard lock(mutex);
   const auto block = blocks.find(pointer);
   if (block == blocks.end()) return 1;
-  state.bytes_allocated -= block->second;
+  state.bytes_allocated -= block->second.bytes;
   blocks.erase(block);
-  std::free(pointer);
   return 0;
 }
 void* host(unsigned long long pointer) {
