@@ -14,6 +14,11 @@ constexpr int attention_warps(int head_dim, int value_dim) {
   return head_dim > 128 || value_dim > 128 ? 8 : 4;
 }
 
+// Keys whose addresses prefill finds at a time: one a thread, of a few blocks.
+constexpr int prefill_round_keys(int threads, int block) {
+  return threads < 4 * block ? threads : 4 * block;
+}
+
 // See shape.h, prefill.h, decode.h, rotate.h and tile.h for what is counted. `rope_dim`: rotated
 // elements of a row.
 constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int decode_stages,
@@ -23,9 +28,10 @@ constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int
   const auto larger = [](int a, int b) { return a > b ? a : b; };
   const int targets = 24;  // RowTarget
   const int rest_pitch = rope_dim > 0 ? (2 * ((rope_dim + 15) / 16) + 1) * 16 : 0;
-  const int prefill = kTileRows * head_pitch + 2 * block * (head_pitch + value_pitch) +
-                      2 * 32 * attention_warps(head_dim, value_dim) * (2 * 8 + 4) +
-                      (kTileRows + block) * rest_pitch;
+  const int prefill =
+      kTileRows * head_pitch + 2 * block * (head_pitch + value_pitch) +
+      2 * prefill_round_keys(32 * attention_warps(head_dim, value_dim), block) * (2 * 8 + 4) +
+      (kTileRows + block) * rest_pitch;
   const int ring = decode_stages * kDecodeKeys * (head_pitch + value_pitch);
   const int decode = 3 * kDecodeWarps * kDecodeRows * 4 + kDecodeRows * targets +
                      kDecodeWarps * (2 * kDecodeKeys * 16 + 4 * kDecodeKeys * 4) +

@@ -24,9 +24,9 @@ struct PrefillMemory : PrefillRests {
   alignas(16) char q[Shape::kRows * Shape::kHeadPitch];
   PrefillStage stages[2];
   // Of the blocks of two rounds (see note_keys).
-  alignas(16) const char* keys[2 * Shape::kThreads];
-  alignas(16) const char* values[2 * Shape::kThreads];
-  i32 positions[2 * Shape::kThreads];
+  alignas(16) const char* keys[2 * Shape::kRoundKeys];
+  alignas(16) const char* values[2 * Shape::kRoundKeys];
+  i32 positions[2 * Shape::kRoundKeys];
 };
 
 class Prefill {
@@ -34,7 +34,7 @@ class Prefill {
   static constexpr i32 kRowTiles = Shape::kRowTiles;
   static constexpr i32 kWarpRows = kRowTiles * 16;
   static constexpr i32 kKeyTiles = Shape::kBlock / 8;
-  static constexpr i32 kRoundBlocks = Shape::kThreads / Shape::kBlock;
+  static constexpr i32 kRoundBlocks = Shape::kRoundKeys / Shape::kBlock;
   static_assert(kRoundBlocks >= 2);
   using KeyCopy = RowCopy<Shape::kKeyUnits, Shape::kBlock, Shape::kThreads>;
   using ValueCopy = RowCopy<Shape::kValueUnits, Shape::kBlock, Shape::kThreads>;
@@ -133,16 +133,16 @@ class Prefill {
     return tile.block(tile.first_block + i) * Shape::kBlock;
   }
 
-  // Every thread looks up a key of the next kRoundBlocks blocks, from block i on: first its page,
+  // Threads look up a key each of the next kRoundBlocks blocks, from block i on: first its page,
   // which it waits for later.
   TW_DEVICE i32 page_at(i32 i, i32 count) const {
     const i32 block = i + thread / Shape::kBlock;
-    if (block >= count) return -1;
+    if (thread >= Shape::kRoundKeys || block >= count) return -1;
     return page_of_key(tile, key_begin(block) + thread % Shape::kBlock);
   }
   TW_DEVICE void note_keys(i32 i, i32 count, i32 page) {
     const i32 block = i + thread / Shape::kBlock;
-    if (block >= count) return;
+    if (thread >= Shape::kRoundKeys || block >= count) return;
     const i32 key = thread % Shape::kBlock;
     const KeyAddress at = address_of_key(p, tile, key_begin(block) + key, page);
     memory.keys[noted(block) + KeyCopy::table_index(key)] = at.key;
@@ -155,8 +155,8 @@ class Prefill {
 
   // Queries' addresses, where those of the second round of keys will be.
   TW_DEVICE const char** queries() {
-    static_assert(Shape::kRows <= Shape::kThreads);
-    return memory.keys + Shape::kThreads;
+    static_assert(Shape::kRows <= Shape::kRoundKeys);
+    return memory.keys + Shape::kRoundKeys;
   }
   TW_DEVICE void note_query() {
     if (thread >= Shape::kRows) return;

@@ -31,6 +31,7 @@ struct Shape {
   // With large heads the accumulators of 32 rows do not fit a warp's registers.
   static constexpr i32 kWarps = attention_warps(Spec::kHeadDim, Spec::kValueDim);
   static constexpr i32 kThreads = kWarps * kWarpSize;
+  static constexpr i32 kRoundKeys = prefill_round_keys(kThreads, kBlock);
   static constexpr i32 kRowTiles = kRows / (16 * kWarps);  // of 16 rows, a warp
 
   static constexpr i32 kHeadSteps = round_up(Spec::kHeadDim, 16) / 16;   // of 16 elements

@@ -56,6 +56,7 @@ Case draw_case(Random& random, const Limits& limits, int parts) {
 struct Seen {
   int section_a = 0;
   int tails = 0;
+  int short_waves = 0;  // whose tail is not shared out
   int cut_items = 0;
   int long_b_rows = 0;
   int joint_heads = 0;
@@ -66,6 +67,7 @@ struct Seen {
     const plan::Header& header = *view.schedule.header;
     section_a += header.num_a_rows > 1 ? 1 : 0;
     tails += header.tail_items > 1 ? 1 : 0;
+    short_waves += header.a_items % view.schedule.config.workers != 0 ? 1 : 0;
     cut_items += header.num_splits > 0 ? 1 : 0;
     joined_levels += header.joins_levels;
     for (std::int32_t i = 0; i < header.num_rows; ++i) {
@@ -110,7 +112,8 @@ TEST(DevicePlan, IsTheHostsForSmallBatches) {
     compare(seed, {6, 60, 40, 150, 3}, 1, 32 << (seed % 3), seen);
   }
   EXPECT_GT(seen.section_a, 30);
-  EXPECT_GT(seen.tails, 30);
+  EXPECT_GT(seen.tails, 5);
+  EXPECT_GT(seen.short_waves, 30);
   EXPECT_GT(seen.cut_items, 20);
   EXPECT_GT(seen.joint_heads, 30);
   EXPECT_GT(seen.joined_levels, 30);
