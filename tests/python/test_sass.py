@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine code of CUDA kernels: that the instructions they are written for are there, and nothing is spilled."""
+
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+import tilewright as tw
+
+# Registers of a thread that leave room for as many blocks of threads on an SM as the kernels are written for.
+BUDGETS = {"attention": 255, "decode": 168, "sample": 128}
+
+
+def disassembler():
+    """nvdisasm of the package nvidia-cuda-nvdisasm, which scripts/setup installs, or of a toolkit."""
+    packages = Path(sysconfig.get_path("purelib")) / "nvidia"
+    found = [*packages.glob("*/bin/nvdisasm"), shutil.which("nvdisasm"), "/usr/local/cuda/bin/nvdisasm"]
+    return next((str(path) for path in found if path and os.access(path, os.X_OK)), None)
+
+
+def functions_of(kernel_file):
+    """The instructions of each function in a file of the cache, without their operands."""
+    binary = kernel_file.read_bytes()
+    cubin = kernel_file.with_suffix(".cubin")
+    cubin.write_bytes(binary[binary.index(b"\x7fELF") :])
+    text = subprocess.run([disassembler(), "-c", cubin], stdout=subprocess.PIPE, text=True, check=True).stdout
+    functions = {}
+    for line in text.splitlines():
+        if line.startswith(".text."):
+            code = functions.setdefault(line[len(".text.") :].rstrip(":"), [])
+        elif match := re.search(r"/\*[0-9a-f]{4,5}\*/ +(?:@!?U?P\w+ +)?([A-Z][\w.]*)", line):
+            code.append(match[1])
+    return functions
+
+
+@pytest.fixture(scope="module", params=["sm_80", "sm_90a"])
+def compiled(request, tmp_path_factory):
+    """Reports and functions of the kernels that a common model needs, for one architecture."""
+    if disassembler() is None:
+        pytest.skip("there is no nvdisasm: pip install nvidia-cuda-nvdisasm")
+    cache = tmp_path_factory.mktemp("kernels")
+    tw._tilewright._set_kernel_cache_path(str(cache))
+    attention = tw.Attention(num_qo_heads=32, num_kv_heads=8, head_dim=128)
+    reports = {report.kernel: report for report in tw.compile_kernels(attention, archs=[request.param])}
+    tw._tilewright._set_kernel_cache_path("")
+    functions = {}
+    for file in cache.glob("*.kernel"):
+        name = re.search(rb"^name (\w+)$", file.read_bytes(), re.MULTILINE)[1].decode()
+        functions[name] = functions_of(file)
+    assert functions.keys() == reports.keys()
+    return reports, functions
+
+
+def count(code, start):
+    return sum(instruction.startswith(start) for instruction in code)
+
+
+def test_nothing_is_spilled(compiled):
+    reports, functions = compiled
+    for name, report in reports.items():
+        assert report.spill_bytes == 0, name
+        for function, code in functions[name].items():
+            # Plans have lists of a mask's intervals, which are indexed at run time.
+            if not name.startswith("plan"):
+                assert count(code, "LDL") == 0 and count(code, "STL") == 0, function
+
+
+def test_registers(compiled):
+    reports, _ = compiled
+    for name, report in reports.items():
+        family = name.split("_")[0]
+        assert report.registers <= BUDGETS.get(family, 80), name
+
+
+@pytest.mark.parametrize("kernel", ["attention", "decode"])
+def test_attention(compiled, kernel):
+    _, functions = compiled
+    code = functions[f"{kernel}_bf16_bf16_d128_g4"]["tilewright_attention"]
+    # A warp's part of two products: of 32 rows with a block of 32 or more keys, and of 16 rows with 16 keys.
+    products = 128 + 32 if kernel == "attention" else 32
+    assert count(code, "HMMA.16816.F32.BF16") >= products
+    assert count(code, "LDSM.16") >= products // 4
+    copies = [instruction for instruction in code if instruction.startswith("LDGSTS")]
+    assert copies and all(".128" in copy and "BYPASS" in copy for copy in copies)
+
+
+def test_operators_move_16_bytes_at_a_time(compiled):
+    _, functions = compiled
+    for name in ("rms_norm", "act_and_mul", "write_kv_cache"):
+        code = [instruction for kernel, entries in functions.items() if kernel.startswith(name)
+                for entry in entries.values() for instruction in entry]  # fmt: skip
+        assert code, f"no kernel of {name}"
+        assert any(re.fullmatch(r"LDG\.E[\w.]*\.128[\w.]*", instruction) for instruction in code), name
+        assert any(re.fullmatch(r"STG\.E[\w.]*\.128[\w.]*", instruction) for instruction in code), name
