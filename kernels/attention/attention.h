@@ -327,7 +327,7 @@ TW_DEVICE void join_levels_of_row(const AttentionParams& p, i64 token, i32 head)
     const Partial part = parts[first + lane_id()];
     if (first + lane_id() < count) join(m, l, *part.m, *part.l);
   }
-  join_warp(m, l);
+  join_warp(m, l, kWarpSize);
   const float reference = m == -kInfinity ? 0.0F : m;
   // All lanes write the same lse.
   const RowTarget target = finish_row(p, row, has_failed(p, row.batch), m, l);

@@ -53,10 +53,11 @@ TW_DEVICE Join join(float& m, float& l, float other_m, float other_l) {
   m = top;
   return factors;
 }
-// Of all lanes.
-TW_DEVICE void join_warp(float& m, float& l) {
+// Of the first `lanes` lanes of a warp (others have no keys); the result is in those.
+TW_DEVICE void join_warp(float& m, float& l, i32 lanes) {
 #pragma unroll
   for (i32 distance = 1; distance < kWarpSize; distance *= 2) {
+    if (distance >= lanes) break;
     // Both lanes of a pair get the same bits.
     const float other_m = shuffle_xor(m, distance);
     const float other_l = shuffle_xor(l, distance);
@@ -336,16 +337,17 @@ TW_DEVICE void merge_sums(const AttentionParams& p, const Tile& tile, const Part
     }
 #pragma unroll
     for (i32 k = 0; k < kAtOnce; ++k) {
-      join_warp(m[k], l[k]);
-      // A lane a row finds out where it goes: that waits for memory, too.
+      if (first + k * Shape::kWarps >= tile.num_rows) break;
+      join_warp(m[k], l[k], parts.count());
       const i32 r = first + k * Shape::kWarps;
-      if (lane_id() == k && r < tile.num_rows) {
+      if (lane_id() == 0) {
         memory.references[r] = m[k];
         memory.sums[r] = l[k];
       }
     }
   }
   sync_block();
+  // A thread a row finds out where it goes: that waits for memory, too.
   for (i32 r = thread_id(); r < tile.num_rows; r += Shape::kThreads) {
     memory.targets[r] = target_of(p, tile, -1, r, memory.references[r], memory.sums[r]);
     if (memory.references[r] == -kInfinity) memory.references[r] = 0;
