@@ -10,5 +10,8 @@ endif()
 if(TILEWRIGHT_SANITIZE)
   target_compile_options(tilewright_options INTERFACE
     -fsanitize=${TILEWRIGHT_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  # GCC takes what sanitizers add for uses of uninitialized memory, and says so.
+  target_compile_options(tilewright_options INTERFACE
+    $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-maybe-uninitialized;-Wno-mismatched-new-delete>)
   target_link_options(tilewright_options INTERFACE -fsanitize=${TILEWRIGHT_SANITIZE})
 endif()
