@@ -42,42 +42,32 @@ struct Share {
   bool no_a_items;  // none was left when the block asked
 };
 
-struct DecodeOnlyMemory {
+struct WorkerState {
   Tile tile;
   Piece piece;
   Piece next;
   plan::Split split;  // of the piece, where it is a part
   i32 split_index;
   Share share;
-  union {
-    DecodeMemory decode;
-    MergeMemory merge;
-  };
 };
-struct AttentionMemory {
-  Tile tile;
-  Piece piece;
-  Piece next;
-  plan::Split split;
-  i32 split_index;
-  Share share;
+
+template <bool kDecodeOnly>
+struct WorkerMemory : WorkerState {
   union {
     PrefillMemory prefill;
     DecodeMemory decode;
     MergeMemory merge;
   };
 };
-
-template <bool kDecodeOnly>
-struct WorkerMemory {
-  using Type = AttentionMemory;
-};
 template <>
-struct WorkerMemory<true> {
-  using Type = DecodeOnlyMemory;
+struct WorkerMemory<true> : WorkerState {
+  union {
+    DecodeMemory decode;
+    MergeMemory merge;
+  };
 };
 
-static_assert(sizeof(WorkerMemory<Spec::kDecodeOnly>::Type) <=
+static_assert(sizeof(WorkerMemory<Spec::kDecodeOnly>) <=
               attention_shared_bytes(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock,
                                      Spec::kDecodeStages, Variant::kRopeDim, kOneSpan,
                                      Spec::kDecodeOnly));
@@ -87,7 +77,7 @@ static_assert(sizeof(WorkerMemory<Spec::kDecodeOnly>::Type) <=
 template <bool kDecodeOnly>
 class Worker {
  public:
-  using Memory = WorkerMemory<kDecodeOnly>::Type;
+  using Memory = WorkerMemory<kDecodeOnly>;
 
   TW_DEVICE explicit Worker(const AttentionParams& params)
       : p(params),
@@ -259,7 +249,7 @@ class RowParts {
         const plan::Split split = p.plan.schedule.splits[split_of_parts(at)];
         first_worker = split.first;
         tile_row = static_cast<i32>(*at.m);
-        count = split.last - split.first + 1;
+        count = plan::parts_of(split);
       }
     }
     end = count;
@@ -288,8 +278,7 @@ class RowParts {
     const i32 worker = shuffle(first_worker, level);
     const i32 r = shuffle(tile_row, level);
     if (worker < 0) return level_row(p, level, token, head);
-    return row_of_slot(
-        p, i == begin ? plan::second_slot(worker) : plan::first_slot(worker + i - begin), r);
+    return row_of_slot(p, plan::slot_of_part(worker, i - begin), r);
   }
 
  private:
@@ -304,11 +293,9 @@ class RowParts {
 
 // By a warp: joins the levels' results of one (token, q head).
 TW_DEVICE void join_levels_of_row(const AttentionParams& p, i64 token, i32 head) {
-  if (!is_joined(p, token)) {
-    // Its one row has written the output, unless it has none.
-    if (p.plan.token_levels[token] != 0) return;
-  }
-  constexpr i32 kAtOnce = 8;  // loads under way
+  const u32 levels = p.plan.token_levels[token];
+  if (levels != 0 && !is_joined(p, token)) return;  // its one row has written the output
+  constexpr i32 kAtOnce = 8;                        // loads under way
   QueryRow row;
   row.batch = p.plan.request_of(token);
   const plan::Request request = p.plan.requests[row.batch];
@@ -319,7 +306,7 @@ TW_DEVICE void join_levels_of_row(const AttentionParams& p, i64 token, i32 head)
   row.kv_len = request.kv_len;
   row.q_index = static_cast<i32>(token);
   row.q_begin = request.q_begin;
-  const RowParts parts(p, p.plan.token_levels[token], token, head);
+  const RowParts parts(p, levels, token, head);
   const i32 count = parts.count();
   float m = -kInfinity;
   float l = 0;

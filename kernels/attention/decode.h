@@ -206,8 +206,7 @@ class Decode {
       const bool valid =
           r < tile.num_rows && unit * 8 < Spec::kHeadDim && row.q_index < p.out_tokens;
       copy_async_16(memory.q + r * Shape::kHeadPitch + unit * 16,
-                    valid ? p.q + row.q_index * p.q_token + row.q_head * p.q_head + unit * 16 : p.q,
-                    valid);
+                    valid ? query_at(p, row) + unit * 16 : p.q, valid);
     }
     copy_async_commit();
   }

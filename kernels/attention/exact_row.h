@@ -24,7 +24,7 @@ class ExactRow {
  public:
   TW_DEVICE ExactRow(const AttentionParams& params, const Tile& the_tile, i32 r)
       : p(params), tile(the_tile), row(query_row(params, the_tile, r)) {
-    q = reinterpret_cast<const Element*>(p.q + row.q_index * p.q_token + row.q_head * p.q_head);
+    q = reinterpret_cast<const Element*>(query_at(p, row));
     scale = p.scales_logits != 0 ? tile.row_scale[r] : p.sm_scale;
   }
 

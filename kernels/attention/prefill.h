@@ -160,12 +160,10 @@ class Prefill {
   }
   TW_DEVICE void note_query() {
     if (thread >= Shape::kRows) return;
-    const TileRow& row = tile.rows[thread];
-    const i32 head = tile.kv_head * Spec::kGroupSize + (tile.first_row + thread) % Spec::kGroupSize;
+    const QueryRow row = query_row(p, tile, thread);
     // What is computed of others goes nowhere.
     const bool exists = thread < tile.num_rows && row.q_index < p.out_tokens;
-    queries()[QueryCopy::table_index(thread)] =
-        exists ? p.q + row.q_index * p.q_token + head * p.q_head : p.q;
+    queries()[QueryCopy::table_index(thread)] = exists ? query_at(p, row) : p.q;
   }
 
   TW_DEVICE void load_block(i32 i, i32 count) {
@@ -181,7 +179,7 @@ class Prefill {
   // scores = Q K^T
   TW_DEVICE void multiply_keys(const char* keys, float (&scores)[kRowTiles][kKeyTiles][4]) {
     const SharedPlace q = shared_place(
-        memory.q + (warp() * kRowTiles * 16 + lane() % 16) * Shape::kHeadPitch + lane() / 16 * 16);
+        memory.q + (warp() * kWarpRows + lane() % 16) * Shape::kHeadPitch + lane() / 16 * 16);
     const SharedPlace k = shared_place(keys + (lane() % 8 + lane() / 16 * 8) * Shape::kHeadPitch +
                                        lane() / 8 % 2 * 16);
 #pragma unroll
@@ -220,7 +218,7 @@ class Prefill {
   }
   // What the rests of rotated queries and keys add to their product.
   TW_DEVICE void add_rests(const char* keys, float (&scores)[kRowTiles][kKeyTiles][4]) {
-    const i32 first = warp() * kRowTiles * 16;
+    const i32 first = warp() * kWarpRows;
     add_products<Shape::kHeadPitch, kRestPitch>(memory.q + first * Shape::kHeadPitch,
                                                 memory.rest_of(Shape::kRows), scores);
     add_products<kRestPitch, Shape::kHeadPitch>(memory.rest_of(first), keys, scores);

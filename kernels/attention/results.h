@@ -180,6 +180,7 @@ TW_DEVICE void put_columns(const AttentionParams& p, const QueryRow& row, const 
   }
   store_four<Spec::Out>(target.to + d * static_cast<i32>(sizeof(Spec::Out)), o);
 }
+
 TW_DEVICE RowTarget shuffle_target(const RowTarget& target, i32 lane) {
   RowTarget other;
   other.to = reinterpret_cast<char*>(shuffle(reinterpret_cast<u64>(target.to), lane));
@@ -286,9 +287,9 @@ struct Parts {
   const AttentionParams& p;
   plan::Split split;
 
-  TW_DEVICE i32 count() const { return split.last - split.first + 1; }
+  TW_DEVICE i32 count() const { return plan::parts_of(split); }
   TW_DEVICE Partial operator[](i32 i) const {
-    return slot_of(p, i == 0 ? plan::second_slot(split.first) : plan::first_slot(split.first + i));
+    return slot_of(p, plan::slot_of_part(split.first, i));
   }
 };
 

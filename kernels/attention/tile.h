@@ -125,6 +125,11 @@ TW_DEVICE QueryRow query_row(const AttentionParams& p, const Tile& tile, i32 r) 
   return q;
 }
 
+// The query of a row that there is.
+TW_DEVICE const char* query_at(const AttentionParams& p, const QueryRow& row) {
+  return p.q + row.q_index * p.q_token + row.q_head * p.q_head;
+}
+
 // Whether the update of the plan found something wrong with a request: its outputs are zeros then.
 TW_DEVICE bool has_failed(const AttentionParams& p, i32 request) {
   return p.status[p.plan.schedule.header->status_turn * p.status_stride + request] != 0;

@@ -69,9 +69,9 @@ class Runner {
   // Joins the parts of a split item, in the order of its blocks.
   void merge(const plan::Split& split) {
     set_up(plan::b_item(schedule_, split.item));
-    const Partial joined = slot(plan::second_slot(split.first));
-    for (std::int32_t worker = split.first + 1; worker <= split.last; ++worker) {
-      merge_partial(joined, slot(plan::first_slot(worker)), num_rows_ * row_->heads,
+    const Partial joined = slot(plan::slot_of_part(split.first, 0));
+    for (std::int32_t i = 1; i < plan::parts_of(split); ++i) {
+      merge_partial(joined, slot(plan::slot_of_part(split.first, i)), num_rows_ * row_->heads,
                     call_.spec->value_dim());
     }
     for (int head = 0; head < row_->heads; ++head) results_[head] = of_head(joined, head);

@@ -131,4 +131,12 @@ TILEWRIGHT_HD inline std::int32_t second_slot(std::int32_t worker) {
   return 2 * worker + 1;
 }
 
+TILEWRIGHT_HD inline std::int32_t parts_of(const Split& split) {
+  return split.last - split.first + 1;
+}
+// The slot of part `i` of an item that begins with worker `first`.
+TILEWRIGHT_HD inline std::int32_t slot_of_part(std::int32_t first, std::int32_t i) {
+  return i == 0 ? second_slot(first) : first_slot(first + i);
+}
+
 }  // namespace tilewright::plan

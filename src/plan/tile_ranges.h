@@ -15,10 +15,10 @@
 
 namespace tilewright::plan {
 
-// The query range of the tokens [begin, end) of request `r`, for one KV head.
-TILEWRIGHT_HD inline QueryRange query_range(const View& view, std::int32_t r, std::int32_t head,
-                                            std::int64_t begin, std::int64_t end) {
-  const Request& request = view.requests[r];
+// What a query range that begins with a token has but for positions.
+TILEWRIGHT_HD inline QueryRange range_without_positions(const View& view, const Request& request,
+                                                        std::int32_t r, std::int32_t head,
+                                                        std::int64_t token) {
   QueryRange range;
   range.batch = r;
   range.kv_head = head;
@@ -26,8 +26,16 @@ TILEWRIGHT_HD inline QueryRange query_range(const View& view, std::int32_t r, st
   range.q_head_end = range.q_head_begin + view.schedule.config.group_size;
   range.q_len = request.q_len;
   range.kv_len = request.kv_len;
-  range.q_index = begin;
+  range.q_index = token;
   range.q_begin = request.q_begin;
+  return range;
+}
+
+// The query range of the tokens [begin, end) of request `r`, for one KV head.
+TILEWRIGHT_HD inline QueryRange query_range(const View& view, std::int32_t r, std::int32_t head,
+                                            std::int64_t begin, std::int64_t end) {
+  const Request& request = view.requests[r];
+  QueryRange range = range_without_positions(view, request, r, head, begin);
   range.q_pos_min = view.position_of_query(request, begin);
   range.q_pos_max = view.position_of_query(request, end - 1);
   if (view.q_pos != nullptr) {
@@ -47,15 +55,7 @@ TILEWRIGHT_HD inline QueryRange query_range(const View& view, std::int32_t r, st
 // The same for one token of a request, which is in registers; where positions are not given.
 TILEWRIGHT_HD inline QueryRange token_range(const View& view, const Request& request,
                                             std::int32_t r, std::int32_t head, std::int32_t token) {
-  QueryRange range;
-  range.batch = r;
-  range.kv_head = head;
-  range.q_head_begin = static_cast<std::int64_t>(head) * view.schedule.config.group_size;
-  range.q_head_end = range.q_head_begin + view.schedule.config.group_size;
-  range.q_len = request.q_len;
-  range.kv_len = request.kv_len;
-  range.q_index = token;
-  range.q_begin = request.q_begin;
+  QueryRange range = range_without_positions(view, request, r, head, token);
   range.q_pos_min = request.q_pos + (static_cast<std::int64_t>(token) - request.q_begin);
   range.q_pos_max = range.q_pos_min;
   return range;
