@@ -35,20 +35,7 @@ TEST(LevelRows, AnySetsOfQueryTokens) {
     std::vector<KvLevel> views;
     std::vector<KvCache> caches;
     for (RaggedLevel& level : levels) {
-      const bool listed = random.chance(0.6);
-      Extents order(static_cast<std::size_t>(tokens));
-      std::iota(order.begin(), order.end(), 0);
-      if (listed) random.shuffle(order);
-      // Without a list the rows are consecutive; with one, tokens may be left out.
-      std::int64_t at = 0;
-      const std::int64_t most = random.range(1, 8);
-      for (std::int64_t row = 0; row < 8 && at < tokens; ++row) {
-        const std::int64_t end = row == most ? tokens : random.range(at, tokens);
-        level.add_row(dims, Extents(order.begin() + at, order.begin() + end),
-                      random.range(0, 3) == 0 ? 0 : random.range(1, 90), random.range(0, 150),
-                      random, references);
-        at = end;
-      }
+      const bool listed = level.add_random_rows(dims, tokens, random, references);
       views.push_back(level.view(dims, listed));
       caches.push_back(level.cache());
     }

@@ -49,9 +49,7 @@ TEST_P(Levels, TreesOfPrefixes) {
         std::vector<double> sinks;
         Tensor sink_tensor;
         if (i % 3 == 0) {
-          for (int head = 0; head < dims.qo_heads; ++head) {
-            sinks.push_back(rounded(random.normal(), DType::f32));
-          }
+          sinks = random_sinks(dims, random);
           sink_tensor = float_tensor(sinks);
           args.sinks = sink_tensor.view();
         }

@@ -84,10 +84,8 @@ TEST(EmulatedLevels, TreesOfPrefixes) {
       levels.push_back(level.level);
       caches.push_back(level.cache->view());
     }
-    std::vector<double> sinks;
-    for (int head = 0; i % 4 == 0 && head < dims.qo_heads; ++head) {
-      sinks.push_back(rounded(random.normal(), DType::f32));
-    }
+    const std::vector<double> sinks =
+        i % 4 == 0 ? random_sinks(dims, random) : std::vector<double>{};
     run_levels(compiled, limits, batch, levels, caches, variant, tree.requests, dims, sinks);
   }
 }

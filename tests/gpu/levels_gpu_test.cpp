@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // KV in several levels on a GPU against the reference, and the same bits each time.
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -34,14 +33,6 @@ std::vector<std::uint8_t> run_twice(Plan& plan, const Attention& attention, cons
   }
   EXPECT_TRUE(bits[0] == bits[1]) << "the second run gave other bits";
   return bits[1];
-}
-
-std::vector<double> random_sinks(const Dims& dims, Random& random) {
-  std::vector<double> sinks;
-  for (int head = 0; head < dims.qo_heads; ++head) {
-    sinks.push_back(rounded(random.normal(), DType::f32));
-  }
-  return sinks;
 }
 
 class TreesOnGpu : public GpuTest, public testing::WithParamInterface<VariantKind> {};
@@ -125,19 +116,7 @@ TEST_F(LevelsOnGpu, AnySetsOfQueryTokens) {
       std::vector<KvCache> caches;
       for (RaggedLevel& level : levels) {
         level.dtype = dtype;
-        const bool listed = random.chance(0.6);
-        Extents order(static_cast<std::size_t>(tokens));
-        std::iota(order.begin(), order.end(), 0);
-        if (listed) random.shuffle(order);
-        std::int64_t at = 0;
-        const std::int64_t most = random.range(1, 8);
-        for (std::int64_t row = 0; row < 8 && at < tokens; ++row) {
-          const std::int64_t end = row == most ? tokens : random.range(at, tokens);
-          level.add_row(dims, Extents(order.begin() + at, order.begin() + end),
-                        random.range(0, 3) == 0 ? 0 : random.range(1, 90), random.range(0, 150),
-                        random, references);
-          at = end;
-        }
+        const bool listed = level.add_random_rows(dims, tokens, random, references);
         views.push_back(level.view(dims, listed));
         caches.push_back(level.cache());
       }

@@ -380,8 +380,7 @@ class CaseRun {
       requests_[r].v_scale = v_scale_.values[r];
     }
     if (case_.sinks) {
-      for (int head = 0; head < dims_.qo_heads; ++head) sink_values_.push_back(random_.normal());
-      for (double& sink : sink_values_) sink = rounded(sink, DType::f32);
+      sink_values_ = random_sinks(dims_, random_);
       sinks_ = float_tensor(sink_values_);
       args_.sinks = sinks_.view();
     }

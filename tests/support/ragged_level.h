@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include "support/batch.h"
@@ -36,6 +37,26 @@ struct RaggedLevel {
       reference.v.insert(reference.v.end(), row.v.begin(), row.v.end());
       for (std::int64_t i = 0; i < keys; ++i) reference.kv_pos.push_back(position + i);
     }
+  }
+
+  // Rows of some of `tokens` tokens. Returns whether their tokens are listed: without a list the
+  // rows are consecutive; with one, tokens may be left out.
+  bool add_random_rows(const Dims& dims, std::int64_t tokens, Random& random,
+                       std::vector<Request>& references) {
+    const bool listed = random.chance(0.6);
+    Extents order(static_cast<std::size_t>(tokens));
+    std::iota(order.begin(), order.end(), 0);
+    if (listed) random.shuffle(order);
+    std::int64_t at = 0;
+    const std::int64_t most = random.range(1, 8);
+    for (std::int64_t row = 0; row < 8 && at < tokens; ++row) {
+      const std::int64_t end = row == most ? tokens : random.range(at, tokens);
+      add_row(dims, Extents(order.begin() + at, order.begin() + end),
+              random.range(0, 3) == 0 ? 0 : random.range(1, 90), random.range(0, 150), random,
+              references);
+      at = end;
+    }
+    return listed;
   }
 
   KvLevel view(const Dims& dims, bool listed) {

@@ -164,6 +164,15 @@ inline Expected reference_attention(const Request& request, const Dims& dims,
   return expected;
 }
 
+// A learned logit for each query head, as float32 holds them.
+inline std::vector<double> random_sinks(const Dims& dims, Random& random) {
+  std::vector<double> sinks;
+  for (int head = 0; head < dims.qo_heads; ++head) {
+    sinks.push_back(rounded(random.normal(), DType::f32));
+  }
+  return sinks;
+}
+
 // Random queries, keys and values as the dtypes hold them; positions 0, 1, 2, ... for keys and the
 // last ones for queries.
 inline Request random_request(Random& random, const Dims& dims, std::int64_t q_len,
