@@ -49,6 +49,14 @@ TW_DEVICE void mbarrier_wait(Mbarrier* mbarrier, u32 parity) {
   }
 }
 
+// Arrives when all copies (copy_async_16) that this thread has issued so far have landed; counts as
+// any other arrival.
+TW_DEVICE void mbarrier_arrive_behind_copies(Mbarrier* mbarrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(
+                   shared_address(mbarrier))
+               : "memory");
+}
+
 // One thread copies a multiple of 16 bytes from global to shared memory, both aligned to 16; they
 // count for the mbarrier's phase when they have landed.
 TW_DEVICE void copy_bulk(void* shared, const void* global, u32 bytes, Mbarrier* mbarrier) {

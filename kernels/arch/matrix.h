@@ -12,17 +12,6 @@
 
 namespace tw {
 
-// A place in shared memory from which offsets are counted. It takes one register: the compiler,
-// which cannot see where it comes from, would else compute each sum with an offset before a loop
-// and keep them all.
-struct SharedPlace {
-  u32 address;
-};
-TW_DEVICE SharedPlace shared_place(const void* pointer) {
-  SharedPlace place{shared_address(pointer)};
-  asm volatile("" : "+r"(place.address));
-  return place;
-}
 // Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8, 16
 // bytes. Matrix i lands in r[i] of all lanes as a B (or half of an A) fragment.
 TW_DEVICE void load_matrix_x4(u32 (&r)[4], SharedPlace place, i32 offset) {

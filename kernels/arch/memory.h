@@ -10,7 +10,29 @@ TW_DEVICE u32 shared_address(const void* pointer) {
   return static_cast<u32>(__cvta_generic_to_shared(pointer));
 }
 
+// A place in shared memory from which offsets are counted. It takes one register: the compiler,
+// which cannot see where it comes from, would else compute each sum with an offset before a loop
+// and keep them all.
+struct SharedPlace {
+  u32 address;
+};
+TW_DEVICE SharedPlace shared_place(const void* pointer) {
+  SharedPlace place{shared_address(pointer)};
+  asm volatile("" : "+r"(place.address));
+  return place;
+}
+// The place at the other side of the bits: where rows are swizzled.
+TW_DEVICE SharedPlace flip(SharedPlace place, u32 bits) {
+  return {place.address ^ bits};
+}
+
 // Copies 16 bytes from global to shared memory, asynchronously.
+TW_DEVICE void copy_async_16(SharedPlace place, i32 offset, const void* global) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(
+                   place.address + static_cast<u32>(offset)),
+               "l"(global)
+               : "memory");
+}
 TW_DEVICE void copy_async_16(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared_address(shared)),
                "l"(global)

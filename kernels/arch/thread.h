@@ -39,6 +39,13 @@ TW_DEVICE char* shared_memory() {
   return memory;
 }
 
+// The same memory, in a kernel that has no other: aligned to 1024 bytes, as swizzled matrices are.
+// Shared memory begins with 1024 bytes of the system's on Hopper.
+TW_DEVICE char* aligned_shared_memory() {
+  extern __shared__ __align__(1024) char aligned_memory[];
+  return aligned_memory;
+}
+
 TW_DEVICE void sync_block() {
   __syncthreads();
 }
@@ -56,6 +63,20 @@ TW_DEVICE i32 count_of_block(bool value) {
 template <i32 number>
 TW_DEVICE void named_barrier(i32 threads) {
   asm volatile("bar.sync %0, %1;" ::"n"(number), "r"(threads) : "memory");
+}
+// The same; true for all when it is for some thread of them.
+template <i32 number>
+TW_DEVICE bool any_at_barrier(i32 threads, bool value) {
+  u32 any;
+  asm volatile(
+      "{\n.reg .pred p, q;\n"
+      "setp.ne.u32 p, %3, 0;\n"
+      "barrier.cta.red.or.pred q, %1, %2, p;\n"
+      "selp.u32 %0, 1, 0, q;\n}"
+      : "=r"(any)
+      : "n"(number), "r"(threads), "r"(static_cast<u32>(value))
+      : "memory");
+  return any != 0;
 }
 
 template <typename T>

@@ -77,10 +77,10 @@ class Decode {
     for (i32 i = 0; i < kStages - 1; ++i) page = load_chunk(i, i, page);
     at_begin();
     copy_async_wait<kStages - 1>();
-    sync_block();
+    sync_workers();
     if constexpr (Variant::kHasRope) rotate_queries();
     read_queries();
-    sync_block();  // the last stage may be filled
+    sync_workers();  // the last stage may be filled
     i32 stage = 0;
     for (i32 i = 0; chunk_of(i) < num_chunks; ++i) {
       copy_async_wait<kStages - 2>();
@@ -96,9 +96,9 @@ class Decode {
     }
     at_end();
     copy_async_wait<0>();
-    sync_block();  // all are done with their rings
+    sync_workers();  // all are done with their rings
     const bool finite = warp >= Shape::kDecodeWarps || leave_results();
-    all_finite = !any_of_block(!finite);
+    all_finite = !any_of_workers(!finite);
   }
 
   // Joins the warps' results, in their order, and stores the rows: in a slot, or where complete
@@ -135,7 +135,7 @@ class Decode {
 
   // Rows whose outputs are not all finite, which may be for a value that they do not attend to.
   TW_DEVICE void store_again(i32 slot) {
-    sync_block();  // all is stored
+    sync_workers();  // all is stored
 #pragma unroll 1
     for (i32 r = warp_id(); r < tile.num_rows; r += Shape::kWarps) {
       bool finite = true;
@@ -218,7 +218,7 @@ class Decode {
   TW_DEVICE void rotate_queries() {
     rotate_rows<Shape::kThreads>(memory.q, query_rests(), Shape::kDecodeRows, thread,
                                  [&](i32 r) { return tile.rows[r].q_pos; });
-    sync_block();
+    sync_workers();
   }
   TW_DEVICE char* key_rests() {
     return memory.rest_of(warp * Shape::kDecodeKeys);

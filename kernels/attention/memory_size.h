@@ -10,6 +10,8 @@ constexpr int kDecodeRows = 16;  // tiles of no more rows take the decode path
 constexpr int kDecodeKeys = 16;  // that a warp takes at a time
 constexpr int kDecodeWarps = 4;  // the others only help to store
 
+constexpr int kHopperWarps = 8;  // that compute: two warp groups
+
 constexpr int attention_warps(int head_dim, int value_dim) {
   return head_dim > 128 || value_dim > 128 ? 8 : 4;
 }
@@ -41,6 +43,20 @@ constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int
       (decode_only ? kDecodeRows : kTileRows) * (16 + 4) + 8 * 32 + (one_span ? 16 : 1024) + 64;
   const int pieces = 2 * 48 + 24 + 72;
   return (decode_only ? decode : larger(prefill, decode)) + tile + pieces + 64;
+}
+
+// The same of Hopper's kernel (hopper_memory.h), whose stages have no space between rows.
+constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block, int decode_stages,
+                                  bool one_span) {
+  const auto columns = [](int dim) { return (dim + 63) / 64 * 128; };  // bytes of a row
+  const int prefill =
+      kTileRows * columns(head_dim) + 2 * block * (columns(head_dim) + columns(value_dim));
+  const int decode = attention_shared_bytes(head_dim, value_dim, block, decode_stages, 0, true, true);
+  const int tile = kTileRows * (16 + 4) + 8 * 32 + (one_span ? 16 : 1024) + 64 + 72;
+  const int merge = kTileRows * (4 + 4 + 24);
+  const int bytes =
+      (prefill > decode ? prefill : decode) + 2 * tile + merge + 4 * block * 4 + 512;
+  return (bytes + 1023) / 1024 * 1024;
 }
 
 }  // namespace tw

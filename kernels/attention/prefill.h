@@ -5,10 +5,10 @@
 #pragma once
 
 #include "arch/matrix.h"
-#include "attention/exact_row.h"
 #include "attention/keys.h"
 #include "attention/landed.h"
 #include "attention/results.h"
+#include "attention/store_tile.h"
 
 namespace tw {
 
@@ -81,41 +81,9 @@ class Prefill {
 
   // Stores the rows: in a slot, or where complete rows go (slot -1).
   TW_DEVICE void store(i32 slot) {
-    u32 again = 0;  // rows whose outputs are not all finite: bit i for the i-th of this quad
-    // A lane finds out where one of the warp's rows goes.
-    float m = -kInfinity;
-    float l = 0;
-#pragma unroll
-    for (i32 i = 0; i < kWarpRows / 8; ++i) {
-      const SoftmaxRow& row = rows[i / 2][i % 2];
-      const float row_m = shuffle(log2_reference(row), lane() % 8 * 4);
-      const float row_l = shuffle(sum_of_quad(row.l), lane() % 8 * 4);
-      if (lane() / 8 == i) {
-        m = row_m;
-        l = row_l;
-      }
-    }
-    const i32 own = warp() * kWarpRows + lane();
-    RowTarget target{nullptr, 0, 0, RowTarget::nowhere};
-    if (lane() < kWarpRows && own < tile.num_rows) target = target_of(p, tile, slot, own, m, l);
-#pragma unroll
-    for (i32 i = 0; i < kWarpRows / 8; ++i) {
-      const i32 r = i * 8 + lane() / 4;
-      const RowTarget to = shuffle_target(target, r);
-      float(&x)[Shape::kValueTiles][4] = o[i / 2];
-      float total = 0;
-#pragma unroll
-      for (i32 d = 0; d < Shape::kValueTiles; ++d) total += x[d][i % 2 * 2] + x[d][i % 2 * 2 + 1];
-      if (!is_finite(total) && warp() * kWarpRows + r < tile.num_rows) again |= 1U << i;
-      if (any_of_warp(to.kind == RowTarget::zeros) && to.kind == RowTarget::zeros) {
-#pragma unroll
-        for (i32 d = 0; d < Shape::kValueTiles; ++d) x[d][i % 2 * 2] = x[d][i % 2 * 2 + 1] = 0;
-      }
-      store_row_of_quad<Spec::Out>(p, query_row(p, tile, warp() * kWarpRows + r), to, [&](i32 d) {
-        return Float2{x[d][i % 2 * 2], x[d][i % 2 * 2 + 1]};
-      });
-    }
-    if (any_of_warp(again != 0)) store_again(slot, again, m, l);
+    store_rows_of_warp<kWarpRows>(
+        p, tile, slot, warp() * kWarpRows, [&](i32 i) -> const SoftmaxRow& { return rows[i / 2][i % 2]; },
+        [&](i32 i, i32 d, i32 e) -> float& { return o[i / 2][d][i % 2 * 2 + e]; });
   }
 
  private:
@@ -342,28 +310,6 @@ class Prefill {
         }
       }
     }
-  }
-
-  // Rows whose outputs are not all finite, which may be for a value that they do not attend to. The
-  // lanes have m and l of a row each.
-  TW_DEVICE void store_again(i32 slot, u32 again, float m, float l) const {
-    sync_warp();  // all is stored
-#pragma unroll 1
-    for (i32 i = 0; i < kWarpRows / 8; ++i) {
-      u32 left = ballot((again >> i & 1U) != 0);
-#pragma unroll 1
-      while (left != 0) {
-        const i32 quad = lowest_bit(left) / 4;
-        left &= ~(0xFU << (quad * 4));
-        const i32 r = i * 8 + quad;
-        store_row_exactly(p, tile, slot, warp() * kWarpRows + r, shuffle(m, r), shuffle(l, r));
-      }
-    }
-  }
-
-  TW_DEVICE float log2_reference(const SoftmaxRow& row) const {
-    if constexpr (!Variant::kSoftmax) return 0.0F;
-    return row.m == -kInfinity ? -kInfinity : row.m * p.exponent_scale;
   }
 
   const AttentionParams& p;

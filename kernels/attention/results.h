@@ -6,6 +6,7 @@
 #include "arch/memory.h"
 #include "attention/softmax.h"
 #include "attention/tile.h"
+#include "attention/workers.h"
 
 namespace tw {
 
@@ -271,7 +272,7 @@ TW_DEVICE void store_rows(const AttentionParams& p, const Tile& tile, i32 slot, 
     sums(r, m, l);
     targets[r] = target_of(p, tile, slot, r, m, l);
   }
-  sync_block();
+  sync_workers();
   store_columns(p, tile, targets, columns);
 }
 
@@ -347,13 +348,13 @@ TW_DEVICE void merge_sums(const AttentionParams& p, const Tile& tile, const Part
       }
     }
   }
-  sync_block();
+  sync_workers();
   // A thread a row finds out where it goes: that waits for memory, too.
   for (i32 r = thread_id(); r < tile.num_rows; r += Shape::kThreads) {
     memory.targets[r] = target_of(p, tile, -1, r, memory.references[r], memory.sums[r]);
     if (memory.references[r] == -kInfinity) memory.references[r] = 0;
   }
-  sync_block();
+  sync_workers();
 }
 
 // Joins the parts of a split item: by the block of threads that finished last, which has the item's

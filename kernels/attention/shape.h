@@ -8,6 +8,8 @@
 //     static constexpr i32 kHeadDim = 128, kValueDim = 128, kGroupSize = 4;
 //     static constexpr i32 kBlock = 64;  // keys of a block, as in plan::Config::block_tokens
 //     static constexpr i32 kDecodeStages = 3, kBlocksPerSm = 2;
+//     static constexpr bool kDecodeOnly = false;  // no tile has more than kDecodeRows
+//     static constexpr bool kHopper = false;      // the kernel of attention/hopper.h
 //   };
 #pragma once
 
@@ -29,7 +31,8 @@ struct Shape {
   static constexpr i32 kDecodeWarps = tw::kDecodeWarps;
 
   // With large heads the accumulators of 32 rows do not fit a warp's registers.
-  static constexpr i32 kWarps = attention_warps(Spec::kHeadDim, Spec::kValueDim);
+  static constexpr i32 kWarps =
+      Spec::kHopper ? kHopperWarps : attention_warps(Spec::kHeadDim, Spec::kValueDim);
   static constexpr i32 kThreads = kWarps * kWarpSize;
   static constexpr i32 kRoundKeys = prefill_round_keys(kThreads, kBlock);
   static constexpr i32 kRowTiles = kRows / (16 * kWarps);  // of 16 rows, a warp

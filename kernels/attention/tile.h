@@ -177,13 +177,14 @@ TW_DEVICE void set_up_query_row(const AttentionParams& p, const plan::Row& row,
   }
 }
 
-// By all threads, after a barrier behind the last use of the tile before it; ends with a barrier.
-// `end`: of the part that is computed here; -1: the tile's.
+// By `threads` threads, of which this is number `thread`, after a barrier behind the last use of the
+// tile before it; ends with a barrier. `meet` is a barrier of theirs. `end`: of the part that is
+// computed here; -1: the tile's.
+template <i32 threads, typename Meet>
 TW_DEVICE void set_up_tile(const AttentionParams& p, const plan::Item& item, i32 first_block,
-                           i32 end, Tile& tile) {
+                           i32 end, Tile& tile, i32 thread, const Meet& meet) {
   const plan::Row row = p.plan.schedule.rows[item.row];
   const i32 num_rows = plan::rows_of_tile(p.plan.schedule.config, row, item.tile);
-  const i32 thread = thread_id();
   if (thread == 0) {
     tile.first_row = item.tile * Shape::kRows;
     tile.num_rows = num_rows;
@@ -193,16 +194,16 @@ TW_DEVICE void set_up_tile(const AttentionParams& p, const plan::Item& item, i32
     tile.kv_head = item.head;
     tile.first_block = first_block;
   }
-  sync_block();
-  if (thread == Shape::kThreads - kWarpSize) set_up_segments(p, row, tile);
-  if (thread == Shape::kThreads - 1) {
+  meet();
+  if (thread == threads - kWarpSize) set_up_segments(p, row, tile);
+  if (thread == threads - 1) {
     const i32 blocks = find_blocks(p, row, item, tile.ranges);
     tile.part_end = end < 0 ? blocks : end;
   }
-  for (i32 r = thread; r < Tile::kMostRows; r += Shape::kThreads) {
+  for (i32 r = thread; r < Tile::kMostRows; r += threads) {
     set_up_query_row(p, row, item, num_rows, r, tile);
   }
-  sync_block();
+  meet();
 }
 
 }  // namespace tw

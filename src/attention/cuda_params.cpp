@@ -130,6 +130,11 @@ plan::Config kernel_config(const AttentionSpec& spec, const CudaShape& shape, in
                            std::int64_t l2_bytes, const Limits& limits) {
   plan::Config config = cuda_config(spec, {num_sms * shape.blocks_per_sm, l2_bytes}, limits);
   config.block_tokens = shape.block_tokens;
+  if (shape.hopper) {
+    // One block of threads an SM, whose matrix products cost a tile of 128 rows no more time than
+    // the bytes of its keys do.
+    config.cost = {400, 180 * shape.block_tokens / 128, 0, 6};
+  }
   return config;
 }
 

@@ -2,6 +2,7 @@
 #include "attention/cuda_sources.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 
 #include "attention/memory_size.h"
@@ -59,6 +60,16 @@ bool is_one_span(const Variant& variant) {
   return !variant.mask.defined() || MaskAnalysis(variant).one_interval();
 }
 
+// Hopper's own instructions multiply 16-bit elements as they are cached, and widths that
+// kernels/arch/wgmma.h has.
+bool takes_hopper_kernel(const AttentionSpec& spec, CudaTarget target, KernelUse use) {
+  constexpr std::array kValueDims = {64, 80, 96, 128, 160, 192, 256};
+  return target.major == 9 && target.specific && use == KernelUse::any_batch &&
+         spec.kv_dtype == spec.q_dtype && spec.value_dtype() == spec.q_dtype &&
+         !spec.variant.rope.has_value() && spec.head_dim % 16 == 0 && spec.head_dim <= 256 &&
+         std::ranges::find(kValueDims, spec.value_dim()) != kValueDims.end();
+}
+
 }  // namespace
 
 CudaTarget CudaTarget::of_arch(const std::string& arch) {
@@ -67,11 +78,23 @@ CudaTarget CudaTarget::of_arch(const std::string& arch) {
   const auto [end, error] = std::from_chars(digits, arch.data() + arch.size(), number);
   require(arch.starts_with("sm_") && error == std::errc() && number >= 80 && number <= 199,
           "arch is {}: it must be like sm_80 or sm_90a", arch);
-  return {number / 10, number % 10};
+  return {number / 10, number % 10, arch.ends_with('a')};
 }
 
 CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use) {
   CudaShape shape;
+  if (takes_hopper_kernel(spec, target, use)) {
+    shape.hopper = true;
+    // With large heads the accumulators and stages of 128 keys do not fit.
+    const bool large = spec.head_dim > 192 || spec.value_dim() > 128;
+    shape.block_tokens = large ? 64 : 128;
+    shape.decode_stages = large ? 2 : 4;
+    shape.threads = tw::kHopperWarps * 32 + 128;
+    shape.shared_bytes =
+        tw::hopper_shared_bytes(spec.head_dim, spec.value_dim(), shape.block_tokens,
+                                shape.decode_stages, is_one_span(spec.variant));
+    return shape;
+  }
   const SharedMemory memory = shared_memory(target);
   const bool decode_only = use == KernelUse::decode_only;
   // Where less fits, blocks of keys are smaller and fewer of them are under way. To rotate takes
@@ -156,13 +179,15 @@ jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target,
       "  static constexpr i32 kDecodeStages = {};\n"
       "  static constexpr i32 kBlocksPerSm = {};\n"
       "  static constexpr bool kDecodeOnly = {};\n"
+      "  static constexpr bool kHopper = {};\n"
       "}};\n"
       "}}  // namespace tw\n"
-      "#include \"attention/attention.h\"\n",
+      "#include \"attention/{}.h\"\n",
       cuda_variant(spec.variant, spec.head_dim), element_name(spec.q_dtype),
       element_name(spec.kv_dtype), element_name(spec.value_dtype()),
       element_name(spec.output_dtype()), spec.head_dim, spec.value_dim(), spec.group_size(),
-      shape.block_tokens, shape.decode_stages, shape.blocks_per_sm, use == KernelUse::decode_only);
+      shape.block_tokens, shape.decode_stages, shape.blocks_per_sm, use == KernelUse::decode_only, shape.hopper,
+      shape.hopper ? "hopper" : "attention");
   source.entries = {"tilewright_attention", "tilewright_join_levels"};
   source.shared_bytes = shape.shared_bytes;
   // A few registers outside the inner loop, which depend on the compiler's version.

@@ -15,6 +15,7 @@ namespace tilewright {
 struct CudaTarget {
   int major = 8;
   int minor = 0;
+  bool specific = false;  // "a": instructions that this architecture alone has
 
   static CudaTarget of_arch(const std::string& arch);
 };
@@ -26,6 +27,7 @@ struct CudaShape {
   int threads = 128;
   int blocks_per_sm = 1;
   int shared_bytes = 0;
+  bool hopper = false;  // the kernel of Hopper's own instructions (kernels/attention/hopper.h)
 };
 // Plans whose tiles have few rows, whatever the batch, have a kernel that needs less of an SM.
 enum class KernelUse : std::uint8_t { any_batch, decode_only };

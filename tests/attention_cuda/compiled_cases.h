@@ -28,7 +28,7 @@ inline CompiledCase compiled_case(DType dtype, int head_dim, int value_dim, int 
 }
 
 inline constexpr CudaTarget kAmpere{8, 0};
-inline constexpr CudaTarget kHopper{9, 0};
+inline constexpr CudaTarget kHopper{9, 0, true};
 
 inline CompiledCase causal_128() {
   return compiled_case(DType::bf16, 128, 128, 4, VariantKind::causal, kHopper);

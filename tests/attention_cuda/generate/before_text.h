@@ -4,12 +4,14 @@
 // its own meaning of tw::Spec and tw::Variant, and of all that is made of them.
 #pragma once
 
+#include "arch/bulk.h"
 #include "arch/elements.h"
 #include "arch/matrix.h"
 #include "arch/memory.h"
 #include "arch/numeric.h"
 #include "arch/thread.h"
 #include "arch/types.h"
+#include "arch/wgmma.h"
 #include "attention/params.h"
 #include "attention_cuda/generate/emulated_kernels.h"
 #include "plan/update_params.h"

@@ -28,6 +28,9 @@ TW_DEVICE void mbarrier_wait(Mbarrier* mbarrier, u32 parity) {
   while (!mbarrier_try_wait(mbarrier, parity)) {
   }
 }
+TW_DEVICE void mbarrier_arrive_behind_copies(Mbarrier* mbarrier) {
+  emulator::arrive_behind_copies(&mbarrier->state);
+}
 
 TW_DEVICE void copy_bulk(void* shared, const void* global, u32 bytes, Mbarrier* mbarrier) {
   emulator::issue_bulk_copy(shared, global, bytes, &mbarrier->state);

@@ -105,12 +105,6 @@ TW_DEVICE void load_matrix_x4_transposed(u32 (&r)[4], const void* row,
   emulator::meet_to_load_matrix<4, true>(r, row, s);
 }
 
-struct SharedPlace {
-  const char* pointer;
-};
-TW_DEVICE SharedPlace shared_place(const void* pointer) {
-  return {static_cast<const char*>(pointer)};
-}
 TW_DEVICE void load_matrix_x4(u32 (&r)[4], SharedPlace place, i32 offset,
                               emulator::Site s = emulator::Site::here()) {
   emulator::meet_to_load_matrix<4, false>(r, place.pointer + offset, s);

@@ -13,8 +13,21 @@ TW_DEVICE u32 shared_address(const void* pointer) {
   return static_cast<u32>(static_cast<const char*>(pointer) - emulator::self->block->shared);
 }
 
+struct SharedPlace {
+  const char* pointer;
+};
+TW_DEVICE SharedPlace shared_place(const void* pointer) {
+  return {static_cast<const char*>(pointer)};
+}
+TW_DEVICE SharedPlace flip(SharedPlace place, u32 bits) {
+  return {reinterpret_cast<const char*>(reinterpret_cast<u64>(place.pointer) ^ bits)};
+}
+
 TW_DEVICE void copy_async_16(void* shared, const void* global, bool valid = true) {
   emulator::issue_copy(shared, global, 16, valid);
+}
+TW_DEVICE void copy_async_16(SharedPlace place, i32 offset, const void* global) {
+  emulator::issue_copy(const_cast<char*>(place.pointer + offset), global, 16, true);
 }
 TW_DEVICE void copy_async_commit() {
   emulator::commit_copies();

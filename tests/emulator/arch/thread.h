@@ -36,6 +36,11 @@ TW_DEVICE char* shared_memory() {
   return emulator::self->block->shared;
 }
 
+TW_DEVICE char* aligned_shared_memory() {
+  emulator::check_aligned<1024>(shared_memory());
+  return shared_memory();
+}
+
 TW_DEVICE void sync_block(Site site = Site::here()) {
   emulator::wait_at_barrier(0, num_threads(), emulator::Point::sync_block, site, false);
 }
@@ -53,6 +58,12 @@ template <i32 number>
 TW_DEVICE void named_barrier(i32 threads, Site site = Site::here()) {
   static_assert(number >= 1 && number < emulator::kNumBarriers);
   emulator::wait_at_barrier(number, threads, emulator::Point::named_barrier, site, false);
+}
+template <i32 number>
+TW_DEVICE bool any_at_barrier(i32 threads, bool value, Site site = Site::here()) {
+  static_assert(number >= 1 && number < emulator::kNumBarriers);
+  return emulator::wait_at_barrier(number, threads, emulator::Point::named_barrier, site, value) >
+         0;
 }
 
 template <typename T>

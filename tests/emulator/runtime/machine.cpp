@@ -60,7 +60,8 @@ Machine* machine = nullptr;
 
 constexpr std::string_view kPointNames[] = {
     "sync_warp",  "a shuffle",    "a vote of the warp", "load_matrix",  "multiply_16x8x16",
-    "sync_block", "any_of_block", "count_of_block",     "named_barrier"};
+    "sync_block", "any_of_block", "count_of_block",     "named_barrier",
+    "wgmma"};
 
 std::string describe(Point point, Site site) {
   std::string_view file = site.file;
@@ -251,6 +252,7 @@ void start_block(Block& block) {
   block.memory->fill(0xFF);
   for (Barrier& barrier : block.barriers) barrier = {};
   block.bulk_copies.clear();
+  block.copies_with_arrival.clear();
   block.mbarriers.clear();
   for (i32 thread = 0; thread < block.num_threads; ++thread) {
     Fiber& fiber = block.fibers[thread];
@@ -412,6 +414,13 @@ i32 wait_at_barrier(i32 number, i32 threads, Point point, Site site, bool vote) 
     run_others(false);
   }
   return static_cast<i32>(warp.result[phase]);
+}
+
+void finish_products(Warp& warp, u32 groups) {
+  const u32 end = warp.product_groups > groups ? warp.product_groups - groups : 0;
+  auto next = warp.products.begin();
+  for (; next != warp.products.end() && next->group < end; ++next) next->run(*next);
+  warp.products.erase(warp.products.begin(), next);
 }
 
 u32 draw(u32 bound) {

@@ -33,6 +33,7 @@ enum class Point : u8 {
   any_of_block,
   count_of_block,
   named_barrier,
+  warp_group,
 };
 
 struct Copy {
@@ -45,6 +46,26 @@ struct Copy {
 struct BulkCopy {
   Copy copy;
   u64* mbarrier;
+};
+
+// cp.async of one thread, and the mbarrier where it arrives when they have landed.
+struct CopiesWithArrival {
+  const struct Fiber* fiber;
+  std::vector<Copy> copies;
+  u64* mbarrier;
+};
+
+// A warp's part of a wgmma that is under way.
+struct Product {
+  void (*run)(const Product&);
+  float* d[kWarpSize];
+  const u32* registers[kWarpSize];
+  const char* a;  // null: in registers
+  const char* b;
+  i32 b_block_bytes;
+  bool adds;
+  i32 warp;
+  u32 group;
 };
 
 struct Mbarrier {
@@ -93,6 +114,8 @@ struct Warp {
   Point point = Point::sync_warp;
   Site site = {};
   i32 barrier = -1;  // where the whole warp waits
+  std::vector<Product> products;  // under way, and how many groups of them were committed
+  u32 product_groups = 0;
   Operand operand[2][kWarpSize] = {};
   u64 result[2] = {};
   // Who of several warps goes first, and in which order its lanes take their turns.
@@ -122,6 +145,7 @@ struct Block {
   std::vector<Warp> warps;
   Barrier barriers[kNumBarriers];
   std::vector<BulkCopy> bulk_copies;
+  std::vector<CopiesWithArrival> copies_with_arrival;
   std::vector<Mbarrier> mbarriers;
   std::unique_ptr<GuardedBuffer> memory;
 };
@@ -164,6 +188,11 @@ void arrive_at_mbarrier(u64* word, u32 expected_bytes);
 bool mbarrier_passed(const u64* word, u32 parity);
 void issue_bulk_copy(void* shared, const void* global, u32 bytes, u64* mbarrier);
 void check_no_bulk_copies();
+// What this thread has issued by cp.async counts from now on for the mbarrier, and for no group.
+void arrive_behind_copies(u64* mbarrier);
+
+// wgmma: carries out all but the last `groups` groups of a warp.
+void finish_products(Warp& warp, u32 groups);
 
 // Fails if the bytes are not all in the block's shared memory, or not aligned.
 void check_shared(const void* pointer, u32 bytes, u32 alignment, const char* instruction);

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shared memory of Hopper's kernel, and the mbarriers by which the warp group that loads and the
+// two that compute hand over what lies there. Both count the tiles, and the blocks of keys of those
+// that take products: from a count follows a place, and the parity of the mbarriers' phase.
+#pragma once
+
+#include "arch/bulk.h"
+#include "arch/wgmma.h"
+#include "attention/decode.h"
+#include "attention/pieces.h"
+#include "attention/workers.h"
+
+namespace tw {
+
+struct Hopper {
+  static constexpr i32 kGroups = 2;       // warp groups that compute, 64 rows of a tile each
+  static constexpr i32 kLoaders = 128;    // threads that load: one warp group
+  static constexpr i32 kThreads = Shape::kThreads + kLoaders;
+  static constexpr i32 kStages = 2;       // of keys, and of values
+  // Of positions: keys of a stage may be on their way while those before it are still masked.
+  static constexpr i32 kPositionStages = 4;
+  static constexpr i32 kLoaderWarps = kLoaders / kWarpSize;
+  static constexpr i32 kRowBytes = 128;   // a row of one block of columns, 64 elements
+  static constexpr i32 kHeadColumns = round_up(Spec::kHeadDim, 64) / 64;
+  static constexpr i32 kValueColumns = round_up(Spec::kValueDim, 64) / 64;
+};
+
+struct alignas(1024) HopperStages {
+  char q[Hopper::kHeadColumns][Shape::kRows * Hopper::kRowBytes];
+  char k[Hopper::kStages][Hopper::kHeadColumns][Shape::kBlock * Hopper::kRowBytes];
+  char v[Hopper::kStages][Hopper::kValueColumns][Shape::kBlock * Hopper::kRowBytes];
+};
+
+// A place that is filled and emptied in turn.
+struct Handover {
+  Mbarrier full;
+  Mbarrier empty;
+
+  // `turn`: how often it was filled before.
+  TW_DEVICE void wait_full(u32 turn) { mbarrier_wait(&full, turn & 1); }
+  TW_DEVICE void wait_empty(u32 turn) { mbarrier_wait(&empty, (turn & 1) ^ 1); }
+};
+
+struct HopperMemory {
+  union {
+    HopperStages stages;
+    DecodeMemory decode;
+  };
+  TilePiece tiles[2];
+  Piece next;
+  Share share;
+  MergeMemory merge;
+  i32 positions[Hopper::kPositionStages][Shape::kBlock];
+  Handover tile[2];
+  Handover q;
+  Handover k[Hopper::kStages];
+  Handover v[Hopper::kStages];
+  // The groups take turns: while one has its products under way, the other has its softmax.
+  Mbarrier may_multiply[Hopper::kGroups];
+};
+
+static_assert(sizeof(HopperMemory) <=
+              hopper_shared_bytes(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock,
+                                  Spec::kDecodeStages, kOneSpan));
+
+// By one thread; then a barrier.
+TW_DEVICE void init_mbarriers(HopperMemory& memory) {
+  const auto init = [](Handover& place, u32 fills) {
+    mbarrier_init(&place.full, fills);
+    mbarrier_init(&place.empty, Shape::kWarps);
+  };
+#pragma unroll
+  for (i32 i = 0; i < 2; ++i) init(memory.tile[i], Hopper::kLoaderWarps);
+  init(memory.q, Hopper::kLoaders);
+#pragma unroll
+  for (i32 i = 0; i < Hopper::kStages; ++i) {
+    init(memory.k[i], Hopper::kLoaders + Hopper::kLoaderWarps);
+    init(memory.v[i], Hopper::kLoaders);
+  }
+#pragma unroll
+  for (i32 i = 0; i < Hopper::kGroups; ++i) {
+    mbarrier_init(&memory.may_multiply[i], Shape::kWarps / Hopper::kGroups);
+  }
+}
+
+// An arrival of a warp, behind what all its lanes did before.
+TW_DEVICE void arrive_as_warp(Mbarrier& mbarrier) {
+  sync_warp();
+  if (lane_id() == 0) mbarrier_arrive(&mbarrier);
+}
+
+}  // namespace tw

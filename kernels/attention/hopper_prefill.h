@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+// A tile of many rows on Hopper (FlashAttention-3, arXiv 2407.08608): two warp groups of 64 rows each
+// walk over the same blocks of keys. A group's softmax of one block hides its product of the next
+// block's keys and of the last one's values, and both hide under the other group's products.
+#pragma once
+
+#include "attention/hopper_memory.h"
+#include "attention/store_tile.h"
+
+namespace tw {
+
+// What a group has done before a tile.
+struct HopperTurns {
+  u32 tiles = 0;
+  u32 blocks = 0;
+};
+
+class HopperPrefill {
+ public:
+  using Element = Shape::Element;
+  static constexpr i32 kKeyTiles = Shape::kBlock / 8;
+  static constexpr i32 kSteps = Shape::kBlock / 16;
+  static constexpr i32 kGroupRows = Shape::kRows / Hopper::kGroups;
+  using Scores = float[kKeyTiles * 4];
+  using Weights = u32[kSteps][4];
+  using MultiplyKeys = WarpGroupMultiply<Element, Shape::kBlock>;
+  using MultiplyValues = WarpGroupMultiply<Element, Shape::kValueTiles * 8>;
+
+  TW_DEVICE HopperPrefill(const AttentionParams& params, const Tile& the_tile,
+                          HopperMemory& the_memory, HopperTurns& the_turns)
+      : p(params),
+        tile(the_tile),
+        memory(the_memory),
+        turns(the_turns),
+        next(the_turns.blocks),
+        group(uniform(thread_id() / 128)) {}
+
+  // `count` blocks of those that the tile needs, from tile.first_block on.
+  TW_DEVICE void run(i32 count) {
+    if (count == 0) return;
+    memory.q.wait_full(turns.tiles);
+    Weights weights;
+    float factor[2];
+    {
+      Scores scores;
+      wait_for_keys();
+      multiply_keys(scores);
+      wgmma_wait<0>();
+      hold_registers(scores);
+      give_back_keys(count == 1);
+      transform(0, scores);
+      weigh(scores, factor);
+      pack_weights(scores, weights);
+      ++next;
+    }
+#pragma unroll 1
+    for (i32 i = 1; i < count; ++i) {
+      Scores scores;
+      wait_for_keys();
+      wait_for_turn();
+      multiply_keys(scores);
+      rescale(factor);
+      multiply_values(weights);
+      end_turn();
+      wgmma_wait<1>();
+      hold_registers(scores);
+      give_back_keys(i + 1 == count);
+      transform(i, scores);
+      weigh(scores, factor);
+      wgmma_wait<0>();
+      hold_registers(o);
+      give_back_values();
+      pack_weights(scores, weights);
+      ++next;
+    }
+    rescale(factor);
+    multiply_values(weights);
+    wgmma_wait<0>();
+    hold_registers(o);
+    give_back_values();
+    ++turns.tiles;
+    turns.blocks = next;
+  }
+
+  // Stores the rows: in a slot, or where complete rows go (slot -1).
+  TW_DEVICE void store(i32 slot) {
+    store_rows_of_warp<16>(
+        p, tile, slot, warp_id() * 16, [&](i32 i) -> const SoftmaxRow& { return rows[i]; },
+        [&](i32 i, i32 d, i32 e) -> float& { return o[d * 4 + i * 2 + e]; });
+  }
+
+  // Before the first tile: the first group goes first.
+  TW_DEVICE static void begin_turns(HopperMemory& memory) {
+    if (thread_id() / 128 == Hopper::kGroups - 1) arrive_as_warp(memory.may_multiply[0]);
+  }
+
+ private:
+  TW_DEVICE void wait_for_keys() {
+    memory.k[next % Hopper::kStages].wait_full(next / Hopper::kStages);
+    fence_async_proxy();
+  }
+  TW_DEVICE void give_back_keys(bool last_of_tile) {
+    arrive_as_warp(memory.k[next % Hopper::kStages].empty);
+    if (last_of_tile) arrive_as_warp(memory.q.empty);
+  }
+  TW_DEVICE void give_back_values() {
+    arrive_as_warp(memory.v[(next - 1) % Hopper::kStages].empty);
+  }
+  // Each block takes one turn, but the first of a tile.
+  TW_DEVICE void wait_for_turn() {
+    mbarrier_wait(&memory.may_multiply[group], (next - turns.tiles - 1) & 1);
+  }
+  TW_DEVICE void end_turn() {
+    arrive_as_warp(memory.may_multiply[1 - group]);
+  }
+
+  // Starts scores = Q K^T.
+  TW_DEVICE void multiply_keys(Scores& scores) {
+    const HopperStages& stages = memory.stages;
+    const SharedMatrix q = shared_matrix(
+        stages.q[0] + group * kGroupRows * Hopper::kRowBytes, sizeof(stages.q[0]));
+    const SharedMatrix k =
+        shared_matrix(stages.k[next % Hopper::kStages][0], sizeof(stages.k[0][0]));
+    hold_registers(scores);
+    wgmma_fence();
+#pragma unroll
+    for (i32 step = 0; step < Shape::kHeadSteps; ++step) {
+      const i32 within = step % 4 * 32;
+      MultiplyKeys::shared(scores, q.at(step / 4 * static_cast<i32>(sizeof(stages.q[0])) + within),
+                           k.at(step / 4 * static_cast<i32>(sizeof(stages.k[0][0])) + within),
+                           step != 0);
+    }
+    wgmma_commit();
+  }
+
+  // Starts o += weights V of the block before the next one, when the values are there.
+  TW_DEVICE void multiply_values(const Weights& weights) {
+    const u32 block = next - 1;
+    Handover& place = memory.v[block % Hopper::kStages];
+    const HopperStages& stages = memory.stages;
+    place.wait_full(block / Hopper::kStages);
+    fence_async_proxy();
+    const SharedMatrix v =
+        shared_matrix(stages.v[block % Hopper::kStages][0], sizeof(stages.v[0][0]));
+    hold_registers(o);
+    wgmma_fence();
+#pragma unroll
+    for (i32 step = 0; step < kSteps; ++step) {
+      MultiplyValues::registers(o, weights[step], v.at(step * 16 * Hopper::kRowBytes));
+    }
+    wgmma_commit();
+  }
+
+  // Logits transform and mask, of block i.
+  TW_DEVICE void transform(i32 i, Scores& scores) {
+    const bool full = tile.is_full(tile.block(tile.first_block + i) * Shape::kBlock);
+    const bool scaled = Variant::kHasLogits || p.scales_logits != 0;
+    if (full && !scaled) return;
+    // The keys were given back already, but their positions are kept for longer.
+    const i32* const positions = memory.positions[next % Hopper::kPositionStages];
+#pragma unroll
+    for (i32 half = 0; half < 2; ++half) {
+      const i32 r = warp_id() * 16 + half * 8 + lane_id() / 4;
+      const QueryRow row = query_row(p, tile, r);
+      const float by = p.scales_logits != 0 ? tile.row_scale[r] : p.sm_scale;
+#pragma unroll
+      for (i32 n = 0; n < kKeyTiles; ++n) {
+#pragma unroll
+        for (i32 e = 0; e < 2; ++e) {
+          const i32 position = positions[n * 8 + lane_id() % 4 * 2 + e];
+          float& score = scores[n * 4 + half * 2 + e];
+          if (scaled) score *= by;
+          if constexpr (Variant::kHasLogits) {
+            score = Variant::logits(row, position, score, p.params);
+          }
+          if (!full && !attends(p, row, position)) score = -kInfinity;
+        }
+      }
+    }
+  }
+
+  // Scores become weights; `factor` is what outputs so far must be multiplied by.
+  TW_DEVICE void weigh(Scores& scores, float (&factor)[2]) {
+    const float by = p.exponent_scale;
+#pragma unroll
+    for (i32 half = 0; half < 2; ++half) {
+      SoftmaxRow& row = rows[half];
+      if constexpr (!Variant::kSoftmax) {
+        // Masked scores are -inf; the others are the weights. l counts keys: 0 means none.
+        factor[half] = 1;
+        row.m = 0;
+#pragma unroll
+        for (i32 n = 0; n < kKeyTiles; ++n) {
+#pragma unroll
+          for (i32 e = 0; e < 2; ++e) {
+            float& score = scores[n * 4 + half * 2 + e];
+            row.l += score != -kInfinity ? 1.0F : 0.0F;
+            score = score != -kInfinity ? score : 0.0F;
+          }
+        }
+        continue;
+      }
+      float largest = max_of(scores[half * 2], scores[half * 2 + 1]);
+#pragma unroll
+      for (i32 n = 1; n < kKeyTiles; ++n) {
+        largest = max_of(largest, max_of(scores[n * 4 + half * 2], scores[n * 4 + half * 2 + 1]));
+      }
+      factor[half] = row.advance(max_of_quad(largest), by);
+      const float reference = row.reference(by);
+#pragma unroll
+      for (i32 n = 0; n < kKeyTiles; ++n) {
+#pragma unroll
+        for (i32 e = 0; e < 2; ++e) {
+          float& score = scores[n * 4 + half * 2 + e];
+          score = exp2_fast(score * by - reference);
+          row.l += score;
+        }
+      }
+    }
+  }
+
+  TW_DEVICE void rescale(const float (&factor)[2]) {
+    if (!any_of_warp(factor[0] != 1.0F || factor[1] != 1.0F)) return;
+#pragma unroll
+    for (i32 d = 0; d < Shape::kValueTiles; ++d) {
+      o[d * 4] *= factor[0];
+      o[d * 4 + 1] *= factor[0];
+      o[d * 4 + 2] *= factor[1];
+      o[d * 4 + 3] *= factor[1];
+    }
+  }
+
+  TW_DEVICE static void pack_weights(const Scores& scores, Weights& weights) {
+#pragma unroll
+    for (i32 step = 0; step < kSteps; ++step) {
+#pragma unroll
+      for (i32 i = 0; i < 4; ++i) {
+        weights[step][i] =
+            pack<Element>(scores[step * 8 + i * 2], scores[step * 8 + i * 2 + 1]);
+      }
+    }
+  }
+
+  const AttentionParams& p;
+  const Tile& tile;
+  HopperMemory& memory;
+  HopperTurns& turns;
+  u32 next;  // of the blocks since the kernel began
+  const i32 group;
+  SoftmaxRow rows[2];
+  float o[Shape::kValueTiles * 4] = {};
+};
+
+}  // namespace tw
