@@ -54,6 +54,7 @@ class Decode {
   using KeyCopy = RowCopy<Shape::kKeyUnits, Shape::kDecodeKeys, kWarpSize>;
   using ValueCopy = RowCopy<Shape::kValueUnits, Shape::kDecodeKeys, kWarpSize>;
   static constexpr i32 kChunksABlock = Shape::kBlock / Shape::kDecodeKeys;
+  static_assert(kStages <= 3);  // of whose keys a table has the positions
   static_assert(Shape::kDecodeRows * Shape::kHeadPitch <=
                 sizeof(DecodeStage) * Shape::kDecodeWarps);
 

@@ -146,15 +146,14 @@ class HopperLoader {
   }
   TW_DEVICE void load_keys(const KeyAddress& at) {
     const u32 stage = block % Hopper::kStages;
+    const i32 first = warp() * kWarpKeys;
     Handover& place = memory.k[stage];
     place.wait_empty(block / Hopper::kStages);
     if (lane_id() < kWarpKeys) {
-      memory.positions[block % Hopper::kPositionStages][warp() * kWarpKeys + lane_id()] =
-          at.position;
+      memory.positions[block % Hopper::kPositionStages][first + lane_id()] = at.position;
     }
     copy_rows<Shape::kHeadUnits, kWarpKeys>(memory.stages.k[stage][0],
-                                            sizeof(memory.stages.k[stage][0]), warp() * kWarpKeys,
-                                            at.key);
+                                            sizeof(memory.stages.k[stage][0]), first, at.key);
     mbarrier_arrive_behind_copies(&place.full);
     arrive_as_warp(place.full);
   }

@@ -88,7 +88,7 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
     // With large heads the accumulators and stages of 128 keys do not fit.
     const bool large = spec.head_dim > 192 || spec.value_dim() > 128;
     shape.block_tokens = large ? 64 : 128;
-    shape.decode_stages = large ? 2 : 4;
+    shape.decode_stages = large ? 2 : 3;
     shape.threads = tw::kHopperWarps * 32 + 128;
     shape.shared_bytes =
         tw::hopper_shared_bytes(spec.head_dim, spec.value_dim(), shape.block_tokens,

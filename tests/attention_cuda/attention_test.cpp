@@ -74,7 +74,11 @@ constexpr Make kCompiled[] = {causal_128,
                               fp8_of_two_kinds_80_48,
                               rope_128,
                               rope_of_fp8_80,
-                              rope_72};
+                              rope_72,
+                              modulo_64,
+                              alibi_64,
+                              causal_256,
+                              causal_80};
 constexpr LengthKind kLengths[] = {LengthKind::decode, LengthKind::prefill, LengthKind::append,
                                    LengthKind::cross,  LengthKind::empty,   LengthKind::one_long,
                                    LengthKind::mixed};

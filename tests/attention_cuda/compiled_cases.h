@@ -95,6 +95,20 @@ inline CompiledCase rope_72() {
   return compiled_case(DType::f16, 72, 72, 1, VariantKind::rope, kHopper);
 }
 
+// Hopper's kernel with masks of several intervals, transforms of logits and large heads.
+inline CompiledCase modulo_64() {
+  return compiled_case(DType::bf16, 64, 64, 4, VariantKind::modulo, kHopper);
+}
+inline CompiledCase alibi_64() {
+  return compiled_case(DType::bf16, 64, 64, 4, VariantKind::alibi, kHopper);
+}
+inline CompiledCase causal_256() {
+  return compiled_case(DType::f16, 256, 256, 2, VariantKind::causal, kHopper);
+}
+inline CompiledCase causal_80() {
+  return compiled_case(DType::bf16, 80, 80, 2, VariantKind::causal, kHopper);
+}
+
 inline std::vector<CompiledCase> compiled_cases() {
   return {causal_128(),
           causal_128_ampere(),
@@ -109,7 +123,11 @@ inline std::vector<CompiledCase> compiled_cases() {
           fp8_of_two_kinds_80_48(),
           rope_128(),
           rope_of_fp8_80(),
-          rope_72()};
+          rope_72(),
+          modulo_64(),
+          alibi_64(),
+          causal_256(),
+          causal_80()};
 }
 
 }  // namespace tilewright::test
