@@ -8,28 +8,42 @@
 
 namespace tw {
 
-// Copies `rows` rows of `units` times 16 bytes into a matrix as wgmma takes it, from row `first` on.
-// By a warp, whose lane i knows where row i lies. `column_bytes`: from a block of columns to the
-// next.
+// How a warp copies `rows` rows of `units` times 16 bytes into a matrix as wgmma takes it.
 template <i32 units, i32 rows>
-TW_DEVICE void copy_rows(char* to, i32 column_bytes, i32 first, const char* own) {
-  constexpr i32 kLanes = units <= 8 ? 8 : units <= 16 ? 16 : 32;
-  constexpr i32 kAtOnce = kWarpSize / kLanes;
+struct MatrixCopy {
+  static constexpr i32 kLanes = units <= 8 ? 8 : units <= 16 ? 16 : 32;
+  static constexpr i32 kAtOnce = kWarpSize / kLanes;
+  static constexpr i32 kPasses = rows / kAtOnce;
+  static constexpr i32 kBatch = kPasses < 8 ? kPasses : 8;
   static_assert(units <= 32 && rows % 8 == 0);
-  const i32 lane = lane_id();
-  const i32 unit = lane % kLanes;
-  const i32 row = lane / kLanes;  // and those kAtOnce further, a pass
-  const SharedPlace place = shared_place(to + unit / 8 * column_bytes +
-                                         (first + row) * Hopper::kRowBytes + (unit ^ row) % 8 * 16);
+
+  // Of a row's address in the table: those that a thread copies lie together.
+  TW_DEVICE static i32 table_index(i32 row) { return row % kAtOnce * kPasses + row / kAtOnce; }
+
+  // Into rows [first, first + rows). `column_bytes`: from a block of columns to the next.
+  TW_DEVICE static void copy(char* to, i32 column_bytes, i32 first, const char* const* table) {
+    const u32 lane = static_cast<u32>(lane_id());
+    const i32 unit = static_cast<i32>(lane % kLanes);
+    if (unit >= units) return;
+    const i32 row = static_cast<i32>(lane / kLanes);  // and those kAtOnce further, a pass
+    const SharedPlace place =
+        shared_place(to + unit / 8 * column_bytes + (first + row) * Hopper::kRowBytes +
+                     (unit ^ row) % 8 * 16);
 #pragma unroll
-  for (i32 pass = 0; pass < rows / kAtOnce; ++pass) {
-    const i32 passed = pass * kAtOnce;
-    const auto from = reinterpret_cast<const char*>(shuffle(reinterpret_cast<u64>(own), row + passed));
-    if (unit < units) {
-      copy_async_16(flip(place, passed % 8 * 16), passed * Hopper::kRowBytes, from + unit * 16);
+    for (i32 begin = 0; begin < kPasses; begin += kBatch) {
+      // Addresses are read before the first copy: a read between copies costs each of them three
+      // instructions more.
+      const char* from[kBatch];
+#pragma unroll
+      for (i32 i = 0; i < kBatch; ++i) from[i] = table[row * kPasses + begin + i] + unit * 16;
+#pragma unroll
+      for (i32 i = 0; i < kBatch; ++i) {
+        const i32 passed = (begin + i) * kAtOnce;
+        copy_async_16(flip(place, passed % 8 * 16), passed * Hopper::kRowBytes, from[i]);
+      }
     }
   }
-}
+};
 
 class HopperLoader {
  public:
@@ -61,6 +75,9 @@ class HopperLoader {
  private:
   static constexpr i32 kFirstBlocks = 2;  // before the next tile is looked for
   static constexpr i32 kWarpKeys = Shape::kBlock / Hopper::kLoaderWarps;
+
+  using KeyCopy = MatrixCopy<Shape::kHeadUnits, kWarpKeys>;
+  using ValueCopy = MatrixCopy<Shape::kValueTiles, kWarpKeys>;
 
   TW_DEVICE static i32 thread() { return thread_id() - Shape::kThreads; }
   TW_DEVICE bool is_finder() const { return thread() == Hopper::kLoaders - 1; }
@@ -111,17 +128,18 @@ class HopperLoader {
     return count;
   }
 
-  // Blocks [begin, end) of `count`; the page of each was asked for when the one before it was
-  // loaded.
+  // Keys of blocks [begin, end) of `count`; the page of each was asked for when the one before it
+  // was loaded. Values follow one block later, as they are needed later and their places become free
+  // later: keys must not wait for those.
   TW_DEVICE void load(const Tile& tile, i32 begin, i32 end, i32 count) {
 #pragma unroll 1
     for (i32 i = begin; i < end && i < count; ++i) {
       const KeyAddress at = address_of_key(p, tile, key_at(tile, i), page);
       if (i + 1 < count) page = page_at(tile, i + 1);
       load_keys(at);
-      load_values(at.value);
-      ++block;
+      if (i > 0) load_values();
     }
+    if (begin < count && count <= end) load_values();
   }
 
   // A lane looks up one of its warp's keys of block i: first its page, which it waits for later.
@@ -135,36 +153,47 @@ class HopperLoader {
 
   TW_DEVICE void load_queries(const Tile& tile) {
     constexpr i32 kWarpRows = Shape::kRows / Hopper::kLoaderWarps;
-    const i32 r = warp() * kWarpRows + lane_id();
+    using Copy = MatrixCopy<Shape::kHeadUnits, kWarpRows>;
+    const i32 first = warp() * kWarpRows;
+    const i32 r = first + lane_id();
     const QueryRow row = query_row(p, tile, r);
     // What is computed of others goes nowhere.
     const bool exists = r < tile.num_rows && row.q_index < p.out_tokens;
+    HopperAddresses& table = memory.addresses[warp()];
+    sync_warp();  // the addresses of the last keys have been read
+    table.keys[Copy::table_index(lane_id())] = exists ? query_at(p, row) : p.q;
     memory.q.wait_empty(queries++);
-    copy_rows<Shape::kHeadUnits, kWarpRows>(memory.stages.q[0], sizeof(memory.stages.q[0]),
-                                            warp() * kWarpRows, exists ? query_at(p, row) : p.q);
+    sync_warp();
+    Copy::copy(memory.stages.q[0], sizeof(memory.stages.q[0]), first, table.keys);
     mbarrier_arrive_behind_copies(&memory.q.full);
   }
   TW_DEVICE void load_keys(const KeyAddress& at) {
-    const u32 stage = block % Hopper::kStages;
     const i32 first = warp() * kWarpKeys;
-    Handover& place = memory.k[stage];
-    place.wait_empty(block / Hopper::kStages);
-    if (lane_id() < kWarpKeys) {
-      memory.positions[block % Hopper::kPositionStages][first + lane_id()] = at.position;
+    const i32 lane = lane_id();
+    HopperAddresses& table = memory.addresses[warp()];
+    sync_warp();
+    if (lane < kWarpKeys) {
+      table.keys[KeyCopy::table_index(lane)] = at.key;
+      table.values[key_blocks % 2][ValueCopy::table_index(lane)] = at.value;
+      memory.positions[key_blocks % Hopper::kPositionStages][first + lane] = at.position;
     }
-    copy_rows<Shape::kHeadUnits, kWarpKeys>(memory.stages.k[stage][0],
-                                            sizeof(memory.stages.k[stage][0]), first, at.key);
+    const u32 stage = key_blocks % Hopper::kKeyStages;
+    Handover& place = memory.k[stage];
+    place.wait_empty(key_blocks / Hopper::kKeyStages);
+    sync_warp();
+    KeyCopy::copy(memory.stages.k[stage][0], sizeof(memory.stages.k[0][0]), first, table.keys);
     mbarrier_arrive_behind_copies(&place.full);
     arrive_as_warp(place.full);
+    ++key_blocks;
   }
-  TW_DEVICE void load_values(const char* value) {
-    const u32 stage = block % Hopper::kStages;
+  TW_DEVICE void load_values() {
+    const u32 stage = value_blocks % Hopper::kValueStages;
     Handover& place = memory.v[stage];
-    place.wait_empty(block / Hopper::kStages);
-    copy_rows<Shape::kValueTiles, kWarpKeys>(memory.stages.v[stage][0],
-                                             sizeof(memory.stages.v[stage][0]), warp() * kWarpKeys,
-                                             value);
+    place.wait_empty(value_blocks / Hopper::kValueStages);
+    ValueCopy::copy(memory.stages.v[stage][0], sizeof(memory.stages.v[0][0]), warp() * kWarpKeys,
+                    memory.addresses[warp()].values[value_blocks % 2]);
     mbarrier_arrive_behind_copies(&place.full);
+    ++value_blocks;
   }
 
   const AttentionParams& p;
@@ -173,7 +202,8 @@ class HopperLoader {
   i32 page = 0;  // of this lane's key in the next block
   bool behind_decode = false;
   u32 queries = 0;  // tiles of them that were loaded
-  u32 block = 0;  // blocks of keys and values that were loaded
+  u32 key_blocks = 0;
+  u32 value_blocks = 0;
 };
 
 }  // namespace tw

@@ -16,7 +16,9 @@ struct Hopper {
   static constexpr i32 kGroups = 2;       // warp groups that compute, 64 rows of a tile each
   static constexpr i32 kLoaders = 128;    // threads that load: one warp group
   static constexpr i32 kThreads = Shape::kThreads + kLoaders;
-  static constexpr i32 kStages = 2;       // of keys, and of values
+  static constexpr i32 kKeyStages =
+      hopper_key_stages(Spec::kHeadDim, Spec::kValueDim, Shape::kBlock);
+  static constexpr i32 kValueStages = 2;
   // Of positions: keys of a stage may be on their way while those before it are still masked.
   static constexpr i32 kPositionStages = 4;
   static constexpr i32 kLoaderWarps = kLoaders / kWarpSize;
@@ -27,8 +29,8 @@ struct Hopper {
 
 struct alignas(1024) HopperStages {
   char q[Hopper::kHeadColumns][Shape::kRows * Hopper::kRowBytes];
-  char k[Hopper::kStages][Hopper::kHeadColumns][Shape::kBlock * Hopper::kRowBytes];
-  char v[Hopper::kStages][Hopper::kValueColumns][Shape::kBlock * Hopper::kRowBytes];
+  char k[Hopper::kKeyStages][Hopper::kHeadColumns][Shape::kBlock * Hopper::kRowBytes];
+  char v[Hopper::kValueStages][Hopper::kValueColumns][Shape::kBlock * Hopper::kRowBytes];
 };
 
 // A place that is filled and emptied in turn.
@@ -41,6 +43,12 @@ struct Handover {
   TW_DEVICE void wait_empty(u32 turn) { mbarrier_wait(&empty, (turn & 1) ^ 1); }
 };
 
+// Where the rows lie that a warp of loaders copies next.
+struct HopperAddresses {
+  alignas(16) const char* keys[kWarpSize];  // or queries
+  alignas(16) const char* values[2][kWarpSize];  // of this block and the last one
+};
+
 struct HopperMemory {
   union {
     HopperStages stages;
@@ -51,10 +59,11 @@ struct HopperMemory {
   Share share;
   MergeMemory merge;
   i32 positions[Hopper::kPositionStages][Shape::kBlock];
+  HopperAddresses addresses[Hopper::kLoaderWarps];
   Handover tile[2];
   Handover q;
-  Handover k[Hopper::kStages];
-  Handover v[Hopper::kStages];
+  Handover k[Hopper::kKeyStages];
+  Handover v[Hopper::kValueStages];
   // The groups take turns: while one has its products under way, the other has its softmax.
   Mbarrier may_multiply[Hopper::kGroups];
 };
@@ -73,10 +82,11 @@ TW_DEVICE void init_mbarriers(HopperMemory& memory) {
   for (i32 i = 0; i < 2; ++i) init(memory.tile[i], Hopper::kLoaderWarps);
   init(memory.q, Hopper::kLoaders);
 #pragma unroll
-  for (i32 i = 0; i < Hopper::kStages; ++i) {
+  for (i32 i = 0; i < Hopper::kKeyStages; ++i) {
     init(memory.k[i], Hopper::kLoaders + Hopper::kLoaderWarps);
-    init(memory.v[i], Hopper::kLoaders);
   }
+#pragma unroll
+  for (i32 i = 0; i < Hopper::kValueStages; ++i) init(memory.v[i], Hopper::kLoaders);
 #pragma unroll
   for (i32 i = 0; i < Hopper::kGroups; ++i) {
     mbarrier_init(&memory.may_multiply[i], Shape::kWarps / Hopper::kGroups);

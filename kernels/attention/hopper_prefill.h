@@ -43,12 +43,14 @@ class HopperPrefill {
     float factor[2];
     {
       Scores scores;
+      const bool full = is_full(0);
       wait_for_keys();
+      fence_async_proxy();
       multiply_keys(scores);
       wgmma_wait<0>();
       hold_registers(scores);
       give_back_keys(count == 1);
-      transform(0, scores);
+      transform(full, scores);
       weigh(scores, factor);
       pack_weights(scores, weights);
       ++next;
@@ -57,15 +59,18 @@ class HopperPrefill {
     for (i32 i = 1; i < count; ++i) {
       Scores scores;
       wait_for_keys();
+      wait_for_values();
+      fence_async_proxy();
       wait_for_turn();
       multiply_keys(scores);
       rescale(factor);
       multiply_values(weights);
       end_turn();
+      const bool full = is_full(i);  // while products are under way
       wgmma_wait<1>();
       hold_registers(scores);
       give_back_keys(i + 1 == count);
-      transform(i, scores);
+      transform(full, scores);
       weigh(scores, factor);
       wgmma_wait<0>();
       hold_registers(o);
@@ -74,6 +79,8 @@ class HopperPrefill {
       ++next;
     }
     rescale(factor);
+    wait_for_values();
+    fence_async_proxy();
     multiply_values(weights);
     wgmma_wait<0>();
     hold_registers(o);
@@ -96,15 +103,18 @@ class HopperPrefill {
 
  private:
   TW_DEVICE void wait_for_keys() {
-    memory.k[next % Hopper::kStages].wait_full(next / Hopper::kStages);
-    fence_async_proxy();
+    memory.k[next % Hopper::kKeyStages].wait_full(next / Hopper::kKeyStages);
+  }
+  // Of the block before the next one.
+  TW_DEVICE void wait_for_values() {
+    memory.v[(next - 1) % Hopper::kValueStages].wait_full((next - 1) / Hopper::kValueStages);
   }
   TW_DEVICE void give_back_keys(bool last_of_tile) {
-    arrive_as_warp(memory.k[next % Hopper::kStages].empty);
+    arrive_as_warp(memory.k[next % Hopper::kKeyStages].empty);
     if (last_of_tile) arrive_as_warp(memory.q.empty);
   }
   TW_DEVICE void give_back_values() {
-    arrive_as_warp(memory.v[(next - 1) % Hopper::kStages].empty);
+    arrive_as_warp(memory.v[(next - 1) % Hopper::kValueStages].empty);
   }
   // Each block takes one turn, but the first of a tile.
   TW_DEVICE void wait_for_turn() {
@@ -120,7 +130,7 @@ class HopperPrefill {
     const SharedMatrix q = shared_matrix(
         stages.q[0] + group * kGroupRows * Hopper::kRowBytes, sizeof(stages.q[0]));
     const SharedMatrix k =
-        shared_matrix(stages.k[next % Hopper::kStages][0], sizeof(stages.k[0][0]));
+        shared_matrix(stages.k[next % Hopper::kKeyStages][0], sizeof(stages.k[0][0]));
     hold_registers(scores);
     wgmma_fence();
 #pragma unroll
@@ -133,15 +143,11 @@ class HopperPrefill {
     wgmma_commit();
   }
 
-  // Starts o += weights V of the block before the next one, when the values are there.
+  // Starts o += weights V, of the block before the next one.
   TW_DEVICE void multiply_values(const Weights& weights) {
-    const u32 block = next - 1;
-    Handover& place = memory.v[block % Hopper::kStages];
     const HopperStages& stages = memory.stages;
-    place.wait_full(block / Hopper::kStages);
-    fence_async_proxy();
     const SharedMatrix v =
-        shared_matrix(stages.v[block % Hopper::kStages][0], sizeof(stages.v[0][0]));
+        shared_matrix(stages.v[(next - 1) % Hopper::kValueStages][0], sizeof(stages.v[0][0]));
     hold_registers(o);
     wgmma_fence();
 #pragma unroll
@@ -151,11 +157,14 @@ class HopperPrefill {
     wgmma_commit();
   }
 
-  // Logits transform and mask, of block i.
-  TW_DEVICE void transform(i32 i, Scores& scores) {
-    const bool full = tile.is_full(tile.block(tile.first_block + i) * Shape::kBlock);
+  TW_DEVICE bool is_full(i32 i) const {
+    return tile.is_full(tile.block(tile.first_block + i) * Shape::kBlock);
+  }
+
+  // Logits transform and mask.
+  TW_DEVICE void transform(bool full, Scores& scores) {
     const bool scaled = Variant::kHasLogits || p.scales_logits != 0;
-    if (full && !scaled) return;
+    if (full && !scaled) [[likely]] return;
     // The keys were given back already, but their positions are kept for longer.
     const i32* const positions = memory.positions[next % Hopper::kPositionStages];
 #pragma unroll
