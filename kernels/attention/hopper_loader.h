@@ -136,7 +136,7 @@ class HopperLoader {
     for (i32 i = begin; i < end && i < count; ++i) {
       const KeyAddress at = address_of_key(p, tile, key_at(tile, i), page);
       if (i + 1 < count) page = page_at(tile, i + 1);
-      load_keys(at);
+      load_keys(at, tile.is_full(block_begin(tile, i)));
       if (i > 0) load_values();
     }
     if (begin < count && count <= end) load_values();
@@ -144,8 +144,10 @@ class HopperLoader {
 
   // A lane looks up one of its warp's keys of block i: first its page, which it waits for later.
   TW_DEVICE i32 key_at(const Tile& tile, i32 i) const {
-    return tile.block(tile.first_block + i) * Shape::kBlock + warp() * kWarpKeys +
-           lane_id() % kWarpKeys;
+    return block_begin(tile, i) + warp() * kWarpKeys + lane_id() % kWarpKeys;
+  }
+  TW_DEVICE static i32 block_begin(const Tile& tile, i32 i) {
+    return tile.block(tile.first_block + i) * Shape::kBlock;
   }
   TW_DEVICE i32 page_at(const Tile& tile, i32 i) const {
     return page_of_key(tile, key_at(tile, i));
@@ -167,11 +169,12 @@ class HopperLoader {
     Copy::copy(memory.stages.q[0], sizeof(memory.stages.q[0]), first, table.keys);
     mbarrier_arrive_behind_copies(&memory.q.full);
   }
-  TW_DEVICE void load_keys(const KeyAddress& at) {
+  TW_DEVICE void load_keys(const KeyAddress& at, bool full) {
     const i32 first = warp() * kWarpKeys;
     const i32 lane = lane_id();
     HopperAddresses& table = memory.addresses[warp()];
     sync_warp();
+    if (first + lane == 0) memory.full[key_blocks % Hopper::kPositionStages] = full;
     if (lane < kWarpKeys) {
       table.keys[KeyCopy::table_index(lane)] = at.key;
       table.values[key_blocks % 2][ValueCopy::table_index(lane)] = at.value;

@@ -59,6 +59,7 @@ struct HopperMemory {
   Share share;
   MergeMemory merge;
   i32 positions[Hopper::kPositionStages][Shape::kBlock];
+  bool full[Hopper::kPositionStages];  // every row of the tile attends to all keys of the block
   HopperAddresses addresses[Hopper::kLoaderWarps];
   Handover tile[2];
   Handover q;
@@ -70,7 +71,10 @@ struct HopperMemory {
 
 static_assert(sizeof(HopperMemory) <=
               hopper_shared_bytes(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock,
-                                  Spec::kDecodeStages, kOneSpan));
+                                  Spec::kDecodeStages));
+// What makes lists of spans crashes NVRTC 13.0 in a kernel whose warp groups have registers of their
+// own.
+static_assert(kOneSpan);
 
 // By one thread; then a barrier.
 TW_DEVICE void init_mbarriers(HopperMemory& memory) {

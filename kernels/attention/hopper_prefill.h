@@ -43,10 +43,12 @@ class HopperPrefill {
     float factor[2];
     {
       Scores scores;
-      const bool full = is_full(0);
       wait_for_keys();
+      const bool full = is_full();
       fence_async_proxy();
+      wait_for_turn();
       multiply_keys(scores);
+      end_turn();
       wgmma_wait<0>();
       hold_registers(scores);
       give_back_keys(count == 1);
@@ -59,6 +61,7 @@ class HopperPrefill {
     for (i32 i = 1; i < count; ++i) {
       Scores scores;
       wait_for_keys();
+      const bool full = is_full();
       wait_for_values();
       fence_async_proxy();
       wait_for_turn();
@@ -66,7 +69,6 @@ class HopperPrefill {
       rescale(factor);
       multiply_values(weights);
       end_turn();
-      const bool full = is_full(i);  // while products are under way
       wgmma_wait<1>();
       hold_registers(scores);
       give_back_keys(i + 1 == count);
@@ -116,9 +118,9 @@ class HopperPrefill {
   TW_DEVICE void give_back_values() {
     arrive_as_warp(memory.v[(next - 1) % Hopper::kValueStages].empty);
   }
-  // Each block takes one turn, but the first of a tile.
+  // Each block takes one turn.
   TW_DEVICE void wait_for_turn() {
-    mbarrier_wait(&memory.may_multiply[group], (next - turns.tiles - 1) & 1);
+    mbarrier_wait(&memory.may_multiply[group], next & 1);
   }
   TW_DEVICE void end_turn() {
     arrive_as_warp(memory.may_multiply[1 - group]);
@@ -157,9 +159,7 @@ class HopperPrefill {
     wgmma_commit();
   }
 
-  TW_DEVICE bool is_full(i32 i) const {
-    return tile.is_full(tile.block(tile.first_block + i) * Shape::kBlock);
-  }
+  TW_DEVICE bool is_full() const { return memory.full[next % Hopper::kPositionStages]; }
 
   // Logits transform and mask.
   TW_DEVICE void transform(bool full, Scores& scores) {
@@ -188,43 +188,47 @@ class HopperPrefill {
     }
   }
 
-  // Scores become weights; `factor` is what outputs so far must be multiplied by.
+  // Scores become weights; `factor` is what outputs so far must be multiplied by. The two rows of a
+  // thread side by side, and sums of every other weight: a chain of additions would take as long as
+  // the exponentials.
   TW_DEVICE void weigh(Scores& scores, float (&factor)[2]) {
+    if constexpr (!Variant::kSoftmax) {
+      weigh_without_softmax(scores);
+      factor[0] = factor[1] = 1;
+      return;
+    }
     const float by = p.exponent_scale;
+    float largest[4] = {scores[0], scores[1], scores[2], scores[3]};
+#pragma unroll
+    for (i32 i = 4; i < kKeyTiles * 4; ++i) largest[i % 4] = max_of(largest[i % 4], scores[i]);
+    float reference[2];
 #pragma unroll
     for (i32 half = 0; half < 2; ++half) {
-      SoftmaxRow& row = rows[half];
-      if constexpr (!Variant::kSoftmax) {
-        // Masked scores are -inf; the others are the weights. l counts keys: 0 means none.
-        factor[half] = 1;
-        row.m = 0;
+      largest[half] = max_of_quad(max_of(largest[half * 2], largest[half * 2 + 1]));
+    }
 #pragma unroll
-        for (i32 n = 0; n < kKeyTiles; ++n) {
+    for (i32 half = 0; half < 2; ++half) {
+      factor[half] = rows[half].advance(largest[half], by);
+      reference[half] = rows[half].reference(by);
+    }
+    float sums[4] = {};
 #pragma unroll
-          for (i32 e = 0; e < 2; ++e) {
-            float& score = scores[n * 4 + half * 2 + e];
-            row.l += score != -kInfinity ? 1.0F : 0.0F;
-            score = score != -kInfinity ? score : 0.0F;
-          }
-        }
-        continue;
-      }
-      float largest = max_of(scores[half * 2], scores[half * 2 + 1]);
+    for (i32 i = 0; i < kKeyTiles * 4; ++i) {
+      scores[i] = exp2_fast(scores[i] * by - reference[i % 4 / 2]);
+      sums[i % 4] += scores[i];
+    }
 #pragma unroll
-      for (i32 n = 1; n < kKeyTiles; ++n) {
-        largest = max_of(largest, max_of(scores[n * 4 + half * 2], scores[n * 4 + half * 2 + 1]));
-      }
-      factor[half] = row.advance(max_of_quad(largest), by);
-      const float reference = row.reference(by);
+    for (i32 half = 0; half < 2; ++half) rows[half].l += sums[half * 2] + sums[half * 2 + 1];
+  }
+
+  // Masked scores are -inf; the others are the weights. l counts keys: 0 means none.
+  TW_DEVICE void weigh_without_softmax(Scores& scores) {
+    rows[0].m = rows[1].m = 0;
 #pragma unroll
-      for (i32 n = 0; n < kKeyTiles; ++n) {
-#pragma unroll
-        for (i32 e = 0; e < 2; ++e) {
-          float& score = scores[n * 4 + half * 2 + e];
-          score = exp2_fast(score * by - reference);
-          row.l += score;
-        }
-      }
+    for (i32 i = 0; i < kKeyTiles * 4; ++i) {
+      const bool attends = scores[i] != -kInfinity;
+      rows[i % 4 / 2].l += attends ? 1.0F : 0.0F;
+      scores[i] = attends ? scores[i] : 0.0F;
     }
   }
 

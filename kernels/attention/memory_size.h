@@ -57,12 +57,11 @@ constexpr int hopper_key_stages(int head_dim, int value_dim, int block) {
 }
 
 // The same of Hopper's kernel (hopper_memory.h), whose stages have no space between rows.
-constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block, int decode_stages,
-                                  bool one_span) {
+constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block, int decode_stages) {
   const int prefill = hopper_stages_bytes(head_dim, value_dim, block,
                                           hopper_key_stages(head_dim, value_dim, block));
   const int decode = attention_shared_bytes(head_dim, value_dim, block, decode_stages, 0, true, true);
-  const int tile = kTileRows * (16 + 4) + 8 * 32 + (one_span ? 16 : 1024) + 64 + 72;
+  const int tile = kTileRows * (16 + 4) + 8 * 32 + 16 + 64 + 72;
   const int merge = kTileRows * (4 + 4 + 24);
   const int addresses = 4 * 3 * 32 * 8;
   const int bytes = (prefill > decode ? prefill : decode) + 2 * tile + merge + 4 * block * 4 +
