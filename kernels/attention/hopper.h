@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels of one attention on Hopper: tilewright_attention runs a plan, tilewright_join_levels
 // joins what several levels gave for one query. A block of threads fills an SM: one warp group
-// finds work and loads, two compute.
+// finds work, one loads, two compute.
 #pragma once
 
 #include "attention/hopper_loader.h"
+#include "attention/hopper_planner.h"
 #include "attention/hopper_prefill.h"
 #include "attention/levels.h"
 
@@ -44,11 +45,15 @@ TW_KERNEL TW_LAUNCH_BOUNDS(tw::Hopper::kThreads, 1)
   if (tw::thread_id() == 0) tw::init_mbarriers(memory);
   tw::sync_block();
   tw::wait_for_previous_kernel();
-  if (tw::thread_id() >= tw::Shape::kThreads) {
-    tw::give_registers<56>();
+  // All together as many as an SM has.
+  if (tw::thread_id() >= tw::Shape::kThreads + tw::Hopper::kLoaders) {
+    tw::give_registers<40>();
+    tw::HopperPlanner(params, memory).run();
+  } else if (tw::thread_id() >= tw::Shape::kThreads) {
+    tw::give_registers<40>();
     tw::HopperLoader(params, memory).run();
   } else {
-    tw::take_registers<224>();
+    tw::take_registers<216>();
     tw::compute_pieces(params, memory);
   }
 }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The warp group that finds pieces of work, sets up their tiles and copies queries, keys and values
-// into shared memory, ahead of the warp groups that compute.
+// The warp group that copies queries, keys and values into shared memory, ahead of those that compute.
 #pragma once
 
 #include "attention/hopper_memory.h"
@@ -45,112 +44,124 @@ struct MatrixCopy {
   }
 };
 
+// The keys of a tile, for whom looks up many of them: where its pages are in one table (the plain
+// case) all that takes is in registers.
+class TileKeys {
+ public:
+  TW_DEVICE TileKeys(const AttentionParams& params, const Tile& the_tile)
+      : p(params),
+        tile(the_tile),
+        plain(the_tile.plain),
+        first(the_tile.block(the_tile.first_block) * Shape::kBlock),
+        kv_len(the_tile.kv_len),
+        kv_pos(the_tile.kv_pos),
+        full_begin(the_tile.ranges.full_begin),
+        full_end(the_tile.ranges.full_end < the_tile.kv_len ? the_tile.ranges.full_end
+                                                            : the_tile.kv_len),
+        page_shift(the_tile.segments[0].page_shift),
+        entries(the_tile.segments[0].entries) {
+    const CacheView& cache = p.cache[the_tile.segments[0].level];
+    k = cache.k + the_tile.kv_head * cache.k_head;
+    v = cache.v + the_tile.kv_head * cache.v_head;
+    k_page = cache.k_page;
+    k_token = cache.k_token;
+    v_page = cache.v_page;
+    v_token = cache.v_token;
+    pages = cache.pages;
+  }
+
+  // The block's i-th key, of those that are computed here, is the tile's key number
+  // key_begin(block) + i.
+  TW_DEVICE i32 key_begin(i32 block) const { return first + block * Shape::kBlock; }
+  TW_DEVICE bool is_full(i32 block) const {
+    return full_begin <= key_begin(block) && key_begin(block + 1) <= full_end;
+  }
+  TW_DEVICE i32 page_of(i32 key) const {
+    if (plain) return load_once(entries + (last(key) >> page_shift));
+    return page_of_key(tile, key);
+  }
+  TW_DEVICE KeyAddress address_of(i32 key, i32 page) const {
+    if (!plain) return address_of_key(p, tile, key, page);
+    const bool follows = static_cast<u32>(page) < static_cast<u32>(pages);
+    const i64 at = follows ? page : 0;
+    const i32 slot = last(key) & ((1 << page_shift) - 1);
+    return {k + at * k_page + slot * k_token, v + at * v_page + slot * v_token,
+            follows && key < kv_len ? kv_pos + key : kNoKey};
+  }
+
+ private:
+  TW_DEVICE i32 last(i32 key) const { return key < kv_len ? key : kv_len - 1; }
+
+  const AttentionParams& p;
+  const Tile& tile;
+  const bool plain;
+  const i32 first;
+  const i32 kv_len;
+  const i32 kv_pos;
+  const i32 full_begin;
+  const i32 full_end;
+  const i32 page_shift;
+  const i32* const entries;
+  const char* k;
+  const char* v;
+  i64 k_page, k_token, v_page, v_token;
+  i32 pages;
+};
+
 class HopperLoader {
  public:
   TW_DEVICE HopperLoader(const AttentionParams& params, HopperMemory& the_memory)
-      : p(params),
-        memory(the_memory),
-        finder(params, the_memory.share) {}
+      : p(params), memory(the_memory) {}
 
-  // All pieces of this block, one after the other. Tile number `turn` is found and set up while the
-  // first keys of the one before it are on their way.
+  // All pieces of this block, one after the other.
   TW_DEVICE void run() {
-    if (is_finder()) finder.begin();
+    bool behind_decode = false;
     for (u32 turn = 0;; ++turn) {
-      const i32 count = turn > 0 ? begin_load(turn - 1) : 0;
-      const Tile& tile = memory.tiles[(turn - 1) % 2].tile;
-      bool is_set_up = false;
-#pragma unroll 1
-      for (i32 part = 0; part < 2; ++part) {
-        load(tile, part == 0 ? 0 : kFirstBlocks, part == 0 ? kFirstBlocks : count, count);
-        if (is_set_up || !find(part == 1)) continue;
-        set_up(turn);
-        is_set_up = true;
+      memory.tile[turn % 2].wait_full(turn / 2);
+      const TilePiece& part = memory.tiles[turn % 2];
+      if (part.piece.kind == Piece::none) break;
+      if (is_decode(p, part.tile)) {  // whose keys are loaded by those who compute
+        behind_decode = true;
+      } else {
+        // They have used the memory of the stages in another way.
+        if (behind_decode) memory.tile[(turn - 1) % 2].wait_empty((turn - 1) / 2 + 1);
+        behind_decode = false;
+        load(part.tile);
       }
-      if (memory.next.kind == Piece::none) break;
+      arrive_as_warp(memory.loaded[turn % 2]);
+      arrive_as_warp(memory.tile[turn % 2].empty);
     }
     copy_async_wait<0>();
   }
 
  private:
-  static constexpr i32 kFirstBlocks = 2;  // before the next tile is looked for
   static constexpr i32 kWarpKeys = Shape::kBlock / Hopper::kLoaderWarps;
-
   using KeyCopy = MatrixCopy<Shape::kHeadUnits, kWarpKeys>;
   using ValueCopy = MatrixCopy<Shape::kValueTiles, kWarpKeys>;
 
-  TW_DEVICE static i32 thread() { return thread_id() - Shape::kThreads; }
-  TW_DEVICE bool is_finder() const { return thread() == Hopper::kLoaders - 1; }
-  TW_DEVICE i32 warp() const { return uniform(thread() / kWarpSize); }
-  TW_DEVICE void sync() const { named_barrier<kLoadersBarrier>(Hopper::kLoaders); }
+  TW_DEVICE static i32 warp() { return warp_id() - Shape::kWarps; }
 
-  // Hands over the tile of number `turn`: what the finder left in `next`.
-  TW_DEVICE void set_up(u32 turn) {
-    TilePiece& part = memory.tiles[turn % 2];
-    memory.tile[turn % 2].wait_empty(turn / 2);
-    const Piece& next = memory.next;
-    if (thread() == 0) part.piece = next;
-    if (next.kind != Piece::none) {
-      set_up_tile<Hopper::kLoaders>(p, next.item, next.begin, next.end, part.tile, thread(),
-                                    [&] { sync(); });
-      if (next.slot >= 0 && warp() == 0) find_split(p, part);
-    }
-    arrive_as_warp(memory.tile[turn % 2].full);
-  }
-
-  // Leaves the next piece in `next`; false: there may be one when the block is about to be free.
-  TW_DEVICE bool find(bool about_to_be_free) {
-    sync();  // all have seen the last one
-    if (is_finder()) {
-      memory.next = finder.next_early();
-      if (about_to_be_free && memory.next.kind == Piece::none) memory.next = finder.take_a_item();
-    }
-    sync();
-    return about_to_be_free || memory.next.kind != Piece::none;
-  }
-
-  // Of tile number `turn`: loads the queries, looks up the first block; how many blocks there are to
-  // load.
-  TW_DEVICE i32 begin_load(u32 turn) {
-    const Tile& tile = memory.tiles[turn % 2].tile;
-    const i32 count = is_decode(p, tile) ? 0 : tile.part_end - tile.first_block;
-    if (is_decode(p, tile)) {  // whose keys are loaded by those who compute
-      behind_decode = true;
-    } else if (behind_decode) {
-      // They have used the memory of the stages in another way.
-      memory.tile[(turn - 1) % 2].wait_empty((turn - 1) / 2 + 1);
-      behind_decode = false;
-    }
-    if (count > 0) {
-      page = page_at(tile, 0);
-      load_queries(tile);
-    }
-    return count;
-  }
-
-  // Keys of blocks [begin, end) of `count`; the page of each was asked for when the one before it
-  // was loaded. Values follow one block later, as they are needed later and their places become free
+  // Values follow one block behind keys, as they are needed later and their places become free
   // later: keys must not wait for those.
-  TW_DEVICE void load(const Tile& tile, i32 begin, i32 end, i32 count) {
+  TW_DEVICE void load(const Tile& tile) {
+    const i32 count = tile.part_end - tile.first_block;
+    if (count == 0) return;
+    load_queries(tile);
+    const TileKeys keys(p, tile);
+    i32 page = keys.page_of(own_key(keys, 0));
 #pragma unroll 1
-    for (i32 i = begin; i < end && i < count; ++i) {
-      const KeyAddress at = address_of_key(p, tile, key_at(tile, i), page);
-      if (i + 1 < count) page = page_at(tile, i + 1);
-      load_keys(at, tile.is_full(block_begin(tile, i)));
+    for (i32 i = 0; i < count; ++i) {
+      const KeyAddress at = keys.address_of(own_key(keys, i), page);
+      if (i + 1 < count) page = keys.page_of(own_key(keys, i + 1));
+      load_keys(at, keys.is_full(i));
       if (i > 0) load_values();
     }
-    if (begin < count && count <= end) load_values();
+    load_values();
   }
 
-  // A lane looks up one of its warp's keys of block i: first its page, which it waits for later.
-  TW_DEVICE i32 key_at(const Tile& tile, i32 i) const {
-    return block_begin(tile, i) + warp() * kWarpKeys + lane_id() % kWarpKeys;
-  }
-  TW_DEVICE static i32 block_begin(const Tile& tile, i32 i) {
-    return tile.block(tile.first_block + i) * Shape::kBlock;
-  }
-  TW_DEVICE i32 page_at(const Tile& tile, i32 i) const {
-    return page_of_key(tile, key_at(tile, i));
+  // A lane looks up one of its warp's keys of a block: first its page, which it waits for later.
+  TW_DEVICE i32 own_key(const TileKeys& keys, i32 block) const {
+    return keys.key_begin(block) + warp() * kWarpKeys + lane_id() % kWarpKeys;
   }
 
   TW_DEVICE void load_queries(const Tile& tile) {
@@ -201,9 +212,6 @@ class HopperLoader {
 
   const AttentionParams& p;
   HopperMemory& memory;
-  PieceFinder finder;
-  i32 page = 0;  // of this lane's key in the next block
-  bool behind_decode = false;
   u32 queries = 0;  // tiles of them that were loaded
   u32 key_blocks = 0;
   u32 value_blocks = 0;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shared memory of Hopper's kernel, and the mbarriers by which the warp group that loads and the
-// two that compute hand over what lies there. Both count the tiles, and the blocks of keys of those
-// that take products: from a count follows a place, and the parity of the mbarriers' phase.
+// Shared memory of Hopper's kernel, and the mbarriers by which its warp groups hand over what lies
+// there: one finds the work, one loads, two compute. All count the tiles, and the blocks of keys of
+// those that take products: from a count follows a place, and the parity of the mbarriers' phase.
 #pragma once
 
 #include "arch/bulk.h"
@@ -15,13 +15,16 @@ namespace tw {
 struct Hopper {
   static constexpr i32 kGroups = 2;       // warp groups that compute, 64 rows of a tile each
   static constexpr i32 kLoaders = 128;    // threads that load: one warp group
-  static constexpr i32 kThreads = Shape::kThreads + kLoaders;
+  static constexpr i32 kPlanners = 128;   // and one that finds the work
+  static constexpr i32 kThreads = Shape::kThreads + kLoaders + kPlanners;
+  static_assert(kThreads == kHopperThreads);
   static constexpr i32 kKeyStages =
       hopper_key_stages(Spec::kHeadDim, Spec::kValueDim, Shape::kBlock);
   static constexpr i32 kValueStages = 2;
   // Of positions: keys of a stage may be on their way while those before it are still masked.
   static constexpr i32 kPositionStages = 4;
   static constexpr i32 kLoaderWarps = kLoaders / kWarpSize;
+  static constexpr i32 kPlannerWarps = kPlanners / kWarpSize;
   static constexpr i32 kRowBytes = 128;   // a row of one block of columns, 64 elements
   static constexpr i32 kHeadColumns = round_up(Spec::kHeadDim, 64) / 64;
   static constexpr i32 kValueColumns = round_up(Spec::kValueDim, 64) / 64;
@@ -62,6 +65,7 @@ struct HopperMemory {
   bool full[Hopper::kPositionStages];  // every row of the tile attends to all keys of the block
   HopperAddresses addresses[Hopper::kLoaderWarps];
   Handover tile[2];
+  Mbarrier loaded[2];  // no more keys of the tile are asked for
   Handover q;
   Handover k[Hopper::kKeyStages];
   Handover v[Hopper::kValueStages];
@@ -78,12 +82,15 @@ static_assert(kOneSpan);
 
 // By one thread; then a barrier.
 TW_DEVICE void init_mbarriers(HopperMemory& memory) {
-  const auto init = [](Handover& place, u32 fills) {
+  const auto init = [](Handover& place, u32 fills, u32 releases = Shape::kWarps) {
     mbarrier_init(&place.full, fills);
-    mbarrier_init(&place.empty, Shape::kWarps);
+    mbarrier_init(&place.empty, releases);
   };
 #pragma unroll
-  for (i32 i = 0; i < 2; ++i) init(memory.tile[i], Hopper::kLoaderWarps);
+  for (i32 i = 0; i < 2; ++i) {
+    init(memory.tile[i], Hopper::kPlannerWarps, Shape::kWarps + Hopper::kLoaderWarps);
+    mbarrier_init(&memory.loaded[i], Hopper::kLoaderWarps);
+  }
   init(memory.q, Hopper::kLoaders);
 #pragma unroll
   for (i32 i = 0; i < Hopper::kKeyStages; ++i) {

@@ -10,7 +10,8 @@ constexpr int kDecodeRows = 16;  // tiles of no more rows take the decode path
 constexpr int kDecodeKeys = 16;  // that a warp takes at a time
 constexpr int kDecodeWarps = 4;  // the others only help to store
 
-constexpr int kHopperWarps = 8;  // that compute: two warp groups
+constexpr int kHopperWarps = 8;       // that compute: two warp groups
+constexpr int kHopperThreads = 512;  // in all
 
 constexpr int attention_warps(int head_dim, int value_dim) {
   return head_dim > 128 || value_dim > 128 ? 8 : 4;
