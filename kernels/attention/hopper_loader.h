@@ -141,8 +141,6 @@ class HopperLoader {
 
   TW_DEVICE static i32 warp() { return warp_id() - Shape::kWarps; }
 
-  // Values follow one block behind keys, as they are needed later and their places become free
-  // later: keys must not wait for those.
   TW_DEVICE void load(const Tile& tile) {
     const i32 count = tile.part_end - tile.first_block;
     if (count == 0) return;
@@ -150,13 +148,24 @@ class HopperLoader {
     const TileKeys keys(p, tile);
     i32 page = keys.page_of(own_key(keys, 0));
 #pragma unroll 1
-    for (i32 i = 0; i < count; ++i) {
-      const KeyAddress at = keys.address_of(own_key(keys, i), page);
-      if (i + 1 < count) page = keys.page_of(own_key(keys, i + 1));
-      load_keys(at, keys.is_full(i));
-      if (i > 0) load_values();
+    for (i32 i = 0; i <= count; ++i) {
+      if (i < count) {
+        const KeyAddress at = keys.address_of(own_key(keys, i), page);
+        if (i + 1 < count) page = keys.page_of(own_key(keys, i + 1));
+        note(at, keys.is_full(i));
+      }
+      const u32 stage = step % Hopper::kStages;
+      const u32 turn = step / Hopper::kStages - 1;
+      wait_for(memory.k_empty[stage], turn);
+      sync_warp();
+      if (i < count) copy_keys(stage);
+      wait_for(memory.v_empty[stage], turn);
+      if (i > 0) copy_values(stage);
+      Mbarrier& landed = memory.step[step % Hopper::kSteps];
+      mbarrier_arrive_behind_copies(&landed);
+      arrive_as_warp(landed);  // for what was written otherwise
+      ++step;
     }
-    load_values();
   }
 
   // A lane looks up one of its warp's keys of a block: first its page, which it waits for later.
@@ -180,41 +189,31 @@ class HopperLoader {
     Copy::copy(memory.stages.q[0], sizeof(memory.stages.q[0]), first, table.keys);
     mbarrier_arrive_behind_copies(&memory.q.full);
   }
-  TW_DEVICE void load_keys(const KeyAddress& at, bool full) {
-    const i32 first = warp() * kWarpKeys;
-    const i32 lane = lane_id();
+  // What is known of a block's keys. Its values are copied a step later.
+  TW_DEVICE void note(const KeyAddress& at, bool full) {
+    const i32 key = warp() * kWarpKeys + lane_id();
     HopperAddresses& table = memory.addresses[warp()];
-    sync_warp();
-    if (first + lane == 0) memory.full[key_blocks % Hopper::kPositionStages] = full;
-    if (lane < kWarpKeys) {
-      table.keys[KeyCopy::table_index(lane)] = at.key;
-      table.values[key_blocks % 2][ValueCopy::table_index(lane)] = at.value;
-      memory.positions[key_blocks % Hopper::kPositionStages][first + lane] = at.position;
+    sync_warp();  // the last addresses have been read
+    if (key == 0) memory.full[step % Hopper::kSteps] = full;
+    if (lane_id() < kWarpKeys) {
+      table.keys[KeyCopy::table_index(lane_id())] = at.key;
+      table.values[step % 2][ValueCopy::table_index(lane_id())] = at.value;
+      memory.positions[step % Hopper::kSteps][key] = at.position;
     }
-    const u32 stage = key_blocks % Hopper::kKeyStages;
-    Handover& place = memory.k[stage];
-    place.wait_empty(key_blocks / Hopper::kKeyStages);
-    sync_warp();
-    KeyCopy::copy(memory.stages.k[stage][0], sizeof(memory.stages.k[0][0]), first, table.keys);
-    mbarrier_arrive_behind_copies(&place.full);
-    arrive_as_warp(place.full);
-    ++key_blocks;
   }
-  TW_DEVICE void load_values() {
-    const u32 stage = value_blocks % Hopper::kValueStages;
-    Handover& place = memory.v[stage];
-    place.wait_empty(value_blocks / Hopper::kValueStages);
+  TW_DEVICE void copy_keys(u32 stage) {
+    KeyCopy::copy(memory.stages.k[stage][0], sizeof(memory.stages.k[0][0]), warp() * kWarpKeys,
+                  memory.addresses[warp()].keys);
+  }
+  TW_DEVICE void copy_values(u32 stage) {
     ValueCopy::copy(memory.stages.v[stage][0], sizeof(memory.stages.v[0][0]), warp() * kWarpKeys,
-                    memory.addresses[warp()].values[value_blocks % 2]);
-    mbarrier_arrive_behind_copies(&place.full);
-    ++value_blocks;
+                    memory.addresses[warp()].values[(step - 1) % 2]);
   }
 
   const AttentionParams& p;
   HopperMemory& memory;
   u32 queries = 0;  // tiles of them that were loaded
-  u32 key_blocks = 0;
-  u32 value_blocks = 0;
+  u32 step = 0;     // since the kernel began
 };
 
 }  // namespace tw

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shared memory of Hopper's kernel, and the mbarriers by which its warp groups hand over what lies
-// there: one finds the work, one loads, two compute. All count the tiles, and the blocks of keys of
-// those that take products: from a count follows a place, and the parity of the mbarriers' phase.
+// there: one finds the work, one loads, two compute. All count the tiles, and steps of those that
+// take products: from a count follows a place, and the parity of the mbarriers' phase.
 #pragma once
 
 #include "arch/bulk.h"
@@ -18,11 +18,9 @@ struct Hopper {
   static constexpr i32 kPlanners = 128;   // and one that finds the work
   static constexpr i32 kThreads = Shape::kThreads + kLoaders + kPlanners;
   static_assert(kThreads == kHopperThreads);
-  static constexpr i32 kKeyStages =
-      hopper_key_stages(Spec::kHeadDim, Spec::kValueDim, Shape::kBlock);
-  static constexpr i32 kValueStages = 2;
-  // Of positions: keys of a stage may be on their way while those before it are still masked.
-  static constexpr i32 kPositionStages = 4;
+  static constexpr i32 kStages = 2;       // of keys, and of values
+  // The loader is at most three steps ahead of what waits for a step.
+  static constexpr i32 kSteps = 4;
   static constexpr i32 kLoaderWarps = kLoaders / kWarpSize;
   static constexpr i32 kPlannerWarps = kPlanners / kWarpSize;
   static constexpr i32 kRowBytes = 128;   // a row of one block of columns, 64 elements
@@ -32,9 +30,14 @@ struct Hopper {
 
 struct alignas(1024) HopperStages {
   char q[Hopper::kHeadColumns][Shape::kRows * Hopper::kRowBytes];
-  char k[Hopper::kKeyStages][Hopper::kHeadColumns][Shape::kBlock * Hopper::kRowBytes];
-  char v[Hopper::kValueStages][Hopper::kValueColumns][Shape::kBlock * Hopper::kRowBytes];
+  char k[Hopper::kStages][Hopper::kHeadColumns][Shape::kBlock * Hopper::kRowBytes];
+  char v[Hopper::kStages][Hopper::kValueColumns][Shape::kBlock * Hopper::kRowBytes];
 };
+
+// By all who need it; `turn`: how often it has happened before.
+TW_DEVICE void wait_for(Mbarrier& mbarrier, u32 turn) {
+  mbarrier_wait(&mbarrier, turn & 1);
+}
 
 // A place that is filled and emptied in turn.
 struct Handover {
@@ -42,8 +45,8 @@ struct Handover {
   Mbarrier empty;
 
   // `turn`: how often it was filled before.
-  TW_DEVICE void wait_full(u32 turn) { mbarrier_wait(&full, turn & 1); }
-  TW_DEVICE void wait_empty(u32 turn) { mbarrier_wait(&empty, (turn & 1) ^ 1); }
+  TW_DEVICE void wait_full(u32 turn) { wait_for(full, turn); }
+  TW_DEVICE void wait_empty(u32 turn) { wait_for(empty, turn - 1); }
 };
 
 // Where the rows lie that a warp of loaders copies next.
@@ -61,14 +64,18 @@ struct HopperMemory {
   Piece next;
   Share share;
   MergeMemory merge;
-  i32 positions[Hopper::kPositionStages][Shape::kBlock];
-  bool full[Hopper::kPositionStages];  // every row of the tile attends to all keys of the block
+  // Of a step: the loader brings a block's keys, and the values of the block before it, since products
+  // need them together. A tile takes one step more than blocks: its first has no values, its last no
+  // keys, but all places are handed over in every step, so that one count tells all phases.
+  i32 positions[Hopper::kSteps][Shape::kBlock];
+  bool full[Hopper::kSteps];  // every row of the tile attends to all keys of the block
   HopperAddresses addresses[Hopper::kLoaderWarps];
   Handover tile[2];
   Mbarrier loaded[2];  // no more keys of the tile are asked for
   Handover q;
-  Handover k[Hopper::kKeyStages];
-  Handover v[Hopper::kValueStages];
+  Mbarrier step[Hopper::kSteps];
+  Mbarrier k_empty[Hopper::kStages];
+  Mbarrier v_empty[Hopper::kStages];
   // The groups take turns: while one has its products under way, the other has its softmax.
   Mbarrier may_multiply[Hopper::kGroups];
 };
@@ -93,11 +100,14 @@ TW_DEVICE void init_mbarriers(HopperMemory& memory) {
   }
   init(memory.q, Hopper::kLoaders);
 #pragma unroll
-  for (i32 i = 0; i < Hopper::kKeyStages; ++i) {
-    init(memory.k[i], Hopper::kLoaders + Hopper::kLoaderWarps);
+  for (i32 i = 0; i < Hopper::kSteps; ++i) {
+    mbarrier_init(&memory.step[i], Hopper::kLoaders + Hopper::kLoaderWarps);
   }
 #pragma unroll
-  for (i32 i = 0; i < Hopper::kValueStages; ++i) init(memory.v[i], Hopper::kLoaders);
+  for (i32 i = 0; i < Hopper::kStages; ++i) {
+    mbarrier_init(&memory.k_empty[i], Shape::kWarps);
+    mbarrier_init(&memory.v_empty[i], Shape::kWarps);
+  }
 #pragma unroll
   for (i32 i = 0; i < Hopper::kGroups; ++i) {
     mbarrier_init(&memory.may_multiply[i], Shape::kWarps / Hopper::kGroups);

@@ -16,13 +16,16 @@ class HopperPlanner {
     if (thread() == 0) finder.begin();
     Piece& next = memory.next;
     for (u32 turn = 0;; ++turn) {
-      memory.tile[turn % 2].wait_empty(turn / 2);
-      sync();  // all have seen the last piece
+      // One warp asks, the others sleep at a barrier.
+      if (thread() < kWarpSize) memory.tile[turn % 2].wait_empty(turn / 2);
+      sync();
       if (thread() == 0) next = finder.next_early();
       sync();
       if (next.kind == Piece::none) {
         // Of the last items one is taken when the tile before it needs no more keys.
-        if (turn > 0) mbarrier_wait(&memory.loaded[(turn - 1) % 2], (turn - 1) / 2 & 1);
+        if (turn > 0 && thread() < kWarpSize) {
+          wait_for(memory.loaded[(turn - 1) % 2], (turn - 1) / 2);
+        }
         sync();
         if (thread() == 0) next = finder.take_a_item();
         sync();

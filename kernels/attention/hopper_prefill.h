@@ -12,17 +12,17 @@ namespace tw {
 // What a group has done before a tile.
 struct HopperTurns {
   u32 tiles = 0;
-  u32 blocks = 0;
+  u32 steps = 0;
 };
 
 class HopperPrefill {
  public:
   using Element = Shape::Element;
   static constexpr i32 kKeyTiles = Shape::kBlock / 8;
-  static constexpr i32 kSteps = Shape::kBlock / 16;
+  static constexpr i32 kSixteens = Shape::kBlock / 16;
   static constexpr i32 kGroupRows = Shape::kRows / Hopper::kGroups;
   using Scores = float[kKeyTiles * 4];
-  using Weights = u32[kSteps][4];
+  using Weights = u32[kSixteens][4];
   using MultiplyKeys = WarpGroupMultiply<Element, Shape::kBlock>;
   using MultiplyValues = WarpGroupMultiply<Element, Shape::kValueTiles * 8>;
 
@@ -32,7 +32,7 @@ class HopperPrefill {
         tile(the_tile),
         memory(the_memory),
         turns(the_turns),
-        next(the_turns.blocks),
+        step(the_turns.steps),
         group(uniform(thread_id() / 128)) {}
 
   // `count` blocks of those that the tile needs, from tile.first_block on.
@@ -40,55 +40,57 @@ class HopperPrefill {
     if (count == 0) return;
     memory.q.wait_full(turns.tiles);
     Weights weights;
-    float factor[2];
+    bool moved;
     {
       Scores scores;
-      wait_for_keys();
+      wait_for_step();
       const bool full = is_full();
-      fence_async_proxy();
       wait_for_turn();
       multiply_keys(scores);
       end_turn();
       wgmma_wait<0>();
       hold_registers(scores);
-      give_back_keys(count == 1);
+      give_back_keys();
+      give_back_values();  // there are none yet
+      if (count == 1) give_back_queries();
       transform(full, scores);
-      weigh(scores, factor);
+      moved = weigh(scores);
       pack_weights(scores, weights);
-      ++next;
+      ++step;
     }
 #pragma unroll 1
-    for (i32 i = 1; i < count; ++i) {
+    for (i32 left = count - 1; left > 0; --left) {
       Scores scores;
-      wait_for_keys();
+      wait_for_step();
       const bool full = is_full();
-      wait_for_values();
-      fence_async_proxy();
       wait_for_turn();
       multiply_keys(scores);
-      rescale(factor);
+      if (moved) rescale();
       multiply_values(weights);
       end_turn();
       wgmma_wait<1>();
       hold_registers(scores);
-      give_back_keys(i + 1 == count);
+      give_back_keys();
+      if (left == 1) give_back_queries();
       transform(full, scores);
-      weigh(scores, factor);
+      moved = weigh(scores);
       wgmma_wait<0>();
       hold_registers(o);
       give_back_values();
       pack_weights(scores, weights);
-      ++next;
+      ++step;
     }
-    rescale(factor);
-    wait_for_values();
-    fence_async_proxy();
+    if (moved) rescale();
+    wait_for_step();
+    wait_for_turn();
     multiply_values(weights);
+    end_turn();
     wgmma_wait<0>();
     hold_registers(o);
+    give_back_keys();  // there were none
     give_back_values();
     ++turns.tiles;
-    turns.blocks = next;
+    turns.steps = step + 1;
   }
 
   // Stores the rows: in a slot, or where complete rows go (slot -1).
@@ -104,24 +106,15 @@ class HopperPrefill {
   }
 
  private:
-  TW_DEVICE void wait_for_keys() {
-    memory.k[next % Hopper::kKeyStages].wait_full(next / Hopper::kKeyStages);
+  TW_DEVICE void wait_for_step() {
+    wait_for(memory.step[step % Hopper::kSteps], step / Hopper::kSteps);
+    fence_async_proxy();
   }
-  // Of the block before the next one.
-  TW_DEVICE void wait_for_values() {
-    memory.v[(next - 1) % Hopper::kValueStages].wait_full((next - 1) / Hopper::kValueStages);
-  }
-  TW_DEVICE void give_back_keys(bool last_of_tile) {
-    arrive_as_warp(memory.k[next % Hopper::kKeyStages].empty);
-    if (last_of_tile) arrive_as_warp(memory.q.empty);
-  }
-  TW_DEVICE void give_back_values() {
-    arrive_as_warp(memory.v[(next - 1) % Hopper::kValueStages].empty);
-  }
-  // Each block takes one turn.
-  TW_DEVICE void wait_for_turn() {
-    mbarrier_wait(&memory.may_multiply[group], next & 1);
-  }
+  TW_DEVICE void give_back_queries() { arrive_as_warp(memory.q.empty); }
+  TW_DEVICE void give_back_keys() { arrive_as_warp(memory.k_empty[step % Hopper::kStages]); }
+  TW_DEVICE void give_back_values() { arrive_as_warp(memory.v_empty[step % Hopper::kStages]); }
+  // Each step takes one turn.
+  TW_DEVICE void wait_for_turn() { wait_for(memory.may_multiply[group], step); }
   TW_DEVICE void end_turn() {
     arrive_as_warp(memory.may_multiply[1 - group]);
   }
@@ -132,41 +125,40 @@ class HopperPrefill {
     const SharedMatrix q = shared_matrix(
         stages.q[0] + group * kGroupRows * Hopper::kRowBytes, sizeof(stages.q[0]));
     const SharedMatrix k =
-        shared_matrix(stages.k[next % Hopper::kKeyStages][0], sizeof(stages.k[0][0]));
+        shared_matrix(stages.k[step % Hopper::kStages][0], sizeof(stages.k[0][0]));
     hold_registers(scores);
     wgmma_fence();
 #pragma unroll
-    for (i32 step = 0; step < Shape::kHeadSteps; ++step) {
-      const i32 within = step % 4 * 32;
-      MultiplyKeys::shared(scores, q.at(step / 4 * static_cast<i32>(sizeof(stages.q[0])) + within),
-                           k.at(step / 4 * static_cast<i32>(sizeof(stages.k[0][0])) + within),
-                           step != 0);
+    for (i32 i = 0; i < Shape::kHeadSteps; ++i) {
+      const i32 within = i % 4 * 32;
+      MultiplyKeys::shared(scores, q.at(i / 4 * static_cast<i32>(sizeof(stages.q[0])) + within),
+                           k.at(i / 4 * static_cast<i32>(sizeof(stages.k[0][0])) + within), i != 0);
     }
     wgmma_commit();
   }
 
-  // Starts o += weights V, of the block before the next one.
+  // Starts o += weights V, of the last step's block.
   TW_DEVICE void multiply_values(const Weights& weights) {
     const HopperStages& stages = memory.stages;
     const SharedMatrix v =
-        shared_matrix(stages.v[(next - 1) % Hopper::kValueStages][0], sizeof(stages.v[0][0]));
+        shared_matrix(stages.v[step % Hopper::kStages][0], sizeof(stages.v[0][0]));
     hold_registers(o);
     wgmma_fence();
 #pragma unroll
-    for (i32 step = 0; step < kSteps; ++step) {
-      MultiplyValues::registers(o, weights[step], v.at(step * 16 * Hopper::kRowBytes));
+    for (i32 i = 0; i < kSixteens; ++i) {
+      MultiplyValues::registers(o, weights[i], v.at(i * 16 * Hopper::kRowBytes));
     }
     wgmma_commit();
   }
 
-  TW_DEVICE bool is_full() const { return memory.full[next % Hopper::kPositionStages]; }
+  TW_DEVICE bool is_full() const { return memory.full[step % Hopper::kSteps]; }
 
   // Logits transform and mask.
   TW_DEVICE void transform(bool full, Scores& scores) {
     const bool scaled = Variant::kHasLogits || p.scales_logits != 0;
     if (full && !scaled) [[likely]] return;
     // The keys were given back already, but their positions are kept for longer.
-    const i32* const positions = memory.positions[next % Hopper::kPositionStages];
+    const i32* const positions = memory.positions[step % Hopper::kSteps];
 #pragma unroll
     for (i32 half = 0; half < 2; ++half) {
       const i32 r = warp_id() * 16 + half * 8 + lane_id() / 4;
@@ -188,29 +180,28 @@ class HopperPrefill {
     }
   }
 
-  // Scores become weights; `factor` is what outputs so far must be multiplied by. The two rows of a
-  // thread side by side, and sums of every other weight: a chain of additions would take as long as
-  // the exponentials.
-  TW_DEVICE void weigh(Scores& scores, float (&factor)[2]) {
+  // Scores become weights. True: the reference of some row of the warp moved, and outputs so far must
+  // be multiplied by `factor`. The two rows of a thread side by side, and sums of every other
+  // weight: a chain of additions would take as long as the exponentials.
+  TW_DEVICE bool weigh(Scores& scores) {
     if constexpr (!Variant::kSoftmax) {
       weigh_without_softmax(scores);
-      factor[0] = factor[1] = 1;
-      return;
+      return false;
     }
     const float by = p.exponent_scale;
     float largest[4] = {scores[0], scores[1], scores[2], scores[3]};
 #pragma unroll
     for (i32 i = 4; i < kKeyTiles * 4; ++i) largest[i % 4] = max_of(largest[i % 4], scores[i]);
-    float reference[2];
-#pragma unroll
-    for (i32 half = 0; half < 2; ++half) {
-      largest[half] = max_of_quad(max_of(largest[half * 2], largest[half * 2 + 1]));
+    largest[0] = max_of(largest[0], largest[1]);
+    largest[1] = max_of(largest[2], largest[3]);
+    // A row's reference moves if it does for one of the four threads that have its scores.
+    const bool moved =
+        any_of_warp(rows[0].moves(largest[0], by) || rows[1].moves(largest[1], by));
+    if (moved) {
+      factor[0] = rows[0].advance(max_of_quad(largest[0]), by);
+      factor[1] = rows[1].advance(max_of_quad(largest[1]), by);
     }
-#pragma unroll
-    for (i32 half = 0; half < 2; ++half) {
-      factor[half] = rows[half].advance(largest[half], by);
-      reference[half] = rows[half].reference(by);
-    }
+    const float reference[2] = {rows[0].reference(by), rows[1].reference(by)};
     float sums[4] = {};
 #pragma unroll
     for (i32 i = 0; i < kKeyTiles * 4; ++i) {
@@ -219,6 +210,7 @@ class HopperPrefill {
     }
 #pragma unroll
     for (i32 half = 0; half < 2; ++half) rows[half].l += sums[half * 2] + sums[half * 2 + 1];
+    return moved;
   }
 
   // Masked scores are -inf; the others are the weights. l counts keys: 0 means none.
@@ -232,8 +224,7 @@ class HopperPrefill {
     }
   }
 
-  TW_DEVICE void rescale(const float (&factor)[2]) {
-    if (!any_of_warp(factor[0] != 1.0F || factor[1] != 1.0F)) return;
+  TW_DEVICE void rescale() {
 #pragma unroll
     for (i32 d = 0; d < Shape::kValueTiles; ++d) {
       o[d * 4] *= factor[0];
@@ -245,12 +236,8 @@ class HopperPrefill {
 
   TW_DEVICE static void pack_weights(const Scores& scores, Weights& weights) {
 #pragma unroll
-    for (i32 step = 0; step < kSteps; ++step) {
-#pragma unroll
-      for (i32 i = 0; i < 4; ++i) {
-        weights[step][i] =
-            pack<Element>(scores[step * 8 + i * 2], scores[step * 8 + i * 2 + 1]);
-      }
+    for (i32 i = 0; i < kSixteens * 4; ++i) {
+      weights[i / 4][i % 4] = pack<Element>(scores[i * 2], scores[i * 2 + 1]);
     }
   }
 
@@ -258,9 +245,10 @@ class HopperPrefill {
   const Tile& tile;
   HopperMemory& memory;
   HopperTurns& turns;
-  u32 next;  // of the blocks since the kernel began
+  u32 step;  // since the kernel began
   const i32 group;
   SoftmaxRow rows[2];
+  float factor[2];
   float o[Shape::kValueTiles * 4] = {};
 };
 

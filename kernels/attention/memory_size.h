@@ -46,21 +46,11 @@ constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int
   return (decode_only ? decode : larger(prefill, decode)) + tile + pieces + 64;
 }
 
-// Stages of keys and of values in Hopper's kernel: as many as fit beside the queries, and one more of
-// keys, which are asked for a product earlier, where there is room.
-constexpr int hopper_stages_bytes(int head_dim, int value_dim, int block, int key_stages) {
-  const auto columns = [](int dim) { return (dim + 63) / 64 * 128; };  // bytes of a row
-  return kTileRows * columns(head_dim) +
-         block * (key_stages * columns(head_dim) + 2 * columns(value_dim));
-}
-constexpr int hopper_key_stages(int head_dim, int value_dim, int block) {
-  return hopper_stages_bytes(head_dim, value_dim, block, 3) <= 208 * 1024 ? 3 : 2;
-}
-
 // The same of Hopper's kernel (hopper_memory.h), whose stages have no space between rows.
 constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block, int decode_stages) {
-  const int prefill = hopper_stages_bytes(head_dim, value_dim, block,
-                                          hopper_key_stages(head_dim, value_dim, block));
+  const auto columns = [](int dim) { return (dim + 63) / 64 * 128; };  // bytes of a row
+  const int prefill =
+      kTileRows * columns(head_dim) + 2 * block * (columns(head_dim) + columns(value_dim));
   const int decode = attention_shared_bytes(head_dim, value_dim, block, decode_stages, 0, true, true);
   const int tile = kTileRows * (16 + 4) + 8 * 32 + 16 + 64 + 72;
   const int merge = kTileRows * (4 + 4 + 24);
