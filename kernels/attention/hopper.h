@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels of one attention on Hopper: tilewright_attention runs a plan, tilewright_join_levels
-// joins what several levels gave for one query. A block of threads fills an SM: one warp group
-// finds work, one loads, two compute.
+// joins what several levels gave for one query. A block of threads fills an SM: two warp groups
+// compute, the warps of a third one find the work and load.
 #pragma once
 
 #include "attention/hopper_loader.h"
@@ -46,14 +46,23 @@ TW_KERNEL TW_LAUNCH_BOUNDS(tw::Hopper::kThreads, 1)
   tw::sync_block();
   tw::wait_for_previous_kernel();
   // All together as many as an SM has.
-  if (tw::thread_id() >= tw::Shape::kThreads + tw::Hopper::kLoaders) {
-    tw::give_registers<40>();
-    tw::HopperPlanner(params, memory).run();
-  } else if (tw::thread_id() >= tw::Shape::kThreads) {
-    tw::give_registers<40>();
-    tw::HopperLoader(params, memory).run();
-  } else {
-    tw::take_registers<216>();
+  if (tw::thread_id() < tw::Shape::kThreads) {
+    tw::take_registers<224>();
     tw::compute_pieces(params, memory);
+    return;
+  }
+  tw::give_registers<56>();
+  switch (tw::warp_id() - tw::Shape::kWarps) {
+    case tw::Hopper::plan:
+      tw::HopperPlanner(params, memory).run();
+      break;
+    case tw::Hopper::load_keys:
+      tw::HopperLoader(params, memory).load_keys();
+      break;
+    case tw::Hopper::load_values:
+      tw::HopperLoader(params, memory).load_values();
+      break;
+    default:
+      tw::HopperLoader(params, memory).load_queries();
   }
 }

@@ -14,15 +14,12 @@ namespace tw {
 
 struct Hopper {
   static constexpr i32 kGroups = 2;       // warp groups that compute, 64 rows of a tile each
-  static constexpr i32 kLoaders = 128;    // threads that load: one warp group
-  static constexpr i32 kPlanners = 128;   // and one that finds the work
-  static constexpr i32 kThreads = Shape::kThreads + kLoaders + kPlanners;
-  static_assert(kThreads == kHopperThreads);
+  // Behind them a warp group whose warps have a task each.
+  enum Task : i32 { plan, load_keys, load_values, load_queries };
+  static constexpr i32 kThreads = kHopperThreads;
   static constexpr i32 kStages = 2;       // of keys, and of values
-  // The loader is at most three steps ahead of what waits for a step.
+  // Of positions, which are read when their keys' place may be filled again.
   static constexpr i32 kSteps = 4;
-  static constexpr i32 kLoaderWarps = kLoaders / kWarpSize;
-  static constexpr i32 kPlannerWarps = kPlanners / kWarpSize;
   static constexpr i32 kRowBytes = 128;   // a row of one block of columns, 64 elements
   static constexpr i32 kHeadColumns = round_up(Spec::kHeadDim, 64) / 64;
   static constexpr i32 kValueColumns = round_up(Spec::kValueDim, 64) / 64;
@@ -49,33 +46,27 @@ struct Handover {
   TW_DEVICE void wait_empty(u32 turn) { wait_for(empty, turn - 1); }
 };
 
-// Where the rows lie that a warp of loaders copies next.
-struct HopperAddresses {
-  alignas(16) const char* keys[kWarpSize];  // or queries
-  alignas(16) const char* values[2][kWarpSize];  // of this block and the last one
-};
-
 struct HopperMemory {
   union {
     HopperStages stages;
     DecodeMemory decode;
   };
   TilePiece tiles[2];
-  Piece next;
   Share share;
   MergeMemory merge;
-  // Of a step: the loader brings a block's keys, and the values of the block before it, since products
-  // need them together. A tile takes one step more than blocks: its first has no values, its last no
+  // Of a step: the loader brings a block's keys, and the values of the block before it. A tile takes one step more than blocks: its first has no values, its last no
   // keys, but all places are handed over in every step, so that one count tells all phases.
   i32 positions[Hopper::kSteps][Shape::kBlock];
   bool full[Hopper::kSteps];  // every row of the tile attends to all keys of the block
-  HopperAddresses addresses[Hopper::kLoaderWarps];
+  // Where the rows lie that are copied next.
+  alignas(16) const char* q_rows[Shape::kRows];
+  alignas(16) const char* k_rows[Shape::kBlock];
+  alignas(16) const char* v_rows[Shape::kBlock];
   Handover tile[2];
   Mbarrier loaded[2];  // no more keys of the tile are asked for
   Handover q;
-  Mbarrier step[Hopper::kSteps];
-  Mbarrier k_empty[Hopper::kStages];
-  Mbarrier v_empty[Hopper::kStages];
+  Handover k[Hopper::kStages];
+  Handover v[Hopper::kStages];
   // The groups take turns: while one has its products under way, the other has its softmax.
   Mbarrier may_multiply[Hopper::kGroups];
 };
@@ -89,24 +80,21 @@ static_assert(kOneSpan);
 
 // By one thread; then a barrier.
 TW_DEVICE void init_mbarriers(HopperMemory& memory) {
+  constexpr u32 kLoaders = 3;
   const auto init = [](Handover& place, u32 fills, u32 releases = Shape::kWarps) {
     mbarrier_init(&place.full, fills);
     mbarrier_init(&place.empty, releases);
   };
 #pragma unroll
   for (i32 i = 0; i < 2; ++i) {
-    init(memory.tile[i], Hopper::kPlannerWarps, Shape::kWarps + Hopper::kLoaderWarps);
-    mbarrier_init(&memory.loaded[i], Hopper::kLoaderWarps);
+    init(memory.tile[i], 1, Shape::kWarps + kLoaders);
+    mbarrier_init(&memory.loaded[i], kLoaders);
   }
-  init(memory.q, Hopper::kLoaders);
-#pragma unroll
-  for (i32 i = 0; i < Hopper::kSteps; ++i) {
-    mbarrier_init(&memory.step[i], Hopper::kLoaders + Hopper::kLoaderWarps);
-  }
+  init(memory.q, kWarpSize);
 #pragma unroll
   for (i32 i = 0; i < Hopper::kStages; ++i) {
-    mbarrier_init(&memory.k_empty[i], Shape::kWarps);
-    mbarrier_init(&memory.v_empty[i], Shape::kWarps);
+    init(memory.k[i], kWarpSize + 1);
+    init(memory.v[i], kWarpSize);
   }
 #pragma unroll
   for (i32 i = 0; i < Hopper::kGroups; ++i) {

@@ -43,8 +43,9 @@ class HopperPrefill {
     bool moved;
     {
       Scores scores;
-      wait_for_step();
+      wait_for_keys();
       const bool full = is_full();
+      fence_async_proxy();
       wait_for_turn();
       multiply_keys(scores);
       end_turn();
@@ -61,8 +62,10 @@ class HopperPrefill {
 #pragma unroll 1
     for (i32 left = count - 1; left > 0; --left) {
       Scores scores;
-      wait_for_step();
+      wait_for_keys();
       const bool full = is_full();
+      wait_for_values();
+      fence_async_proxy();
       wait_for_turn();
       multiply_keys(scores);
       if (moved) rescale();
@@ -81,13 +84,14 @@ class HopperPrefill {
       ++step;
     }
     if (moved) rescale();
-    wait_for_step();
+    wait_for_values();
+    fence_async_proxy();
     wait_for_turn();
     multiply_values(weights);
     end_turn();
+    give_back_keys();  // there are none
     wgmma_wait<0>();
     hold_registers(o);
-    give_back_keys();  // there were none
     give_back_values();
     ++turns.tiles;
     turns.steps = step + 1;
@@ -106,13 +110,16 @@ class HopperPrefill {
   }
 
  private:
-  TW_DEVICE void wait_for_step() {
-    wait_for(memory.step[step % Hopper::kSteps], step / Hopper::kSteps);
-    fence_async_proxy();
+  TW_DEVICE void wait_for_keys() {
+    memory.k[step % Hopper::kStages].wait_full(step / Hopper::kStages);
+  }
+  // Of the last step's block.
+  TW_DEVICE void wait_for_values() {
+    memory.v[step % Hopper::kStages].wait_full(step / Hopper::kStages);
   }
   TW_DEVICE void give_back_queries() { arrive_as_warp(memory.q.empty); }
-  TW_DEVICE void give_back_keys() { arrive_as_warp(memory.k_empty[step % Hopper::kStages]); }
-  TW_DEVICE void give_back_values() { arrive_as_warp(memory.v_empty[step % Hopper::kStages]); }
+  TW_DEVICE void give_back_keys() { arrive_as_warp(memory.k[step % Hopper::kStages].empty); }
+  TW_DEVICE void give_back_values() { arrive_as_warp(memory.v[step % Hopper::kStages].empty); }
   // Each step takes one turn.
   TW_DEVICE void wait_for_turn() { wait_for(memory.may_multiply[group], step); }
   TW_DEVICE void end_turn() {

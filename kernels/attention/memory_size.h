@@ -11,7 +11,7 @@ constexpr int kDecodeKeys = 16;  // that a warp takes at a time
 constexpr int kDecodeWarps = 4;  // the others only help to store
 
 constexpr int kHopperWarps = 8;       // that compute: two warp groups
-constexpr int kHopperThreads = 512;  // in all
+constexpr int kHopperThreads = 384;  // in all
 
 constexpr int attention_warps(int head_dim, int value_dim) {
   return head_dim > 128 || value_dim > 128 ? 8 : 4;
@@ -54,7 +54,7 @@ constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block, int de
   const int decode = attention_shared_bytes(head_dim, value_dim, block, decode_stages, 0, true, true);
   const int tile = kTileRows * (16 + 4) + 8 * 32 + 16 + 64 + 72;
   const int merge = kTileRows * (4 + 4 + 24);
-  const int addresses = 4 * 3 * 32 * 8;
+  const int addresses = (kTileRows + 2 * block) * 8;
   const int bytes = (prefill > decode ? prefill : decode) + 2 * tile + merge + 4 * block * 4 +
                     addresses + 512;
   return (bytes + 1023) / 1024 * 1024;

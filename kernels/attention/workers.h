@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The threads of a block that compute: all of them, but in Hopper's kernel, where the warp groups
-// behind them bring them their work and their keys.
+// The threads of a block that compute: all of them, but in Hopper's kernel, where the warp group
+// behind them brings them their work and their keys.
 #pragma once
 
 #include "arch/thread.h"
@@ -9,7 +9,6 @@
 namespace tw {
 
 inline constexpr i32 kWorkersBarrier = 1;
-inline constexpr i32 kPlannersBarrier = 2;
 
 TW_DEVICE void sync_workers() {
   if constexpr (Spec::kHopper) {
