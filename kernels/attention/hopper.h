@@ -37,6 +37,22 @@ TW_DEVICE void compute_pieces(const AttentionParams& p, HopperMemory& memory) {
   if (p.zero_padding != 0) zero_padding(p);
 }
 
+// The warps behind those that compute, each with a task.
+TW_DEVICE void find_pieces_or_load(const AttentionParams& p, HopperMemory& memory, i32 warp) {
+  constexpr i32 kParts = Hopper::kParts;
+  // With two warp groups, those that do not load keys and values are in one of them.
+  constexpr i32 kFirst = kParts == 1 ? 2 : 4;
+  if (warp >= kFirst + kParts) {
+    HopperLoader(p, memory).load_values(warp - kFirst - kParts);
+  } else if (warp >= kFirst) {
+    HopperLoader(p, memory).load_keys(warp - kFirst);
+  } else if (warp == 1) {
+    HopperLoader(p, memory).load_queries();
+  } else if (warp == 0) {
+    HopperPlanner(p, memory).run();
+  }
+}
+
 }  // namespace tw
 
 TW_KERNEL TW_LAUNCH_BOUNDS(tw::Hopper::kThreads, 1)
@@ -45,24 +61,17 @@ TW_KERNEL TW_LAUNCH_BOUNDS(tw::Hopper::kThreads, 1)
   if (tw::thread_id() == 0) tw::init_mbarriers(memory);
   tw::sync_block();
   tw::wait_for_previous_kernel();
-  // All together as many as an SM has.
-  if (tw::thread_id() < tw::Shape::kThreads) {
-    tw::take_registers<224>();
+  // All together as many registers as an SM has.
+  constexpr bool kOneGroup = tw::Hopper::kParts == 1;
+  const int warp = tw::warp_id() - tw::Shape::kWarps;
+  if (warp < 0) {
+    tw::take_registers<kOneGroup ? 224 : 216>();
     tw::compute_pieces(params, memory);
-    return;
-  }
-  tw::give_registers<56>();
-  switch (tw::warp_id() - tw::Shape::kWarps) {
-    case tw::Hopper::plan:
-      tw::HopperPlanner(params, memory).run();
-      break;
-    case tw::Hopper::load_keys:
-      tw::HopperLoader(params, memory).load_keys();
-      break;
-    case tw::Hopper::load_values:
-      tw::HopperLoader(params, memory).load_values();
-      break;
-    default:
-      tw::HopperLoader(params, memory).load_queries();
+  } else if (kOneGroup || warp < 4) {
+    tw::give_registers<kOneGroup ? 56 : 48>();
+    tw::find_pieces_or_load(params, memory, warp);
+  } else {
+    tw::give_registers<32>();
+    tw::find_pieces_or_load(params, memory, warp);
   }
 }

@@ -19,14 +19,15 @@ struct MatrixCopy {
   // Of a row's address in the table: those that a thread copies lie together.
   TW_DEVICE static i32 table_index(i32 row) { return row % kAtOnce * kPasses + row / kAtOnce; }
 
-  // `column_bytes`: from a block of columns to the next.
-  TW_DEVICE static void copy(char* to, i32 column_bytes, const char* const* table) {
+  // Into rows [first, first + rows). `column_bytes`: from a block of columns to the next.
+  TW_DEVICE static void copy(char* to, i32 column_bytes, i32 first, const char* const* table) {
     const u32 lane = static_cast<u32>(lane_id());
     const i32 unit = static_cast<i32>(lane % kLanes);
     if (unit >= units) return;
     const i32 row = static_cast<i32>(lane / kLanes);  // and those kAtOnce further, a pass
     const SharedPlace place =
-        shared_place(to + unit / 8 * column_bytes + row * Hopper::kRowBytes + (unit ^ row) % 8 * 16);
+        shared_place(to + unit / 8 * column_bytes + (first + row) * Hopper::kRowBytes +
+                     (unit ^ row) % 8 * 16);
 #pragma unroll
     for (i32 begin = 0; begin < kPasses; begin += kBatch) {
       // Addresses are read before the first copy: a read between copies costs each of them three
@@ -98,7 +99,7 @@ class TileRows {
   const char* start;
 };
 
-// By one warp each: all that tiles need of one kind.
+// By one warp: all that tiles need of one kind, or a part of it.
 class HopperLoader {
  public:
   TW_DEVICE HopperLoader(const AttentionParams& params, HopperMemory& the_memory)
@@ -118,18 +119,21 @@ class HopperLoader {
       }
       memory.q.wait_empty(tiles++);
       sync_warp();
-      Copy::copy(memory.stages.q[0], sizeof(memory.stages.q[0]), memory.q_rows);
+      Copy::copy(memory.stages.q[0], sizeof(memory.stages.q[0]), 0, memory.q_rows);
       mbarrier_arrive_behind_copies(&memory.q.full);
       sync_warp();  // the table may change
     });
   }
 
-  TW_DEVICE void load_keys() {
+  // Of part `part` of all blocks.
+  TW_DEVICE void load_keys(i32 part) {
+    const i32 first = part * Hopper::kPartRows;
+    const char** const table = memory.k_rows + first;
     u32 step = 0;
     for_each_tile([&](const Tile& tile) {
-      using Copy = MatrixCopy<Shape::kHeadUnits, Shape::kBlock>;
+      using Copy = MatrixCopy<Shape::kHeadUnits, Hopper::kPartRows>;
       const i32 count = tile.part_end - tile.first_block;
-      for_each_block<false>(tile, [&](i32 i, const auto& row_of) {
+      for_each_block<false>(tile, first, [&](i32 i, const auto& row_of) {
         const u32 stage = step % Hopper::kStages;
         Handover& place = memory.k[stage];
         if (i < count) {
@@ -138,10 +142,10 @@ class HopperLoader {
           for (i32 j = 0; j < kLaneRows; ++j) {
             const i32 key = j * kWarpSize + lane_id();
             const TileRows<false>::Row row = row_of(j);
-            memory.k_rows[Copy::table_index(key)] = row.address;
-            memory.positions[step % Hopper::kSteps][key] = row.position;
+            table[Copy::table_index(key)] = row.address;
+            memory.positions[step % Hopper::kSteps][first + key] = row.position;
           }
-          if (lane_id() == 0) {
+          if (first + lane_id() == 0) {
             memory.full[step % Hopper::kSteps] =
                 tile.is_full(tile.block(tile.first_block + i) * Shape::kBlock);
           }
@@ -149,7 +153,7 @@ class HopperLoader {
         place.wait_empty(step / Hopper::kStages);
         sync_warp();
         if (i < count) {
-          Copy::copy(memory.stages.k[stage][0], sizeof(memory.stages.k[0][0]), memory.k_rows);
+          Copy::copy(memory.stages.k[stage][0], sizeof(memory.stages.k[0][0]), first, table);
         }
         mbarrier_arrive_behind_copies(&place.full);
         arrive_as_warp(place.full);  // for what was written otherwise
@@ -159,10 +163,12 @@ class HopperLoader {
   }
 
   // A step later than the block's keys.
-  TW_DEVICE void load_values() {
+  TW_DEVICE void load_values(i32 part) {
+    const i32 first = part * Hopper::kPartRows;
+    const char** const table = memory.v_rows + first;
     u32 step = 0;
     for_each_tile([&](const Tile& tile) {
-      using Copy = MatrixCopy<Shape::kValueTiles, Shape::kBlock>;
+      using Copy = MatrixCopy<Shape::kValueTiles, Hopper::kPartRows>;
       const i32 count = tile.part_end - tile.first_block;
       const auto hand_over_nothing = [&] {
         Handover& place = memory.v[step % Hopper::kStages];
@@ -171,18 +177,18 @@ class HopperLoader {
         ++step;
       };
       hand_over_nothing();
-      for_each_block<true>(tile, [&](i32 i, const auto& row_of) {
+      for_each_block<true>(tile, first, [&](i32 i, const auto& row_of) {
         if (i == count) return;
         const u32 stage = step % Hopper::kStages;
         Handover& place = memory.v[stage];
         sync_warp();
 #pragma unroll
         for (i32 j = 0; j < kLaneRows; ++j) {
-          memory.v_rows[Copy::table_index(j * kWarpSize + lane_id())] = row_of(j).address;
+          table[Copy::table_index(j * kWarpSize + lane_id())] = row_of(j).address;
         }
         place.wait_empty(step / Hopper::kStages);
         sync_warp();
-        Copy::copy(memory.stages.v[stage][0], sizeof(memory.stages.v[0][0]), memory.v_rows);
+        Copy::copy(memory.stages.v[stage][0], sizeof(memory.stages.v[0][0]), first, table);
         mbarrier_arrive_behind_copies(&place.full);
         ++step;
       });
@@ -190,7 +196,7 @@ class HopperLoader {
   }
 
  private:
-  static constexpr i32 kLaneRows = Shape::kBlock / kWarpSize;
+  static constexpr i32 kLaneRows = Hopper::kPartRows / kWarpSize;
 
   // Calls load(tile) for all tiles that take matrix products and have keys, one after the other.
   template <typename Load>
@@ -215,13 +221,14 @@ class HopperLoader {
   }
 
   // Calls load(i, row_of) for the blocks that are computed here, and once more for the number behind
-  // them: row_of(j) is row j * 32 + lane of block i. Pages are asked for a block ahead.
+  // them: row_of(j) is row `first` + j * 32 + lane of block i. Pages are asked for a block ahead.
   template <bool kValues, typename Load>
-  TW_DEVICE void for_each_block(const Tile& tile, const Load& load) {
+  TW_DEVICE void for_each_block(const Tile& tile, i32 first, const Load& load) {
     const TileRows<kValues> rows(p, tile);
     const i32 count = tile.part_end - tile.first_block;
     const auto key_of = [&](i32 i, i32 j) {
-      return tile.block(tile.first_block + i) * Shape::kBlock + j * kWarpSize + lane_id();
+      return tile.block(tile.first_block + i) * Shape::kBlock + first + j * kWarpSize +
+             lane_id();
     };
     i32 pages[kLaneRows];
 #pragma unroll

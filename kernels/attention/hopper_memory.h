@@ -14,9 +14,10 @@ namespace tw {
 
 struct Hopper {
   static constexpr i32 kGroups = 2;       // warp groups that compute, 64 rows of a tile each
-  // Behind them a warp group whose warps have a task each.
-  enum Task : i32 { plan, load_keys, load_values, load_queries };
-  static constexpr i32 kThreads = kHopperThreads;
+  // Warps that load keys, and as many that load values, each its part of a block.
+  static constexpr i32 kParts = hopper_loaders(Spec::kHeadDim, Spec::kValueDim);
+  static constexpr i32 kPartRows = Shape::kBlock / kParts;
+  static constexpr i32 kThreads = hopper_threads(Spec::kHeadDim, Spec::kValueDim);
   static constexpr i32 kStages = 2;       // of keys, and of values
   // Of positions, which are read when their keys' place may be filled again.
   static constexpr i32 kSteps = 4;
@@ -80,7 +81,7 @@ static_assert(kOneSpan);
 
 // By one thread; then a barrier.
 TW_DEVICE void init_mbarriers(HopperMemory& memory) {
-  constexpr u32 kLoaders = 3;
+  constexpr u32 kLoaders = 1 + 2 * Hopper::kParts;  // warps
   const auto init = [](Handover& place, u32 fills, u32 releases = Shape::kWarps) {
     mbarrier_init(&place.full, fills);
     mbarrier_init(&place.empty, releases);
@@ -93,8 +94,8 @@ TW_DEVICE void init_mbarriers(HopperMemory& memory) {
   init(memory.q, kWarpSize);
 #pragma unroll
   for (i32 i = 0; i < Hopper::kStages; ++i) {
-    init(memory.k[i], kWarpSize + 1);
-    init(memory.v[i], kWarpSize);
+    init(memory.k[i], Hopper::kParts * (kWarpSize + 1));
+    init(memory.v[i], Hopper::kParts * kWarpSize);
   }
 #pragma unroll
   for (i32 i = 0; i < Hopper::kGroups; ++i) {

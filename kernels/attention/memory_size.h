@@ -11,7 +11,16 @@ constexpr int kDecodeKeys = 16;  // that a warp takes at a time
 constexpr int kDecodeWarps = 4;  // the others only help to store
 
 constexpr int kHopperWarps = 8;       // that compute: two warp groups
-constexpr int kHopperThreads = 384;  // in all
+
+// Warps that load keys, and as many that load values. One can not keep up with the products; two of
+// each take a fourth warp group, and with it the compiler has but 128 registers for an instruction:
+// too few where one writes a row of 256 elements.
+constexpr int hopper_loaders(int head_dim, int value_dim) {
+  return head_dim <= 192 && value_dim <= 192 ? 2 : 1;
+}
+constexpr int hopper_threads(int head_dim, int value_dim) {
+  return 128 * (2 + hopper_loaders(head_dim, value_dim));
+}
 
 constexpr int attention_warps(int head_dim, int value_dim) {
   return head_dim > 128 || value_dim > 128 ? 8 : 4;

@@ -90,7 +90,7 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
     const bool large = spec.head_dim > 192 || spec.value_dim() > 128;
     shape.block_tokens = large ? 64 : 128;
     shape.decode_stages = large ? 2 : 3;
-    shape.threads = tw::kHopperThreads;
+    shape.threads = tw::hopper_threads(spec.head_dim, spec.value_dim());
     shape.shared_bytes =
         tw::hopper_shared_bytes(spec.head_dim, spec.value_dim(), shape.block_tokens,
                                 shape.decode_stages);
