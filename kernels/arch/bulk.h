@@ -52,9 +52,9 @@ TW_DEVICE void mbarrier_wait(Mbarrier* mbarrier, u32 parity) {
 // Arrives when all copies (copy_async_16) that this thread has issued so far have landed; counts as
 // any other arrival.
 TW_DEVICE void mbarrier_arrive_behind_copies(Mbarrier* mbarrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(
-                   shared_address(mbarrier))
-               : "memory");
+  asm volatile(
+      "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(mbarrier))
+      : "memory");
 }
 
 // One thread copies a multiple of 16 bytes from global to shared memory, both aligned to 16; they

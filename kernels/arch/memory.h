@@ -28,8 +28,8 @@ TW_DEVICE SharedPlace flip(SharedPlace place, u32 bits) {
 
 // Copies 16 bytes from global to shared memory, asynchronously.
 TW_DEVICE void copy_async_16(SharedPlace place, i32 offset, const void* global) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(
-                   place.address + static_cast<u32>(offset)),
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(place.address +
+                                                                          static_cast<u32>(offset)),
                "l"(global)
                : "memory");
 }

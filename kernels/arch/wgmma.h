@@ -19,9 +19,7 @@ namespace tw {
 struct SharedMatrix {
   u64 descriptor;
 
-  TW_DEVICE SharedMatrix at(i32 bytes) const {
-    return {descriptor + static_cast<u64>(bytes >> 4)};
-  }
+  TW_DEVICE SharedMatrix at(i32 bytes) const { return {descriptor + static_cast<u64>(bytes >> 4)}; }
 };
 // `block_bytes`: from one block of columns to the next; counts where rows are summed over.
 TW_DEVICE SharedMatrix shared_matrix(const void* start, i32 block_bytes) {
@@ -86,74 +84,113 @@ struct WarpGroupMultiply {
 #define TW_NAMES_13 "%104, %105, %106, %107, %108, %109, %110, %111"
 #define TW_NAMES_14 "%112, %113, %114, %115, %116, %117, %118, %119"
 #define TW_NAMES_15 "%120, %121, %122, %123, %124, %125, %126, %127"
-#define TW_REGISTERS_0 "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), \
-  "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
-#define TW_REGISTERS_1 "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), \
-  "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
-#define TW_REGISTERS_2 "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), \
-  "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23])
-#define TW_REGISTERS_3 "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), \
-  "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-#define TW_REGISTERS_4 "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), \
-  "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39])
-#define TW_REGISTERS_5 "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), \
-  "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47])
-#define TW_REGISTERS_6 "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), \
-  "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55])
-#define TW_REGISTERS_7 "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), \
-  "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-#define TW_REGISTERS_8 "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), \
-  "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71])
-#define TW_REGISTERS_9 "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), \
-  "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79])
-#define TW_REGISTERS_10 "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), \
-  "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87])
-#define TW_REGISTERS_11 "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), \
-  "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95])
-#define TW_REGISTERS_12 "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99]), \
-  "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103])
-#define TW_REGISTERS_13 "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), \
-  "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111])
-#define TW_REGISTERS_14 "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), \
-  "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119])
-#define TW_REGISTERS_15 "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), \
-  "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
+#define TW_REGISTERS_0 \
+  "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
+#define TW_REGISTERS_1                                                                     \
+  "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), \
+      "+f"(d[15])
+#define TW_REGISTERS_2                                                                       \
+  "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), \
+      "+f"(d[23])
+#define TW_REGISTERS_3                                                                       \
+  "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), \
+      "+f"(d[31])
+#define TW_REGISTERS_4                                                                       \
+  "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), \
+      "+f"(d[39])
+#define TW_REGISTERS_5                                                                       \
+  "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), \
+      "+f"(d[47])
+#define TW_REGISTERS_6                                                                       \
+  "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), \
+      "+f"(d[55])
+#define TW_REGISTERS_7                                                                       \
+  "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), \
+      "+f"(d[63])
+#define TW_REGISTERS_8                                                                       \
+  "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), \
+      "+f"(d[71])
+#define TW_REGISTERS_9                                                                       \
+  "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), \
+      "+f"(d[79])
+#define TW_REGISTERS_10                                                                      \
+  "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), \
+      "+f"(d[87])
+#define TW_REGISTERS_11                                                                      \
+  "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), \
+      "+f"(d[95])
+#define TW_REGISTERS_12                                                                         \
+  "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99]), "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), \
+      "+f"(d[103])
+#define TW_REGISTERS_13                                                               \
+  "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), \
+      "+f"(d[110]), "+f"(d[111])
+#define TW_REGISTERS_14                                                               \
+  "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), \
+      "+f"(d[118]), "+f"(d[119])
+#define TW_REGISTERS_15                                                               \
+  "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), \
+      "+f"(d[126]), "+f"(d[127])
 #define TW_NAMES_N64 TW_NAMES_0 ", " TW_NAMES_1 ", " TW_NAMES_2 ", " TW_NAMES_3
 #define TW_REGISTERS_N64 TW_REGISTERS_0, TW_REGISTERS_1, TW_REGISTERS_2, TW_REGISTERS_3
 #define TW_NAMES_N80 TW_NAMES_0 ", " TW_NAMES_1 ", " TW_NAMES_2 ", " TW_NAMES_3 ", " TW_NAMES_4
-#define TW_REGISTERS_N80 TW_REGISTERS_0, TW_REGISTERS_1, TW_REGISTERS_2, TW_REGISTERS_3, TW_REGISTERS_4
-#define TW_NAMES_N96 TW_NAMES_0 ", " TW_NAMES_1 ", " TW_NAMES_2 ", " TW_NAMES_3 ", " TW_NAMES_4 ", " TW_NAMES_5
-#define TW_REGISTERS_N96 TW_REGISTERS_0, TW_REGISTERS_1, TW_REGISTERS_2, TW_REGISTERS_3, TW_REGISTERS_4, TW_REGISTERS_5
-#define TW_NAMES_N128 TW_NAMES_0 ", " TW_NAMES_1 ", " TW_NAMES_2 ", " TW_NAMES_3 ", " TW_NAMES_4 ", " TW_NAMES_5 ", " TW_NAMES_6 ", " TW_NAMES_7
-#define TW_REGISTERS_N128 TW_REGISTERS_0, TW_REGISTERS_1, TW_REGISTERS_2, TW_REGISTERS_3, TW_REGISTERS_4, TW_REGISTERS_5, TW_REGISTERS_6, TW_REGISTERS_7
-#define TW_NAMES_N160 TW_NAMES_0 ", " TW_NAMES_1 ", " TW_NAMES_2 ", " TW_NAMES_3 ", " TW_NAMES_4 ", " TW_NAMES_5 ", " TW_NAMES_6 ", " TW_NAMES_7 ", " TW_NAMES_8 ", " TW_NAMES_9
-#define TW_REGISTERS_N160 TW_REGISTERS_0, TW_REGISTERS_1, TW_REGISTERS_2, TW_REGISTERS_3, TW_REGISTERS_4, TW_REGISTERS_5, TW_REGISTERS_6, TW_REGISTERS_7, TW_REGISTERS_8, TW_REGISTERS_9
-#define TW_NAMES_N192 TW_NAMES_0 ", " TW_NAMES_1 ", " TW_NAMES_2 ", " TW_NAMES_3 ", " TW_NAMES_4 ", " TW_NAMES_5 ", " TW_NAMES_6 ", " TW_NAMES_7 ", " TW_NAMES_8 ", " TW_NAMES_9 ", " TW_NAMES_10 ", " TW_NAMES_11
-#define TW_REGISTERS_N192 TW_REGISTERS_0, TW_REGISTERS_1, TW_REGISTERS_2, TW_REGISTERS_3, TW_REGISTERS_4, TW_REGISTERS_5, TW_REGISTERS_6, TW_REGISTERS_7, TW_REGISTERS_8, TW_REGISTERS_9, TW_REGISTERS_10, TW_REGISTERS_11
-#define TW_NAMES_N256 TW_NAMES_0 ", " TW_NAMES_1 ", " TW_NAMES_2 ", " TW_NAMES_3 ", " TW_NAMES_4 ", " TW_NAMES_5 ", " TW_NAMES_6 ", " TW_NAMES_7 ", " TW_NAMES_8 ", " TW_NAMES_9 ", " TW_NAMES_10 ", " TW_NAMES_11 ", " TW_NAMES_12 ", " TW_NAMES_13 ", " TW_NAMES_14 ", " TW_NAMES_15
-#define TW_REGISTERS_N256 TW_REGISTERS_0, TW_REGISTERS_1, TW_REGISTERS_2, TW_REGISTERS_3, TW_REGISTERS_4, TW_REGISTERS_5, TW_REGISTERS_6, TW_REGISTERS_7, TW_REGISTERS_8, TW_REGISTERS_9, TW_REGISTERS_10, TW_REGISTERS_11, TW_REGISTERS_12, TW_REGISTERS_13, TW_REGISTERS_14, TW_REGISTERS_15
+#define TW_REGISTERS_N80 \
+  TW_REGISTERS_0, TW_REGISTERS_1, TW_REGISTERS_2, TW_REGISTERS_3, TW_REGISTERS_4
+#define TW_NAMES_N96 \
+  TW_NAMES_0 ", " TW_NAMES_1 ", " TW_NAMES_2 ", " TW_NAMES_3 ", " TW_NAMES_4 ", " TW_NAMES_5
+#define TW_REGISTERS_N96 \
+  TW_REGISTERS_0, TW_REGISTERS_1, TW_REGISTERS_2, TW_REGISTERS_3, TW_REGISTERS_4, TW_REGISTERS_5
+#define TW_NAMES_N128                                                                        \
+  TW_NAMES_0 ", " TW_NAMES_1 ", " TW_NAMES_2 ", " TW_NAMES_3 ", " TW_NAMES_4 ", " TW_NAMES_5 \
+             ", " TW_NAMES_6 ", " TW_NAMES_7
+#define TW_REGISTERS_N128                                                                         \
+  TW_REGISTERS_0, TW_REGISTERS_1, TW_REGISTERS_2, TW_REGISTERS_3, TW_REGISTERS_4, TW_REGISTERS_5, \
+      TW_REGISTERS_6, TW_REGISTERS_7
+#define TW_NAMES_N160                                                                        \
+  TW_NAMES_0 ", " TW_NAMES_1 ", " TW_NAMES_2 ", " TW_NAMES_3 ", " TW_NAMES_4 ", " TW_NAMES_5 \
+             ", " TW_NAMES_6 ", " TW_NAMES_7 ", " TW_NAMES_8 ", " TW_NAMES_9
+#define TW_REGISTERS_N160                                                                         \
+  TW_REGISTERS_0, TW_REGISTERS_1, TW_REGISTERS_2, TW_REGISTERS_3, TW_REGISTERS_4, TW_REGISTERS_5, \
+      TW_REGISTERS_6, TW_REGISTERS_7, TW_REGISTERS_8, TW_REGISTERS_9
+#define TW_NAMES_N192                                                                         \
+  TW_NAMES_0 ", " TW_NAMES_1 ", " TW_NAMES_2 ", " TW_NAMES_3 ", " TW_NAMES_4 ", " TW_NAMES_5  \
+             ", " TW_NAMES_6 ", " TW_NAMES_7 ", " TW_NAMES_8 ", " TW_NAMES_9 ", " TW_NAMES_10 \
+             ", " TW_NAMES_11
+#define TW_REGISTERS_N192                                                                         \
+  TW_REGISTERS_0, TW_REGISTERS_1, TW_REGISTERS_2, TW_REGISTERS_3, TW_REGISTERS_4, TW_REGISTERS_5, \
+      TW_REGISTERS_6, TW_REGISTERS_7, TW_REGISTERS_8, TW_REGISTERS_9, TW_REGISTERS_10,            \
+      TW_REGISTERS_11
+#define TW_NAMES_N256                                                                         \
+  TW_NAMES_0 ", " TW_NAMES_1 ", " TW_NAMES_2 ", " TW_NAMES_3 ", " TW_NAMES_4 ", " TW_NAMES_5  \
+             ", " TW_NAMES_6 ", " TW_NAMES_7 ", " TW_NAMES_8 ", " TW_NAMES_9 ", " TW_NAMES_10 \
+             ", " TW_NAMES_11 ", " TW_NAMES_12 ", " TW_NAMES_13 ", " TW_NAMES_14 ", " TW_NAMES_15
+#define TW_REGISTERS_N256                                                                         \
+  TW_REGISTERS_0, TW_REGISTERS_1, TW_REGISTERS_2, TW_REGISTERS_3, TW_REGISTERS_4, TW_REGISTERS_5, \
+      TW_REGISTERS_6, TW_REGISTERS_7, TW_REGISTERS_8, TW_REGISTERS_9, TW_REGISTERS_10,            \
+      TW_REGISTERS_11, TW_REGISTERS_12, TW_REGISTERS_13, TW_REGISTERS_14, TW_REGISTERS_15
 
-#define TW_WGMMA(T, type, n, P0, P1, P2, P3, P4, P5)                                           \
-  template <>                                                                                  \
-  struct WarpGroupMultiply<T, n> {                                                             \
-    /* Both from shared memory, summed along their rows. */                                    \
+#define TW_WGMMA(T, type, n, P0, P1, P2, P3, P4, P5)                                            \
+  template <>                                                                                   \
+  struct WarpGroupMultiply<T, n> {                                                              \
+    /* Both from shared memory, summed along their rows. */                                     \
     TW_DEVICE static void shared(float (&d)[n / 2], SharedMatrix a, SharedMatrix b, bool add) { \
-      asm volatile(                                                                            \
-          "{\n.reg .pred p;\nsetp.ne.b32 p, " P2 ", 0;\n"                                      \
-          "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" TW_NAMES_N##n    \
-          "}, " P0 ", " P1 ", p, 1, 1, 0, 0;\n}"                                               \
-          : TW_REGISTERS_N##n                                                                  \
-          : "l"(a.descriptor), "l"(b.descriptor), "r"(static_cast<u32>(add)));                 \
-    }                                                                                          \
-    /* A from registers; 16 rows of B are summed over. */                                      \
-    TW_DEVICE static void registers(float (&d)[n / 2], const u32 (&a)[4], SharedMatrix b) {    \
-      asm volatile(                                                                            \
-          "{\n.reg .pred p;\nsetp.ne.b32 p, " P5 ", 0;\n"                                      \
-          "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" TW_NAMES_N##n    \
-          "}, {" P0 ", " P1 ", " P2 ", " P3 "}, " P4 ", p, 1, 1, 1;\n}"                         \
-          : TW_REGISTERS_N##n                                                                  \
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor), "r"(1));            \
-    }                                                                                          \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " P2                                       \
+                   ", 0;\n"                                                                     \
+                   "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type              \
+                   " {" TW_NAMES_N##n "}, " P0 ", " P1 ", p, 1, 1, 0, 0;\n}"                    \
+                   : TW_REGISTERS_N##n                                                          \
+                   : "l"(a.descriptor), "l"(b.descriptor), "r"(static_cast<u32>(add)));         \
+    }                                                                                           \
+    /* A from registers; 16 rows of B are summed over. */                                       \
+    TW_DEVICE static void registers(float (&d)[n / 2], const u32 (&a)[4], SharedMatrix b) {     \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " P5                                       \
+                   ", 0;\n"                                                                     \
+                   "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type              \
+                   " {" TW_NAMES_N##n "}, {" P0 ", " P1 ", " P2 ", " P3 "}, " P4                \
+                                      ", p, 1, 1, 1;\n}"                                        \
+                   : TW_REGISTERS_N##n                                                          \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor), "r"(1));    \
+    }                                                                                           \
   };
 TW_WGMMA(bf16, "bf16", 64, "%32", "%33", "%34", "%35", "%36", "%37")
 TW_WGMMA(f16, "f16", 64, "%32", "%33", "%34", "%35", "%36", "%37")

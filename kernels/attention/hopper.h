@@ -24,7 +24,8 @@ TW_DEVICE void compute_pieces(const AttentionParams& p, HopperMemory& memory) {
     if (is_decode(p, part.tile)) {
       sync_workers();  // all are done with the stages
       Decode decode(p, part.tile, memory.decode);
-      decode.run(count, [] {}, [] {});
+      decode.run(
+          count, [] {}, [] {});
       decode.store(part.piece.slot);
     } else {
       HopperPrefill prefill(p, part.tile, memory, turns);

@@ -25,9 +25,8 @@ struct MatrixCopy {
     const i32 unit = static_cast<i32>(lane % kLanes);
     if (unit >= units) return;
     const i32 row = static_cast<i32>(lane / kLanes);  // and those kAtOnce further, a pass
-    const SharedPlace place =
-        shared_place(to + unit / 8 * column_bytes + (first + row) * Hopper::kRowBytes +
-                     (unit ^ row) % 8 * 16);
+    const SharedPlace place = shared_place(
+        to + unit / 8 * column_bytes + (first + row) * Hopper::kRowBytes + (unit ^ row) % 8 * 16);
 #pragma unroll
     for (i32 begin = 0; begin < kPasses; begin += kBatch) {
       // Addresses are read before the first copy: a read between copies costs each of them three
@@ -44,8 +43,8 @@ struct MatrixCopy {
   }
 };
 
-// The keys of a tile, or its values, for who looks up many of them: where its pages are in one table
-// (the plain case) all that takes is in registers.
+// The keys of a tile, or its values, for who looks up many of them: where its pages are in one
+// table (the plain case) all that takes is in registers.
 template <bool kValues>
 class TileRows {
  public:
@@ -220,15 +219,15 @@ class HopperLoader {
     copy_async_wait<0>();
   }
 
-  // Calls load(i, row_of) for the blocks that are computed here, and once more for the number behind
-  // them: row_of(j) is row `first` + j * 32 + lane of block i. Pages are asked for a block ahead.
+  // Calls load(i, row_of) for the blocks that are computed here, and once more for the number
+  // behind them: row_of(j) is row `first` + j * 32 + lane of block i. Pages are asked for a block
+  // ahead.
   template <bool kValues, typename Load>
   TW_DEVICE void for_each_block(const Tile& tile, i32 first, const Load& load) {
     const TileRows<kValues> rows(p, tile);
     const i32 count = tile.part_end - tile.first_block;
     const auto key_of = [&](i32 i, i32 j) {
-      return tile.block(tile.first_block + i) * Shape::kBlock + first + j * kWarpSize +
-             lane_id();
+      return tile.block(tile.first_block + i) * Shape::kBlock + first + j * kWarpSize + lane_id();
     };
     i32 pages[kLaneRows];
 #pragma unroll

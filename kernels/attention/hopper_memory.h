@@ -13,15 +13,15 @@
 namespace tw {
 
 struct Hopper {
-  static constexpr i32 kGroups = 2;       // warp groups that compute, 64 rows of a tile each
+  static constexpr i32 kGroups = 2;  // warp groups that compute, 64 rows of a tile each
   // Warps that load keys, and as many that load values, each its part of a block.
   static constexpr i32 kParts = hopper_loaders(Spec::kHeadDim, Spec::kValueDim);
   static constexpr i32 kPartRows = Shape::kBlock / kParts;
   static constexpr i32 kThreads = hopper_threads(Spec::kHeadDim, Spec::kValueDim);
-  static constexpr i32 kStages = 2;       // of keys, and of values
+  static constexpr i32 kStages = 2;  // of keys, and of values
   // Of positions, which are read when their keys' place may be filled again.
   static constexpr i32 kSteps = 4;
-  static constexpr i32 kRowBytes = 128;   // a row of one block of columns, 64 elements
+  static constexpr i32 kRowBytes = 128;  // a row of one block of columns, 64 elements
   static constexpr i32 kHeadColumns = round_up(Spec::kHeadDim, 64) / 64;
   static constexpr i32 kValueColumns = round_up(Spec::kValueDim, 64) / 64;
 };
@@ -55,8 +55,9 @@ struct HopperMemory {
   TilePiece tiles[2];
   Share share;
   MergeMemory merge;
-  // Of a step: the loader brings a block's keys, and the values of the block before it. A tile takes one step more than blocks: its first has no values, its last no
-  // keys, but all places are handed over in every step, so that one count tells all phases.
+  // Of a step: the loader brings a block's keys, and the values of the block before it. A tile
+  // takes one step more than blocks: its first has no values, its last no keys, but all places are
+  // handed over in every step, so that one count tells all phases.
   i32 positions[Hopper::kSteps][Shape::kBlock];
   bool full[Hopper::kSteps];  // every row of the tile attends to all keys of the block
   // Where the rows lie that are copied next.
@@ -72,11 +73,10 @@ struct HopperMemory {
   Mbarrier may_multiply[Hopper::kGroups];
 };
 
-static_assert(sizeof(HopperMemory) <=
-              hopper_shared_bytes(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock,
-                                  Spec::kDecodeStages));
-// What makes lists of spans crashes NVRTC 13.0 in a kernel whose warp groups have registers of their
-// own.
+static_assert(sizeof(HopperMemory) <= hopper_shared_bytes(Spec::kHeadDim, Spec::kValueDim,
+                                                          Spec::kBlock, Spec::kDecodeStages));
+// What makes lists of spans crashes NVRTC 13.0 in a kernel whose warp groups have registers of
+// their own.
 static_assert(kOneSpan);
 
 // By one thread; then a barrier.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The warp that finds pieces of work and sets up their tiles, one ahead of the tile that is computed.
+// The warp that finds pieces of work and sets up their tiles, one ahead of the tile that is
+// computed.
 #pragma once
 
 #include "attention/hopper_memory.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A tile of many rows on Hopper (FlashAttention-3, arXiv 2407.08608): two warp groups of 64 rows each
-// walk over the same blocks of keys. A group's softmax of one block hides its product of the next
-// block's keys and of the last one's values, and both hide under the other group's products.
+// A tile of many rows on Hopper (FlashAttention-3, arXiv 2407.08608): two warp groups of 64 rows
+// each walk over the same blocks of keys. A group's softmax of one block hides its product of the
+// next block's keys and of the last one's values, and both hide under the other group's products.
 #pragma once
 
 #include "attention/hopper_memory.h"
@@ -117,11 +117,19 @@ class HopperPrefill {
   TW_DEVICE void wait_for_values() {
     memory.v[step % Hopper::kStages].wait_full(step / Hopper::kStages);
   }
-  TW_DEVICE void give_back_queries() { arrive_as_warp(memory.q.empty); }
-  TW_DEVICE void give_back_keys() { arrive_as_warp(memory.k[step % Hopper::kStages].empty); }
-  TW_DEVICE void give_back_values() { arrive_as_warp(memory.v[step % Hopper::kStages].empty); }
+  TW_DEVICE void give_back_queries() {
+    arrive_as_warp(memory.q.empty);
+  }
+  TW_DEVICE void give_back_keys() {
+    arrive_as_warp(memory.k[step % Hopper::kStages].empty);
+  }
+  TW_DEVICE void give_back_values() {
+    arrive_as_warp(memory.v[step % Hopper::kStages].empty);
+  }
   // Each step takes one turn.
-  TW_DEVICE void wait_for_turn() { wait_for(memory.may_multiply[group], step); }
+  TW_DEVICE void wait_for_turn() {
+    wait_for(memory.may_multiply[group], step);
+  }
   TW_DEVICE void end_turn() {
     arrive_as_warp(memory.may_multiply[1 - group]);
   }
@@ -129,8 +137,8 @@ class HopperPrefill {
   // Starts scores = Q K^T.
   TW_DEVICE void multiply_keys(Scores& scores) {
     const HopperStages& stages = memory.stages;
-    const SharedMatrix q = shared_matrix(
-        stages.q[0] + group * kGroupRows * Hopper::kRowBytes, sizeof(stages.q[0]));
+    const SharedMatrix q =
+        shared_matrix(stages.q[0] + group * kGroupRows * Hopper::kRowBytes, sizeof(stages.q[0]));
     const SharedMatrix k =
         shared_matrix(stages.k[step % Hopper::kStages][0], sizeof(stages.k[0][0]));
     hold_registers(scores);
@@ -158,12 +166,15 @@ class HopperPrefill {
     wgmma_commit();
   }
 
-  TW_DEVICE bool is_full() const { return memory.full[step % Hopper::kSteps]; }
+  TW_DEVICE bool is_full() const {
+    return memory.full[step % Hopper::kSteps];
+  }
 
   // Logits transform and mask.
   TW_DEVICE void transform(bool full, Scores& scores) {
     const bool scaled = Variant::kHasLogits || p.scales_logits != 0;
-    if (full && !scaled) [[likely]] return;
+    if (full && !scaled) [[likely]]
+      return;
     // The keys were given back already, but their positions are kept for longer.
     const i32* const positions = memory.positions[step % Hopper::kSteps];
 #pragma unroll
@@ -187,8 +198,8 @@ class HopperPrefill {
     }
   }
 
-  // Scores become weights. True: the reference of some row of the warp moved, and outputs so far must
-  // be multiplied by `factor`. The two rows of a thread side by side, and sums of every other
+  // Scores become weights. True: the reference of some row of the warp moved, and outputs so far
+  // must be multiplied by `factor`. The two rows of a thread side by side, and sums of every other
   // weight: a chain of additions would take as long as the exponentials.
   TW_DEVICE bool weigh(Scores& scores) {
     if constexpr (!Variant::kSoftmax) {
@@ -202,8 +213,7 @@ class HopperPrefill {
     largest[0] = max_of(largest[0], largest[1]);
     largest[1] = max_of(largest[2], largest[3]);
     // A row's reference moves if it does for one of the four threads that have its scores.
-    const bool moved =
-        any_of_warp(rows[0].moves(largest[0], by) || rows[1].moves(largest[1], by));
+    const bool moved = any_of_warp(rows[0].moves(largest[0], by) || rows[1].moves(largest[1], by));
     if (moved) {
       factor[0] = rows[0].advance(max_of_quad(largest[0]), by);
       factor[1] = rows[1].advance(max_of_quad(largest[1]), by);

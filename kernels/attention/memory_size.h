@@ -10,7 +10,7 @@ constexpr int kDecodeRows = 16;  // tiles of no more rows take the decode path
 constexpr int kDecodeKeys = 16;  // that a warp takes at a time
 constexpr int kDecodeWarps = 4;  // the others only help to store
 
-constexpr int kHopperWarps = 8;       // that compute: two warp groups
+constexpr int kHopperWarps = 8;  // that compute: two warp groups
 
 // Warps that load keys, and as many that load values. One can not keep up with the products; two of
 // each take a fourth warp group, and with it the compiler has but 128 registers for an instruction:
@@ -60,12 +60,13 @@ constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block, int de
   const auto columns = [](int dim) { return (dim + 63) / 64 * 128; };  // bytes of a row
   const int prefill =
       kTileRows * columns(head_dim) + 2 * block * (columns(head_dim) + columns(value_dim));
-  const int decode = attention_shared_bytes(head_dim, value_dim, block, decode_stages, 0, true, true);
+  const int decode =
+      attention_shared_bytes(head_dim, value_dim, block, decode_stages, 0, true, true);
   const int tile = kTileRows * (16 + 4) + 8 * 32 + 16 + 64 + 72;
   const int merge = kTileRows * (4 + 4 + 24);
   const int addresses = (kTileRows + 2 * block) * 8;
-  const int bytes = (prefill > decode ? prefill : decode) + 2 * tile + merge + 4 * block * 4 +
-                    addresses + 512;
+  const int bytes =
+      (prefill > decode ? prefill : decode) + 2 * tile + merge + 4 * block * 4 + addresses + 512;
   return (bytes + 1023) / 1024 * 1024;
 }
 

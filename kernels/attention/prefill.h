@@ -82,24 +82,19 @@ class Prefill {
   // Stores the rows: in a slot, or where complete rows go (slot -1).
   TW_DEVICE void store(i32 slot) {
     store_rows_of_warp<kWarpRows>(
-        p, tile, slot, warp() * kWarpRows, [&](i32 i) -> const SoftmaxRow& { return rows[i / 2][i % 2]; },
+        p, tile, slot, warp() * kWarpRows,
+        [&](i32 i) -> const SoftmaxRow& { return rows[i / 2][i % 2]; },
         [&](i32 i, i32 d, i32 e) -> float& { return o[i / 2][d][i % 2 * 2 + e]; });
   }
 
  private:
-  TW_DEVICE i32 lane() const {
-    return thread % kWarpSize;
-  }
-  TW_DEVICE i32 warp() const {
-    return thread / kWarpSize;
-  }
+  TW_DEVICE i32 lane() const { return thread % kWarpSize; }
+  TW_DEVICE i32 warp() const { return thread / kWarpSize; }
   // The tile's row of a lane()'s accumulators.
   TW_DEVICE i32 row_of(i32 t, i32 half) const {
     return (warp() * kRowTiles + t) * 16 + half * 8 + lane() / 4;
   }
-  TW_DEVICE i32 key_begin(i32 i) const {
-    return tile.block(tile.first_block + i) * Shape::kBlock;
-  }
+  TW_DEVICE i32 key_begin(i32 i) const { return tile.block(tile.first_block + i) * Shape::kBlock; }
 
   // Threads look up a key each of the next kRoundBlocks blocks, from block i on: first its page,
   // which it waits for later.
@@ -117,9 +112,7 @@ class Prefill {
     memory.values[noted(block) + ValueCopy::table_index(key)] = at.value;
     memory.positions[noted(block) + key] = at.position;
   }
-  TW_DEVICE static i32 noted(i32 block) {
-    return block % (2 * kRoundBlocks) * Shape::kBlock;
-  }
+  TW_DEVICE static i32 noted(i32 block) { return block % (2 * kRoundBlocks) * Shape::kBlock; }
 
   // Queries' addresses, where those of the second round of keys will be.
   TW_DEVICE const char** queries() {

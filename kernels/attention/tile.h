@@ -177,9 +177,9 @@ TW_DEVICE void set_up_query_row(const AttentionParams& p, const plan::Row& row,
   }
 }
 
-// By `threads` threads, of which this is number `thread`, after a barrier behind the last use of the
-// tile before it; ends with a barrier. `meet` is a barrier of theirs. `end`: of the part that is
-// computed here; -1: the tile's.
+// By `threads` threads, of which this is number `thread`, after a barrier behind the last use of
+// the tile before it; ends with a barrier. `meet` is a barrier of theirs. `end`: of the part that
+// is computed here; -1: the tile's.
 template <i32 threads, typename Meet>
 TW_DEVICE void set_up_tile(const AttentionParams& p, const plan::Item& item, i32 first_block,
                            i32 end, Tile& tile, i32 thread, const Meet& meet) {

@@ -61,13 +61,14 @@ bool is_one_span(const Variant& variant) {
 }
 
 // Hopper's own instructions multiply 16-bit elements as they are cached, and widths that
-// kernels/arch/wgmma.h has. Masks of several intervals take the kernel for all GPUs: on the code that
-// makes lists of them NVRTC 13.0 crashes where warp groups have registers of their own.
+// kernels/arch/wgmma.h has. Masks of several intervals take the kernel for all GPUs: on the code
+// that makes lists of them NVRTC 13.0 crashes where warp groups have registers of their own.
 bool takes_hopper_kernel(const AttentionSpec& spec, CudaTarget target, KernelUse use) {
   constexpr std::array kValueDims = {64, 80, 96, 128, 160, 192, 256};
   return target.major == 9 && target.specific && use == KernelUse::any_batch &&
          spec.kv_dtype == spec.q_dtype && spec.value_dtype() == spec.q_dtype &&
-         !spec.variant.rope.has_value() && is_one_span(spec.variant) && spec.head_dim % 16 == 0 && spec.head_dim <= 256 &&
+         !spec.variant.rope.has_value() && is_one_span(spec.variant) && spec.head_dim % 16 == 0 &&
+         spec.head_dim <= 256 &&
          std::ranges::find(kValueDims, spec.value_dim()) != kValueDims.end();
 }
 
@@ -91,9 +92,8 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
     shape.block_tokens = large ? 64 : 128;
     shape.decode_stages = large ? 2 : 3;
     shape.threads = tw::hopper_threads(spec.head_dim, spec.value_dim());
-    shape.shared_bytes =
-        tw::hopper_shared_bytes(spec.head_dim, spec.value_dim(), shape.block_tokens,
-                                shape.decode_stages);
+    shape.shared_bytes = tw::hopper_shared_bytes(spec.head_dim, spec.value_dim(),
+                                                 shape.block_tokens, shape.decode_stages);
     return shape;
   }
   const SharedMemory memory = shared_memory(target);
@@ -187,8 +187,8 @@ jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target,
       cuda_variant(spec.variant, spec.head_dim), element_name(spec.q_dtype),
       element_name(spec.kv_dtype), element_name(spec.value_dtype()),
       element_name(spec.output_dtype()), spec.head_dim, spec.value_dim(), spec.group_size(),
-      shape.block_tokens, shape.decode_stages, shape.blocks_per_sm, use == KernelUse::decode_only, shape.hopper,
-      shape.hopper ? "hopper" : "attention");
+      shape.block_tokens, shape.decode_stages, shape.blocks_per_sm, use == KernelUse::decode_only,
+      shape.hopper, shape.hopper ? "hopper" : "attention");
   source.entries = {"tilewright_attention", "tilewright_join_levels"};
   source.shared_bytes = shape.shared_bytes;
   // A few registers outside the inner loop, which depend on the compiler's version.

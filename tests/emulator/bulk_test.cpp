@@ -143,7 +143,7 @@ TEST_F(EmulatedRing, CopiesThatNobodyWaitsFor) {
     }
     return all;
   };
-  EXPECT_THAT(run(kStageBytes), HasSubstr("its block ends while 1 bulk copies are under way"));
+  EXPECT_THAT(run(kStageBytes), HasSubstr("its block ends while 1 copies are under way"));
   EXPECT_THAT(run(24), HasSubstr("it must be a positive multiple of 16"));
   EXPECT_THAT(run(kStageBytes + 16), HasSubstr("which is not in the block's shared memory"));
 }

@@ -113,7 +113,7 @@ struct Warp {
   u32 phase = 0;
   Point point = Point::sync_warp;
   Site site = {};
-  i32 barrier = -1;  // where the whole warp waits
+  i32 barrier = -1;               // where the whole warp waits
   std::vector<Product> products;  // under way, and how many groups of them were committed
   u32 product_groups = 0;
   Operand operand[2][kWarpSize] = {};
