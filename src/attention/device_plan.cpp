@@ -122,6 +122,7 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
     pieces.take_array(view.segments, rows);
     pieces.take_array(view.schedule.cuts, config.workers + 1);
     pieces.take_array(view.schedule.splits, config.workers);
+    pieces.take_array(view.schedule.starts, config.workers);
     pieces.take_array(view.token_levels, limits_.q_tokens);
     pieces.take_array(view.token_keys, limits_.q_tokens);
     shared_bytes_ = std::max(shared_bytes_, place_arrays(view, pieces, input.arrays));
@@ -173,6 +174,7 @@ std::size_t DevicePlan::place_arrays(const plan::View& view, Pieces& pieces,
   place(arrays.cost_before, rows);
   place(arrays.short_rows, rows);
   place(arrays.requests, limits_.requests);
+  place(arrays.short_spans, rows);
   place(arrays.first_tile, rows);
   if (limits_.levels > 1) place(arrays.fold, 4 * rows);
   place(arrays.token_keys, limits_.q_tokens, view.token_keys);

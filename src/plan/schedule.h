@@ -21,6 +21,7 @@ struct Schedule {
   Row* rows = nullptr;      // [max rows]
   Cut* cuts = nullptr;      // [workers + 1]
   Split* splits = nullptr;  // [workers]
+  Start* starts = nullptr;  // [workers], on a GPU
 };
 
 TILEWRIGHT_HD inline std::int32_t tiles_of(const Config& config, std::int32_t q_len) {
