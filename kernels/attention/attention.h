@@ -9,46 +9,19 @@
 
 namespace tw {
 
-// A part of an item, or all of it.
-struct Piece {
-  plan::Item item;
-  i64 index;  // of the item in its section
-  i32 begin;  // blocks, of those that the tile needs
-  i32 end;    // -1: all the rest
-  i32 slot;   // where the result of a part goes; -1: it is the whole item
-  enum Kind : i32 { none, some } kind;
-};
-
-// The last i of [begin, end) for which value_at(i) is at most `limit`, where the values do not fall
-// and that of `begin` is. By all lanes of a warp, which look at 32 values at a time: each look
-// waits for memory.
-template <typename ValueAt>
-TW_DEVICE i32 find_by_warp(i32 begin, i32 end, i64 limit, const ValueAt& value_at) {
-  while (end - begin > 1) {
-    const i32 step = (end - begin + kWarpSize - 1) / kWarpSize;
-    const i32 at = begin + lane_id() * step;
-    begin += (count_bits(ballot(at < end && value_at(at) <= limit)) - 1) * step;
-    if (begin + step < end) end = begin + step;
-  }
-  return begin;
-}
-
-// A block's way through its share of section B. In shared memory, as only one thread walks.
+// A block's way through its shares of section B. In shared memory, as only one thread walks.
 struct Share {
+  plan::Start start;
   i32 worker;
-  plan::Cut from;
-  plan::Cut to;
-  i64 index;
-  bool no_a_items;  // none was left when the block asked
+  i32 done;              // of start.items
+  bool no_a_items;       // none was left when the block asked
+  bool first_is_placed;  // the first tile's keys and blocks are set up
 };
 
 struct WorkerState {
-  Tile tile;
-  Piece piece;
-  Piece next;
-  plan::Split split;  // of the piece, where it is a part
-  i32 split_index;
+  Piece pieces[kPieces];  // the current one, and what is known of those behind it
   Share share;
+  i32 message;  // from one thread to all
 };
 
 template <bool kDecodeOnly>
@@ -56,15 +29,11 @@ struct WorkerMemory : WorkerState {
   union {
     PrefillMemory prefill;
     DecodeMemory decode;
-    MergeMemory merge;
   };
 };
 template <>
 struct WorkerMemory<true> : WorkerState {
-  union {
-    DecodeMemory decode;
-    MergeMemory merge;
-  };
+  DecodeMemory decode;
 };
 
 static_assert(sizeof(WorkerMemory<Spec::kDecodeOnly>) <=
@@ -87,130 +56,258 @@ class Worker {
   // Shares of section B are the longest pieces of work, so they go first; then section A, from its
   // longest items on.
   TW_DEVICE void run() {
-    if (is_finder()) {
-      memory.share.no_a_items = schedule.header->a_items == 0;
-      begin_share(schedule.header->b_items > 0 ? block_id() : schedule.header->workers);
-      memory.next = next_of_share();
-    }
-    // To find the next piece takes several latencies of memory, so it is done while others wait for
-    // keys. But of the last items of section A none is taken before the block is about to be free:
-    // one that held two would leave none for another.
-    const auto at_begin = [&] {
-      if (memory.piece.slot >= 0 && warp_id() == Shape::kWarps - 1) find_split();
-      if (!is_finder()) return;
-      memory.next = next_of_share();
-      if (memory.next.kind == Piece::none && many_a_items_left()) memory.next = take_a_item();
-    };
-    const auto at_end = [&] {
-      if (is_finder() && memory.next.kind == Piece::none) memory.next = take_a_item();
-    };
-    at_end();
-    for (;;) {
-      sync_block();
-      if (memory.next.kind == Piece::none) break;
-      if (thread_id() == 0) memory.piece = memory.next;
-      set_up_tile(p, memory.next.item, memory.next.begin, memory.next.end, memory.tile);
-      const i32 count = memory.tile.part_end - memory.tile.first_block;
-      if (is_decode()) {
-        Decode decode(p, memory.tile, memory.decode);
-        decode.run(count, at_begin, at_end);
-        decode.store(memory.piece.slot);
+    if (is_finder()) find_first();
+    sync_block();
+    bool is_placed = memory.share.first_is_placed;
+    for (i32 at = 0; memory.pieces[at].kind != Piece::none; is_placed = false) {
+      if (memory.pieces[at].kind == Piece::few_rows) {
+        at = run_decodes(at, is_placed);
       } else if constexpr (!kDecodeOnly) {
-        Prefill prefill(p, memory.tile, memory.prefill);
-        prefill.run(count, at_begin, at_end);
-        prefill.store(memory.piece.slot);
+        at = run_prefill(at);
       }
-      if (memory.piece.slot >= 0) merge_if_last();
     }
     if (p.zero_padding != 0) zero_padding(schedule.header->q_tokens);
   }
 
  private:
-  TW_DEVICE bool is_decode() const {
-    return kDecodeOnly || (memory.tile.num_rows <= Shape::kDecodeRows && !p.plan.batch_invariant);
-  }
   // One thread of the last warp: the first ones have more to do.
   TW_DEVICE bool is_finder() const { return thread_id() == Shape::kThreads - 1; }
+  TW_DEVICE bool is_finder_warp() const { return warp_id() == Shape::kWarps - 1; }
 
-  // The following are its alone.
-  TW_DEVICE void begin_share(i32 worker) {
-    Share& share = memory.share;
-    share.worker = worker;
-    if (worker >= schedule.header->workers) return;
-    share.from = schedule.cuts[worker];
-    share.to = schedule.cuts[worker + 1];
-    share.index = share.from.item;
-  }
-
-  TW_DEVICE Piece next_of_share() {
-    Share& share = memory.share;
-    Piece piece{{}, 0, 0, -1, -1, Piece::none};
-    for (; share.worker < schedule.header->workers; begin_share(share.worker + num_blocks())) {
-      if (share.index > share.to.item || (share.index == share.to.item && share.to.block == 0)) {
+  // Pieces of few rows, from pieces[at] on, which follow each other. `is_placed`: its tile's keys
+  // and blocks are set up. Returns where the piece behind them is. While one piece is computed, the
+  // last warp sets up the rows of the next, and the keys and blocks of the one behind that.
+  TW_DEVICE i32 run_decodes(i32 first, bool is_placed) {
+    Decode decode(p, memory.pieces, memory.decode, first);
+    for (i32 step = is_placed ? 1 : 0;; step = step == 0 ? 1 : 2) {
+      if (step == 1) decode.begin();
+      const i32 at = decode.current();
+      if (is_finder_warp()) prepare(at, step);
+      if (step == 0) {
+        sync_block();
         continue;
       }
-      const bool from_start = share.index != share.from.item || share.from.block == 0;
-      const bool to_end = share.index != share.to.item;
-      piece.index = share.index;
-      piece.begin = from_start ? 0 : share.from.block;
-      piece.end = to_end ? -1 : share.to.block;
-      if (!from_start || !to_end) {
-        piece.slot = from_start ? plan::second_slot(share.worker) : plan::first_slot(share.worker);
+      if (step == 1) {
+        decode.take_queries();
+        continue;
       }
-      piece.item = plan::b_item(schedule, share.index++);
-      piece.kind = Piece::some;
-      return piece;
+      decode.run();
+      const i32 next = next_piece(at);
+      const bool goes_on = memory.pieces[next].kind == Piece::few_rows;
+      decode.store(goes_on);
+      // Of the last items of section A none is taken before the block is about to be free: one that
+      // held two would leave none for another.
+      if (is_finder() && memory.pieces[next].kind == Piece::none) take_a_item(memory.pieces[next]);
+      sync_block();
+      if (memory.pieces[at].slot >= 0) merge_if_last(memory.decode.tiles[at], memory.pieces[at]);
+      if (!goes_on) return next;
+      decode.go_on();
     }
-    return piece;
+  }
+
+  // Step 0: sets up keys and blocks of pieces[at]. Step 1, before it is computed: its rows, and the
+  // next piece's keys and blocks. From then on: the same for the pieces one further on.
+  TW_DEVICE void prepare(i32 at, i32 step) {
+    i32 place = at;
+    if (step > 0) {
+      const i32 rows = step == 1 ? at : next_piece(at);
+      Piece& piece = memory.pieces[rows];
+      if (piece.kind != Piece::few_rows) return;
+      place = next_piece(rows);
+      if (is_finder()) {
+        find_next(piece, memory.pieces[place]);
+        if (piece.slot >= 0) piece.split = schedule.splits[piece.split_index];
+      }
+      if (lane_id() < Shape::kDecodeRows) {
+        set_up_query_row(p, piece, lane_id(), memory.decode.tiles[rows]);
+      }
+      sync_warp();
+    }
+    if (memory.pieces[place].kind != Piece::few_rows) return;
+    DecodeTile& tile = memory.decode.tiles[place];
+    if (lane_id() == 0) set_up_keys(p, memory.pieces[place], tile);
+    if (is_finder()) set_up_blocks(p, memory.pieces[place], tile);
+  }
+
+  TW_DEVICE i32 run_prefill(i32 at) {
+    Piece& piece = memory.pieces[at];
+    Piece& next = memory.pieces[next_piece(at)];
+    PrefillTile& tile = memory.prefill.tile;
+    if (thread_id() == Shape::kThreads - kWarpSize) set_up_keys(p, piece, tile);
+    if (is_finder()) set_up_blocks(p, piece, tile);
+    for (i32 r = thread_id(); r < PrefillTile::kMostRows; r += Shape::kThreads) {
+      set_up_query_row(p, piece, r, tile);
+    }
+    sync_block();
+    Prefill prefill(p, memory.prefill);
+    // To find the next piece takes several latencies of memory, so it is done while others wait for
+    // keys.
+    const auto at_begin = [&] {
+      if (!is_finder()) return;
+      find_next(piece, next);
+      if (piece.slot >= 0) piece.split = schedule.splits[piece.split_index];
+      if (next.kind == Piece::none && many_a_items_left()) take_a_item(next);
+    };
+    const auto at_end = [&] {
+      if (is_finder() && next.kind == Piece::none) take_a_item(next);
+    };
+    prefill.run(tile.part_end - tile.first_block, at_begin, at_end);
+    prefill.store(piece.slot);
+    sync_block();
+    if (piece.slot >= 0) merge_if_last(tile, piece);
+    return next_piece(at);
+  }
+
+  // The following are the finder's alone.
+
+  TW_DEVICE void find_first() {
+    memory.share.no_a_items = kDecodeOnly || schedule.header->a_items == 0;
+    begin_share(block_id());
+    Piece& piece = memory.pieces[0];
+    const plan::Start start = memory.share.start;
+    memory.share.first_is_placed = false;
+    if (start.items == 0 || start.request < 0) {
+      find_next(piece, piece);
+      if (piece.kind == Piece::none) take_a_item(piece);
+      return;
+    }
+    // All that the first keys' addresses follow from is known.
+    piece.row.index = start.request;
+    piece.row.q_begin = start.q_begin;
+    piece.row.q_len = start.q_len;
+    piece.row.kv_len = start.kv_len;
+    piece.row.level = piece.row.segment = piece.row.kv_pos = 0;
+    piece.row.heads = piece.row.tiles = 1;
+    piece.q_pos = start.q_pos;
+    piece.item = start.item;
+    set_part(piece);
+    if (piece.kind != Piece::few_rows) return;
+    memory.share.first_is_placed = true;
+    Tile& tile = memory.decode.tiles[0];
+    set_up_keys(p, piece, tile);
+    if constexpr (kOneSpan) {
+      tile.ranges = {start.first_block, start.first_block + start.end, start.full_begin,
+                     start.full_end};
+      tile.part_end = start.end;
+    } else {
+      set_up_blocks(p, piece, tile);
+    }
+  }
+
+  TW_DEVICE void begin_share(i32 worker) {
+    memory.share.start = schedule.starts[worker];
+    memory.share.worker = worker;
+    memory.share.done = 0;
+  }
+
+  // The piece of a share behind `last`, or none.
+  TW_DEVICE void find_next(const Piece& last, Piece& piece) {
+    Share& share = memory.share;
+    const plan::Start& start = share.start;
+    while (share.done == start.items) {
+      piece.kind = Piece::none;
+      if (share.worker + num_blocks() >= schedule.config.workers) return;
+      begin_share(share.worker + num_blocks());
+    }
+    const bool same_row = share.done > 0 && go_to_next_item(last, piece);
+    if (share.done == 0) piece.item = start.item;
+    if (same_row) {
+      piece.row = last.row;
+      piece.q_pos = last.q_pos;
+    } else {
+      piece.row = schedule.rows[piece.item.row];
+      if (rows_are_requests(p)) piece.q_pos = p.plan.requests[piece.row.index].q_pos;
+    }
+    set_part(piece);
+  }
+
+  // Whether it is in the same row.
+  TW_DEVICE bool go_to_next_item(const Piece& last, Piece& piece) const {
+    if (!kDecodeOnly && last.item.row < schedule.header->num_a_rows) {
+      const i64 first = schedule.cuts[memory.share.worker].item;
+      piece.item = plan::b_item(schedule, first + memory.share.done);
+      return false;
+    }
+    piece.item = last.item;
+    if (++piece.item.tile < last.row.tiles) return true;
+    piece.item.tile = 0;
+    piece.item.head += last.row.heads;
+    if (piece.item.head < schedule.config.num_kv_heads) return true;
+    piece.item.head = 0;
+    ++piece.item.row;
+    return false;
+  }
+
+  // Which part of its item the share's next piece is.
+  TW_DEVICE void set_part(Piece& piece) {
+    Share& share = memory.share;
+    const plan::Start& start = share.start;
+    const bool is_first = share.done == 0;
+    const bool is_cut_behind = share.done + 1 == start.items && start.last_end > 0;
+    piece.begin = is_first ? start.begin : 0;
+    piece.end = is_first ? start.end : is_cut_behind ? start.last_end : -1;
+    piece.slot = piece.begin > 0   ? plan::first_slot(share.worker)
+                 : is_cut_behind ? plan::second_slot(share.worker)
+                                 : -1;
+    piece.split_index = start.split + (!is_first && start.begin > 0 ? 1 : 0);
+    ++share.done;
+    set_kind(piece);
+  }
+  TW_DEVICE void set_kind(Piece& piece) {
+    piece.num_rows = plan::rows_of_tile(schedule.config, piece.row, piece.item.tile);
+    const bool few = piece.num_rows <= Shape::kDecodeRows && !p.plan.batch_invariant;
+    piece.kind = kDecodeOnly || few ? Piece::few_rows : Piece::many_rows;
   }
 
   TW_DEVICE bool many_a_items_left() const {
     return !memory.share.no_a_items &&
            load_relaxed(p.a_taken) < schedule.header->a_items - 2 * num_blocks();
   }
-  TW_DEVICE Piece take_a_item() {
+  TW_DEVICE void take_a_item(Piece& piece) {
+    piece.kind = Piece::none;
+    if (memory.share.no_a_items) return;
     const i64 items = schedule.header->a_items;
-    Piece piece{{}, 0, 0, -1, -1, Piece::none};
-    if (memory.share.no_a_items) return piece;
-    piece.index = atomic_add(p.a_taken, 1);
+    const i64 index = atomic_add(p.a_taken, 1);
     // Each block asks once in vain; the last one of these leaves the counter as it was.
-    if (piece.index == items + num_blocks() - 1) *p.a_taken = 0;
-    if (piece.index >= items) {
+    if (index == items + num_blocks() - 1) *p.a_taken = 0;
+    if (index >= items) {
       memory.share.no_a_items = true;
-      return piece;
+      return;
     }
-    piece.item = plan::a_item(schedule, piece.index);
-    piece.kind = Piece::some;
-    return piece;
-  }
-
-  // Of the piece, by a warp.
-  TW_DEVICE void find_split() {
-    const i32 at = find_by_warp(0, schedule.header->num_splits, memory.piece.index,
-                                [&](i32 split) { return schedule.splits[split].item; });
-    if (lane_id() == 0) {
-      memory.split = schedule.splits[at];
-      memory.split_index = at;
-    }
+    piece.item = plan::a_item(schedule, index);
+    piece.row = schedule.rows[piece.item.row];
+    if (rows_are_requests(p)) piece.q_pos = p.plan.requests[piece.row.index].q_pos;
+    piece.begin = 0;
+    piece.end = piece.slot = -1;
+    set_kind(piece);
   }
 
   // The block that finishes the last part of a split item merges all parts. Where all rows are to
-  // be joined with those of other levels, that is left to the join, which many blocks do.
-  TW_DEVICE void merge_if_last() {
-    const Tile& tile = memory.tile;
-    if (!any_of_block(thread_id() < tile.num_rows &&
-                      !is_joined(p, tile.rows[thread_id()].q_index))) {
-      if (memory.piece.begin == 0) leave_parts(p, tile, memory.split_index);
+  // be joined with those of other levels, that is left to the join, which many blocks do. Behind a
+  // barrier after the part is stored; ends with one.
+  template <i32 most_rows>
+  TW_DEVICE void merge_if_last(const TileOf<most_rows>& tile, const Piece& piece) {
+    const auto is_merged = [&] {
+      bool some = false;
+      for (i32 r = thread_id(); r < tile.num_rows; r += Shape::kThreads) {
+        some = some || !is_joined(p, tile.rows[r].q_index);
+      }
+      return any_of_block(some);
+    };
+    if (!rows_are_requests(p) && !is_merged()) {
+      if (piece.begin == 0) leave_parts(p, tile, piece.split_index);
+      sync_block();
       return;
     }
     if (thread_id() == 0) {
-      i32* const arrivals = p.split_arrivals + memory.split.first;
-      const bool last = atomic_add_acq_rel(arrivals, 1) == memory.split.last - memory.split.first;
+      i32* const arrivals = p.split_arrivals + piece.split.first;
+      const bool last = atomic_add_acq_rel(arrivals, 1) == piece.split.last - piece.split.first;
       if (last) *arrivals = 0;
-      memory.tile.message = last ? 1 : 0;
+      memory.message = last ? 1 : 0;
     }
     sync_block();
-    if (tile.message != 0) merge_parts(p, tile, memory.split, memory.merge);
+    if (memory.message != 0) merge_parts(p, tile, piece.split);
+    sync_block();
   }
 
   TW_DEVICE void zero_padding(i32 q_tokens) {
@@ -344,11 +441,13 @@ TW_DEVICE void join_levels_of_row(const AttentionParams& p, i64 token, i32 head)
 TW_KERNEL TW_LAUNCH_BOUNDS(tw::Shape::kThreads, tw::Spec::kBlocksPerSm)
     tilewright_attention(TW_PARAMETER tw::AttentionParams params) {
   tw::wait_for_previous_kernel();
+  tw::let_next_kernel_start();
   tw::Worker<tw::Spec::kDecodeOnly>(params).run();
 }
 
 TW_KERNEL TW_LAUNCH_BOUNDS(256, 1) tilewright_join_levels(TW_PARAMETER tw::AttentionParams params) {
   tw::wait_for_previous_kernel();
+  tw::let_next_kernel_start();
   const int heads = params.plan.schedule.config.num_kv_heads * tw::Spec::kGroupSize;
   const tw::i64 rows = static_cast<tw::i64>(params.plan.schedule.header->q_tokens) * heads;
   const tw::i64 warps = static_cast<tw::i64>(tw::num_blocks()) * 8;

@@ -9,23 +9,19 @@
 
 namespace tw {
 
-// Partial results of some rows, in global memory.
+// A row's partial result in global memory.
 struct Partial {
-  float* o;  // [rows, kValueDim]
+  float* o;  // [kValueDim]
   float* m;
   float* l;
 };
 
-// Of a tile: [rows] of one slot.
-TW_DEVICE Partial slot_of(const AttentionParams& p, i32 slot) {
-  constexpr i32 kSlot = Shape::kRows * (Spec::kValueDim + 2);
-  float* o = p.slots + static_cast<i64>(slot) * kSlot;
-  return {o, o + Shape::kRows * Spec::kValueDim, o + Shape::kRows * (Spec::kValueDim + 1)};
-}
-
+// Row `r` of a tile in a slot: rows' outputs, and behind them their m and l side by side.
 TW_DEVICE Partial row_of_slot(const AttentionParams& p, i32 slot, i32 r) {
-  const Partial all = slot_of(p, slot);
-  return {all.o + r * Spec::kValueDim, all.m + r, all.l + r};
+  constexpr i32 kSlot = Shape::kRows * (Spec::kValueDim + 2);
+  float* const o = p.slots + static_cast<i64>(slot) * kSlot;
+  float* const sums = o + Shape::kRows * Spec::kValueDim + 2 * r;
+  return {o + r * Spec::kValueDim, sums, sums + 1};
 }
 
 // Of a level: [tokens, q heads], at one row.
@@ -135,8 +131,9 @@ TW_DEVICE RowTarget keep_row(const Partial& at, float m, float l) {
 }
 
 // The target of row `r` of the tile: a slot, or where a tile's complete rows go (slot -1).
-TW_DEVICE RowTarget target_of(const AttentionParams& p, const Tile& tile, i32 slot, i32 r, float m,
-                              float l) {
+template <i32 most_rows>
+TW_DEVICE RowTarget target_of(const AttentionParams& p, const TileOf<most_rows>& tile, i32 slot,
+                              i32 r, float m, float l) {
   if (slot >= 0) {
     return keep_row(row_of_slot(p, slot, r), m, l);
   }
@@ -249,53 +246,10 @@ TW_DEVICE void store_row_of_quad(const AttentionParams& p, const QueryRow& row,
   }
 }
 
-// Stores a tile's rows, whose targets are known: columns(r, d) gives four columns. By all threads.
-template <typename Columns>
-TW_DEVICE void store_columns(const AttentionParams& p, const Tile& tile, const RowTarget* targets,
-                             const Columns& columns) {
-  for (i32 r = warp_id(); r < tile.num_rows; r += Shape::kWarps) {
-    const RowTarget target = targets[r];
-    for (i32 d = lane_id() * 4; d < Spec::kValueDim; d += kWarpSize * 4) {
-      put_columns(p, query_row(p, tile, r), target, d, columns(r, d));
-    }
-  }
-}
-
-// The same, from the rows' sums: sums(r, m, l) tells them to one thread.
-template <typename Sums, typename Columns>
-TW_DEVICE void store_rows(const AttentionParams& p, const Tile& tile, i32 slot, RowTarget* targets,
-                          const Sums& sums, const Columns& columns) {
-  for (i32 r = thread_id(); r < tile.num_rows; r += Shape::kThreads) {
-    float m = -kInfinity;
-    float l = 0;
-    sums(r, m, l);
-    targets[r] = target_of(p, tile, slot, r, m, l);
-  }
-  sync_block();
-  store_columns(p, tile, targets, columns);
-}
-
-// Of a tile whose parts are joined.
-struct MergeMemory {
-  float references[Shape::kRows];  // common to a row's parts
-  float sums[Shape::kRows];
-  RowTarget targets[Shape::kRows];
-};
-
-// The parts of a split item, in the order of its keys.
-struct Parts {
-  const AttentionParams& p;
-  plan::Split split;
-
-  TW_DEVICE i32 count() const { return plan::parts_of(split); }
-  TW_DEVICE Partial operator[](i32 i) const {
-    return slot_of(p, plan::slot_of_part(split.first, i));
-  }
-};
-
 // A level's row that lies in the parts of a split item, as row `r` of its tile: the place of its
 // sums says so, as sums of weights are not negative.
-TW_DEVICE void leave_parts(const AttentionParams& p, const Tile& tile, i32 split) {
+template <i32 most_rows>
+TW_DEVICE void leave_parts(const AttentionParams& p, const TileOf<most_rows>& tile, i32 split) {
   for (i32 r = thread_id(); r < tile.num_rows; r += Shape::kThreads) {
     const QueryRow row = query_row(p, tile, r);
     const Partial at = level_row(p, tile.level, row.q_index, row.q_head);
@@ -310,80 +264,50 @@ TW_DEVICE i32 split_of_parts(const Partial& at) {
   return -1 - static_cast<i32>(*at.l);
 }
 
-// Sums of a tile's rows over all parts, and where the rows go.
-TW_DEVICE void merge_sums(const AttentionParams& p, const Tile& tile, const Parts& parts,
-                          MergeMemory& memory) {
-  constexpr i32 kAtOnce = 4;  // rows whose loads are under way
-  // A warp a row: its lanes look at one part each.
-  for (i32 first = warp_id(); first < tile.num_rows; first += kAtOnce * Shape::kWarps) {
-    float m[kAtOnce];
-    float l[kAtOnce];
+// Joins the parts of a split item, in the order of its keys: by the block of threads that finished
+// last, which has the item's tile set up. A warp a row, which waits for memory once for some parts:
+// what their outputs are multiplied by is found when they are all there.
+template <i32 most_rows>
+TW_DEVICE void merge_parts(const AttentionParams& p, const TileOf<most_rows>& tile,
+                           const plan::Split& split) {
+  constexpr i32 kAtOnce = 8;
+  const i32 count = plan::parts_of(split);
+  for (i32 r = warp_id(); r < tile.num_rows; r += Shape::kWarps) {
+    const QueryRow row = query_row(p, tile, r);
+    for (i32 d = lane_id() * 4; d < Spec::kValueDim; d += kWarpSize * 4) {
+      float m = -kInfinity;
+      float l = 0;
+      Float4 o{0, 0, 0, 0};
+      for (i32 first = 0; first < count; first += kAtOnce) {
+        Float2 sums[kAtOnce];
+        Float4 other[kAtOnce];
 #pragma unroll
-    for (i32 k = 0; k < kAtOnce; ++k) {
-      m[k] = -kInfinity;
-      l[k] = 0;
-    }
-    for (i32 i = lane_id(); i < parts.count(); i += kWarpSize) {
-      const Partial from = parts[i];
-      float other_m[kAtOnce];
-      float other_l[kAtOnce];
+        for (i32 k = 0; k < kAtOnce; ++k) {
+          // Behind the last part it is loaded again.
+          const i32 part = first + k < count ? first + k : count - 1;
+          const Partial from = row_of_slot(p, plan::slot_of_part(split.first, part), r);
+          sums[k] = load_from_l2(reinterpret_cast<const Float2*>(from.m));
+          other[k] = load_from_l2(reinterpret_cast<const Float4*>(from.o + d));
+        }
+        float top = m;
 #pragma unroll
-      for (i32 k = 0; k < kAtOnce; ++k) {
-        const i32 r = first + k * Shape::kWarps;
-        other_m[k] = r < tile.num_rows ? load_from_l2(from.m + r) : -kInfinity;
-        other_l[k] = r < tile.num_rows ? load_from_l2(from.l + r) : 0.0F;
-      }
+        for (i32 k = 0; k < kAtOnce; ++k) top = max_of(top, sums[k].x);
+        // Without keys any finite reference will do.
+        const float reference = top == -kInfinity ? 0.0F : top;
+        float own = exp2_fast(m - reference);
+        m = top;
 #pragma unroll
-      for (i32 k = 0; k < kAtOnce; ++k) join(m[k], l[k], other_m[k], other_l[k]);
-    }
-#pragma unroll
-    for (i32 k = 0; k < kAtOnce; ++k) {
-      if (first + k * Shape::kWarps >= tile.num_rows) break;
-      join_warp(m[k], l[k], parts.count());
-      const i32 r = first + k * Shape::kWarps;
-      if (lane_id() == 0) {
-        memory.references[r] = m[k];
-        memory.sums[r] = l[k];
-      }
-    }
-  }
-  sync_block();
-  // A thread a row finds out where it goes: that waits for memory, too.
-  for (i32 r = thread_id(); r < tile.num_rows; r += Shape::kThreads) {
-    memory.targets[r] = target_of(p, tile, -1, r, memory.references[r], memory.sums[r]);
-    if (memory.references[r] == -kInfinity) memory.references[r] = 0;
-  }
-  sync_block();
-}
-
-// Joins the parts of a split item: by the block of threads that finished last, which has the item's
-// tile set up. By all threads.
-TW_DEVICE void merge_parts(const AttentionParams& p, const Tile& tile, const plan::Split& split,
-                           MergeMemory& memory) {
-  constexpr i32 kAtOnce = 8;  // loads under way
-  const Parts parts{p, split};
-  merge_sums(p, tile, parts, memory);
-  store_columns(p, tile, memory.targets, [&](i32 r, i32 d) {
-    Float4 o{0, 0, 0, 0};
-    for (i32 first = 0; first < parts.count(); first += kAtOnce) {
-      Float4 other[kAtOnce];
-      float by[kAtOnce];
-#pragma unroll
-      for (i32 k = 0; k < kAtOnce; ++k) {
-        // Behind the last part it is loaded again.
-        const Partial from = parts[first + k < parts.count() ? first + k : parts.count() - 1];
-        by[k] = load_from_l2(from.m + r);
-        other[k] = load_from_l2(reinterpret_cast<const Float4*>(from.o + r * Spec::kValueDim + d));
-      }
-#pragma unroll
-      for (i32 k = 0; k < kAtOnce; ++k) {
-        if (first + k < parts.count()) {
-          add(o, 1.0F, other[k], exp2_fast(by[k] - memory.references[r]));
+        for (i32 k = 0; k < kAtOnce; ++k) {
+          if (first + k >= count) break;
+          const float by = exp2_fast(sums[k].x - reference);
+          add(o, own, other[k], by);
+          l = l * own + sums[k].y * by;
+          own = 1.0F;
         }
       }
+      put_columns(p, row, target_of(p, tile, -1, r, m, l), d, o);
     }
-    return o;
-  });
+  }
 }
 
 }  // namespace tw

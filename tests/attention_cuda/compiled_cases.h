@@ -13,6 +13,7 @@ namespace tilewright::test {
 struct CompiledCase {
   Case attention;
   CudaTarget target;  // decides the size of blocks of keys, and how many are under way
+  KernelUse use = KernelUse::any_batch;
 };
 
 inline CompiledCase compiled_case(DType dtype, int head_dim, int value_dim, int group,
@@ -95,6 +96,13 @@ inline CompiledCase rope_72() {
   return compiled_case(DType::f16, 72, 72, 1, VariantKind::rope, kHopper);
 }
 
+// The kernel of plans whose limits leave room for decode alone: where it is compiled, such plans
+// run it.
+inline CompiledCase decode_only(CompiledCase made) {
+  made.use = KernelUse::decode_only;
+  return made;
+}
+
 inline std::vector<CompiledCase> compiled_cases() {
   return {causal_128(),
           causal_128_ampere(),
@@ -109,7 +117,11 @@ inline std::vector<CompiledCase> compiled_cases() {
           fp8_of_two_kinds_80_48(),
           rope_128(),
           rope_of_fp8_80(),
-          rope_72()};
+          rope_72(),
+          decode_only(causal_128()),
+          decode_only(causal_192_128()),
+          decode_only(sink_window_64()),
+          decode_only(fp8_128())};
 }
 
 }  // namespace tilewright::test

@@ -4,19 +4,36 @@
 #include <stdexcept>
 
 #include "attention/attention_impl.h"
+#include "attention/memory_size.h"
+#include "attention/update_kernel.h"
 
 namespace tilewright::test {
 namespace {
 
-EmulatedKernels kernels_of(const AttentionSpec& spec, CudaTarget target,
-                           const std::vector<Variant>& masks) {
+const EmulatedKernels* find_kernels(const AttentionSpec& spec, CudaTarget target, KernelUse use) {
   static const std::vector<EmulatedKernels> all = all_emulated_kernels();
-  const std::string attention = attention_source(spec, target, KernelUse::any_batch).source;
-  const std::string plan = plan_source(masks, 1).source;
+  const std::string attention = attention_source(spec, target, use).source;
+  const std::string plan = plan_source({mask_of(spec.variant)}, 1).source;
   for (const EmulatedKernels& kernels : all) {
-    if (kernels.attention_text == attention && kernels.plan_text == plan) return kernels;
+    if (kernels.attention_text == attention && kernels.plan_text == plan) return &kernels;
   }
-  throw std::logic_error("compiled_cases() has no kernels of this attention:\n" + attention);
+  return nullptr;
+}
+
+EmulatedKernels kernels_of(const AttentionSpec& spec, CudaTarget target, KernelUse use) {
+  const EmulatedKernels* const kernels = find_kernels(spec, target, use);
+  if (kernels != nullptr) return *kernels;
+  throw std::logic_error("compiled_cases() has no kernels of this attention:\n" +
+                         attention_source(spec, target, use).source);
+}
+
+// As CudaPlan chooses, where both are compiled.
+KernelUse use_of(const AttentionSpec& spec, CudaTarget target, const Limits& limits) {
+  const bool decodes = limits.q_len * spec.group_size() <= tw::kDecodeRows && limits.levels == 1 &&
+                       limits.determinism != Determinism::batch_invariant;
+  return decodes && find_kernels(spec, target, KernelUse::decode_only) != nullptr
+             ? KernelUse::decode_only
+             : KernelUse::any_batch;
 }
 
 }  // namespace
@@ -60,12 +77,13 @@ void GuardedCopies::reset() {
 
 EmulatedAttention::EmulatedAttention(const AttentionSpec& spec, CudaTarget target,
                                      const Limits& limits, int num_sms)
-    : shape_(cuda_shape(spec, target, KernelUse::any_batch)),
+    : use_(use_of(spec, target, limits)),
+      shape_(cuda_shape(spec, target, use_)),
       num_sms_(num_sms),
       attention_(spec),
       plan_({attention_}, limits,
             {kernel_config(spec, shape_, num_sms, std::int64_t{1} << 20, limits)}, num_sms),
-      kernels_(kernels_of(spec, target, plan_.masks())),
+      kernels_(kernels_of(spec, target, use_)),
       workspace_(
           std::make_unique<tw::emulator::GuardedBuffer>("workspace", plan_.lay_out(nullptr))) {
   plan_.lay_out(reinterpret_cast<std::byte*>(workspace_->data()));
