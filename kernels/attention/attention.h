@@ -9,7 +9,8 @@
 
 namespace tw {
 
-// A block's way through its shares of section B. In shared memory, as only one thread walks.
+// A block's way through its shares of section B: a worker is as many blocks as items have heads at
+// the most, and each computes one of them. In shared memory, as only one thread walks.
 struct Share {
   plan::Start start;
   i32 worker;
@@ -158,11 +159,13 @@ class Worker {
     return next_piece(at);
   }
 
+  TW_DEVICE i32 most_heads() const { return schedule.config.max_heads; }
+
   // The following are the finder's alone.
 
   TW_DEVICE void find_first() {
     memory.share.no_a_items = kDecodeOnly || schedule.header->a_items == 0;
-    begin_share(block_id());
+    begin_share(block_id() / most_heads());
     Piece& piece = memory.pieces[0];
     const plan::Start start = memory.share.start;
     memory.share.first_is_placed = false;
@@ -177,9 +180,11 @@ class Worker {
     piece.row.q_len = start.q_len;
     piece.row.kv_len = start.kv_len;
     piece.row.level = piece.row.segment = piece.row.kv_pos = 0;
-    piece.row.heads = piece.row.tiles = 1;
+    piece.row.tiles = 1;
     piece.q_pos = start.q_pos;
     piece.item = start.item;
+    // Rows of few queries have as many heads an item as there may be.
+    piece.row.heads = most_heads();
     set_part(piece);
     if (piece.kind != Piece::few_rows) return;
     memory.share.first_is_placed = true;
@@ -200,14 +205,24 @@ class Worker {
     memory.share.done = 0;
   }
 
-  // The piece of a share behind `last`, or none.
+  // The piece of the block's shares behind `last`, or none.
   TW_DEVICE void find_next(const Piece& last, Piece& piece) {
+    find_next_item(last, piece);
+    // Rows of many queries have items of fewer heads.
+    if constexpr (!kDecodeOnly) {
+      while (piece.kind != Piece::none && block_id() % most_heads() >= piece.row.heads) {
+        find_next_item(piece, piece);
+      }
+    }
+  }
+  TW_DEVICE void find_next_item(const Piece& last, Piece& piece) {
     Share& share = memory.share;
     const plan::Start& start = share.start;
     while (share.done == start.items) {
       piece.kind = Piece::none;
-      if (share.worker + num_blocks() >= schedule.config.workers) return;
-      begin_share(share.worker + num_blocks());
+      const i32 worker = share.worker + num_blocks() / most_heads();
+      if (worker >= schedule.config.workers) return;
+      begin_share(worker);
     }
     const bool same_row = share.done > 0 && go_to_next_item(last, piece);
     if (share.done == 0) piece.item = start.item;
@@ -246,9 +261,12 @@ class Worker {
     const bool is_cut_behind = share.done + 1 == start.items && start.last_end > 0;
     piece.begin = is_first ? start.begin : 0;
     piece.end = is_first ? start.end : is_cut_behind ? start.last_end : -1;
-    piece.slot = piece.begin > 0   ? plan::first_slot(share.worker)
-                 : is_cut_behind ? plan::second_slot(share.worker)
-                                 : -1;
+    piece.head = piece.item.head + block_id() % most_heads();
+    piece.slot = -1;
+    if (piece.begin > 0) piece.slot = slot_of(p, plan::first_slot(share.worker), piece.head);
+    if (piece.begin == 0 && is_cut_behind) {
+      piece.slot = slot_of(p, plan::second_slot(share.worker), piece.head);
+    }
     piece.split_index = start.split + (!is_first && start.begin > 0 ? 1 : 0);
     ++share.done;
     set_kind(piece);
@@ -265,7 +283,7 @@ class Worker {
   }
   TW_DEVICE void take_a_item(Piece& piece) {
     piece.kind = Piece::none;
-    if (memory.share.no_a_items) return;
+    if (kDecodeOnly || memory.share.no_a_items) return;
     const i64 items = schedule.header->a_items;
     const i64 index = atomic_add(p.a_taken, 1);
     // Each block asks once in vain; the last one of these leaves the counter as it was.
@@ -277,6 +295,7 @@ class Worker {
     piece.item = plan::a_item(schedule, index);
     piece.row = schedule.rows[piece.item.row];
     if (rows_are_requests(p)) piece.q_pos = p.plan.requests[piece.row.index].q_pos;
+    piece.head = piece.item.head;
     piece.begin = 0;
     piece.end = piece.slot = -1;
     set_kind(piece);
@@ -300,7 +319,7 @@ class Worker {
       return;
     }
     if (thread_id() == 0) {
-      i32* const arrivals = p.split_arrivals + piece.split.first;
+      i32* const arrivals = p.split_arrivals + slot_of(p, piece.split.first, piece.head);
       const bool last = atomic_add_acq_rel(arrivals, 1) == piece.split.last - piece.split.first;
       if (last) *arrivals = 0;
       memory.message = last ? 1 : 0;
@@ -375,7 +394,8 @@ class RowParts {
     const i32 worker = shuffle(first_worker, level);
     const i32 r = shuffle(tile_row, level);
     if (worker < 0) return level_row(p, level, token, head);
-    return row_of_slot(p, plan::slot_of_part(worker, i - begin), r);
+    const i32 slot = slot_of(p, plan::slot_of_part(worker, i - begin), head / Spec::kGroupSize);
+    return row_of_slot(p, slot, r);
   }
 
  private:

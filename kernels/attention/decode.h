@@ -298,7 +298,7 @@ class Decode {
       units[i] = {};
       if (r >= of.num_rows || unit * 8 >= Spec::kHeadDim) continue;
       const i64 token = token_of_row(p, of, r);
-      const i32 head = of.item.head * Spec::kGroupSize +
+      const i32 head = of.head * Spec::kGroupSize +
                        (of.item.tile * Shape::kRows + r) % Spec::kGroupSize;
       if (token < p.out_tokens) {
         units[i] = load_16(p.q + token * p.q_token + head * p.q_head + unit * 16);

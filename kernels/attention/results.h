@@ -16,6 +16,12 @@ struct Partial {
   float* l;
 };
 
+// The number of a worker's slot for one of its item's heads.
+TW_DEVICE i32 slot_of(const AttentionParams& p, i32 slot, i32 head) {
+  const i32 heads = p.plan.schedule.config.max_heads;
+  return slot * heads + head % heads;
+}
+
 // Row `r` of a tile in a slot: rows' outputs, and behind them their m and l side by side.
 TW_DEVICE Partial row_of_slot(const AttentionParams& p, i32 slot, i32 r) {
   constexpr i32 kSlot = Shape::kRows * (Spec::kValueDim + 2);
@@ -69,7 +75,7 @@ TW_DEVICE void add(Float4& sum, float own, const Float4& other, float by) {
 
 // Whether several levels have keys of a query: their results are joined when all are there.
 TW_DEVICE bool is_joined(const AttentionParams& p, i64 token) {
-  if (p.plan.token_levels == nullptr) return false;
+  if (rows_are_requests(p)) return false;
   const u32 levels = p.plan.token_levels[token];
   return (levels & (levels - 1)) != 0;
 }
@@ -285,7 +291,8 @@ TW_DEVICE void merge_parts(const AttentionParams& p, const TileOf<most_rows>& ti
         for (i32 k = 0; k < kAtOnce; ++k) {
           // Behind the last part it is loaded again.
           const i32 part = first + k < count ? first + k : count - 1;
-          const Partial from = row_of_slot(p, plan::slot_of_part(split.first, part), r);
+          const i32 slot = slot_of(p, plan::slot_of_part(split.first, part), tile.kv_head);
+          const Partial from = row_of_slot(p, slot, r);
           sums[k] = load_from_l2(reinterpret_cast<const Float2*>(from.m));
           other[k] = load_from_l2(reinterpret_cast<const Float4*>(from.o + d));
         }

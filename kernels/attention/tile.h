@@ -59,24 +59,25 @@ TW_DEVICE i32 nth_block(const plan::TileSpan& blocks, i32 n) {
 TW_DEVICE i32 nth_block(const plan::TileRanges& blocks, i32 n) {
   return blocks.nth(n);
 }
-TW_DEVICE i32 find_blocks(const AttentionParams& p, const plan::Row& row, const plan::Item& item,
+TW_DEVICE i32 find_blocks(const AttentionParams& p, const plan::Row& row, i32 head, i32 tile,
                           plan::TileSpan& blocks) {
-  blocks = plan::tile_span(p.plan, DeviceMask{p.params}, row, item.head, item.tile);
+  blocks = plan::tile_span(p.plan, DeviceMask{p.params}, row, head, tile);
   return blocks.blocks();
 }
-TW_DEVICE i32 find_blocks(const AttentionParams& p, const plan::Row& row, const plan::Item& item,
+TW_DEVICE i32 find_blocks(const AttentionParams& p, const plan::Row& row, i32 head, i32 tile,
                           plan::TileRanges& blocks) {
-  blocks = plan::tile_ranges(p.plan, DeviceMask{p.params}, row, item.head, item.tile);
+  blocks = plan::tile_ranges(p.plan, DeviceMask{p.params}, row, head, tile);
   return blocks.blocks;
 }
 
 // A part of an item, or all of it: what a block of threads works on at a time. In shared memory.
 struct Piece {
   plan::Item item;
+  i32 head;         // of the item's: the block's own
   i32 num_rows;     // packed rows of its tile
   i32 begin;        // blocks, of those that the tile needs
   i32 end;          // -1: all the rest
-  i32 slot;         // where the result of a part goes; -1: it is the whole item
+  i32 slot;         // where the result of a part goes, see slot_of; -1: it is the whole item
   i32 split_index;  // of a part: in Schedule::splits
   i32 q_pos;        // of the row's request, where rows are requests
   enum Kind : i32 { none, many_rows, few_rows } kind;
@@ -147,6 +148,12 @@ TW_DEVICE const char* query_at(const AttentionParams& p, const QueryRow& row) {
   return p.q + row.q_index * p.q_token + row.q_head * p.q_head;
 }
 
+// Whether rows are simply the requests. Others may cover many of them: they have a kernel for any
+// batch.
+TW_DEVICE bool rows_are_requests(const AttentionParams& p) {
+  return Spec::kDecodeOnly || p.plan.token_levels == nullptr;
+}
+
 // Whether the update of the plan found something wrong with a request: its outputs are zeros then.
 TW_DEVICE bool has_failed(const AttentionParams& p, i32 request) {
   return p.status[p.plan.schedule.header->status_turn * p.status_stride + request] != 0;
@@ -155,11 +162,6 @@ TW_DEVICE bool has_failed(const AttentionParams& p, i32 request) {
 TW_DEVICE float scale_of(const ScaleView& scale, i32 request, i32 head) {
   if (scale.data == nullptr) return scale.value;
   return scale.data[static_cast<i64>(request) * scale.request_stride + head * scale.head_stride];
-}
-
-// Whether rows are simply the requests.
-TW_DEVICE bool rows_are_requests(const AttentionParams& p) {
-  return p.plan.token_levels == nullptr;
 }
 
 // The parts of setting up a tile need nothing of each other: they are for different threads.
@@ -186,7 +188,7 @@ TW_DEVICE void set_up_keys(const AttentionParams& p, const Piece& piece, Tile& t
   tile.kv_len = row.kv_len;
   tile.kv_pos = row.kv_pos;
   tile.level = row.level;
-  tile.kv_head = piece.item.head;
+  tile.kv_head = piece.head;
   tile.first_block = piece.begin;
   tile.num_segments = 1;
   tile.plain = p.plan.interleave.world == 1;
@@ -208,7 +210,7 @@ TW_DEVICE void set_up_keys(const AttentionParams& p, const Piece& piece, Tile& t
 
 // Which blocks of them are needed. One thread.
 TW_DEVICE void set_up_blocks(const AttentionParams& p, const Piece& piece, Tile& tile) {
-  const i32 blocks = find_blocks(p, piece.row, piece.item, tile.ranges);
+  const i32 blocks = find_blocks(p, piece.row, piece.head, piece.item.tile, tile.ranges);
   tile.part_end = piece.end < 0 ? blocks : piece.end;
 }
 
@@ -234,7 +236,7 @@ TW_DEVICE void set_up_query_row(const AttentionParams& p, const Piece& piece, i3
   tile.rows[r] = {static_cast<i32>(p.plan.position_of_query(request, token)),
                   static_cast<i32>(token), batch, has_failed(p, batch)};
   if (p.scales_logits != 0) {
-    const i32 head = piece.item.head;
+    const i32 head = piece.head;
     tile.row_scale[r] =
         p.sm_scale * scale_of(p.q_scale, batch, head) * scale_of(p.k_scale, batch, head);
   }

@@ -37,7 +37,7 @@ std::vector<plan::Config> CudaPlan::configs_of(const std::vector<Attention>& att
   for (const Attention& attention : attentions) {
     const CudaShape& shape = usual_kernel(attention, limits).shape;
     configs.push_back(
-        kernel_config(attention.spec(), shape, device.num_sms, device.l2_bytes, limits));
+        kernel_config(attention, shape, device.num_sms, device.l2_bytes, limits));
   }
   return configs;
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <numeric>
 
 #include "attention/memory_size.h"
 #include "attention/update_kernel.h"
@@ -89,6 +90,8 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
   // More blocks would leave a thread too few registers.
   const int most = shape.threads > 128 ? 1 : decode_only && !rotates ? 3 : 2;
   shape.blocks_per_sm = std::clamp(memory.an_sm / (shape.shared_bytes + kReserved), 1, most);
+  // Their keys lie beside each other in most caches: memory and its translation see whole tokens.
+  if (decode_only) shape.heads_together = std::gcd(spec.num_kv_heads, 8);
   return shape;
 }
 

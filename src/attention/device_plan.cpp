@@ -89,9 +89,12 @@ DevicePlan::DevicePlan(const std::vector<Attention>& attentions, const Limits& l
   params_.resize(kHeadBytes + parts_.size() * sizeof(plan::PartInput));
 }
 
-int DevicePlan::most_workers() const {
+int DevicePlan::most_slots() const {
   int most = 0;
-  for (const Part& part : parts_) most = std::max(most, part.memory.schedule.config.workers);
+  for (const Part& part : parts_) {
+    const plan::Config& config = part.memory.schedule.config;
+    most = std::max(most, config.workers * config.max_heads);
+  }
   return most;
 }
 
@@ -99,7 +102,7 @@ std::size_t DevicePlan::state_bytes() const {
   const auto words = 2 * (static_cast<std::size_t>(limits_.requests) + 1);
   return round_up(words * sizeof(std::uint32_t)) + round_up(sizeof(std::uint32_t)) +
          round_up(sizeof(std::int32_t)) +
-         round_up(static_cast<std::size_t>(most_workers()) * sizeof(std::int32_t));
+         round_up(static_cast<std::size_t>(most_slots()) * sizeof(std::int32_t));
 }
 
 std::size_t DevicePlan::lay_out(std::byte* base) {
@@ -107,7 +110,7 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
   pieces.take_array(status_.words, 2 * (limits_.requests + 1));
   pieces.take_array(status_.blocks, 1);
   pieces.take_array(run_memory_.a_taken, 1);
-  pieces.take_array(run_memory_.arrivals, most_workers());
+  pieces.take_array(run_memory_.arrivals, most_slots());
   const std::int64_t rows = limits_.requests * limits_.levels;
   std::memset(params_.data(), 0, params_.size());
   std::size_t slots = 0;
@@ -135,7 +138,7 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
     const AttentionSpec& spec = parts_[i].attention.spec();
     // A row's partial result: the sums, the maximum and the sum of weights.
     const std::size_t row_bytes = (static_cast<std::size_t>(spec.value_dim()) + 2) * sizeof(float);
-    slots = std::max(slots, 2 * static_cast<std::size_t>(config.workers) *
+    slots = std::max(slots, 2 * static_cast<std::size_t>(config.workers * config.max_heads) *
                                 round_up(row_bytes * static_cast<std::size_t>(config.tile_rows)));
     levels = std::max(levels, round_up(row_bytes * static_cast<std::size_t>(limits_.q_tokens) *
                                        static_cast<std::size_t>(spec.num_qo_heads)));

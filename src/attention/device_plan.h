@@ -49,7 +49,7 @@ class DevicePlan {
     std::byte* slots = nullptr;
     std::byte* levels = nullptr;
     // Zero between runs.
-    std::int32_t* arrivals = nullptr;  // [workers]: parts of split items that are done
+    std::int32_t* arrivals = nullptr;  // [workers, heads]: parts of split items that are done
     std::int32_t* a_taken = nullptr;   // items of section A that are taken
   };
 
@@ -85,7 +85,8 @@ class DevicePlan {
                            plan::UpdateArrays& arrays) const;
   plan::PartInput& input_of(std::size_t part);
 
-  int most_workers() const;
+  // Pairs of slots: of each head of a worker's items.
+  int most_slots() const;
 
   Limits limits_;
   int num_sms_;

@@ -77,12 +77,13 @@ void GuardedCopies::reset() {
 
 EmulatedAttention::EmulatedAttention(const AttentionSpec& spec, CudaTarget target,
                                      const Limits& limits, int num_sms)
-    : use_(use_of(spec, target, limits)),
+    : target_(target),
+      use_(use_of(spec, target, limits)),
       shape_(cuda_shape(spec, target, use_)),
       num_sms_(num_sms),
       attention_(spec),
       plan_({attention_}, limits,
-            {kernel_config(spec, shape_, num_sms, std::int64_t{1} << 20, limits)}, num_sms),
+            {kernel_config(attention_, shape_, num_sms, std::int64_t{1} << 20, limits)}, num_sms),
       kernels_(kernels_of(spec, target, use_)),
       workspace_(
           std::make_unique<tw::emulator::GuardedBuffer>("workspace", plan_.lay_out(nullptr))) {
@@ -112,17 +113,23 @@ void EmulatedAttention::update(const Batch& batch, const std::vector<KvLevel>& l
 void EmulatedAttention::run(const TensorView& q, const std::vector<KvCache>& kv,
                             const RunArgs& args, std::uint64_t seed) {
   const CudaCall call = check_cuda_call(part(), num_requests_, q, kv.data(), kv.size(), args);
-  const AttentionLaunch launch = attention_launch(plan_, part(), shape_, num_sms_, call);
-  tw::emulator::launch(kernels_.attention,
+  // Rows that are not simply the requests may have any number of queries.
+  const bool plain = part().view.token_levels == nullptr;
+  const AttentionSpec& spec = attention_.spec();
+  const KernelUse use = plain ? use_ : KernelUse::any_batch;
+  const CudaShape shape = plain ? shape_ : cuda_shape(spec, target_, use);
+  const EmulatedKernels kernels = plain ? kernels_ : kernels_of(spec, target_, use);
+  const AttentionLaunch launch = attention_launch(plan_, part(), shape, num_sms_, call);
+  tw::emulator::launch(kernels.attention,
                        {.grid = static_cast<int>(launch.blocks),
-                        .block = shape_.threads,
-                        .shared_bytes = shape_.shared_bytes,
+                        .block = shape.threads,
+                        .shared_bytes = shape.shared_bytes,
                         .seed = seed,
                         .max_resident_blocks = 1 + static_cast<int>(seed % 3)},
                        launch.params);
   if (launch.join_blocks > 0) {
     tw::emulator::launch(
-        kernels_.join_levels,
+        kernels.join_levels,
         {.grid = static_cast<int>(launch.join_blocks), .block = kJoinThreads, .seed = seed},
         launch.params);
   }
