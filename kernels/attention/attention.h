@@ -59,13 +59,13 @@ class Worker {
   TW_DEVICE void run() {
     if (is_finder()) find_first();
     sync_block();
-    bool is_placed = memory.share.first_is_placed;
-    for (i32 at = 0; memory.pieces[at].kind != Piece::none; is_placed = false) {
-      if (memory.pieces[at].kind == Piece::few_rows) {
-        at = run_decodes(at, is_placed);
+    while (memory.pieces[0].kind != Piece::none) {
+      if (memory.pieces[0].kind == Piece::few_rows) {
+        run_decodes();
       } else if constexpr (!kDecodeOnly) {
-        at = run_prefill(at);
+        run_prefill();
       }
+      sync_block();
     }
     if (p.zero_padding != 0) zero_padding(schedule.header->q_tokens);
   }
@@ -73,17 +73,16 @@ class Worker {
  private:
   // One thread of the last warp: the first ones have more to do.
   TW_DEVICE bool is_finder() const { return thread_id() == Shape::kThreads - 1; }
-  TW_DEVICE bool is_finder_warp() const { return warp_id() == Shape::kWarps - 1; }
 
-  // Pieces of few rows, from pieces[at] on, which follow each other. `is_placed`: its tile's keys
-  // and blocks are set up. Returns where the piece behind them is. While one piece is computed, the
-  // last warp sets up the rows of the next, and the keys and blocks of the one behind that.
-  TW_DEVICE i32 run_decodes(i32 first, bool is_placed) {
-    Decode decode(p, memory.pieces, memory.decode, first);
-    for (i32 step = is_placed ? 1 : 0;; step = step == 0 ? 1 : 2) {
+  // Pieces of few rows, from pieces[0] on, which follow each other; the piece behind them is
+  // pieces[0] then. While one piece is computed, two warps set up the rows of the next, and the
+  // keys and blocks of the one behind that.
+  TW_DEVICE void run_decodes() {
+    Decode decode(p, memory.pieces, memory.decode);
+    for (i32 step = memory.share.first_is_placed ? 1 : 0;; step = step == 0 ? 1 : 2) {
       if (step == 1) decode.begin();
       const i32 at = decode.current();
-      if (is_finder_warp()) prepare(at, step);
+      prepare(at, step);
       if (step == 0) {
         sync_block();
         continue;
@@ -99,9 +98,13 @@ class Worker {
       // Of the last items of section A none is taken before the block is about to be free: one that
       // held two would leave none for another.
       if (is_finder() && memory.pieces[next].kind == Piece::none) take_a_item(memory.pieces[next]);
+      const bool is_part = memory.pieces[at].slot >= 0;
       sync_block();
-      if (memory.pieces[at].slot >= 0) merge_if_last(memory.decode.tiles[at], memory.pieces[at]);
-      if (!goes_on) return next;
+      if (is_part) merge_if_last(memory.decode.tiles[at], memory.pieces[at]);
+      if (!goes_on) {
+        if (is_finder()) move_up(memory.pieces[next]);
+        return;
+      }
       decode.go_on();
     }
   }
@@ -109,20 +112,24 @@ class Worker {
   // Step 0: sets up keys and blocks of pieces[at]. Step 1, before it is computed: its rows, and the
   // next piece's keys and blocks. From then on: the same for the pieces one further on.
   TW_DEVICE void prepare(i32 at, i32 step) {
+    const i32 warp = warp_id();
+    if (warp < Shape::kWarps - 2) return;
     i32 place = at;
     if (step > 0) {
       const i32 rows = step == 1 ? at : next_piece(at);
       Piece& piece = memory.pieces[rows];
       if (piece.kind != Piece::few_rows) return;
-      place = next_piece(rows);
-      if (is_finder()) {
-        find_next(piece, memory.pieces[place]);
-        if (piece.slot >= 0) piece.split = schedule.splits[piece.split_index];
-      }
-      if (lane_id() < Shape::kDecodeRows) {
+      if (warp != Shape::kWarps - 1) {
+        if (lane_id() >= Shape::kDecodeRows) return;
         set_up_query_row(p, piece, lane_id(), memory.decode.tiles[rows]);
+        if (lane_id() == 0 && piece.slot >= 0) piece.split = schedule.splits[piece.split_index];
+        return;
       }
+      place = next_piece(rows);
+      if (is_finder()) find_next(piece, memory.pieces[place]);
       sync_warp();
+    } else if (warp != Shape::kWarps - 1) {
+      return;
     }
     if (memory.pieces[place].kind != Piece::few_rows) return;
     DecodeTile& tile = memory.decode.tiles[place];
@@ -130,9 +137,10 @@ class Worker {
     if (is_finder()) set_up_blocks(p, memory.pieces[place], tile);
   }
 
-  TW_DEVICE i32 run_prefill(i32 at) {
-    Piece& piece = memory.pieces[at];
-    Piece& next = memory.pieces[next_piece(at)];
+  // pieces[0]; the piece behind it is pieces[0] then.
+  TW_DEVICE void run_prefill() {
+    Piece& piece = memory.pieces[0];
+    Piece& next = memory.pieces[1];
     PrefillTile& tile = memory.prefill.tile;
     if (thread_id() == Shape::kThreads - kWarpSize) set_up_keys(p, piece, tile);
     if (is_finder()) set_up_blocks(p, piece, tile);
@@ -154,18 +162,24 @@ class Worker {
     };
     prefill.run(tile.part_end - tile.first_block, at_begin, at_end);
     prefill.store(piece.slot);
+    const bool is_part = piece.slot >= 0;
     sync_block();
-    if (piece.slot >= 0) merge_if_last(tile, piece);
-    return next_piece(at);
+    if (is_part) merge_if_last(tile, piece);
+    if (is_finder()) move_up(next);
   }
 
-  TW_DEVICE i32 most_heads() const { return schedule.config.max_heads; }
+  // Of an item: a power of two, so that nothing waits for a division.
+  TW_DEVICE u32 most_heads() const {
+    return kDecodeOnly ? static_cast<u32>(schedule.config.max_heads) : 1;
+  }
+  TW_DEVICE i32 worker_of_block() const { return block_id() >> lowest_bit(most_heads()); }
+  TW_DEVICE i32 workers_at_a_time() const { return num_blocks() >> lowest_bit(most_heads()); }
 
   // The following are the finder's alone.
 
   TW_DEVICE void find_first() {
     memory.share.no_a_items = kDecodeOnly || schedule.header->a_items == 0;
-    begin_share(block_id() / most_heads());
+    begin_share(worker_of_block());
     Piece& piece = memory.pieces[0];
     const plan::Start start = memory.share.start;
     memory.share.first_is_placed = false;
@@ -184,7 +198,7 @@ class Worker {
     piece.q_pos = start.q_pos;
     piece.item = start.item;
     // Rows of few queries have as many heads an item as there may be.
-    piece.row.heads = most_heads();
+    piece.row.heads = static_cast<i32>(most_heads());
     set_part(piece);
     if (piece.kind != Piece::few_rows) return;
     memory.share.first_is_placed = true;
@@ -199,6 +213,11 @@ class Worker {
     }
   }
 
+  TW_DEVICE void move_up(const Piece& next) {
+    memory.pieces[0] = next;
+    memory.share.first_is_placed = false;
+  }
+
   TW_DEVICE void begin_share(i32 worker) {
     memory.share.start = schedule.starts[worker];
     memory.share.worker = worker;
@@ -207,20 +226,11 @@ class Worker {
 
   // The piece of the block's shares behind `last`, or none.
   TW_DEVICE void find_next(const Piece& last, Piece& piece) {
-    find_next_item(last, piece);
-    // Rows of many queries have items of fewer heads.
-    if constexpr (!kDecodeOnly) {
-      while (piece.kind != Piece::none && block_id() % most_heads() >= piece.row.heads) {
-        find_next_item(piece, piece);
-      }
-    }
-  }
-  TW_DEVICE void find_next_item(const Piece& last, Piece& piece) {
     Share& share = memory.share;
     const plan::Start& start = share.start;
     while (share.done == start.items) {
       piece.kind = Piece::none;
-      const i32 worker = share.worker + num_blocks() / most_heads();
+      const i32 worker = share.worker + workers_at_a_time();
       if (worker >= schedule.config.workers) return;
       begin_share(worker);
     }
@@ -261,7 +271,7 @@ class Worker {
     const bool is_cut_behind = share.done + 1 == start.items && start.last_end > 0;
     piece.begin = is_first ? start.begin : 0;
     piece.end = is_first ? start.end : is_cut_behind ? start.last_end : -1;
-    piece.head = piece.item.head + block_id() % most_heads();
+    piece.head = piece.item.head + (block_id() & static_cast<i32>(most_heads() - 1));
     piece.slot = -1;
     if (piece.begin > 0) piece.slot = slot_of(p, plan::first_slot(share.worker), piece.head);
     if (piece.begin == 0 && is_cut_behind) {
@@ -461,7 +471,9 @@ TW_DEVICE void join_levels_of_row(const AttentionParams& p, i64 token, i32 head)
 TW_KERNEL TW_LAUNCH_BOUNDS(tw::Shape::kThreads, tw::Spec::kBlocksPerSm)
     tilewright_attention(TW_PARAMETER tw::AttentionParams params) {
   tw::wait_for_previous_kernel();
-  tw::let_next_kernel_start();
+  // Others mix pieces that wait for memory with those that compute, and early blocks of the next
+  // kernel would mix them unevenly.
+  if (tw::Spec::kDecodeOnly) tw::let_next_kernel_start();
   tw::Worker<tw::Spec::kDecodeOnly>(params).run();
 }
 

@@ -69,13 +69,10 @@ class Decode {
   static_assert(2 * Shape::kDecodeKeys == kWarpSize);
 
   // `pieces`: kPieces of them, whose tiles are memory.tiles.
-  TW_DEVICE Decode(const AttentionParams& params, const Piece* the_pieces, DecodeMemory& the_memory,
-                   i32 first)
+  TW_DEVICE Decode(const AttentionParams& params, const Piece* the_pieces, DecodeMemory& the_memory)
       : p(params),
         pieces(the_pieces),
-        memory(the_memory),
-        at(first),
-        loading(first) {}
+        memory(the_memory) {}
 
   // Asks for the first piece's queries and its first keys: the tile's keys and blocks are set up.
   TW_DEVICE void begin() {
@@ -463,9 +460,9 @@ class Decode {
   i32 thread = 0;
   i32 lane = 0;
   i32 warp = 0;
-  i32 at;  // the piece that is computed
+  i32 at = 0;  // the piece that is computed
   // The next chunk to ask for: of which piece, its number, and the page of the lane's key.
-  i32 loading;
+  i32 loading = 0;
   i32 next_chunk = 0;
   i32 page = 0;
   i32 stage = 0;      // of the oldest chunk that is not computed

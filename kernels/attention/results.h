@@ -16,10 +16,11 @@ struct Partial {
   float* l;
 };
 
-// The number of a worker's slot for one of its item's heads.
+// The number of a worker's slot for one of its item's heads: of a power of two, all others' too.
 TW_DEVICE i32 slot_of(const AttentionParams& p, i32 slot, i32 head) {
+  if constexpr (!Spec::kDecodeOnly) return slot;
   const i32 heads = p.plan.schedule.config.max_heads;
-  return slot * heads + head % heads;
+  return slot * heads + (head & (heads - 1));
 }
 
 // Row `r` of a tile in a slot: rows' outputs, and behind them their m and l side by side.

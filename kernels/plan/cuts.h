@@ -40,8 +40,8 @@ class Cuts {
       const bool exists = worker >= 0 && worker <= workers_;
       const bool is_own = exists && lane > 0 && lane <= kOwn;
       plan::Cut cut;
-      i32 row = 0;
-      if (exists) cut = cut_at(share_begin(worker), row);
+      Place place;
+      if (exists) cut = cut_at(share_begin(worker), place);
       if (is_own) maker_.part.view.schedule.cuts[worker] = cut;
       const i32 block_behind = shuffle_down(cut.block, 1);
       const std::int64_t item_behind = shuffle_down(cut.item, 1);
@@ -53,7 +53,7 @@ class Cuts {
         start.begin = cut.block;
         start.last_end = block_behind;
         start.split = split;
-        if (start.items > 0) set_item(row, cut.item, start);
+        if (start.items > 0) set_item(place, cut.item, start);
         maker_.part.view.schedule.starts[worker] = start;
       }
     }
@@ -108,30 +108,38 @@ class Cuts {
     return row;
   }
 
-  // The first item of a share, which is in `row` or begins behind it.
-  TW_DEVICE void set_item(i32 row, std::int64_t item, plan::Start& start) const {
+  // Where a cut was looked for: in this row, whose items begin with number `item`.
+  struct Place {
+    i32 row = 0;
+    std::int64_t item = 0;
+    i32 items = 0;
+    i32 heads = 1;
+  };
+
+  // The first item of a share, which is in the row where its cut was looked for, or is the first
+  // one behind it.
+  TW_DEVICE void set_item(const Place& place, std::int64_t item, plan::Start& start) const {
     start.end = -1;
     if (start.items == 1 && start.last_end > 0) start.end = start.last_end;
     if (item < header_.tail_items) {
       start.item = tail_item(maker_.view(), item);
       return;
     }
-    plan::Row at = row_at(row);
-    std::int64_t index = item - header_.tail_items - at.tiles_before;
-    if (index >= plan::items_of(config_, at)) {
-      index = 0;
-      at = row_at(++row);
-    }
+    i32 index = static_cast<i32>(item - place.item);
+    const bool is_behind = index >= place.items;
+    const i32 row = place.row + (is_behind ? 1 : 0);
+    if (is_behind) index = 0;
     if (has_long_rows_) {
       start.item = plan::row_item(maker_.view().schedule, row, index);
       return;
     }
-    start.item = {row, static_cast<i32>(index) * at.heads, 0};
+    start.item = {row, index * place.heads, 0};
     const plan::ShortSpan span = maker_.short_spans[row];
     if (!maker_.is_plain() || span.kv_pos != 0) return;
-    if (start.end < 0) start.end = at.max_tile_blocks;
-    start.request = maker_.short_rows[row].request;
-    const plan::Request request = maker_.requests[start.request];
+    const plan::ShortRow known = maker_.short_rows[row];
+    if (start.end < 0) start.end = known.blocks;
+    start.request = known.request;
+    const plan::Request request = maker_.requests[known.request];
     start.q_begin = request.q_begin;
     start.q_len = request.q_len;
     start.kv_len = request.kv_len;
@@ -141,8 +149,8 @@ class Cuts {
     start.full_end = span.full_end;
   }
 
-  // `in_row`: the row that the target is in; in the tail the one behind it.
-  TW_DEVICE plan::Cut cut_at(std::int64_t target, i32& in_row) const {
+  // In the tail the place is the row behind it.
+  TW_DEVICE plan::Cut cut_at(std::int64_t target, Place& place) const {
     if (target >= b_cost_) return {header_.b_items, 0, b_cost_};
     // What holds it: a tile of a row, its item, and how far the target is behind the item's begin.
     plan::LinePoint point;
@@ -154,7 +162,9 @@ class Cuts {
           find_cost(maker_.tail_costs, 0, static_cast<i32>(header_.tail_items), target);
       const plan::Item at = tail_item(maker_.view(), index);
       row = maker_.work_rows[at.row];
-      in_row = header_.num_a_rows;
+      place.row = header_.num_a_rows;
+      place.item = header_.tail_items;
+      place.items = 1;
       tile = at.tile;
       long_cost = long_tile(maker_, row, at.head, at.tile).cost;
       point.item = index;
@@ -163,7 +173,8 @@ class Cuts {
       point.row = find_cost(maker_.cost_before, header_.num_a_rows, header_.num_rows,
                             target - header_.tail_cost);
       row = row_at(point.row);
-      in_row = point.row;
+      place = {point.row, header_.tail_items + row.tiles_before,
+               static_cast<i32>(plan::items_of(config_, row)), row.heads};
       plan::go_into_row(config_, header_, row, target, point);
       if (row.tiles > 1 || config_.heads_differ != 0) {
         const std::int64_t* const costs = maker_.tile_costs + maker_.first_tile[row.segment];

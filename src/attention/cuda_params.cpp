@@ -132,13 +132,21 @@ plan::Config kernel_config(const Attention& attention, const CudaShape& shape, i
   plan::Config config =
       cuda_config(attention.spec(), {num_sms * shape.blocks_per_sm, l2_bytes}, limits);
   config.block_tokens = shape.block_tokens;
-  if (shape.heads_together > 1 && !attention.impl().variant.mask_depends_on_head) {
+  if (!shape.decode_only) return config;
+  if (!attention.impl().variant.mask_depends_on_head) {
     config.max_heads = shape.heads_together;
     config.joint_rows = config.max_heads * tw::kDecodeRows;
     config.workers = std::max(1, config.workers / config.max_heads);
-    config.cost.fixed *= config.max_heads;
-    config.least_share *= config.max_heads;
   }
+  // Seen on a Hopper GPU: what a piece costs beside its keys' bytes is less where the next one's
+  // are on their way meanwhile. Shares are worth a worker from 64 keys on.
+  const auto rows = static_cast<std::int32_t>(limits.q_len) * config.group_size;
+  const std::int32_t keys = config.cost.block + config.cost.block_row * rows;  // 64 of them
+  config.cost.fixed = 300 * config.max_heads;
+  config.cost.block = keys * config.block_tokens / 64;
+  config.cost.block_row = 0;
+  config.largest_block = config.cost.block * config.max_heads;
+  config.least_share = keys * config.max_heads;
   return config;
 }
 

@@ -79,7 +79,8 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
   // memory and registers.
   const bool rotates = spec.variant.rope.has_value();
   const bool large = memory.a_block >= 227 * 1024 && !rotates;
-  shape.block_tokens = large ? 64 : 32;
+  shape.block_tokens = large && !decode_only ? 64 : 32;
+  shape.decode_only = decode_only;
   shape.decode_stages = large && !decode_only ? 3 : 2;
   shape.threads = tw::attention_warps(spec.head_dim, spec.value_dim()) * 32;
   shape.shared_bytes = tw::attention_shared_bytes(

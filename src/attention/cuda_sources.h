@@ -26,7 +26,8 @@ struct CudaShape {
   int threads = 128;
   int blocks_per_sm = 1;
   int shared_bytes = 0;
-  // KV heads whose items are computed at the same time, by as many blocks of threads.
+  bool decode_only = false;
+  // KV heads of an item, which as many blocks of threads compute at the same time: a power of two.
   int heads_together = 1;
 };
 // Plans whose tiles have few rows, whatever the batch, have a kernel that needs less of an SM.

@@ -64,14 +64,16 @@ plan::ParamSlot param_slot(const BoundParam& param) {
 }
 
 DevicePlan::DevicePlan(const std::vector<Attention>& attentions, const Limits& limits,
-                       const std::vector<plan::Config>& configs, int num_sms)
+                       const std::vector<Configs>& configs, int num_sms)
     : limits_(limits), num_sms_(num_sms) {
   for (std::size_t i = 0; i < attentions.size(); ++i) {
     const Attention& attention = attentions[i];
     Part part(attention);
-    part.memory.schedule.config = configs[i];
-    part.memory.schedule.config.heads_differ =
-        attention.impl().variant.mask_depends_on_head ? 1 : 0;
+    const int heads_differ = attention.impl().variant.mask_depends_on_head ? 1 : 0;
+    part.memory.schedule.config = configs[i].requests;
+    part.memory.schedule.config.heads_differ = heads_differ;
+    part.row_config = configs[i].rows;
+    part.row_config.heads_differ = heads_differ;
     part.memory.batch_invariant = limits.determinism == Determinism::batch_invariant;
     const Variant mask = mask_of(attention.spec().variant);
     const std::string text = mask.serialize();
@@ -92,8 +94,9 @@ DevicePlan::DevicePlan(const std::vector<Attention>& attentions, const Limits& l
 int DevicePlan::most_slots() const {
   int most = 0;
   for (const Part& part : parts_) {
-    const plan::Config& config = part.memory.schedule.config;
-    most = std::max(most, config.workers * config.max_heads);
+    for (const plan::Config* config : {&part.memory.schedule.config, &part.row_config}) {
+      most = std::max(most, config->workers * config->max_heads);
+    }
   }
   return most;
 }
@@ -119,26 +122,24 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
     plan::View& view = parts_[i].memory;
     plan::PartInput& input = *std::construct_at(&input_of(i));
     const plan::Config& config = view.schedule.config;
+    const int workers = std::max(config.workers, parts_[i].row_config.workers);
     pieces.take_array(view.schedule.header, 1);
     pieces.take_array(view.requests, limits_.requests);
     pieces.take_array(view.schedule.rows, rows);
     pieces.take_array(view.segments, rows);
-    pieces.take_array(view.schedule.cuts, config.workers + 1);
-    pieces.take_array(view.schedule.splits, config.workers);
-    pieces.take_array(view.schedule.starts, config.workers);
+    pieces.take_array(view.schedule.cuts, workers + 1);
+    pieces.take_array(view.schedule.splits, workers);
+    pieces.take_array(view.schedule.starts, workers);
     pieces.take_array(view.token_levels, limits_.q_tokens);
     pieces.take_array(view.token_keys, limits_.q_tokens);
-    shared_bytes_ = std::max(shared_bytes_, place_arrays(view, pieces, input.arrays));
+    shared_bytes_ = std::max(shared_bytes_, place_arrays(view, workers, pieces, input.arrays));
     input.mask = parts_[i].mask;
     input.has_long_rows =
         limits_.q_len * config.group_size > config.tile_rows || config.heads_differ != 0;
-    input.cost_for_all = plan::least_share(config) * config.workers;
-    input.worker_reciprocal =
-        std::numeric_limits<std::uint64_t>::max() / static_cast<std::uint64_t>(config.workers) + 1;
     const AttentionSpec& spec = parts_[i].attention.spec();
     // A row's partial result: the sums, the maximum and the sum of weights.
     const std::size_t row_bytes = (static_cast<std::size_t>(spec.value_dim()) + 2) * sizeof(float);
-    slots = std::max(slots, 2 * static_cast<std::size_t>(config.workers * config.max_heads) *
+    slots = std::max(slots, 2 * static_cast<std::size_t>(most_slots()) *
                                 round_up(row_bytes * static_cast<std::size_t>(config.tile_rows)));
     levels = std::max(levels, round_up(row_bytes * static_cast<std::size_t>(limits_.q_tokens) *
                                        static_cast<std::size_t>(spec.num_qo_heads)));
@@ -149,7 +150,7 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
   return pieces.bytes();
 }
 
-std::size_t DevicePlan::place_arrays(const plan::View& view, Pieces& pieces,
+std::size_t DevicePlan::place_arrays(const plan::View& view, int workers, Pieces& pieces,
                                      plan::UpdateArrays& arrays) const {
   const plan::Config& config = view.schedule.config;
   const std::int64_t rows = limits_.requests * limits_.levels;
@@ -173,7 +174,7 @@ std::size_t DevicePlan::place_arrays(const plan::View& view, Pieces& pieces,
     array.place = static_cast<std::uint64_t>(used);
     used += bytes;
   };
-  place(arrays.tail_costs, config.workers);
+  place(arrays.tail_costs, workers);
   place(arrays.cost_before, rows);
   place(arrays.short_rows, rows);
   place(arrays.requests, limits_.requests);
@@ -205,7 +206,13 @@ void DevicePlan::read_part(const PlanInput& input, const DeviceBatch& batch, Par
   if (input.levels.size() == 1 && !input.levels[0].qo_indptr.defined()) {
     written.view.token_levels = nullptr;
     written.view.token_keys = nullptr;
+  } else {
+    written.view.schedule.config = part.row_config;
   }
+  const plan::Config& config = written.view.schedule.config;
+  written.cost_for_all = plan::least_share(config) * config.workers;
+  written.worker_reciprocal =
+      std::numeric_limits<std::uint64_t>::max() / static_cast<std::uint64_t>(config.workers) + 1;
   const AttentionImpl& attention = part.attention.impl();
   // Numbers that only the device knows are checked there: reads outside of a tensor give 0.
   attention.variant.binder.bind(input.params, Bind::plan,

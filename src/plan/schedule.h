@@ -274,15 +274,15 @@ struct RowOrder {
   }
 };
 
-// A smaller share is not worth a worker. Cuts move by less than a fixed cost and a block: with
-// larger shares no worker's share is empty.
+// A smaller share is not worth a worker. With shares larger than a block no two cuts are the same
+// inside an item, where an empty share would be a part that nobody computes. Those that meet where
+// an item begins leave a worker without work.
 TILEWRIGHT_HD inline std::int64_t least_share(const Config& config) {
-  const CostModel& c = config.cost;
   const std::int64_t largest_block =
       config.largest_block > 0 ? config.largest_block
                                : max64(block_cost(config, 1, config.tile_rows),
                                        block_cost(config, config.max_heads, config.joint_rows));
-  return max64(config.least_share, c.fixed + 1 + largest_block);
+  return max64(config.least_share, 1 + largest_block);
 }
 
 // How many workers share section B.

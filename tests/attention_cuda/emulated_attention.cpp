@@ -27,6 +27,8 @@ EmulatedKernels kernels_of(const AttentionSpec& spec, CudaTarget target, KernelU
                          attention_source(spec, target, use).source);
 }
 
+constexpr std::int64_t kL2Bytes = std::int64_t{1} << 20;
+
 // As CudaPlan chooses, where both are compiled.
 KernelUse use_of(const AttentionSpec& spec, CudaTarget target, const Limits& limits) {
   const bool decodes = limits.q_len * spec.group_size() <= tw::kDecodeRows && limits.levels == 1 &&
@@ -83,7 +85,10 @@ EmulatedAttention::EmulatedAttention(const AttentionSpec& spec, CudaTarget targe
       num_sms_(num_sms),
       attention_(spec),
       plan_({attention_}, limits,
-            {kernel_config(attention_, shape_, num_sms, std::int64_t{1} << 20, limits)}, num_sms),
+            {{kernel_config(attention_, shape_, num_sms, kL2Bytes, limits),
+              kernel_config(attention_, cuda_shape(spec, target, KernelUse::any_batch), num_sms,
+                            kL2Bytes, limits)}},
+            num_sms),
       kernels_(kernels_of(spec, target, use_)),
       workspace_(
           std::make_unique<tw::emulator::GuardedBuffer>("workspace", plan_.lay_out(nullptr))) {

@@ -32,15 +32,15 @@ void launch_host_masks(const UpdateLaunch& launch, int threads, std::uint64_t se
   });
 }
 
-std::vector<plan::Config> configs_of(const std::vector<Attention>& attentions,
-                                     const plan::Config& config) {
-  std::vector<plan::Config> configs;
+std::vector<DevicePlan::Configs> configs_of(const std::vector<Attention>& attentions,
+                                            const plan::Config& config) {
+  std::vector<DevicePlan::Configs> configs;
   for (const Attention& attention : attentions) {
     plan::Config own = config;
     own.num_kv_heads = attention.spec().num_kv_heads;
     own.group_size = attention.spec().group_size();
     own.heads_per_group = std::min(own.heads_per_group, own.num_kv_heads);
-    configs.push_back(own);
+    configs.push_back({own, own});
   }
   return configs;
 }
@@ -158,9 +158,9 @@ EmulatedPlan::EmulatedPlan(const std::vector<Attention>& attentions, const Limit
       limits_(limits),
       device_(attentions, limits, configs_of(attentions, config), 4),
       kernel_(kernel) {
-  const std::vector<plan::Config> configs = configs_of(attentions, config);
+  const std::vector<DevicePlan::Configs> configs = configs_of(attentions, config);
   for (std::size_t i = 0; i < attentions.size(); ++i) {
-    host.impl().parts[i].plan.schedule.config = configs[i];
+    host.impl().parts[i].plan.schedule.config = configs[i].requests;
   }
   workspace_ = std::make_unique<tw::emulator::GuardedBuffer>("workspace", device_.lay_out(nullptr));
   device_.lay_out(reinterpret_cast<std::byte*>(workspace_->data()));
