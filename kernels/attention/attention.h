@@ -113,28 +113,31 @@ class Worker {
   // next piece's keys and blocks. From then on: the same for the pieces one further on.
   TW_DEVICE void prepare(i32 at, i32 step) {
     const i32 warp = warp_id();
-    if (warp < Shape::kWarps - 2) return;
-    i32 place = at;
+    const i32 rows = step < 2 ? at : next_piece(at);
+    if (warp == Shape::kWarps - 2 && step > 0) prepare_rows(at, rows, step);
+    if (warp != Shape::kWarps - 1) return;
+    const i32 place = step == 0 ? at : next_piece(rows);
     if (step > 0) {
-      const i32 rows = step == 1 ? at : next_piece(at);
-      Piece& piece = memory.pieces[rows];
-      if (piece.kind != Piece::few_rows) return;
-      if (warp != Shape::kWarps - 1) {
-        if (lane_id() >= Shape::kDecodeRows) return;
-        set_up_query_row(p, piece, lane_id(), memory.decode.tiles[rows]);
-        if (lane_id() == 0 && piece.slot >= 0) piece.split = schedule.splits[piece.split_index];
-        return;
-      }
-      place = next_piece(rows);
-      if (is_finder()) find_next(piece, memory.pieces[place]);
+      if (memory.pieces[rows].kind != Piece::few_rows) return;
+      if (is_finder()) find_next(memory.pieces[rows], memory.pieces[place]);
       sync_warp();
-    } else if (warp != Shape::kWarps - 1) {
-      return;
     }
     if (memory.pieces[place].kind != Piece::few_rows) return;
     DecodeTile& tile = memory.decode.tiles[place];
     if (lane_id() == 0) set_up_keys(p, memory.pieces[place], tile);
     if (is_finder()) set_up_blocks(p, memory.pieces[place], tile);
+  }
+  TW_DEVICE void prepare_rows(i32 at, i32 rows, i32 step) {
+    if (lane_id() >= Shape::kDecodeRows) return;
+    if (memory.pieces[rows].kind == Piece::few_rows) {
+      set_up_query_row(p, memory.pieces[rows], lane_id(), memory.decode.tiles[rows]);
+    }
+    if (step < 2) return;
+    // What is waited for, but not needed before the piece's end.
+    Piece& piece = memory.pieces[at];
+    TileRow& row = memory.decode.tiles[at].rows[lane_id()];
+    if (lane_id() == 0 && piece.slot >= 0) piece.split = schedule.splits[piece.split_index];
+    row.failed = has_failed(p, row.batch);
   }
 
   // pieces[0]; the piece behind it is pieces[0] then.
@@ -146,6 +149,7 @@ class Worker {
     if (is_finder()) set_up_blocks(p, piece, tile);
     for (i32 r = thread_id(); r < PrefillTile::kMostRows; r += Shape::kThreads) {
       set_up_query_row(p, piece, r, tile);
+      tile.rows[r].failed = has_failed(p, tile.rows[r].batch);
     }
     sync_block();
     Prefill prefill(p, memory.prefill);
@@ -195,6 +199,7 @@ class Worker {
     piece.row.kv_len = start.kv_len;
     piece.row.level = piece.row.segment = piece.row.kv_pos = 0;
     piece.row.tiles = 1;
+    piece.has_q_pos = true;
     piece.q_pos = start.q_pos;
     piece.item = start.item;
     // Rows of few queries have as many heads an item as there may be.
@@ -236,13 +241,9 @@ class Worker {
     }
     const bool same_row = share.done > 0 && go_to_next_item(last, piece);
     if (share.done == 0) piece.item = start.item;
-    if (same_row) {
-      piece.row = last.row;
-      piece.q_pos = last.q_pos;
-    } else {
-      piece.row = schedule.rows[piece.item.row];
-      if (rows_are_requests(p)) piece.q_pos = p.plan.requests[piece.row.index].q_pos;
-    }
+    piece.row = same_row ? last.row : schedule.rows[piece.item.row];
+    piece.has_q_pos = same_row && last.has_q_pos;
+    piece.q_pos = last.q_pos;
     set_part(piece);
   }
 
@@ -304,7 +305,7 @@ class Worker {
     }
     piece.item = plan::a_item(schedule, index);
     piece.row = schedule.rows[piece.item.row];
-    if (rows_are_requests(p)) piece.q_pos = p.plan.requests[piece.row.index].q_pos;
+    piece.has_q_pos = false;
     piece.head = piece.item.head;
     piece.begin = 0;
     piece.end = piece.slot = -1;
@@ -335,7 +336,13 @@ class Worker {
       memory.message = last ? 1 : 0;
     }
     sync_block();
-    if (memory.message != 0) merge_parts(p, tile, piece.split);
+    if (memory.message != 0) {
+      if constexpr (kDecodeOnly) {
+        merge_parts(p, tile, piece.split);
+      } else {
+        merge_parts_apart(p, tile, piece.split);
+      }
+    }
     sync_block();
   }
 

@@ -139,13 +139,24 @@ class Decode {
     const bool all_finite = !any_of_block(!finite);
     const DecodeTile& tile = memory.tiles[at];
     const i32 slot = pieces[at].slot;
+    // A lane finds out where one of the warp's rows goes.
+    JoinedSums sums;
+    RowTarget target{nullptr, 0, 0, RowTarget::nowhere};
+    const i32 own = warp + lane * Shape::kWarps;
+    if (own < tile.num_rows) {
+      sums = join_sums(own);
+      target = target_of(p, tile, slot, own, sums.m, sums.l);
+    }
     for (i32 r = warp; r < tile.num_rows; r += Shape::kWarps) {
-      const JoinedRow joined(memory, r);
+      const RowTarget to = shuffle_target(target, r / Shape::kWarps);
+      float factors[Shape::kDecodeWarps];
+#pragma unroll
+      for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
+        factors[w] = shuffle(sums.factors[w], r / Shape::kWarps);
+      }
       const QueryRow row = query_row(p, tile, r);
-      // All lanes write the same sums.
-      const RowTarget target = target_of(p, tile, slot, r, joined.m, joined.l);
       for (i32 d = lane * 4; d < Spec::kValueDim; d += kWarpSize * 4) {
-        put_columns(p, row, target, d, joined.columns(d));
+        put_columns(p, row, to, d, join_columns(r, d, factors));
       }
     }
     if (!all_finite) store_again(slot);
@@ -167,34 +178,33 @@ class Decode {
     warp = uniform(thread / kWarpSize);
   }
 
-  // A row of all warps' results.
-  struct JoinedRow {
-    const DecodeMemory& memory;
-    const i32 r;
+  // A row's sums over all warps, and what each warp's outputs are multiplied by.
+  struct JoinedSums {
     float m = -kInfinity;
     float l = 0;
-    float factors[Shape::kDecodeWarps];
-
-    TW_DEVICE JoinedRow(const DecodeMemory& of, i32 row) : memory(of), r(row) {
-#pragma unroll
-      for (i32 w = 0; w < Shape::kDecodeWarps; ++w) m = max_of(m, memory.m[w][r]);
-      const float reference = m == -kInfinity ? 0.0F : m;
-#pragma unroll
-      for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
-        factors[w] = exp2_fast(memory.m[w][r] - reference);
-        l += memory.l[w][r] * factors[w];
-      }
-    }
-    TW_DEVICE Float4 columns(i32 d) const {
-      Float4 sum{0, 0, 0, 0};
-#pragma unroll
-      for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
-        const float* const o = memory.ring[memory.free_stage[w]][w].o + r * kResultPitch;
-        add(sum, 1.0F, *reinterpret_cast<const Float4*>(o + d), factors[w]);
-      }
-      return sum;
-    }
+    float factors[Shape::kDecodeWarps] = {};
   };
+  TW_DEVICE JoinedSums join_sums(i32 r) const {
+    JoinedSums joined;
+#pragma unroll
+    for (i32 w = 0; w < Shape::kDecodeWarps; ++w) joined.m = max_of(joined.m, memory.m[w][r]);
+    const float reference = joined.m == -kInfinity ? 0.0F : joined.m;
+#pragma unroll
+    for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
+      joined.factors[w] = exp2_fast(memory.m[w][r] - reference);
+      joined.l += memory.l[w][r] * joined.factors[w];
+    }
+    return joined;
+  }
+  TW_DEVICE Float4 join_columns(i32 r, i32 d, const float (&factors)[Shape::kDecodeWarps]) const {
+    Float4 sum{0, 0, 0, 0};
+#pragma unroll
+    for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
+      const float* const o = memory.ring[memory.free_stage[w]][w].o + r * kResultPitch;
+      add(sum, 1.0F, *reinterpret_cast<const Float4*>(o + d), factors[w]);
+    }
+    return sum;
+  }
 
   // Rows whose outputs are not all finite, which may be for a value that they do not attend to. A
   // warp has stored them, and stores them again.
@@ -202,13 +212,13 @@ class Decode {
     sync_warp();
 #pragma unroll 1
     for (i32 r = warp; r < memory.tiles[at].num_rows; r += Shape::kWarps) {
-      const JoinedRow joined(memory, r);
+      const JoinedSums sums = join_sums(r);
       bool finite = true;
       for (i32 d = lane * 4; d < Spec::kValueDim; d += kWarpSize * 4) {
-        finite = finite && is_finite(joined.columns(d));
+        finite = finite && is_finite(join_columns(r, d, sums.factors));
       }
       if (!any_of_warp(!finite)) continue;
-      store_row_exactly(p, memory.tiles[at], slot, r, joined.m, joined.l);
+      store_row_exactly(p, memory.tiles[at], slot, r, sums.m, sums.l);
     }
   }
 

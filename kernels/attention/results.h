@@ -271,51 +271,69 @@ TW_DEVICE i32 split_of_parts(const Partial& at) {
   return -1 - static_cast<i32>(*at.l);
 }
 
-// Joins the parts of a split item, in the order of its keys: by the block of threads that finished
-// last, which has the item's tile set up. A warp a row, which waits for memory once for some parts:
-// what their outputs are multiplied by is found when they are all there.
+// Joins the parts of a split item: by the block of threads that finished last, which has the item's
+// tile set up. A warp a row, whose lanes look at the sums of a part each; outputs of many parts are
+// under way meanwhile, and are added in the order of their keys.
 template <i32 most_rows>
 TW_DEVICE void merge_parts(const AttentionParams& p, const TileOf<most_rows>& tile,
                            const plan::Split& split) {
   constexpr i32 kAtOnce = 8;
   const i32 count = plan::parts_of(split);
+  const i32 lane = lane_id();
+  const auto part = [&](i32 i, i32 r) {
+    return row_of_slot(p, slot_of(p, plan::slot_of_part(split.first, i), tile.kv_head), r);
+  };
   for (i32 r = warp_id(); r < tile.num_rows; r += Shape::kWarps) {
     const QueryRow row = query_row(p, tile, r);
-    for (i32 d = lane_id() * 4; d < Spec::kValueDim; d += kWarpSize * 4) {
+    for (i32 columns = 0; columns < Spec::kValueDim; columns += kWarpSize * 4) {
+      const i32 d = columns + lane * 4;
+      const bool exists = d < Spec::kValueDim;
       float m = -kInfinity;
       float l = 0;
       Float4 o{0, 0, 0, 0};
-      for (i32 first = 0; first < count; first += kAtOnce) {
-        Float2 sums[kAtOnce];
-        Float4 other[kAtOnce];
-#pragma unroll
-        for (i32 k = 0; k < kAtOnce; ++k) {
-          // Behind the last part it is loaded again.
-          const i32 part = first + k < count ? first + k : count - 1;
-          const i32 slot = slot_of(p, plan::slot_of_part(split.first, part), tile.kv_head);
-          const Partial from = row_of_slot(p, slot, r);
-          sums[k] = load_from_l2(reinterpret_cast<const Float2*>(from.m));
-          other[k] = load_from_l2(reinterpret_cast<const Float4*>(from.o + d));
+      for (i32 begin = 0; begin < count; begin += kWarpSize) {
+        const i32 end = begin + kWarpSize < count ? begin + kWarpSize : count;
+        Float2 sums{-kInfinity, 0};
+        if (begin + lane < end) {
+          sums = load_from_l2(reinterpret_cast<const Float2*>(part(begin + lane, r).m));
         }
-        float top = m;
+        float by = 0;
+        for (i32 first = begin; first < end; first += kAtOnce) {
+          Float4 other[kAtOnce];
 #pragma unroll
-        for (i32 k = 0; k < kAtOnce; ++k) top = max_of(top, sums[k].x);
-        // Without keys any finite reference will do.
-        const float reference = top == -kInfinity ? 0.0F : top;
-        float own = exp2_fast(m - reference);
-        m = top;
+          for (i32 k = 0; k < kAtOnce; ++k) {
+            other[k] = {0, 0, 0, 0};
+            if (exists && first + k < end) {
+              other[k] = load_from_l2(reinterpret_cast<const Float4*>(part(first + k, r).o + d));
+            }
+          }
+          if (first == begin) {
+            const float top = max_of(m, max_of_warp(sums.x));
+            // Without keys any finite reference will do.
+            const float reference = top == -kInfinity ? 0.0F : top;
+            const float own = exp2_fast(m - reference);
+            by = exp2_fast(sums.x - reference);
+            l = l * own + sum_of_warp(sums.y * by);
+            o = {o.x * own, o.y * own, o.z * own, o.w * own};
+            m = top;
+          }
 #pragma unroll
-        for (i32 k = 0; k < kAtOnce; ++k) {
-          if (first + k >= count) break;
-          const float by = exp2_fast(sums[k].x - reference);
-          add(o, own, other[k], by);
-          l = l * own + sums[k].y * by;
-          own = 1.0F;
+          for (i32 k = 0; k < kAtOnce; ++k) {
+            if (first + k < end) add(o, 1.0F, other[k], shuffle(by, first + k - begin));
+          }
         }
       }
-      put_columns(p, row, target_of(p, tile, -1, r, m, l), d, o);
+      const RowTarget target = target_of(p, tile, -1, r, m, l);
+      if (exists) put_columns(p, row, target, d, o);
     }
   }
+}
+
+// Called, not inlined, where there is prefill too: its loop is short of registers as it is.
+template <i32 most_rows>
+TW_DEVICE_CALL void merge_parts_apart(const AttentionParams& p, const TileOf<most_rows>& tile,
+                                      const plan::Split& split) {
+  merge_parts(p, tile, split);
 }
 
 }  // namespace tw

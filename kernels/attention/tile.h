@@ -79,7 +79,8 @@ struct Piece {
   i32 end;          // -1: all the rest
   i32 slot;         // where the result of a part goes, see slot_of; -1: it is the whole item
   i32 split_index;  // of a part: in Schedule::splits
-  i32 q_pos;        // of the row's request, where rows are requests
+  bool has_q_pos;
+  i32 q_pos;        // of the row's request, where that is known
   enum Kind : i32 { none, many_rows, few_rows } kind;
   plan::Split split;  // of a part
   plan::Row row;
@@ -222,19 +223,21 @@ TW_DEVICE i64 token_of_row(const AttentionParams& p, const Piece& piece, i32 r) 
   return p.plan.token_of(piece.row, packed / Spec::kGroupSize);
 }
 
-// A row of queries. A thread a row.
+// A row of queries, but whether its request has failed: that is not asked before the end. A thread a
+// row.
 template <i32 most_rows>
 TW_DEVICE void set_up_query_row(const AttentionParams& p, const Piece& piece, i32 r,
                                 TileOf<most_rows>& tile) {
   const i64 token = token_of_row(p, piece, r);
-  const bool known = rows_are_requests(p);
-  const i32 batch = known ? piece.row.index : p.plan.request_of(token);
+  const i32 batch = rows_are_requests(p) ? piece.row.index : p.plan.request_of(token);
   plan::Request request;
   request.q_begin = piece.row.q_begin;
   request.q_pos = piece.q_pos;
-  if (!known) request = p.plan.requests[batch];
-  tile.rows[r] = {static_cast<i32>(p.plan.position_of_query(request, token)),
-                  static_cast<i32>(token), batch, has_failed(p, batch)};
+  if (!piece.has_q_pos) request = p.plan.requests[batch];
+  TileRow& row = tile.rows[r];
+  row.q_pos = static_cast<i32>(p.plan.position_of_query(request, token));
+  row.q_index = static_cast<i32>(token);
+  row.batch = batch;
   if (p.scales_logits != 0) {
     const i32 head = piece.head;
     tile.row_scale[r] =
