@@ -140,19 +140,19 @@ class Decode {
     const DecodeTile& tile = memory.tiles[at];
     const i32 slot = pieces[at].slot;
     // A lane finds out where one of the warp's rows goes.
-    JoinedSums sums;
+    JoinedSums joined;
     RowTarget target{nullptr, 0, 0, RowTarget::nowhere};
     const i32 own = warp + lane * Shape::kWarps;
     if (own < tile.num_rows) {
-      sums = join_sums(own);
-      target = target_of(p, tile, slot, own, sums.m, sums.l);
+      joined = join_sums(own);
+      target = target_of(p, tile, slot, own, joined.m, joined.l);
     }
     for (i32 r = warp; r < tile.num_rows; r += Shape::kWarps) {
       const RowTarget to = shuffle_target(target, r / Shape::kWarps);
       float factors[Shape::kDecodeWarps];
 #pragma unroll
       for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
-        factors[w] = shuffle(sums.factors[w], r / Shape::kWarps);
+        factors[w] = shuffle(joined.factors[w], r / Shape::kWarps);
       }
       const QueryRow row = query_row(p, tile, r);
       for (i32 d = lane * 4; d < Spec::kValueDim; d += kWarpSize * 4) {
@@ -200,8 +200,8 @@ class Decode {
     Float4 sum{0, 0, 0, 0};
 #pragma unroll
     for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
-      const float* const o = memory.ring[memory.free_stage[w]][w].o + r * kResultPitch;
-      add(sum, 1.0F, *reinterpret_cast<const Float4*>(o + d), factors[w]);
+      const float* const row = memory.ring[memory.free_stage[w]][w].o + r * kResultPitch;
+      add(sum, 1.0F, *reinterpret_cast<const Float4*>(row + d), factors[w]);
     }
     return sum;
   }
@@ -212,13 +212,13 @@ class Decode {
     sync_warp();
 #pragma unroll 1
     for (i32 r = warp; r < memory.tiles[at].num_rows; r += Shape::kWarps) {
-      const JoinedSums sums = join_sums(r);
+      const JoinedSums joined = join_sums(r);
       bool finite = true;
       for (i32 d = lane * 4; d < Spec::kValueDim; d += kWarpSize * 4) {
-        finite = finite && is_finite(join_columns(r, d, sums.factors));
+        finite = finite && is_finite(join_columns(r, d, joined.factors));
       }
       if (!any_of_warp(!finite)) continue;
-      store_row_exactly(p, memory.tiles[at], slot, r, sums.m, sums.l);
+      store_row_exactly(p, memory.tiles[at], slot, r, joined.m, joined.l);
     }
   }
 
