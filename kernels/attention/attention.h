@@ -486,7 +486,6 @@ TW_KERNEL TW_LAUNCH_BOUNDS(tw::Shape::kThreads, tw::Spec::kBlocksPerSm)
 
 TW_KERNEL TW_LAUNCH_BOUNDS(256, 1) tilewright_join_levels(TW_PARAMETER tw::AttentionParams params) {
   tw::wait_for_previous_kernel();
-  tw::let_next_kernel_start();
   const int heads = params.plan.schedule.config.num_kv_heads * tw::Spec::kGroupSize;
   const tw::i64 rows = static_cast<tw::i64>(params.plan.schedule.header->q_tokens) * heads;
   const tw::i64 warps = static_cast<tw::i64>(tw::num_blocks()) * 8;

@@ -37,7 +37,9 @@ TILEWRIGHT_HD inline std::int32_t heads_of(const Config& config, std::int32_t q_
   if (config.heads_differ || config.max_heads == 1 || rows <= 0 || 2 * rows > config.joint_rows) {
     return 1;
   }
-  auto heads = static_cast<std::int32_t>(min64(config.max_heads, config.joint_rows / rows));
+  // Mostly without a division.
+  std::int32_t heads = config.max_heads;
+  if (heads * rows > config.joint_rows) heads = static_cast<std::int32_t>(config.joint_rows / rows);
   TILEWRIGHT_HD_LOOP
   while (config.num_kv_heads % heads != 0) --heads;
   return heads;
