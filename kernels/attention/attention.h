@@ -130,7 +130,7 @@ class Worker {
   TW_DEVICE void prepare_rows(i32 at, i32 rows, i32 step) {
     if (lane_id() >= Shape::kDecodeRows) return;
     if (memory.pieces[rows].kind == Piece::few_rows) {
-      set_up_query_row(p, memory.pieces[rows], lane_id(), memory.decode.tiles[rows]);
+      set_up_query_row<false>(p, memory.pieces[rows], lane_id(), memory.decode.tiles[rows]);
     }
     if (step < 2) return;
     // What is waited for, but not needed before the piece's end.
@@ -148,8 +148,7 @@ class Worker {
     if (thread_id() == Shape::kThreads - kWarpSize) set_up_keys(p, piece, tile);
     if (is_finder()) set_up_blocks(p, piece, tile);
     for (i32 r = thread_id(); r < PrefillTile::kMostRows; r += Shape::kThreads) {
-      set_up_query_row(p, piece, r, tile);
-      tile.rows[r].failed = has_failed(p, tile.rows[r].batch);
+      set_up_query_row<true>(p, piece, r, tile);
     }
     sync_block();
     Prefill prefill(p, memory.prefill);

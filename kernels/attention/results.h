@@ -271,61 +271,99 @@ TW_DEVICE i32 split_of_parts(const Partial& at) {
   return -1 - static_cast<i32>(*at.l);
 }
 
-// Joins the parts of a split item: by the block of threads that finished last, which has the item's
-// tile set up. A warp a row, whose lanes look at the sums of a part each; outputs of many parts are
-// under way meanwhile, and are added in the order of their keys.
-template <i32 most_rows>
-TW_DEVICE void merge_parts(const AttentionParams& p, const TileOf<most_rows>& tile,
-                           const plan::Split& split) {
-  constexpr i32 kAtOnce = 8;
+// A warp's rows of a tile whose parts are joined, some at a time: all that they have in memory is
+// asked for at once. Lanes look at the sums of a part each; outputs are added in the order of their
+// keys.
+template <i32 kRowsAtOnce, i32 most_rows>
+TW_DEVICE void merge_rows(const AttentionParams& p, const TileOf<most_rows>& tile,
+                          const plan::Split& split) {
+  constexpr i32 kAtOnce = 8 / kRowsAtOnce;  // parts
   const i32 count = plan::parts_of(split);
   const i32 lane = lane_id();
   const auto part = [&](i32 i, i32 r) {
     return row_of_slot(p, slot_of(p, plan::slot_of_part(split.first, i), tile.kv_head), r);
   };
-  for (i32 r = warp_id(); r < tile.num_rows; r += Shape::kWarps) {
-    const QueryRow row = query_row(p, tile, r);
+  for (i32 row = warp_id(); row < tile.num_rows; row += kRowsAtOnce * Shape::kWarps) {
+    // Behind the last row it is merged again.
+    const auto row_at = [&](i32 k) {
+      const i32 r = row + k * Shape::kWarps;
+      return r < tile.num_rows ? r : row;
+    };
     for (i32 columns = 0; columns < Spec::kValueDim; columns += kWarpSize * 4) {
       const i32 d = columns + lane * 4;
       const bool exists = d < Spec::kValueDim;
-      float m = -kInfinity;
-      float l = 0;
-      Float4 o{0, 0, 0, 0};
+      float m[kRowsAtOnce];
+      float l[kRowsAtOnce];
+      Float4 o[kRowsAtOnce];
+#pragma unroll
+      for (i32 k = 0; k < kRowsAtOnce; ++k) {
+        m[k] = -kInfinity;
+        l[k] = 0;
+        o[k] = {0, 0, 0, 0};
+      }
       for (i32 begin = 0; begin < count; begin += kWarpSize) {
         const i32 end = begin + kWarpSize < count ? begin + kWarpSize : count;
-        Float2 sums{-kInfinity, 0};
-        if (begin + lane < end) {
-          sums = load_from_l2(reinterpret_cast<const Float2*>(part(begin + lane, r).m));
-        }
-        float by = 0;
-        for (i32 first = begin; first < end; first += kAtOnce) {
-          Float4 other[kAtOnce];
+        Float2 sums[kRowsAtOnce];
 #pragma unroll
-          for (i32 k = 0; k < kAtOnce; ++k) {
-            other[k] = {0, 0, 0, 0};
-            if (exists && first + k < end) {
-              other[k] = load_from_l2(reinterpret_cast<const Float4*>(part(first + k, r).o + d));
+        for (i32 k = 0; k < kRowsAtOnce; ++k) {
+          sums[k] = {-kInfinity, 0};
+          if (begin + lane < end) {
+            const Partial from = part(begin + lane, row_at(k));
+            sums[k] = load_from_l2(reinterpret_cast<const Float2*>(from.m));
+          }
+        }
+        float by[kRowsAtOnce] = {};
+        for (i32 first = begin; first < end; first += kAtOnce) {
+          Float4 other[kRowsAtOnce][kAtOnce];
+#pragma unroll
+          for (i32 k = 0; k < kRowsAtOnce; ++k) {
+#pragma unroll
+            for (i32 i = 0; i < kAtOnce; ++i) {
+              other[k][i] = {0, 0, 0, 0};
+              if (!exists || first + i >= end) continue;
+              const Partial from = part(first + i, row_at(k));
+              other[k][i] = load_from_l2(reinterpret_cast<const Float4*>(from.o + d));
             }
           }
-          if (first == begin) {
-            const float top = max_of(m, max_of_warp(sums.x));
-            // Without keys any finite reference will do.
-            const float reference = top == -kInfinity ? 0.0F : top;
-            const float own = exp2_fast(m - reference);
-            by = exp2_fast(sums.x - reference);
-            l = l * own + sum_of_warp(sums.y * by);
-            o = {o.x * own, o.y * own, o.z * own, o.w * own};
-            m = top;
-          }
 #pragma unroll
-          for (i32 k = 0; k < kAtOnce; ++k) {
-            if (first + k < end) add(o, 1.0F, other[k], shuffle(by, first + k - begin));
+          for (i32 k = 0; k < kRowsAtOnce; ++k) {
+            if (first == begin) {
+              const float top = max_of(m[k], max_of_warp(sums[k].x));
+              // Without keys any finite reference will do.
+              const float reference = top == -kInfinity ? 0.0F : top;
+              const float own = exp2_fast(m[k] - reference);
+              by[k] = exp2_fast(sums[k].x - reference);
+              l[k] = l[k] * own + sum_of_warp(sums[k].y * by[k]);
+              o[k] = {o[k].x * own, o[k].y * own, o[k].z * own, o[k].w * own};
+              m[k] = top;
+            }
+#pragma unroll
+            for (i32 i = 0; i < kAtOnce; ++i) {
+              if (first + i < end) add(o[k], 1.0F, other[k][i], shuffle(by[k], first + i - begin));
+            }
           }
         }
       }
-      const RowTarget target = target_of(p, tile, -1, r, m, l);
-      if (exists) put_columns(p, row, target, d, o);
+#pragma unroll
+      for (i32 k = 0; k < kRowsAtOnce; ++k) {
+        const i32 r = row_at(k);
+        const RowTarget target = target_of(p, tile, -1, r, m[k], l[k]);
+        if (exists) put_columns(p, query_row(p, tile, r), target, d, o[k]);
+      }
     }
+  }
+}
+
+// Joins the parts of a split item: by the block of threads that finished last, which has the item's
+// tile set up.
+template <i32 most_rows>
+TW_DEVICE void merge_parts(const AttentionParams& p, const TileOf<most_rows>& tile,
+                           const plan::Split& split) {
+  // Beside prefill there are no registers for several.
+  if (Spec::kDecodeOnly && plan::parts_of(split) <= 2) {
+    merge_rows<4>(p, tile, split);
+  } else {
+    merge_rows<1>(p, tile, split);
   }
 }
 

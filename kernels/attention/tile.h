@@ -223,13 +223,15 @@ TW_DEVICE i64 token_of_row(const AttentionParams& p, const Piece& piece, i32 r) 
   return p.plan.token_of(piece.row, packed / Spec::kGroupSize);
 }
 
-// A row of queries, but whether its request has failed: that is not asked before the end. A thread a
-// row.
-template <i32 most_rows>
+// A row of queries; with `asks_failure` also whether its request has failed, which waits for memory
+// twice, and is not needed before the end. A thread a row.
+template <bool asks_failure, i32 most_rows>
 TW_DEVICE void set_up_query_row(const AttentionParams& p, const Piece& piece, i32 r,
                                 TileOf<most_rows>& tile) {
   const i64 token = token_of_row(p, piece, r);
   const i32 batch = rows_are_requests(p) ? piece.row.index : p.plan.request_of(token);
+  bool failed = false;
+  if constexpr (asks_failure) failed = has_failed(p, batch);
   plan::Request request;
   request.q_begin = piece.row.q_begin;
   request.q_pos = piece.q_pos;
@@ -238,6 +240,7 @@ TW_DEVICE void set_up_query_row(const AttentionParams& p, const Piece& piece, i3
   row.q_pos = static_cast<i32>(p.plan.position_of_query(request, token));
   row.q_index = static_cast<i32>(token);
   row.batch = batch;
+  if constexpr (asks_failure) row.failed = failed;
   if (p.scales_logits != 0) {
     const i32 head = piece.head;
     tile.row_scale[r] =
