@@ -66,17 +66,20 @@ TW_DEVICE void store_16(void* pointer, const Bytes16& value) {
 
 // Reads past the L1 cache: what other blocks of this launch wrote before a release that this thread
 // acquired.
-TW_DEVICE float load_from_l2(const float* pointer) {
-  float value;
-  asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(value) : "l"(pointer) : "memory");
-  return value;
-}
 struct alignas(8) Float2 {
   float x, y;
 };
 struct alignas(16) Float4 {
   float x, y, z, w;
 };
+TW_DEVICE Float2 load_from_l2(const Float2* pointer) {
+  Float2 v;
+  asm volatile("ld.global.cg.v2.f32 {%0, %1}, [%2];"
+               : "=f"(v.x), "=f"(v.y)
+               : "l"(pointer)
+               : "memory");
+  return v;
+}
 TW_DEVICE Float4 load_from_l2(const Float4* pointer) {
   Float4 v;
   asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"

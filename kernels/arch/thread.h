@@ -19,8 +19,11 @@ TW_DEVICE i32 num_threads() {
 TW_DEVICE i32 block_id() {
   return static_cast<i32>(blockIdx.x);
 }
+// Read anew, too.
 TW_DEVICE i32 num_blocks() {
-  return static_cast<i32>(gridDim.x);
+  i32 count;
+  asm volatile("mov.u32 %0, %%nctaid.x;" : "=r"(count));
+  return count;
 }
 TW_DEVICE i32 lane_id() {
   return thread_id() % kWarpSize;

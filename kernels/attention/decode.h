@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// A tile of at most 16 rows: bound by how fast keys and values arrive. All warps have the same rows
+// Tiles of at most 16 rows: bound by how fast keys and values arrive. All warps have the same rows
 // and different keys, sixteen at a time, each with a ring of its own in shared memory: no warp
-// waits for another until their results are joined at the end (Flash-Decoding, within a block).
+// waits for another until their results are joined at the end of a piece (Flash-Decoding, within a
+// block). The rings go on from one piece to the next: while the results of one are joined and
+// stored, the keys of the next are on their way.
 #pragma once
 
 #include "arch/matrix.h"
@@ -12,39 +14,49 @@
 
 namespace tw {
 
+// Pieces that a block of threads knows at a time: the one that is computed, the one whose keys are
+// asked for behind it, and the one that is being set up.
+inline constexpr i32 kPieces = 3;
+TW_DEVICE constexpr i32 next_piece(i32 at) {
+  return at + 1 == kPieces ? 0 : at + 1;
+}
+
 struct DecodeStage {
   alignas(16) char k[Shape::kDecodeKeys * Shape::kHeadPitch];
   alignas(16) char v[Shape::kDecodeKeys * Shape::kValuePitch];
 };
 
-// What a warp knows of its next keys, two chunks at a time.
+// Rows of a warp's outputs lie 8 banks apart: a quad of lanes writes 8 columns of each of 8 rows.
+inline constexpr i32 kResultPitch = Spec::kValueDim + 8;
+
+// A place in a ring. Between two pieces there is one that no keys are on their way to.
+union DecodePlace {
+  DecodeStage stage;
+  alignas(16) float o[Shape::kDecodeRows * kResultPitch];  // a warp's outputs
+  alignas(16) char q[Shape::kDecodeRows * Shape::kHeadPitch];
+};
+
+// What a warp knows of its next keys: addresses of those that it asks for, positions of those that
+// are on their way.
 struct DecodeTable {
-  alignas(16) const char* keys[2][Shape::kDecodeKeys];
-  alignas(16) const char* values[2][Shape::kDecodeKeys];
-  i32 positions[4][Shape::kDecodeKeys];
+  alignas(16) const char* keys[Shape::kDecodeKeys];
+  alignas(16) const char* values[Shape::kDecodeKeys];
+  i32 positions[Shape::kDecodeStages][Shape::kDecodeKeys];
 };
 
 // Of keys, a warp's together, and behind them of queries.
 using DecodeRests =
     RowRests<Variant::kHasRope, Shape::kDecodeWarps * Shape::kDecodeKeys + Shape::kDecodeRows>;
 
+using DecodeTile = TileOf<Shape::kDecodeRows>;
+
 struct DecodeMemory : DecodeRests {
+  DecodeTile tiles[kPieces];
   float m[Shape::kDecodeWarps][Shape::kDecodeRows];
   float l[Shape::kDecodeWarps][Shape::kDecodeRows];
-  float factors[Shape::kDecodeWarps][Shape::kDecodeRows];
-  RowTarget targets[Shape::kDecodeRows];
+  i32 free_stage[Shape::kDecodeWarps];  // where a warp's outputs are
   DecodeTable tables[Shape::kDecodeWarps];
-  union {
-    // By stage, so that the last stage of all warps lies together.
-    DecodeStage ring[Shape::kDecodeStages][Shape::kDecodeWarps];
-    // At the begin: the queries, in the place of the last stage.
-    struct {
-      DecodeStage others[Shape::kDecodeStages - 1][Shape::kDecodeWarps];
-      char q[Shape::kDecodeRows * Shape::kHeadPitch];
-    };
-    // At the end: the warps' outputs.
-    float o[Shape::kDecodeWarps][Shape::kDecodeRows * Spec::kValueDim];
-  };
+  DecodePlace ring[Shape::kDecodeStages][Shape::kDecodeWarps];
 };
 
 class Decode {
@@ -54,172 +66,261 @@ class Decode {
   using KeyCopy = RowCopy<Shape::kKeyUnits, Shape::kDecodeKeys, kWarpSize>;
   using ValueCopy = RowCopy<Shape::kValueUnits, Shape::kDecodeKeys, kWarpSize>;
   static constexpr i32 kChunksABlock = Shape::kBlock / Shape::kDecodeKeys;
-  static_assert(kStages <= 3);  // of whose keys a table has the positions
-  static_assert(Shape::kDecodeRows * Shape::kHeadPitch <=
-                sizeof(DecodeStage) * Shape::kDecodeWarps);
+  static_assert(2 * Shape::kDecodeKeys == kWarpSize);
 
-  TW_DEVICE Decode(const AttentionParams& params, Tile& the_tile, DecodeMemory& the_memory)
-      : p(params),
-        tile(the_tile),
-        memory(the_memory),
-        thread(thread_id()),
-        lane(thread % kWarpSize),
-        warp(uniform(thread / kWarpSize)) {}
+  // `pieces`: kPieces of them, whose tiles are memory.tiles.
+  TW_DEVICE Decode(const AttentionParams& params, const Piece* the_pieces, DecodeMemory& the_memory)
+      : p(params), pieces(the_pieces), memory(the_memory) {}
 
-  // `count` blocks of those that the tile needs, from tile.first_block on. `at_begin` is called
-  // while the first keys are on their way, `at_end` behind the last ones. The warp's chunks are
-  // numbered: number i is chunk warp + i
-  // * kDecodeWarps of the blocks'.
-  template <typename AtBegin, typename AtEnd>
-  TW_DEVICE void run(i32 count, const AtBegin& at_begin, const AtEnd& at_end) {
-    num_chunks = warp < Shape::kDecodeWarps ? count * kChunksABlock : 0;
-    load_queries();
-    i32 page = page_at(0);
-    for (i32 i = 0; i < kStages - 1; ++i) page = load_chunk(i, i, page);
-    at_begin();
-    copy_async_wait<kStages - 1>();
+  // Asks for the first piece's queries and its first keys: the tile's keys and blocks are set up.
+  TW_DEVICE void begin() {
+    begin_phase();
+    fetch_queries(at);
+    // What is behind it is not known yet, and queries come by way of the last stage.
+    find_next_chunk<false>();
+    load_chunks<false>(kStages - 1);
+  }
+
+  // The queries that were asked for become registers, by way of a free stage of the first warp. By
+  // all threads; the tile's rows and the next piece are known behind the first barrier in here.
+  TW_DEVICE void take_queries(i32 free_stage = kStages - 1) {
+    begin_phase();
+    char* const rows = memory.ring[free_stage][0].q;
+    put_queries(rows);
     sync_workers();
-    if constexpr (Variant::kHasRope) rotate_queries();
-    read_queries();
-    sync_workers();  // the last stage may be filled
-    i32 stage = 0;
-    for (i32 i = 0; chunk_of(i) < num_chunks; ++i) {
-      copy_async_wait<kStages - 2>();
+    if constexpr (Variant::kHasRope) {
+      rotate_rows<Shape::kThreads>(rows, query_rests(), Shape::kDecodeRows, thread,
+                                   [&](i32 r) { return memory.tiles[at].rows[r].q_pos; });
+      sync_workers();
+    }
+    const char* const from = rows + lane % 16 * Shape::kHeadPitch + lane / 16 * 16;
+#pragma unroll
+    for (i32 step = 0; step < Shape::kHeadSteps; ++step) load_matrix_x4(q[step], from + step * 32);
+    sync_workers();  // the stage may be filled
+    if (next_chunk >= own_chunks(loading)) find_next_chunk<true>();
+    // At the piece's end one stage is free.
+    load_chunks<true>(own_chunks(at) > 0 ? kStages : kStages - 1);
+  }
+
+  // The piece, but for its end.
+  TW_DEVICE void run() {
+    begin_phase();
+    const i32 chunks = own_chunks(at);
+#pragma unroll
+    for (i32 d = 0; d < Shape::kValueTiles; ++d) {
+#pragma unroll
+      for (i32 i = 0; i < 4; ++i) o[d][i] = 0;
+    }
+    sums[0] = sums[1] = {};
+    for (i32 i = 0; i < chunks; ++i) {
+      wait_for_oldest<kStages - 1>();
       // Everyone's copies have landed, and everyone is done with the stage before this one.
       sync_warp();
-      page = load_chunk(i + kStages - 1, stage == 0 ? kStages - 1 : stage - 1, page);
-      DecodeStage& landed = memory.ring[stage][warp];
+      load_chunks<true>(kStages);
+      DecodeStage& landed = memory.ring[stage][warp].stage;
       Landed<Shape::kDecodeKeys, kWarpSize>::finish(landed.k, key_rests(), landed.v,
-                                                    memory.tables[warp].positions[i & 3], lane,
+                                                    memory.tables[warp].positions[stage], lane,
                                                     [] { sync_warp(); });
       compute(i, landed);
       stage = stage + 1 == kStages ? 0 : stage + 1;
+      --in_flight;
     }
-    at_end();
-    copy_async_wait<0>();
-    sync_workers();  // all are done with their rings
-    const bool finite = warp >= Shape::kDecodeWarps || leave_results();
-    all_finite = !any_of_workers(!finite);
   }
 
-  // Joins the warps' results, in their order, and stores the rows: in a slot, or where complete
-  // rows go (slot -1).
-  TW_DEVICE void store(i32 slot) {
-    store_rows(
-        p, tile, slot, memory.targets, [&](i32 r, float& m, float& l) { join_sums(r, m, l); },
-        [&](i32 r, i32 d) { return join_columns(r, d); });
+  // Joins the warps' results, in their order, and stores the rows: in the piece's slot, or where
+  // complete rows go. Another piece of few rows behind it `goes_on`: its queries are asked for.
+  TW_DEVICE void store(bool goes_on) {
+    begin_phase();
+    sync_warp();  // all are done with the last stage
+    const bool finite = warp >= Shape::kDecodeWarps || leave_results();
+    if (goes_on) fetch_queries(next_piece(at));
+    const bool all_finite = !any_of_workers(!finite);
+    const DecodeTile& tile = memory.tiles[at];
+    const i32 slot = pieces[at].slot;
+    // A lane finds out where one of the warp's rows goes.
+    JoinedSums joined;
+    RowTarget target{nullptr, 0, 0, RowTarget::nowhere};
+    const i32 own = warp + lane * Shape::kWarps;
+    if (own < tile.num_rows) {
+      joined = join_sums(own);
+      target = target_of(p, tile, slot, own, joined.m, joined.l);
+    }
+    for (i32 r = warp; r < tile.num_rows; r += Shape::kWarps) {
+      const RowTarget to = shuffle_target(target, r / Shape::kWarps);
+      float factors[Shape::kDecodeWarps];
+#pragma unroll
+      for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
+        factors[w] = shuffle(joined.factors[w], r / Shape::kWarps);
+      }
+      const QueryRow row = query_row(p, tile, r);
+      for (i32 d = lane * 4; d < Spec::kValueDim; d += kWarpSize * 4) {
+        put_columns(p, row, to, d, join_columns(r, d, factors));
+      }
+    }
     if (!all_finite) store_again(slot);
   }
 
+  // To the piece behind it. By all threads, behind a barrier after store(true).
+  TW_DEVICE i32 current() const {
+    return at;
+  }
+  TW_DEVICE void go_on() {
+    at = next_piece(at);
+    take_queries(memory.free_stage[0]);
+  }
+
  private:
-  // Also what each warp's outputs are multiplied by.
-  TW_DEVICE void join_sums(i32 r, float& m, float& l) {
+  // Read anew, see thread_id(): else what follows from it is computed for all phases at once, and
+  // kept in registers.
+  TW_DEVICE void begin_phase() {
+    thread = thread_id();
+    lane = thread % kWarpSize;
+    warp = uniform(thread / kWarpSize);
+  }
+
+  // A row's sums over all warps, and what each warp's outputs are multiplied by.
+  struct JoinedSums {
+    float m = -kInfinity;
+    float l = 0;
+    float factors[Shape::kDecodeWarps] = {};
+  };
+  TW_DEVICE JoinedSums join_sums(i32 r) const {
+    JoinedSums joined;
 #pragma unroll
-    for (i32 w = 0; w < Shape::kDecodeWarps; ++w) m = max_of(m, memory.m[w][r]);
-    const float reference = m == -kInfinity ? 0.0F : m;
+    for (i32 w = 0; w < Shape::kDecodeWarps; ++w) joined.m = max_of(joined.m, memory.m[w][r]);
+    const float reference = joined.m == -kInfinity ? 0.0F : joined.m;
 #pragma unroll
     for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
-      const float by = exp2_fast(memory.m[w][r] - reference);
-      memory.factors[w][r] = by;
-      l += memory.l[w][r] * by;
+      joined.factors[w] = exp2_fast(memory.m[w][r] - reference);
+      joined.l += memory.l[w][r] * joined.factors[w];
     }
+    return joined;
   }
-  TW_DEVICE Float4 join_columns(i32 r, i32 d) const {
+  TW_DEVICE Float4 join_columns(i32 r, i32 d, const float (&factors)[Shape::kDecodeWarps]) const {
     Float4 sum{0, 0, 0, 0};
 #pragma unroll
     for (i32 w = 0; w < Shape::kDecodeWarps; ++w) {
-      add(sum, 1.0F, *reinterpret_cast<const Float4*>(&memory.o[w][r * Spec::kValueDim + d]),
-          memory.factors[w][r]);
+      const float* const row = memory.ring[memory.free_stage[w]][w].o + r * kResultPitch;
+      add(sum, 1.0F, *reinterpret_cast<const Float4*>(row + d), factors[w]);
     }
     return sum;
   }
 
-  // Rows whose outputs are not all finite, which may be for a value that they do not attend to.
+  // Rows whose outputs are not all finite, which may be for a value that they do not attend to. A
+  // warp has stored them, and stores them again.
   TW_DEVICE void store_again(i32 slot) {
-    sync_workers();  // all is stored
+    sync_warp();
 #pragma unroll 1
-    for (i32 r = warp_id(); r < tile.num_rows; r += Shape::kWarps) {
+    for (i32 r = warp; r < memory.tiles[at].num_rows; r += Shape::kWarps) {
+      const JoinedSums joined = join_sums(r);
       bool finite = true;
       for (i32 d = lane * 4; d < Spec::kValueDim; d += kWarpSize * 4) {
-        finite = finite && is_finite(join_columns(r, d));
+        finite = finite && is_finite(join_columns(r, d, joined.factors));
       }
       if (!any_of_warp(!finite)) continue;
-      float m = -kInfinity;
-      float l = 0;
-      join_sums(r, m, l);  // the same for all lanes
-      store_row_exactly(p, tile, slot, r, m, l);
+      store_row_exactly(p, memory.tiles[at], slot, r, joined.m, joined.l);
     }
   }
 
-  TW_DEVICE i32 chunk_of(i32 i) const {
-    return warp + i * Shape::kDecodeWarps;
+  // A warp's chunks of a piece are numbered: number i is chunk warp + i * kDecodeWarps of the
+  // blocks'.
+  TW_DEVICE i32 own_chunks(i32 piece) const {
+    const Tile& tile = memory.tiles[piece];
+    const i32 chunks = (tile.part_end - tile.first_block) * kChunksABlock - warp;
+    return warp < Shape::kDecodeWarps ? (chunks + Shape::kDecodeWarps - 1) / Shape::kDecodeWarps
+                                      : 0;
   }
-  TW_DEVICE i32 key_begin(i32 i) const {
-    const i32 chunk = chunk_of(i);
+  TW_DEVICE i32 key_begin(const Tile& tile, i32 i) const {
+    const i32 chunk = warp + i * Shape::kDecodeWarps;
     return tile.block(tile.first_block + chunk / kChunksABlock) * Shape::kBlock +
            chunk % kChunksABlock * Shape::kDecodeKeys;
   }
-  // The lanes look at two chunks, number i and the next one, a key each.
-  TW_DEVICE i32 lane_chunk(i32 i) const {
-    return i + lane / Shape::kDecodeKeys;
+  // The next one to fill: behind those that are in use.
+  TW_DEVICE i32 free_stage() const {
+    return stage + in_flight < kStages ? stage + in_flight : stage + in_flight - kStages;
   }
-  TW_DEVICE i32 lane_key(i32 i) const {
-    return key_begin(lane_chunk(i)) + lane % Shape::kDecodeKeys;
+
+  // Goes on to the next piece, where it is known, if chunk number next_chunk is behind the end of
+  // the one that is computed. Then asks for the page of the lane's key.
+  template <bool next_is_known>
+  TW_DEVICE void find_next_chunk() {
+    while (next_chunk >= own_chunks(loading)) {
+      if (!next_is_known || loading != at) return;
+      if (pieces[next_piece(at)].kind != Piece::few_rows) return;
+      loading = next_piece(at);
+      next_chunk = 0;
+    }
+    const Tile& tile = memory.tiles[loading];
+    page = page_of_key(tile, key_begin(tile, next_chunk) + lane % Shape::kDecodeKeys);
   }
-  TW_DEVICE i32 page_at(i32 i) const {
-    return chunk_of(lane_chunk(i)) < num_chunks ? page_of_key(tile, lane_key(i)) : -1;
+
+  // Until so many stages are in use: the one whose keys are computed, and those on their way.
+  template <bool next_is_known>
+  TW_DEVICE void load_chunks(i32 stages) {
+#pragma unroll 1
+    while (in_flight < stages && next_chunk < own_chunks(loading)) load_chunk<next_is_known>();
   }
-  TW_DEVICE void note_keys(i32 i, i32 page) {
-    if (chunk_of(lane_chunk(i)) >= num_chunks) return;
-    const i32 key = lane % Shape::kDecodeKeys;
-    const KeyAddress at = address_of_key(p, tile, lane_key(i), page);
+  template <bool next_is_known>
+  TW_DEVICE void load_chunk() {
+    const i32 load_stage = free_stage();
+    const Tile& tile = memory.tiles[loading];
     DecodeTable& table = memory.tables[warp];
-    table.keys[lane_chunk(i) & 1][KeyCopy::table_index(key)] = at.key;
-    table.values[lane_chunk(i) & 1][ValueCopy::table_index(key)] = at.value;
-    table.positions[lane_chunk(i) & 3][key] = at.position;
-  }
-
-  // Copies chunk number i. The lanes hold the pages of this and the next one where i is even;
-  // returns those of the next two.
-  TW_DEVICE i32 load_chunk(i32 i, i32 stage, i32 page) {
-    if ((i & 1) == 0) {
-      sync_warp();  // the table's last addresses have been read
-      note_keys(i, page);
-      sync_warp();
-      page = page_at(i + 2);
+    // Half of the lanes note the keys' addresses, the other half those of the values.
+    const i32 key = lane % Shape::kDecodeKeys;
+    const KeyAddress place = address_of_key(p, tile, key_begin(tile, next_chunk) + key, page);
+    sync_warp();  // the table's last addresses have been read
+    if (lane < Shape::kDecodeKeys) {
+      table.keys[KeyCopy::table_index(key)] = place.key;
+      table.positions[load_stage][key] = place.position;
+    } else {
+      table.values[ValueCopy::table_index(key)] = place.value;
     }
-    if (chunk_of(i) < num_chunks) {
-      DecodeStage& to = memory.ring[stage][warp];
-      const DecodeTable& table = memory.tables[warp];
-      KeyCopy::copy<Shape::kHeadPitch, Spec::kHeadDim>(to.k, table.keys[i & 1], lane);
-      ValueCopy::copy<Shape::kValuePitch, Spec::kValueDim>(to.v, table.values[i & 1], lane);
-    }
-    copy_async_commit();  // also of nothing: groups are counted
-    return page;
-  }
-
-  TW_DEVICE void load_queries() {
-    constexpr i32 kUnits = Shape::kHeadUnits;
-    for (i32 i = thread; i < Shape::kDecodeRows * kUnits; i += Shape::kThreads) {
-      const i32 r = i / kUnits;
-      const i32 unit = i % kUnits;
-      const QueryRow row = query_row(p, tile, r < tile.num_rows ? r : 0);
-      const bool valid =
-          r < tile.num_rows && unit * 8 < Spec::kHeadDim && row.q_index < p.out_tokens;
-      copy_async_16(memory.q + r * Shape::kHeadPitch + unit * 16,
-                    valid ? query_at(p, row) + unit * 16 : p.q, valid);
-    }
+    sync_warp();
+    ++next_chunk;
+    find_next_chunk<next_is_known>();
+    DecodeStage& to = memory.ring[load_stage][warp].stage;
+    KeyCopy::copy<Shape::kHeadPitch, Spec::kHeadDim>(to.k, table.keys, lane);
+    ValueCopy::copy<Shape::kValuePitch, Spec::kValueDim>(to.v, table.values, lane);
     copy_async_commit();
+    ++in_flight;
   }
-  TW_DEVICE void read_queries() {
-    const char* const from = memory.q + lane % 16 * Shape::kHeadPitch + lane / 16 * 16;
+  // Every chunk is a group of copies.
+  template <i32 most>
+  TW_DEVICE void wait_for_oldest() const {
+    if constexpr (most > 0) {
+      if (in_flight <= most) return wait_for_oldest<most - 1>();
+    }
+    copy_async_wait<most>();
+  }
+
+  // The queries' way is by registers: copies of keys that were asked for before are not waited for.
+  static constexpr i32 kQueryUnits = Shape::kDecodeRows * Shape::kHeadUnits;
+  static constexpr i32 kUnitsAThread = (kQueryUnits + Shape::kThreads - 1) / Shape::kThreads;
+
+  TW_DEVICE void fetch_queries(i32 piece) {
+    const Piece& of = pieces[piece];
 #pragma unroll
-    for (i32 step = 0; step < Shape::kHeadSteps; ++step) load_matrix_x4(q[step], from + step * 32);
+    for (i32 i = 0; i < kUnitsAThread; ++i) {
+      const i32 r = (thread + i * Shape::kThreads) / Shape::kHeadUnits;
+      const i32 unit = (thread + i * Shape::kThreads) % Shape::kHeadUnits;
+      units[i] = {};
+      if (r >= of.num_rows || unit * 8 >= Spec::kHeadDim) continue;
+      const i64 token = token_of_row(p, of, r);
+      const i32 head =
+          of.head * Spec::kGroupSize + (of.item.tile * Shape::kRows + r) % Spec::kGroupSize;
+      if (token < p.out_tokens) {
+        units[i] = load_16(p.q + token * p.q_token + head * p.q_head + unit * 16);
+      }
+    }
   }
-  TW_DEVICE void rotate_queries() {
-    rotate_rows<Shape::kThreads>(memory.q, query_rests(), Shape::kDecodeRows, thread,
-                                 [&](i32 r) { return tile.rows[r].q_pos; });
-    sync_workers();
+  TW_DEVICE void put_queries(char* rows) const {
+#pragma unroll
+    for (i32 i = 0; i < kUnitsAThread; ++i) {
+      const i32 unit = thread + i * Shape::kThreads;
+      if (unit >= kQueryUnits) break;
+      store_16(rows + unit / Shape::kHeadUnits * Shape::kHeadPitch + unit % Shape::kHeadUnits * 16,
+               units[i]);
+    }
   }
   TW_DEVICE char* key_rests() {
     return memory.rest_of(warp * Shape::kDecodeKeys);
@@ -228,10 +329,10 @@ class Decode {
     return memory.rest_of(Shape::kDecodeWarps * Shape::kDecodeKeys);
   }
 
-  TW_DEVICE void compute(i32 i, const DecodeStage& stage) {
+  TW_DEVICE void compute(i32 i, const DecodeStage& landed) {
     float scores[2][4] = {};
     const char* const k =
-        stage.k + (lane % 8 + lane / 16 * 8) * Shape::kHeadPitch + lane / 8 % 2 * 16;
+        landed.k + (lane % 8 + lane / 16 * 8) * Shape::kHeadPitch + lane / 8 % 2 * 16;
 #pragma unroll
     for (i32 step = 0; step < Shape::kHeadSteps; ++step) {
       u32 b[4];
@@ -242,13 +343,14 @@ class Decode {
         if (step < kRotatedSteps) add_rests(step, b, scores);
       }
     }
-    transform(tile.is_full(key_begin(i) / Shape::kBlock * Shape::kBlock),
-              memory.tables[warp].positions[i & 3], scores);
+    const DecodeTile& tile = memory.tiles[at];
+    transform(tile, tile.is_full(key_begin(tile, i) / Shape::kBlock * Shape::kBlock),
+              memory.tables[warp].positions[stage], scores);
     weigh(scores);
     const u32 a[4] = {
         pack<Element>(scores[0][0], scores[0][1]), pack<Element>(scores[0][2], scores[0][3]),
         pack<Element>(scores[1][0], scores[1][1]), pack<Element>(scores[1][2], scores[1][3])};
-    const char* const v = stage.v + lane % 16 * Shape::kValuePitch + lane / 16 * 16;
+    const char* const v = landed.v + lane % 16 * Shape::kValuePitch + lane / 16 * 16;
 #pragma unroll
     for (i32 d = 0; d < Shape::kValueTiles; d += 2) {
       u32 b[4];
@@ -271,7 +373,8 @@ class Decode {
     multiply_16x8x16<Element>(scores[1], a, keys[2], keys[3]);
   }
 
-  TW_DEVICE void transform(bool full, const i32* positions, float (&scores)[2][4]) {
+  TW_DEVICE void transform(const DecodeTile& tile, bool full, const i32* positions,
+                           float (&scores)[2][4]) {
     const bool scaled = Variant::kHasLogits || p.scales_logits != 0;
     if (full && !scaled) return;
 #pragma unroll
@@ -333,6 +436,9 @@ class Decode {
 
   // Every warp's sums and outputs, for all to read. False: some output is not finite.
   TW_DEVICE bool leave_results() {
+    const i32 num_rows = memory.tiles[at].num_rows;
+    float* const results = memory.ring[free_stage()][warp].o;
+    if (lane == 0) memory.free_stage[warp] = free_stage();
     bool finite = true;
 #pragma unroll
     for (i32 half = 0; half < 2; ++half) {
@@ -344,14 +450,14 @@ class Decode {
                                 : sums[half].m;
         memory.l[warp][r] = l;
       }
-      if (r >= tile.num_rows) continue;
+      if (r >= num_rows) continue;
       float total = 0;
 #pragma unroll
       for (i32 d = 0; d < Shape::kValueTiles; ++d) {
         const i32 column = d * 8 + lane % 4 * 2;
         if (column >= Spec::kValueDim) continue;
-        memory.o[warp][r * Spec::kValueDim + column] = o[d][half * 2];
-        memory.o[warp][r * Spec::kValueDim + column + 1] = o[d][half * 2 + 1];
+        *reinterpret_cast<Float2*>(results + r * kResultPitch + column) = {o[d][half * 2],
+                                                                           o[d][half * 2 + 1]};
         total += o[d][half * 2] + o[d][half * 2 + 1];
       }
       finite = finite && is_finite(total);
@@ -360,15 +466,22 @@ class Decode {
   }
 
   const AttentionParams& p;
-  Tile& tile;
+  const Piece* const pieces;
   DecodeMemory& memory;
-  const i32 thread;
-  const i32 lane;
-  const i32 warp;
-  i32 num_chunks = 0;
-  bool all_finite = true;
+  i32 thread = 0;
+  i32 lane = 0;
+  i32 warp = 0;
+  i32 at = 0;  // the piece that is computed
+  // The next chunk to ask for: of which piece, its number, and the page of the lane's key.
+  i32 loading = 0;
+  i32 next_chunk = 0;
+  i32 page = 0;
+  i32 stage = 0;      // of the oldest chunk that is not computed
+  i32 in_flight = 0;  // how many there are that were asked for
+  // With values from the start: else those of the last pieces are kept in registers until here.
+  Bytes16 units[kUnitsAThread] = {};
   SoftmaxRow sums[2];
-  u32 q[Shape::kHeadSteps][4];
+  u32 q[Shape::kHeadSteps][4] = {};
   float o[Shape::kValueTiles][4] = {};
 };
 

@@ -20,9 +20,12 @@ TW_DEVICE bool is_finite(const Float4& v) {
   return is_finite(v.x) && is_finite(v.y) && is_finite(v.z) && is_finite(v.w);
 }
 
+template <i32 most_rows>
 class ExactRow {
  public:
-  TW_DEVICE ExactRow(const AttentionParams& params, const Tile& the_tile, i32 r)
+  using RowTile = TileOf<most_rows>;
+
+  TW_DEVICE ExactRow(const AttentionParams& params, const RowTile& the_tile, i32 r)
       : p(params), tile(the_tile), row(query_row(params, the_tile, r)) {
     q = reinterpret_cast<const Element*>(query_at(p, row));
     scale = p.scales_logits != 0 ? tile.row_scale[r] : p.sm_scale;
@@ -131,7 +134,7 @@ class ExactRow {
   }
 
   const AttentionParams& p;
-  const Tile& tile;
+  const RowTile& tile;
   const QueryRow row;
   const Element* q;
   float scale;
@@ -140,9 +143,10 @@ class ExactRow {
 // Sums row `r` of the tile once more, and stores it over what was stored before. Where the sum of
 // weights is NaN, so is the output, whatever the values. By a warp, behind its barrier. Called, not
 // inlined: the way there is seldom taken.
-TW_DEVICE_CALL void store_row_exactly(const AttentionParams& p, const Tile& tile, i32 slot, i32 r,
-                                      float m, float l) {
-  if (l == l) ExactRow(p, tile, r).store(slot, r, m, l);
+template <i32 most_rows>
+TW_DEVICE_CALL void store_row_exactly(const AttentionParams& p, const TileOf<most_rows>& tile,
+                                      i32 slot, i32 r, float m, float l) {
+  if (l == l) ExactRow<most_rows>(p, tile, r).store(slot, r, m, l);
 }
 
 }  // namespace tw

@@ -11,28 +11,48 @@
 
 namespace tw {
 
-// The groups that compute: all pieces that the loader hands over.
+// A piece of few rows, in the memory that stages have for others.
+TW_DEVICE void decode_piece(const AttentionParams& p, const HopperPiece& piece,
+                            HopperMemory& memory) {
+  sync_workers();  // all are done with the stages
+  DecodeTile& tile = memory.decode.tiles[0];
+  const i32 thread = thread_id();
+  if (thread < Shape::kDecodeRows) {
+    tile.rows[thread] = piece.tile.rows[thread];
+    tile.row_scale[thread] = piece.tile.row_scale[thread];
+  } else if (thread == Shape::kThreads - 1) {
+    static_cast<Tile&>(tile) = piece.tile;
+    memory.decoded[0] = piece;
+    memory.decoded[1].kind = Piece::none;
+  }
+  sync_workers();
+  Decode decode(p, memory.decoded, memory.decode);
+  decode.begin();
+  decode.take_queries();
+  decode.run();
+  decode.store(false);
+}
+
+// The groups that compute: all pieces that are handed over.
 TW_DEVICE void compute_pieces(const AttentionParams& p, HopperMemory& memory) {
   HopperTurns turns;
   HopperPrefill::begin_turns(memory);
   for (u32 turn = 0;; ++turn) {
-    TilePiece& part = memory.tiles[turn % 2];
+    const HopperPiece& piece = memory.pieces[turn % 2];
     Handover& handover = memory.tile[turn % 2];
     handover.wait_full(turn / 2);
-    if (part.piece.kind == Piece::none) break;
-    const i32 count = part.tile.part_end - part.tile.first_block;
-    if (is_decode(p, part.tile)) {
-      sync_workers();  // all are done with the stages
-      Decode decode(p, part.tile, memory.decode);
-      decode.run(
-          count, [] {}, [] {});
-      decode.store(part.piece.slot);
+    if (piece.kind == Piece::none) break;
+    if (piece.kind == Piece::few_rows) {
+      decode_piece(p, piece, memory);
     } else {
-      HopperPrefill prefill(p, part.tile, memory, turns);
-      prefill.run(count);
-      prefill.store(part.piece.slot);
+      HopperPrefill prefill(p, piece.tile, memory, turns);
+      prefill.run(piece.tile.part_end - piece.tile.first_block);
+      prefill.store(piece.slot);
     }
-    if (part.piece.slot >= 0) merge_if_last(p, part, memory.merge);
+    if (piece.slot >= 0) {
+      sync_workers();
+      merge_if_last(p, piece.tile, piece, memory.message);
+    }
     arrive_as_warp(handover.empty);
   }
   if (p.zero_padding != 0) zero_padding(p);

@@ -106,7 +106,7 @@ class HopperLoader {
 
   TW_DEVICE void load_queries() {
     u32 tiles = 0;
-    for_each_tile([&](const Tile& tile) {
+    for_each_tile([&](const TileOf<Shape::kRows>& tile) {
       using Copy = MatrixCopy<Shape::kHeadUnits, Shape::kRows>;
 #pragma unroll
       for (i32 i = 0; i < Shape::kRows; i += kWarpSize) {
@@ -203,15 +203,15 @@ class HopperLoader {
     bool behind_decode = false;
     for (u32 turn = 0;; ++turn) {
       memory.tile[turn % 2].wait_full(turn / 2);
-      const TilePiece& part = memory.tiles[turn % 2];
-      if (part.piece.kind == Piece::none) break;
-      if (is_decode(p, part.tile)) {  // whose keys are loaded by those who compute
+      const HopperPiece& piece = memory.pieces[turn % 2];
+      if (piece.kind == Piece::none) break;
+      if (piece.kind == Piece::few_rows) {  // whose keys are loaded by those who compute
         behind_decode = true;
       } else {
         // They have used the memory of the stages in another way.
         if (behind_decode) memory.tile[(turn - 1) % 2].wait_empty((turn - 1) / 2 + 1);
         behind_decode = false;
-        if (part.tile.first_block < part.tile.part_end) load(part.tile);
+        if (piece.tile.first_block < piece.tile.part_end) load(piece.tile);
       }
       arrive_as_warp(memory.loaded[turn % 2]);
       arrive_as_warp(memory.tile[turn % 2].empty);

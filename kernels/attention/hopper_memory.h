@@ -47,14 +47,21 @@ struct Handover {
   TW_DEVICE void wait_empty(u32 turn) { wait_for(empty, turn - 1); }
 };
 
+// A piece and its tile.
+struct HopperPiece : Piece {
+  TileOf<Shape::kRows> tile;
+};
+
 struct HopperMemory {
   union {
     HopperStages stages;
     DecodeMemory decode;
   };
-  TilePiece tiles[2];
+  HopperPiece pieces[2];
+  // The piece of few rows that is computed, and none behind it.
+  Piece decoded[kPieces];
   Share share;
-  MergeMemory merge;
+  i32 message;  // from one thread that computes to all of them
   // Of a step: the loader brings a block's keys, and the values of the block before it. A tile
   // takes one step more than blocks: its first has no values, its last no keys, but all places are
   // handed over in every step, so that one count tells all phases.

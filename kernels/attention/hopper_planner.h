@@ -15,36 +15,45 @@ class HopperPlanner {
   TW_DEVICE void run() {
     if (lane_id() == 0) finder.begin();
     for (u32 turn = 0;; ++turn) {
-      TilePiece& part = memory.tiles[turn % 2];
+      HopperPiece& piece = memory.pieces[turn % 2];
+      const Piece& last = memory.pieces[(turn + 1) % 2];
       memory.tile[turn % 2].wait_empty(turn / 2);
-      bool found = put(part, [&] { return finder.next_early(); });
+      bool found = find(piece, [&] {
+        finder.find_next(last, piece);
+        if (piece.kind == Piece::none && finder.many_a_items_left()) finder.take_a_item(piece);
+      });
       if (!found) {
-        // Of the last items one is taken when the tile before it needs no more keys.
+        // Of the last items one is taken when the tile before it needs no more keys: a block that
+        // held two would leave none for another.
         if (turn > 0) wait_for(memory.loaded[(turn - 1) % 2], (turn - 1) / 2);
-        found = put(part, [&] { return finder.take_a_item(); });
+        found = find(piece, [&] { finder.take_a_item(piece); });
       }
-      if (found) {
-        const Piece& piece = part.piece;
-        set_up_tile<kWarpSize>(p, piece.item, piece.begin, piece.end, part.tile, lane_id(),
-                               [] { sync_warp(); });
-        if (piece.slot >= 0) find_split(p, part);
-      }
+      if (found) set_up(piece);
       arrive_as_warp(memory.tile[turn % 2].full);
       if (!found) break;
     }
   }
 
  private:
-  // What find() finds, by the first lane, becomes the tile's piece; whether there is one.
+  // What one lane finds; whether there is something.
   template <typename Find>
-  TW_DEVICE static bool put(TilePiece& part, const Find& find) {
+  TW_DEVICE static bool find(const Piece& piece, const Find& look) {
     bool found = false;
     if (lane_id() == 0) {
-      part.piece = find();
-      found = part.piece.kind != Piece::none;
+      look();
+      found = piece.kind != Piece::none;
     }
     sync_warp();
     return any_of_warp(found);
+  }
+
+  TW_DEVICE void set_up(HopperPiece& piece) {
+    if (lane_id() == 0) set_up_keys(p, piece, piece.tile);
+    if (lane_id() == 1) set_up_blocks(p, piece, piece.tile);
+    if (lane_id() == 2 && piece.slot >= 0) piece.split = p.plan.schedule.splits[piece.split_index];
+    for (i32 r = lane_id(); r < Shape::kRows; r += kWarpSize) {
+      set_up_query_row<true>(p, piece, r, piece.tile);
+    }
   }
 
   const AttentionParams& p;

@@ -26,7 +26,7 @@ class HopperPrefill {
   using MultiplyKeys = WarpGroupMultiply<Element, Shape::kBlock>;
   using MultiplyValues = WarpGroupMultiply<Element, Shape::kValueTiles * 8>;
 
-  TW_DEVICE HopperPrefill(const AttentionParams& params, const Tile& the_tile,
+  TW_DEVICE HopperPrefill(const AttentionParams& params, const TileOf<Shape::kRows>& the_tile,
                           HopperMemory& the_memory, HopperTurns& the_turns)
       : p(params),
         tile(the_tile),
@@ -259,7 +259,7 @@ class HopperPrefill {
   }
 
   const AttentionParams& p;
-  const Tile& tile;
+  const TileOf<Shape::kRows>& tile;
   HopperMemory& memory;
   HopperTurns& turns;
   u32 step;  // since the kernel began

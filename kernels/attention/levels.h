@@ -49,7 +49,8 @@ class RowParts {
     const i32 worker = shuffle(first_worker, level);
     const i32 r = shuffle(tile_row, level);
     if (worker < 0) return level_row(p, level, token, head);
-    return row_of_slot(p, plan::slot_of_part(worker, i - begin), r);
+    const i32 slot = slot_of(p, plan::slot_of_part(worker, i - begin), head / Spec::kGroupSize);
+    return row_of_slot(p, slot, r);
   }
 
  private:

@@ -38,21 +38,21 @@ constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int
   const int head_pitch = (2 * ((head_dim + 15) / 16) + 1) * 16;
   const int value_pitch = (2 * ((value_dim + 15) / 16) + 1) * 16;
   const auto larger = [](int a, int b) { return a > b ? a : b; };
-  const int targets = 24;  // RowTarget
+  const int a_tile = 8 * 32 + (one_span ? 16 : 1024) + 64;
+  const int a_row = 16 + 4;
   const int rest_pitch = rope_dim > 0 ? (2 * ((rope_dim + 15) / 16) + 1) * 16 : 0;
   const int prefill =
-      kTileRows * head_pitch + 2 * block * (head_pitch + value_pitch) +
+      a_tile + kTileRows * a_row + kTileRows * head_pitch + 2 * block * (head_pitch + value_pitch) +
       2 * prefill_round_keys(32 * attention_warps(head_dim, value_dim), block) * (2 * 8 + 4) +
       (kTileRows + block) * rest_pitch;
-  const int ring = decode_stages * kDecodeKeys * (head_pitch + value_pitch);
-  const int decode = 3 * kDecodeWarps * kDecodeRows * 4 + kDecodeRows * targets +
-                     kDecodeWarps * (2 * kDecodeKeys * 16 + 4 * kDecodeKeys * 4) +
-                     larger(kDecodeWarps * ring, kDecodeWarps * kDecodeRows * 4 * value_dim) +
+  const int stage =
+      larger(kDecodeKeys * (head_pitch + value_pitch), kDecodeRows * (value_dim + 8) * 4);
+  const int decode = 3 * (a_tile + kDecodeRows * a_row) + 2 * kDecodeWarps * kDecodeRows * 4 +
+                     kDecodeWarps * (kDecodeKeys * 16 + decode_stages * kDecodeKeys * 4) +
+                     kDecodeWarps * decode_stages * stage +
                      (kDecodeWarps * kDecodeKeys + kDecodeRows) * rest_pitch;
-  const int tile =
-      (decode_only ? kDecodeRows : kTileRows) * (16 + 4) + 8 * 32 + (one_span ? 16 : 1024) + 64;
-  const int pieces = 2 * 48 + 24 + 72;
-  return (decode_only ? decode : larger(prefill, decode)) + tile + pieces + 64;
+  const int pieces = 3 * 128 + 96;
+  return (decode_only ? decode : larger(prefill, decode)) + pieces + 64;
 }
 
 // The same of Hopper's kernel (hopper_memory.h), whose stages have no space between rows.
@@ -62,11 +62,11 @@ constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block, int de
       kTileRows * columns(head_dim) + 2 * block * (columns(head_dim) + columns(value_dim));
   const int decode =
       attention_shared_bytes(head_dim, value_dim, block, decode_stages, 0, true, true);
-  const int tile = kTileRows * (16 + 4) + 8 * 32 + 16 + 64 + 72;
-  const int merge = kTileRows * (4 + 4 + 24);
+  const int piece = 128 + kTileRows * (16 + 4) + 8 * 32 + 16 + 64;
+  const int pieces = 2 * piece + 3 * 128 + 96;
   const int addresses = (kTileRows + 2 * block) * 8;
   const int bytes =
-      (prefill > decode ? prefill : decode) + 2 * tile + merge + 4 * block * 4 + addresses + 512;
+      (prefill > decode ? prefill : decode) + pieces + 4 * block * 4 + addresses + 512;
   return (bytes + 1023) / 1024 * 1024;
 }
 

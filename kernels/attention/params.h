@@ -56,9 +56,9 @@ struct AttentionParams {
   plan::ParamSlot params[kMaxParams];
 
   // The plan's workspace.
-  float* slots;          // two a worker: partial results of split items
+  float* slots;          // [two a worker, heads of an item]: partial results of split items
   float* level_results;  // [levels][tokens][q heads], where levels are joined
-  i32* split_arrivals;   // [workers], zero between runs
+  i32* split_arrivals;   // [workers, heads of an item], zero between runs
   i32* a_taken;          // how many items of section A are taken, zero between runs
   const i32* status;     // two arrays of words, one a request; the plan's header says which is its
   i32 status_stride;

@@ -6,106 +6,164 @@
 
 namespace tw {
 
-// A part of an item, or all of it.
-struct Piece {
-  plan::Item item;
-  i64 index;  // of the item in its section
-  i32 begin;  // blocks, of those that the tile needs
-  i32 end;    // -1: all the rest
-  i32 slot;   // where the result of a part goes; -1: it is the whole item
-  enum Kind : i32 { none, some } kind;
+// A block's way through its shares of section B: a worker is as many blocks as items have heads at
+// the most, and each computes one of them. In shared memory, as only one thread walks.
+struct Share {
+  plan::Start start;
+  i32 worker;
+  i32 done;              // of start.items
+  bool no_a_items;       // none was left when the block asked
+  bool first_is_placed;  // the first tile's keys and blocks are set up
 };
 
-// The last i of [begin, end) for which value_at(i) is at most `limit`, where the values do not fall
-// and that of `begin` is. By all lanes of a warp, which look at 32 values at a time: each look
-// waits for memory.
-template <typename ValueAt>
-TW_DEVICE i32 find_by_warp(i32 begin, i32 end, i64 limit, const ValueAt& value_at) {
-  while (end - begin > 1) {
-    const i32 step = (end - begin + kWarpSize - 1) / kWarpSize;
-    const i32 at = begin + lane_id() * step;
-    begin += (count_bits(ballot(at < end && value_at(at) <= limit)) - 1) * step;
-    if (begin + step < end) end = begin + step;
-  }
-  return begin;
+// The blocks of a share's first tile, where its record tells them.
+TW_DEVICE bool take_blocks(const plan::Start& start, plan::TileSpan& blocks) {
+  blocks = {start.first_block, start.first_block + start.end, start.full_begin, start.full_end};
+  return true;
+}
+TW_DEVICE bool take_blocks(const plan::Start&, plan::TileRanges&) {
+  return false;
 }
 
-// A block's way through its share of section B. In shared memory, as only one thread walks.
-struct Share {
-  i32 worker;
-  plan::Cut from;
-  plan::Cut to;
-  i64 index;
-  bool no_a_items;  // none was left when the block asked
-};
-
-// One thread's way through the pieces of its block.
+// One thread's way through the pieces of its block. Shares of section B are the longest pieces of
+// work, so they go first; then section A, from its longest items on.
 class PieceFinder {
  public:
   TW_DEVICE PieceFinder(const AttentionParams& params, Share& the_share)
       : p(params), share(the_share), schedule(params.plan.schedule) {}
 
   TW_DEVICE void begin() {
-    share.no_a_items = schedule.header->a_items == 0;
-    begin_share(schedule.header->b_items > 0 ? block_id() : schedule.header->workers);
+    share.no_a_items = Spec::kDecodeOnly || schedule.header->a_items == 0;
+    share.first_is_placed = false;
+    begin_share(worker_of_block());
   }
 
-  // The next piece, long before the block is free for it: of the last items of section A none is
-  // taken so early, as a block that held two would leave none for another.
-  TW_DEVICE Piece next_early() {
-    const Piece piece = next_of_share();
-    return piece.kind == Piece::none && many_a_items_left() ? take_a_item() : piece;
-  }
-
-  TW_DEVICE Piece next_of_share() {
-    Piece piece{{}, 0, 0, -1, -1, Piece::none};
-    for (; share.worker < schedule.header->workers; begin_share(share.worker + num_blocks())) {
-      if (share.index > share.to.item || (share.index == share.to.item && share.to.block == 0)) {
-        continue;
-      }
-      const bool from_start = share.index != share.from.item || share.from.block == 0;
-      const bool to_end = share.index != share.to.item;
-      piece.index = share.index;
-      piece.begin = from_start ? 0 : share.from.block;
-      piece.end = to_end ? -1 : share.to.block;
-      if (!from_start || !to_end) {
-        piece.slot = from_start ? plan::second_slot(share.worker) : plan::first_slot(share.worker);
-      }
-      piece.item = plan::b_item(schedule, share.index++);
-      piece.kind = Piece::some;
-      return piece;
+  // The first piece of the block, or none. Where one read tells enough to ask for its keys, it is
+  // one of few rows, `tile` is set up but for its rows, and share.first_is_placed.
+  TW_DEVICE void find_first(Piece& piece, Tile& tile) {
+    begin();
+    const plan::Start start = share.start;
+    if (start.items == 0 || start.request < 0) {
+      find_next(piece, piece);
+      if (piece.kind == Piece::none) take_a_item(piece);
+      return;
     }
-    return piece;
-  }
-
-  TW_DEVICE Piece take_a_item() {
-    const i64 items = schedule.header->a_items;
-    Piece piece{{}, 0, 0, -1, -1, Piece::none};
-    if (share.no_a_items) return piece;
-    piece.index = atomic_add(p.a_taken, 1);
-    // Each block asks once in vain; the last one of these leaves the counter as it was.
-    if (piece.index == items + num_blocks() - 1) *p.a_taken = 0;
-    if (piece.index >= items) {
-      share.no_a_items = true;
-      return piece;
+    // All that the first keys' addresses follow from is known.
+    piece.row.index = start.request;
+    piece.row.q_begin = start.q_begin;
+    piece.row.q_len = start.q_len;
+    piece.row.kv_len = start.kv_len;
+    piece.row.level = piece.row.segment = piece.row.kv_pos = 0;
+    piece.row.tiles = 1;
+    piece.has_q_pos = true;
+    piece.q_pos = start.q_pos;
+    piece.item = start.item;
+    // Rows of few queries have as many heads an item as there may be.
+    piece.row.heads = static_cast<i32>(most_heads());
+    set_part(piece);
+    if (piece.kind != Piece::few_rows) return;
+    share.first_is_placed = true;
+    set_up_keys(p, piece, tile);
+    if (take_blocks(start, tile.ranges)) {
+      tile.part_end = start.end;
+    } else {
+      set_up_blocks(p, piece, tile);
     }
-    piece.item = plan::a_item(schedule, piece.index);
-    piece.kind = Piece::some;
-    return piece;
   }
 
- private:
-  TW_DEVICE void begin_share(i32 worker) {
-    share.worker = worker;
-    if (worker >= schedule.header->workers) return;
-    share.from = schedule.cuts[worker];
-    share.to = schedule.cuts[worker + 1];
-    share.index = share.from.item;
+  // The piece of the block's shares behind `last`, or none.
+  TW_DEVICE void find_next(const Piece& last, Piece& piece) {
+    const plan::Start& start = share.start;
+    while (share.done == start.items) {
+      piece.kind = Piece::none;
+      const i32 worker = share.worker + workers_at_a_time();
+      if (worker >= schedule.config.workers) return;
+      begin_share(worker);
+    }
+    const bool same_row = share.done > 0 && go_to_next_item(last, piece);
+    if (share.done == 0) piece.item = start.item;
+    piece.row = same_row ? last.row : schedule.rows[piece.item.row];
+    piece.has_q_pos = same_row && last.has_q_pos;
+    piece.q_pos = last.q_pos;
+    set_part(piece);
   }
 
   TW_DEVICE bool many_a_items_left() const {
     return !share.no_a_items &&
            load_relaxed(p.a_taken) < schedule.header->a_items - 2 * num_blocks();
+  }
+  TW_DEVICE void take_a_item(Piece& piece) {
+    piece.kind = Piece::none;
+    if (Spec::kDecodeOnly || share.no_a_items) return;
+    const i64 items = schedule.header->a_items;
+    const i64 index = atomic_add(p.a_taken, 1);
+    // Each block asks once in vain; the last one of these leaves the counter as it was.
+    if (index == items + num_blocks() - 1) *p.a_taken = 0;
+    if (index >= items) {
+      share.no_a_items = true;
+      return;
+    }
+    piece.item = plan::a_item(schedule, index);
+    piece.row = schedule.rows[piece.item.row];
+    piece.has_q_pos = false;
+    piece.head = piece.item.head;
+    piece.begin = 0;
+    piece.end = piece.slot = -1;
+    set_kind(piece);
+  }
+
+ private:
+  // Of an item: a power of two, so that nothing waits for a division.
+  TW_DEVICE u32 most_heads() const {
+    return Spec::kDecodeOnly ? static_cast<u32>(schedule.config.max_heads) : 1;
+  }
+  TW_DEVICE i32 worker_of_block() const { return block_id() >> lowest_bit(most_heads()); }
+  TW_DEVICE i32 workers_at_a_time() const { return num_blocks() >> lowest_bit(most_heads()); }
+
+  TW_DEVICE void begin_share(i32 worker) {
+    share.start = schedule.starts[worker];
+    share.worker = worker;
+    share.done = 0;
+  }
+
+  // Whether it is in the same row.
+  TW_DEVICE bool go_to_next_item(const Piece& last, Piece& piece) const {
+    if (!Spec::kDecodeOnly && last.item.row < schedule.header->num_a_rows) {
+      const i64 first = schedule.cuts[share.worker].item;
+      piece.item = plan::b_item(schedule, first + share.done);
+      return false;
+    }
+    piece.item = last.item;
+    if (++piece.item.tile < last.row.tiles) return true;
+    piece.item.tile = 0;
+    piece.item.head += last.row.heads;
+    if (piece.item.head < schedule.config.num_kv_heads) return true;
+    piece.item.head = 0;
+    ++piece.item.row;
+    return false;
+  }
+
+  // Which part of its item the share's next piece is.
+  TW_DEVICE void set_part(Piece& piece) {
+    const plan::Start& start = share.start;
+    const bool is_first = share.done == 0;
+    const bool is_cut_behind = share.done + 1 == start.items && start.last_end > 0;
+    piece.begin = is_first ? start.begin : 0;
+    piece.end = is_first ? start.end : is_cut_behind ? start.last_end : -1;
+    piece.head = piece.item.head + (block_id() & static_cast<i32>(most_heads() - 1));
+    piece.slot = -1;
+    if (piece.begin > 0) piece.slot = slot_of(p, plan::first_slot(share.worker), piece.head);
+    if (piece.begin == 0 && is_cut_behind) {
+      piece.slot = slot_of(p, plan::second_slot(share.worker), piece.head);
+    }
+    piece.split_index = start.split + (!is_first && start.begin > 0 ? 1 : 0);
+    ++share.done;
+    set_kind(piece);
+  }
+  TW_DEVICE void set_kind(Piece& piece) {
+    piece.num_rows = plan::rows_of_tile(schedule.config, piece.row, piece.item.tile);
+    const bool few = piece.num_rows <= Shape::kDecodeRows && !p.plan.batch_invariant;
+    piece.kind = Spec::kDecodeOnly || few ? Piece::few_rows : Piece::many_rows;
   }
 
   const AttentionParams& p;
@@ -113,54 +171,46 @@ class PieceFinder {
   const plan::Schedule& schedule;
 };
 
-// A piece and the tile that it is a part of.
-struct TilePiece {
-  Tile tile;
-  Piece piece;
-  plan::Split split;  // of the piece, where it is a part
-  i32 split_index;
-};
-
-// By a warp.
-TW_DEVICE void find_split(const AttentionParams& p, TilePiece& part) {
-  const plan::Schedule& schedule = p.plan.schedule;
-  const i32 at = find_by_warp(0, schedule.header->num_splits, part.piece.index,
-                              [&](i32 split) { return schedule.splits[split].item; });
-  if (lane_id() == 0) {
-    part.split = schedule.splits[at];
-    part.split_index = at;
-  }
-}
-
-// Whether a tile's rows are so few that keys are the work, not products.
-TW_DEVICE bool is_decode(const AttentionParams& p, const Tile& tile) {
-  return tile.num_rows <= Shape::kDecodeRows && !p.plan.batch_invariant;
-}
-
-// The block that finishes the last part of a split item merges all parts. Where all rows are to be
-// joined with those of other levels, that is left to the join, which many blocks do.
-TW_DEVICE void merge_if_last(const AttentionParams& p, TilePiece& part, MergeMemory& memory) {
-  const Tile& tile = part.tile;
-  if (!any_of_workers(thread_id() < tile.num_rows &&
-                      !is_joined(p, tile.rows[thread_id()].q_index))) {
-    if (part.piece.begin == 0) leave_parts(p, tile, part.split_index);
+// The block that finishes the last part of a split item merges all parts. Where all rows are to
+// be joined with those of other levels, that is left to the join, which many blocks do. Behind a
+// barrier after the part is stored; ends with one. `message`: in shared memory.
+template <i32 most_rows>
+TW_DEVICE void merge_if_last(const AttentionParams& p, const TileOf<most_rows>& tile,
+                             const Piece& piece, i32& message) {
+  const auto is_merged = [&] {
+    bool some = false;
+    for (i32 r = thread_id(); r < tile.num_rows; r += Shape::kThreads) {
+      some = some || !is_joined(p, tile.rows[r].q_index);
+    }
+    return any_of_workers(some);
+  };
+  if (!rows_are_requests(p) && !is_merged()) {
+    if (piece.begin == 0) leave_parts(p, tile, piece.split_index);
+    sync_workers();
     return;
   }
   if (thread_id() == 0) {
-    i32* const arrivals = p.split_arrivals + part.split.first;
-    const bool last = atomic_add_acq_rel(arrivals, 1) == part.split.last - part.split.first;
+    i32* const arrivals = p.split_arrivals + slot_of(p, piece.split.first, piece.head);
+    const bool last = atomic_add_acq_rel(arrivals, 1) == piece.split.last - piece.split.first;
     if (last) *arrivals = 0;
-    part.tile.message = last ? 1 : 0;
+    message = last ? 1 : 0;
   }
   sync_workers();
-  if (tile.message != 0) merge_parts(p, tile, part.split, memory);
+  if (message != 0) {
+    if constexpr (Spec::kDecodeOnly) {
+      merge_parts(p, tile, piece.split);
+    } else {
+      merge_parts_apart(p, tile, piece.split);
+    }
+  }
+  sync_workers();
 }
 
 // Rows of the output behind the batch's last query token.
 TW_DEVICE void zero_padding(const AttentionParams& p) {
-  using Out = Spec::Out;
   const i32 q_tokens = p.plan.schedule.header->q_tokens;
   const i32 heads = p.plan.schedule.config.num_kv_heads * Spec::kGroupSize;
+  using Out = Spec::Out;
   const i64 rows = static_cast<i64>(p.padded_tokens - q_tokens) * heads;
   for (i64 i = block_id(); i < rows; i += num_blocks()) {
     const i64 token = q_tokens + i / heads;

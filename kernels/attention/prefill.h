@@ -20,7 +20,10 @@ struct PrefillStage {
 // Of a tile's queries and, behind them, of a block's keys.
 using PrefillRests = RowRests<Variant::kHasRope, Shape::kRows + Shape::kBlock>;
 
+using PrefillTile = TileOf<Shape::kRows>;
+
 struct PrefillMemory : PrefillRests {
+  PrefillTile tile;
   alignas(16) char q[Shape::kRows * Shape::kHeadPitch];
   PrefillStage stages[2];
   // Of the blocks of two rounds (see note_keys).
@@ -41,8 +44,8 @@ class Prefill {
   using QueryCopy = RowCopy<Shape::kHeadUnits, Shape::kRows, Shape::kThreads>;
   using Element = Shape::Element;
 
-  TW_DEVICE Prefill(const AttentionParams& params, Tile& the_tile, PrefillMemory& the_memory)
-      : p(params), tile(the_tile), memory(the_memory), thread(thread_id()) {}
+  TW_DEVICE Prefill(const AttentionParams& params, PrefillMemory& the_memory)
+      : p(params), tile(the_memory.tile), memory(the_memory), thread(thread_id()) {}
 
   // `count` blocks of those that the tile needs, from tile.first_block on. `at_begin` is called
   // while the first block is on its way, `at_end` behind the last one.
@@ -306,7 +309,7 @@ class Prefill {
   }
 
   const AttentionParams& p;
-  Tile& tile;
+  PrefillTile& tile;
   PrefillMemory& memory;
   const i32 thread;
   SoftmaxRow rows[kRowTiles][2];

@@ -10,23 +10,26 @@
 
 namespace tw {
 
-// Partial results of some rows, in global memory.
+// A row's partial result in global memory.
 struct Partial {
-  float* o;  // [rows, kValueDim]
+  float* o;  // [kValueDim]
   float* m;
   float* l;
 };
 
-// Of a tile: [rows] of one slot.
-TW_DEVICE Partial slot_of(const AttentionParams& p, i32 slot) {
-  constexpr i32 kSlot = Shape::kRows * (Spec::kValueDim + 2);
-  float* o = p.slots + static_cast<i64>(slot) * kSlot;
-  return {o, o + Shape::kRows * Spec::kValueDim, o + Shape::kRows * (Spec::kValueDim + 1)};
+// The number of a worker's slot for one of its item's heads: of a power of two, all others' too.
+TW_DEVICE i32 slot_of(const AttentionParams& p, i32 slot, i32 head) {
+  if constexpr (!Spec::kDecodeOnly) return slot;
+  const i32 heads = p.plan.schedule.config.max_heads;
+  return slot * heads + (head & (heads - 1));
 }
 
+// Row `r` of a tile in a slot: rows' outputs, and behind them their m and l side by side.
 TW_DEVICE Partial row_of_slot(const AttentionParams& p, i32 slot, i32 r) {
-  const Partial all = slot_of(p, slot);
-  return {all.o + r * Spec::kValueDim, all.m + r, all.l + r};
+  constexpr i32 kSlot = Shape::kRows * (Spec::kValueDim + 2);
+  float* const o = p.slots + static_cast<i64>(slot) * kSlot;
+  float* const sums = o + Shape::kRows * Spec::kValueDim + 2 * r;
+  return {o + r * Spec::kValueDim, sums, sums + 1};
 }
 
 // Of a level: [tokens, q heads], at one row.
@@ -74,7 +77,7 @@ TW_DEVICE void add(Float4& sum, float own, const Float4& other, float by) {
 
 // Whether several levels have keys of a query: their results are joined when all are there.
 TW_DEVICE bool is_joined(const AttentionParams& p, i64 token) {
-  if (p.plan.token_levels == nullptr) return false;
+  if (rows_are_requests(p)) return false;
   const u32 levels = p.plan.token_levels[token];
   return (levels & (levels - 1)) != 0;
 }
@@ -136,8 +139,9 @@ TW_DEVICE RowTarget keep_row(const Partial& at, float m, float l) {
 }
 
 // The target of row `r` of the tile: a slot, or where a tile's complete rows go (slot -1).
-TW_DEVICE RowTarget target_of(const AttentionParams& p, const Tile& tile, i32 slot, i32 r, float m,
-                              float l) {
+template <i32 most_rows>
+TW_DEVICE RowTarget target_of(const AttentionParams& p, const TileOf<most_rows>& tile, i32 slot,
+                              i32 r, float m, float l) {
   if (slot >= 0) {
     return keep_row(row_of_slot(p, slot, r), m, l);
   }
@@ -250,53 +254,10 @@ TW_DEVICE void store_row_of_quad(const AttentionParams& p, const QueryRow& row,
   }
 }
 
-// Stores a tile's rows, whose targets are known: columns(r, d) gives four columns. By all threads.
-template <typename Columns>
-TW_DEVICE void store_columns(const AttentionParams& p, const Tile& tile, const RowTarget* targets,
-                             const Columns& columns) {
-  for (i32 r = warp_id(); r < tile.num_rows; r += Shape::kWarps) {
-    const RowTarget target = targets[r];
-    for (i32 d = lane_id() * 4; d < Spec::kValueDim; d += kWarpSize * 4) {
-      put_columns(p, query_row(p, tile, r), target, d, columns(r, d));
-    }
-  }
-}
-
-// The same, from the rows' sums: sums(r, m, l) tells them to one thread.
-template <typename Sums, typename Columns>
-TW_DEVICE void store_rows(const AttentionParams& p, const Tile& tile, i32 slot, RowTarget* targets,
-                          const Sums& sums, const Columns& columns) {
-  for (i32 r = thread_id(); r < tile.num_rows; r += Shape::kThreads) {
-    float m = -kInfinity;
-    float l = 0;
-    sums(r, m, l);
-    targets[r] = target_of(p, tile, slot, r, m, l);
-  }
-  sync_workers();
-  store_columns(p, tile, targets, columns);
-}
-
-// Of a tile whose parts are joined.
-struct MergeMemory {
-  float references[Shape::kRows];  // common to a row's parts
-  float sums[Shape::kRows];
-  RowTarget targets[Shape::kRows];
-};
-
-// The parts of a split item, in the order of its keys.
-struct Parts {
-  const AttentionParams& p;
-  plan::Split split;
-
-  TW_DEVICE i32 count() const { return plan::parts_of(split); }
-  TW_DEVICE Partial operator[](i32 i) const {
-    return slot_of(p, plan::slot_of_part(split.first, i));
-  }
-};
-
 // A level's row that lies in the parts of a split item, as row `r` of its tile: the place of its
 // sums says so, as sums of weights are not negative.
-TW_DEVICE void leave_parts(const AttentionParams& p, const Tile& tile, i32 split) {
+template <i32 most_rows>
+TW_DEVICE void leave_parts(const AttentionParams& p, const TileOf<most_rows>& tile, i32 split) {
   for (i32 r = thread_id(); r < tile.num_rows; r += Shape::kThreads) {
     const QueryRow row = query_row(p, tile, r);
     const Partial at = level_row(p, tile.level, row.q_index, row.q_head);
@@ -311,80 +272,107 @@ TW_DEVICE i32 split_of_parts(const Partial& at) {
   return -1 - static_cast<i32>(*at.l);
 }
 
-// Sums of a tile's rows over all parts, and where the rows go.
-TW_DEVICE void merge_sums(const AttentionParams& p, const Tile& tile, const Parts& parts,
-                          MergeMemory& memory) {
-  constexpr i32 kAtOnce = 4;  // rows whose loads are under way
-  // A warp a row: its lanes look at one part each.
-  for (i32 first = warp_id(); first < tile.num_rows; first += kAtOnce * Shape::kWarps) {
-    float m[kAtOnce];
-    float l[kAtOnce];
+// A warp's rows of a tile whose parts are joined, some at a time: all that they have in memory is
+// asked for at once. Lanes look at the sums of a part each; outputs are added in the order of their
+// keys.
+template <i32 kRowsAtOnce, i32 most_rows>
+TW_DEVICE void merge_rows(const AttentionParams& p, const TileOf<most_rows>& tile,
+                          const plan::Split& split) {
+  constexpr i32 kAtOnce = 8 / kRowsAtOnce;  // parts
+  const i32 count = plan::parts_of(split);
+  const i32 lane = lane_id();
+  const auto part = [&](i32 i, i32 r) {
+    return row_of_slot(p, slot_of(p, plan::slot_of_part(split.first, i), tile.kv_head), r);
+  };
+  for (i32 row = warp_id(); row < tile.num_rows; row += kRowsAtOnce * Shape::kWarps) {
+    // Behind the last row it is merged again.
+    const auto row_at = [&](i32 k) {
+      const i32 r = row + k * Shape::kWarps;
+      return r < tile.num_rows ? r : row;
+    };
+    for (i32 columns = 0; columns < Spec::kValueDim; columns += kWarpSize * 4) {
+      const i32 d = columns + lane * 4;
+      const bool exists = d < Spec::kValueDim;
+      float m[kRowsAtOnce];
+      float l[kRowsAtOnce];
+      Float4 o[kRowsAtOnce];
 #pragma unroll
-    for (i32 k = 0; k < kAtOnce; ++k) {
-      m[k] = -kInfinity;
-      l[k] = 0;
-    }
-    for (i32 i = lane_id(); i < parts.count(); i += kWarpSize) {
-      const Partial from = parts[i];
-      float other_m[kAtOnce];
-      float other_l[kAtOnce];
+      for (i32 k = 0; k < kRowsAtOnce; ++k) {
+        m[k] = -kInfinity;
+        l[k] = 0;
+        o[k] = {0, 0, 0, 0};
+      }
+      for (i32 begin = 0; begin < count; begin += kWarpSize) {
+        const i32 end = begin + kWarpSize < count ? begin + kWarpSize : count;
+        Float2 sums[kRowsAtOnce];
 #pragma unroll
-      for (i32 k = 0; k < kAtOnce; ++k) {
-        const i32 r = first + k * Shape::kWarps;
-        other_m[k] = r < tile.num_rows ? load_from_l2(from.m + r) : -kInfinity;
-        other_l[k] = r < tile.num_rows ? load_from_l2(from.l + r) : 0.0F;
+        for (i32 k = 0; k < kRowsAtOnce; ++k) {
+          sums[k] = {-kInfinity, 0};
+          if (begin + lane < end) {
+            const Partial from = part(begin + lane, row_at(k));
+            sums[k] = load_from_l2(reinterpret_cast<const Float2*>(from.m));
+          }
+        }
+        float by[kRowsAtOnce] = {};
+        for (i32 first = begin; first < end; first += kAtOnce) {
+          Float4 other[kRowsAtOnce][kAtOnce];
+#pragma unroll
+          for (i32 k = 0; k < kRowsAtOnce; ++k) {
+#pragma unroll
+            for (i32 i = 0; i < kAtOnce; ++i) {
+              other[k][i] = {0, 0, 0, 0};
+              if (!exists || first + i >= end) continue;
+              const Partial from = part(first + i, row_at(k));
+              other[k][i] = load_from_l2(reinterpret_cast<const Float4*>(from.o + d));
+            }
+          }
+#pragma unroll
+          for (i32 k = 0; k < kRowsAtOnce; ++k) {
+            if (first == begin) {
+              const float top = max_of(m[k], max_of_warp(sums[k].x));
+              // Without keys any finite reference will do.
+              const float reference = top == -kInfinity ? 0.0F : top;
+              const float own = exp2_fast(m[k] - reference);
+              by[k] = exp2_fast(sums[k].x - reference);
+              l[k] = l[k] * own + sum_of_warp(sums[k].y * by[k]);
+              o[k] = {o[k].x * own, o[k].y * own, o[k].z * own, o[k].w * own};
+              m[k] = top;
+            }
+#pragma unroll
+            for (i32 i = 0; i < kAtOnce; ++i) {
+              if (first + i < end) add(o[k], 1.0F, other[k][i], shuffle(by[k], first + i - begin));
+            }
+          }
+        }
       }
 #pragma unroll
-      for (i32 k = 0; k < kAtOnce; ++k) join(m[k], l[k], other_m[k], other_l[k]);
-    }
-#pragma unroll
-    for (i32 k = 0; k < kAtOnce; ++k) {
-      if (first + k * Shape::kWarps >= tile.num_rows) break;
-      join_warp(m[k], l[k], parts.count());
-      const i32 r = first + k * Shape::kWarps;
-      if (lane_id() == 0) {
-        memory.references[r] = m[k];
-        memory.sums[r] = l[k];
+      for (i32 k = 0; k < kRowsAtOnce; ++k) {
+        const i32 r = row_at(k);
+        const RowTarget target = target_of(p, tile, -1, r, m[k], l[k]);
+        if (exists) put_columns(p, query_row(p, tile, r), target, d, o[k]);
       }
     }
   }
-  sync_workers();
-  // A thread a row finds out where it goes: that waits for memory, too.
-  for (i32 r = thread_id(); r < tile.num_rows; r += Shape::kThreads) {
-    memory.targets[r] = target_of(p, tile, -1, r, memory.references[r], memory.sums[r]);
-    if (memory.references[r] == -kInfinity) memory.references[r] = 0;
-  }
-  sync_workers();
 }
 
 // Joins the parts of a split item: by the block of threads that finished last, which has the item's
-// tile set up. By all threads.
-TW_DEVICE void merge_parts(const AttentionParams& p, const Tile& tile, const plan::Split& split,
-                           MergeMemory& memory) {
-  constexpr i32 kAtOnce = 8;  // loads under way
-  const Parts parts{p, split};
-  merge_sums(p, tile, parts, memory);
-  store_columns(p, tile, memory.targets, [&](i32 r, i32 d) {
-    Float4 o{0, 0, 0, 0};
-    for (i32 first = 0; first < parts.count(); first += kAtOnce) {
-      Float4 other[kAtOnce];
-      float by[kAtOnce];
-#pragma unroll
-      for (i32 k = 0; k < kAtOnce; ++k) {
-        // Behind the last part it is loaded again.
-        const Partial from = parts[first + k < parts.count() ? first + k : parts.count() - 1];
-        by[k] = load_from_l2(from.m + r);
-        other[k] = load_from_l2(reinterpret_cast<const Float4*>(from.o + r * Spec::kValueDim + d));
-      }
-#pragma unroll
-      for (i32 k = 0; k < kAtOnce; ++k) {
-        if (first + k < parts.count()) {
-          add(o, 1.0F, other[k], exp2_fast(by[k] - memory.references[r]));
-        }
-      }
-    }
-    return o;
-  });
+// tile set up.
+template <i32 most_rows>
+TW_DEVICE void merge_parts(const AttentionParams& p, const TileOf<most_rows>& tile,
+                           const plan::Split& split) {
+  // Beside prefill there are no registers for several.
+  if (Spec::kDecodeOnly && plan::parts_of(split) <= 2) {
+    merge_rows<4>(p, tile, split);
+  } else {
+    merge_rows<1>(p, tile, split);
+  }
+}
+
+// Called, not inlined, where there is prefill too: its loop is short of registers as it is.
+template <i32 most_rows>
+TW_DEVICE_CALL void merge_parts_apart(const AttentionParams& p, const TileOf<most_rows>& tile,
+                                      const plan::Split& split) {
+  merge_parts(p, tile, split);
 }
 
 }  // namespace tw

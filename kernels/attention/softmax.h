@@ -44,4 +44,16 @@ TW_DEVICE float sum_of_quad(float value) {
   return value + shuffle_xor(value, 2);
 }
 
+// Over all lanes: the same bits in each.
+TW_DEVICE float max_of_warp(float value) {
+#pragma unroll
+  for (i32 step = 1; step < kWarpSize; step *= 2) value = max_of(value, shuffle_xor(value, step));
+  return value;
+}
+TW_DEVICE float sum_of_warp(float value) {
+#pragma unroll
+  for (i32 step = 1; step < kWarpSize; step *= 2) value += shuffle_xor(value, step);
+  return value;
+}
+
 }  // namespace tw

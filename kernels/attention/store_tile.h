@@ -15,9 +15,9 @@ TW_DEVICE float log2_reference(const AttentionParams& p, const SoftmaxRow& row) 
 
 // Rows whose outputs are not all finite, which may be for a value that they do not attend to: bit i
 // of `again` for row 8 i + lane / 4. The lanes have m and l of a row each.
-template <i32 count>
-TW_DEVICE void store_rows_again(const AttentionParams& p, const Tile& tile, i32 slot, i32 first_row,
-                                u32 again, float m, float l) {
+template <i32 count, i32 most_rows>
+TW_DEVICE void store_rows_again(const AttentionParams& p, const TileOf<most_rows>& tile, i32 slot,
+                                i32 first_row, u32 again, float m, float l) {
   sync_warp();  // all is stored
 #pragma unroll 1
   for (i32 i = 0; i < count / 8; ++i) {
@@ -35,8 +35,8 @@ TW_DEVICE void store_rows_again(const AttentionParams& p, const Tile& tile, i32 
 // Rows [first_row, first_row + count) of the tile, in a slot, or where complete rows go (slot -1).
 // By a warp, a quad of which has rows 8 i + lane / 4: sums(i) is the softmax of such a row, and
 // value(i, d, e) element 8 d + lane % 4 * 2 + e of its output.
-template <i32 count, typename Sums, typename Value>
-TW_DEVICE void store_rows_of_warp(const AttentionParams& p, const Tile& tile, i32 slot,
+template <i32 count, i32 most_rows, typename Sums, typename Value>
+TW_DEVICE void store_rows_of_warp(const AttentionParams& p, const TileOf<most_rows>& tile, i32 slot,
                                   i32 first_row, const Sums& sums, const Value& value) {
   const i32 lane = lane_id();
   u32 again = 0;

@@ -59,16 +59,32 @@ TW_DEVICE i32 nth_block(const plan::TileSpan& blocks, i32 n) {
 TW_DEVICE i32 nth_block(const plan::TileRanges& blocks, i32 n) {
   return blocks.nth(n);
 }
-TW_DEVICE i32 find_blocks(const AttentionParams& p, const plan::Row& row, const plan::Item& item,
+TW_DEVICE i32 find_blocks(const AttentionParams& p, const plan::Row& row, i32 head, i32 tile,
                           plan::TileSpan& blocks) {
-  blocks = plan::tile_span(p.plan, DeviceMask{p.params}, row, item.head, item.tile);
+  blocks = plan::tile_span(p.plan, DeviceMask{p.params}, row, head, tile);
   return blocks.blocks();
 }
-TW_DEVICE i32 find_blocks(const AttentionParams& p, const plan::Row& row, const plan::Item& item,
+TW_DEVICE i32 find_blocks(const AttentionParams& p, const plan::Row& row, i32 head, i32 tile,
                           plan::TileRanges& blocks) {
-  blocks = plan::tile_ranges(p.plan, DeviceMask{p.params}, row, item.head, item.tile);
+  blocks = plan::tile_ranges(p.plan, DeviceMask{p.params}, row, head, tile);
   return blocks.blocks;
 }
+
+// A part of an item, or all of it: what a block of threads works on at a time. In shared memory.
+struct Piece {
+  plan::Item item;
+  i32 head;         // of the item's: the block's own
+  i32 num_rows;     // packed rows of its tile
+  i32 begin;        // blocks, of those that the tile needs
+  i32 end;          // -1: all the rest
+  i32 slot;         // where the result of a part goes, see slot_of; -1: it is the whole item
+  i32 split_index;  // of a part: in Schedule::splits
+  bool has_q_pos;
+  i32 q_pos;  // of the row's request, where that is known
+  enum Kind : i32 { none, many_rows, few_rows } kind;
+  plan::Split split;  // of a part
+  plan::Row row;
+};
 
 struct TileRow {
   i32 q_pos;
@@ -77,14 +93,9 @@ struct TileRow {
   bool failed;  // the update of the plan found something wrong with the request
 };
 
-// In shared memory.
+// In shared memory. All but its rows, which keys do not need.
 struct Tile {
-  // In a kernel for decode alone tiles have no more rows than these.
-  static constexpr i32 kMostRows = Spec::kDecodeOnly ? Shape::kDecodeRows : Shape::kRows;
-
-  TileRow rows[kMostRows];
-  float row_scale[kMostRows];  // of the logits; only where scales_logits
-  i32 first_row;               // packed row of the KV head's queries
+  i32 first_row;  // packed row of the KV head's queries
   i32 num_rows;
   i32 kv_len;
   i32 kv_pos;
@@ -92,7 +103,6 @@ struct Tile {
   i32 kv_head;
   i32 first_block;  // of those it needs: where the part begins that is computed here
   i32 part_end;     // and where that ends
-  i32 message;      // from one thread to all
   TileBlocks ranges;
   bool plain;  // one segment of pages whose size is a power of two, of one shard
   i32 num_segments;
@@ -108,8 +118,17 @@ struct Tile {
   }
 };
 
+template <i32 most_rows>
+struct TileOf : Tile {
+  static constexpr i32 kMostRows = most_rows;
+
+  TileRow rows[most_rows];
+  float row_scale[most_rows];  // of the logits; only where scales_logits
+};
+
 // A row as variants see it.
-TW_DEVICE QueryRow query_row(const AttentionParams& p, const Tile& tile, i32 r) {
+template <i32 most_rows>
+TW_DEVICE QueryRow query_row(const AttentionParams& p, const TileOf<most_rows>& tile, i32 r) {
   const TileRow& row = tile.rows[r];
   // Read from memory only where the variant asks for it.
   const plan::Request& request = p.plan.requests[row.batch];
@@ -130,6 +149,12 @@ TW_DEVICE const char* query_at(const AttentionParams& p, const QueryRow& row) {
   return p.q + row.q_index * p.q_token + row.q_head * p.q_head;
 }
 
+// Whether rows are simply the requests. Others may cover many of them: they have a kernel for any
+// batch.
+TW_DEVICE bool rows_are_requests(const AttentionParams& p) {
+  return Spec::kDecodeOnly || p.plan.token_levels == nullptr;
+}
+
 // Whether the update of the plan found something wrong with a request: its outputs are zeros then.
 TW_DEVICE bool has_failed(const AttentionParams& p, i32 request) {
   return p.status[p.plan.schedule.header->status_turn * p.status_stride + request] != 0;
@@ -140,70 +165,86 @@ TW_DEVICE float scale_of(const ScaleView& scale, i32 request, i32 head) {
   return scale.data[static_cast<i64>(request) * scale.request_stride + head * scale.head_stride];
 }
 
-TW_DEVICE void set_up_segments(const AttentionParams& p, const plan::Row& row, Tile& tile) {
+// The parts of setting up a tile need nothing of each other: they are for different threads.
+
+TW_DEVICE void set_up_segment(const AttentionParams& p, const plan::Segment& segment, i32 key_end,
+                              KeySegment& to, Tile& tile) {
+  const plan::LevelPages& pages = p.plan.levels[segment.level];
+  to.key_end = key_end;
+  to.key_begin = key_end - segment.kv_len;
+  to.level = segment.level;
+  to.page_size = static_cast<i32>(pages.page_size);
+  const u32 size = static_cast<u32>(to.page_size);
+  to.page_shift = (size & (size - 1)) == 0 ? lowest_bit(size) : -1;
+  to.entries = pages.entries(segment.index);
+  tile.plain = tile.plain && to.page_shift >= 0 && to.entries != nullptr;
+  to.first_page = to.entries != nullptr ? 0 : static_cast<i32>(pages.first_page(segment.index));
+}
+
+// Where the keys lie. One thread.
+TW_DEVICE void set_up_keys(const AttentionParams& p, const Piece& piece, Tile& tile) {
+  const plan::Row& row = piece.row;
+  tile.first_row = piece.item.tile * Shape::kRows;
+  tile.num_rows = piece.num_rows;
+  tile.kv_len = row.kv_len;
+  tile.kv_pos = row.kv_pos;
+  tile.level = row.level;
+  tile.kv_head = piece.head;
+  tile.first_block = piece.begin;
+  tile.num_segments = 1;
+  tile.plain = p.plan.interleave.world == 1;
+  if (rows_are_requests(p)) {
+    set_up_segment(p, {0, row.index, row.kv_len, -1}, row.kv_len, tile.segments[0], tile);
+    return;
+  }
   i32 depth = 0;
   for (i32 s = row.segment; s >= 0; s = p.plan.segments[s].parent) ++depth;
   tile.num_segments = depth;
-  tile.plain = depth == 1 && p.plan.interleave.world == 1;
+  tile.plain = tile.plain && depth == 1;
   i32 key_end = row.kv_len;
   for (i32 s = row.segment; s >= 0; s = p.plan.segments[s].parent) {
     const plan::Segment segment = p.plan.segments[s];
-    const plan::LevelPages& pages = p.plan.levels[segment.level];
-    KeySegment& to = tile.segments[--depth];
-    to.key_end = key_end;
+    set_up_segment(p, segment, key_end, tile.segments[--depth], tile);
     key_end -= segment.kv_len;
-    to.key_begin = key_end;
-    to.level = segment.level;
-    to.page_size = static_cast<i32>(pages.page_size);
-    const u32 size = static_cast<u32>(to.page_size);
-    to.page_shift = (size & (size - 1)) == 0 ? lowest_bit(size) : -1;
-    to.entries = pages.entries(segment.index);
-    tile.plain = tile.plain && to.page_shift >= 0 && to.entries != nullptr;
-    to.first_page = to.entries != nullptr ? 0 : static_cast<i32>(pages.first_page(segment.index));
   }
 }
 
-TW_DEVICE void set_up_query_row(const AttentionParams& p, const plan::Row& row,
-                                const plan::Item& item, i32 num_rows, i32 r, Tile& tile) {
-  // Rows behind the last one repeat it: what they compute is well defined, and nobody stores it.
-  const i32 packed = item.tile * Shape::kRows + (r < num_rows ? r : num_rows - 1);
-  const i64 token = p.plan.token_of(row, packed / Spec::kGroupSize);
-  const i32 batch = p.plan.request_of(row, token);
-  tile.rows[r] = {static_cast<i32>(p.plan.position_of_query(p.plan.requests[batch], token)),
-                  static_cast<i32>(token), batch, has_failed(p, batch)};
+// Which blocks of them are needed. One thread.
+TW_DEVICE void set_up_blocks(const AttentionParams& p, const Piece& piece, Tile& tile) {
+  const i32 blocks = find_blocks(p, piece.row, piece.head, piece.item.tile, tile.ranges);
+  tile.part_end = piece.end < 0 ? blocks : piece.end;
+}
+
+// The query token of the tile's row. Rows behind the last one repeat it: what they compute is well
+// defined, and nobody stores it.
+TW_DEVICE i64 token_of_row(const AttentionParams& p, const Piece& piece, i32 r) {
+  const i32 packed = piece.item.tile * Shape::kRows + (r < piece.num_rows ? r : piece.num_rows - 1);
+  return p.plan.token_of(piece.row, packed / Spec::kGroupSize);
+}
+
+// A row of queries; with `asks_failure` also whether its request has failed, which waits for memory
+// twice, and is not needed before the end. A thread a row.
+template <bool asks_failure, i32 most_rows>
+TW_DEVICE void set_up_query_row(const AttentionParams& p, const Piece& piece, i32 r,
+                                TileOf<most_rows>& tile) {
+  const i64 token = token_of_row(p, piece, r);
+  const i32 batch = rows_are_requests(p) ? piece.row.index : p.plan.request_of(token);
+  bool failed = false;
+  if constexpr (asks_failure) failed = has_failed(p, batch);
+  plan::Request request;
+  request.q_begin = piece.row.q_begin;
+  request.q_pos = piece.q_pos;
+  if (!piece.has_q_pos) request = p.plan.requests[batch];
+  TileRow& row = tile.rows[r];
+  row.q_pos = static_cast<i32>(p.plan.position_of_query(request, token));
+  row.q_index = static_cast<i32>(token);
+  row.batch = batch;
+  if constexpr (asks_failure) row.failed = failed;
   if (p.scales_logits != 0) {
+    const i32 head = piece.head;
     tile.row_scale[r] =
-        p.sm_scale * scale_of(p.q_scale, batch, item.head) * scale_of(p.k_scale, batch, item.head);
+        p.sm_scale * scale_of(p.q_scale, batch, head) * scale_of(p.k_scale, batch, head);
   }
-}
-
-// By `threads` threads, of which this is number `thread`, after a barrier behind the last use of
-// the tile before it; ends with a barrier. `meet` is a barrier of theirs. `end`: of the part that
-// is computed here; -1: the tile's.
-template <i32 threads, typename Meet>
-TW_DEVICE void set_up_tile(const AttentionParams& p, const plan::Item& item, i32 first_block,
-                           i32 end, Tile& tile, i32 thread, const Meet& meet) {
-  const plan::Row row = p.plan.schedule.rows[item.row];
-  const i32 num_rows = plan::rows_of_tile(p.plan.schedule.config, row, item.tile);
-  if (thread == 0) {
-    tile.first_row = item.tile * Shape::kRows;
-    tile.num_rows = num_rows;
-    tile.kv_len = row.kv_len;
-    tile.kv_pos = row.kv_pos;
-    tile.level = row.level;
-    tile.kv_head = item.head;
-    tile.first_block = first_block;
-  }
-  meet();
-  if (thread == threads - kWarpSize) set_up_segments(p, row, tile);
-  if (thread == threads - 1) {
-    const i32 blocks = find_blocks(p, row, item, tile.ranges);
-    tile.part_end = end < 0 ? blocks : end;
-  }
-  for (i32 r = thread; r < Tile::kMostRows; r += threads) {
-    set_up_query_row(p, row, item, num_rows, r, tile);
-  }
-  meet();
 }
 
 }  // namespace tw

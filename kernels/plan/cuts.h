@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Section B's line of cost cut into the workers' shares, a thread a worker, and the items that are
-// cut.
+// Section B's line of cost cut into the workers' shares, a thread a worker; the items that are cut,
+// and what each worker begins with.
 #pragma once
 
 #include "arch/integer.h"
@@ -40,11 +40,28 @@ class Cuts {
       const bool exists = worker >= 0 && worker <= workers_;
       const bool is_own = exists && lane > 0 && lane <= kOwn;
       plan::Cut cut;
-      if (exists) cut = cut_at(share_begin(worker));
+      Place place;
+      if (exists) cut = cut_at(share_begin(worker), place);
       if (is_own) maker_.part.view.schedule.cuts[worker] = cut;
-      splits += list_splits(cut, is_own, worker, splits);
+      const i32 block_behind = shuffle_down(cut.block, 1);
+      const std::int64_t item_behind = shuffle_down(cut.item, 1);
+      i32 split = 0;
+      splits += list_splits(cut, block_behind, item_behind, is_own, worker, splits, split);
+      if (is_own && worker < workers_) {
+        plan::Start start;
+        start.items = static_cast<i32>(item_behind - cut.item) + (block_behind > 0 ? 1 : 0);
+        start.begin = cut.block;
+        start.last_end = block_behind;
+        start.split = split;
+        if (start.items > 0) set_item(place, cut.item, start);
+        maker_.part.view.schedule.starts[worker] = start;
+      }
     }
     if (thread_id() == 0) maker_.part.view.schedule.header->num_splits = splits;
+#pragma unroll 1
+    for (i32 worker = workers_ + thread_id(); worker < config_.workers; worker += num_threads()) {
+      maker_.part.view.schedule.starts[worker].items = 0;
+    }
   }
 
  private:
@@ -56,18 +73,18 @@ class Cuts {
   }
 
   // The items that are cut by the lanes' own workers; returns how many begin there, of all threads.
-  TW_DEVICE i32 list_splits(const plan::Cut& cut, bool is_own, i32 worker, i32 splits_before) {
+  // `next`: the first one that has blocks at the worker's cut or behind it.
+  TW_DEVICE i32 list_splits(const plan::Cut& cut, i32 block_behind, std::int64_t item_behind,
+                            bool is_own, i32 worker, i32 splits_before, i32& next) {
     const i32 block_before = shuffle_up(cut.block, 1);
-    const i32 block_behind = shuffle_down(cut.block, 1);
     const std::int64_t item_before = shuffle_up(cut.item, 1);
-    const std::int64_t item_behind = shuffle_down(cut.item, 1);
     const bool cuts_some = is_own && cut.block != 0;
     const bool is_first = cuts_some && !(block_before != 0 && item_before == cut.item);
     const bool is_last = cuts_some && !(block_behind != 0 && item_behind == cut.item);
     i32 all = 0;
     const i32 before = maker_.scan.count_before(is_first, all);
-    plan::Split& split =
-        maker_.part.view.schedule.splits[splits_before + before - (is_first ? 0 : 1)];
+    next = splits_before + before - (cuts_some && !is_first ? 1 : 0);
+    plan::Split& split = maker_.part.view.schedule.splits[next];
     if (is_first) {
       split.item = cut.item;
       split.first = worker - 1;
@@ -91,7 +108,49 @@ class Cuts {
     return row;
   }
 
-  TW_DEVICE plan::Cut cut_at(std::int64_t target) const {
+  // Where a cut was looked for: in this row, whose items begin with number `item`.
+  struct Place {
+    i32 row = 0;
+    std::int64_t item = 0;
+    i32 items = 0;
+    i32 heads = 1;
+  };
+
+  // The first item of a share, which is in the row where its cut was looked for, or is the first
+  // one behind it.
+  TW_DEVICE void set_item(const Place& place, std::int64_t item, plan::Start& start) const {
+    start.end = -1;
+    if (start.items == 1 && start.last_end > 0) start.end = start.last_end;
+    if (item < header_.tail_items) {
+      start.item = tail_item(maker_.view(), item);
+      return;
+    }
+    i32 index = static_cast<i32>(item - place.item);
+    const bool is_behind = index >= place.items;
+    const i32 row = place.row + (is_behind ? 1 : 0);
+    if (is_behind) index = 0;
+    if (has_long_rows_) {
+      start.item = plan::row_item(maker_.view().schedule, row, index);
+      return;
+    }
+    start.item = {row, index * place.heads, 0};
+    const plan::ShortSpan span = maker_.short_spans[row];
+    if (!maker_.is_plain() || span.kv_pos != 0) return;
+    const plan::ShortRow known = maker_.short_rows[row];
+    if (start.end < 0) start.end = known.blocks;
+    start.request = known.request;
+    const plan::Request request = maker_.requests[known.request];
+    start.q_begin = request.q_begin;
+    start.q_len = request.q_len;
+    start.kv_len = request.kv_len;
+    start.q_pos = request.q_pos;
+    start.first_block = span.first_block;
+    start.full_begin = span.full_begin;
+    start.full_end = span.full_end;
+  }
+
+  // In the tail the place is the row behind it.
+  TW_DEVICE plan::Cut cut_at(std::int64_t target, Place& place) const {
     if (target >= b_cost_) return {header_.b_items, 0, b_cost_};
     // What holds it: a tile of a row, its item, and how far the target is behind the item's begin.
     plan::LinePoint point;
@@ -103,6 +162,9 @@ class Cuts {
           find_cost(maker_.tail_costs, 0, static_cast<i32>(header_.tail_items), target);
       const plan::Item at = tail_item(maker_.view(), index);
       row = maker_.work_rows[at.row];
+      place.row = header_.num_a_rows;
+      place.item = header_.tail_items;
+      place.items = 1;
       tile = at.tile;
       long_cost = long_tile(maker_, row, at.head, at.tile).cost;
       point.item = index;
@@ -111,6 +173,8 @@ class Cuts {
       point.row = find_cost(maker_.cost_before, header_.num_a_rows, header_.num_rows,
                             target - header_.tail_cost);
       row = row_at(point.row);
+      place = {point.row, header_.tail_items + row.tiles_before,
+               static_cast<i32>(plan::items_of(config_, row)), row.heads};
       plan::go_into_row(config_, header_, row, target, point);
       if (row.tiles > 1 || config_.heads_differ != 0) {
         const std::int64_t* const costs = maker_.tile_costs + maker_.first_tile[row.segment];

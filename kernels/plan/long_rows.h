@@ -93,8 +93,10 @@ class LongRows {
         token = of.token;
       }
       const TileEntries entries = entries_of_tile(maker_.config(), at.row, at.tile);
-      maker_.tile_costs[i] = blocks_.of_thread(at.row, at.head, at.tile, request,
-                                               token + entries.begin, token + entries.end);
+      maker_.tile_costs[i] = blocks_
+                                 .of_thread(at.row, at.head, at.tile, request,
+                                            token + entries.begin, token + entries.end)
+                                 .blocks();
     }
   }
 

@@ -50,6 +50,7 @@ struct PartMaker {
   std::int64_t* cost_before;
   plan::ShortRow* short_rows;
   plan::Request* requests;  // view().requests
+  plan::ShortSpan* short_spans;
   i32* first_tile;
   i32* fold;
   plan::Row* level_rows;

@@ -13,6 +13,9 @@ struct BlockSpan {
   i32 begin = 0;
   i32 end = 0;
 
+  BlockSpan() = default;
+  TW_DEVICE explicit BlockSpan(const plan::TileSpan& span) : begin(span.begin), end(span.end) {}
+
   TW_DEVICE void include(const BlockSpan& other) {
     if (other.begin >= other.end) return;
     const bool none = begin == end;
@@ -23,14 +26,13 @@ struct BlockSpan {
 
 // What query tokens [begin, end) of request `r` need of a row's keys, where one interval tells it.
 template <typename Mask>
-TW_DEVICE_CALL BlockSpan span_of_request(const plan::View& view, const plan::PartInput& part, i32 r,
+TW_DEVICE_CALL plan::TileSpan span_of_request(const plan::View& view, const plan::PartInput& part, i32 r,
                                          i32 head, i32 begin, i32 end, i32 kv_pos, i32 kv_len) {
   plan::Row keys;
   keys.kv_pos = kv_pos;
   keys.kv_len = kv_len;
-  const plan::TileSpan span =
-      plan::span_of_queries(view, Mask(part), keys, plan::query_range(view, r, head, begin, end));
-  return {span.begin, span.end};
+  return plan::span_of_queries(view, Mask(part), keys,
+                               plan::query_range(view, r, head, begin, end));
 }
 
 // Where it takes several.
@@ -69,38 +71,39 @@ struct TileBlocks {
   }
 
   // Of a tile whose query tokens are [begin, end) of request `r`; where not by_warps(), of any.
-  TW_DEVICE i32 of_thread(const plan::Row& row, i32 head, i32 tile, i32 r, i32 begin,
-                          i32 end) const {
-    i32 blocks = 0;
+  // Where several intervals tell the mask, only the number of blocks counts.
+  TW_DEVICE plan::TileSpan of_thread(const plan::Row& row, i32 head, i32 tile, i32 r, i32 begin,
+                                     i32 end) const {
+    plan::TileSpan span;
     with_mask([&]<typename Mask>(const Mask& mask) {
       if (!mask.has_mask()) {
-        blocks = plan::ceil_div32(row.kv_len, part.view.schedule.config.block_tokens);
+        span.end = plan::ceil_div32(row.kv_len, part.view.schedule.config.block_tokens);
+        span.full_end = row.kv_len;
       } else if (mask.one_interval()) {
-        const BlockSpan span =
-            span_of_request<Mask>(view, part, r, head, begin, end, row.kv_pos, row.kv_len);
-        blocks = span.end - span.begin;
+        span = plan::span_of_row(
+            row, span_of_request<Mask>(view, part, r, head, begin, end, row.kv_pos, row.kv_len));
       } else {
         // Of a copy: the row itself may stay in registers.
         const plan::Row copy = row;
-        blocks = count_ranges<Mask>(view, part, copy, head, tile);
+        span.end = count_ranges<Mask>(view, part, copy, head, tile);
       }
     });
-    return blocks;
+    return span;
   }
 
   // Of the one query token of a row, of request `r`: the shortest way, for decoding requests.
-  TW_DEVICE i32 of_token(const plan::Row& row, i32 r, const plan::Request& request,
-                         i32 token) const {
-    i32 blocks = 0;
+  TW_DEVICE plan::TileSpan of_token(const plan::Row& row, i32 r, const plan::Request& request,
+                                    i32 token) const {
+    plan::TileSpan span;
     with_mask([&]<typename Mask>(const Mask& mask) {
       if (mask.has_mask() && mask.one_interval() && part.view.q_pos == nullptr) {
         const plan::QueryRange queries = plan::token_range(part.view, request, r, 0, token);
-        blocks = plan::span_of_queries(part.view, mask, row, queries).blocks();
+        span = plan::span_of_row(row, plan::span_of_queries(part.view, mask, row, queries));
       } else {
-        blocks = of_thread(row, 0, 0, r, token, token + 1);
+        span = of_thread(row, 0, 0, r, token, token + 1);
       }
     });
-    return blocks;
+    return span;
   }
 
   // Of any tile, by all lanes: each asks for other requests.
@@ -109,8 +112,8 @@ struct TileBlocks {
     BlockSpan span;
     with_mask([&]<typename Mask>(const Mask&) {
       const auto ask = [&](i32 r, i32 begin, i32 end) {
-        span.include(
-            span_of_request<Mask>(view, part, r, head, begin, end, row.kv_pos, row.kv_len));
+        span.include(BlockSpan(
+            span_of_request<Mask>(view, part, r, head, begin, end, row.kv_pos, row.kv_len)));
       };
       if (view.levels[row.level].q_rows == nullptr) {
         over_requests(row.q_begin + entries.begin, row.q_begin + entries.end, ask);
@@ -120,7 +123,10 @@ struct TileBlocks {
     });
 #pragma unroll
     for (i32 step = kWarpSize / 2; step > 0; step /= 2) {
-      span.include({shuffle_xor(span.begin, step), shuffle_xor(span.end, step)});
+      BlockSpan other;
+      other.begin = shuffle_xor(span.begin, step);
+      other.end = shuffle_xor(span.end, step);
+      span.include(other);
     }
     return span.end - span.begin;
   }

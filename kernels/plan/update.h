@@ -79,6 +79,7 @@ TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
           arrays.cost_before.in(shared),
           arrays.short_rows.in(shared),
           requests,
+          arrays.short_spans.in(shared),
           arrays.first_tile.in(shared),
           arrays.fold.in(shared),
           arrays.level_rows.in(shared),

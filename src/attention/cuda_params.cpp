@@ -6,6 +6,7 @@
 
 #include "attention/attention_impl.h"
 #include "attention/device_config.h"
+#include "attention/memory_size.h"
 #include "base/checks.h"
 
 namespace tilewright {
@@ -126,15 +127,31 @@ void fill_params(const DevicePlan& plan, const DevicePlan::Part& part, const Cud
 
 }  // namespace
 
-plan::Config kernel_config(const AttentionSpec& spec, const CudaShape& shape, int num_sms,
+plan::Config kernel_config(const Attention& attention, const CudaShape& shape, int num_sms,
                            std::int64_t l2_bytes, const Limits& limits) {
-  plan::Config config = cuda_config(spec, {num_sms * shape.blocks_per_sm, l2_bytes}, limits);
+  plan::Config config =
+      cuda_config(attention.spec(), {num_sms * shape.blocks_per_sm, l2_bytes}, limits);
   config.block_tokens = shape.block_tokens;
   if (shape.hopper) {
     // One block of threads an SM, whose matrix products cost a tile of 128 rows no more time than
     // the bytes of its keys do.
     config.cost = {400, 180 * shape.block_tokens / 128, 0, 6};
   }
+  if (!shape.decode_only) return config;
+  if (!attention.impl().variant.mask_depends_on_head) {
+    config.max_heads = shape.heads_together;
+    config.joint_rows = config.max_heads * tw::kDecodeRows;
+    config.workers = std::max(1, config.workers / config.max_heads);
+  }
+  // Seen on a Hopper GPU: what a piece costs beside its keys' bytes is less where the next one's
+  // are on their way meanwhile. Shares are worth a worker from 64 keys on.
+  const auto rows = static_cast<std::int32_t>(limits.q_len) * config.group_size;
+  const std::int32_t keys = config.cost.block + config.cost.block_row * rows;  // 64 of them
+  config.cost.fixed = 300 * config.max_heads;
+  config.cost.block = keys * config.block_tokens / 64;
+  config.cost.block_row = 0;
+  config.largest_block = config.cost.block * config.max_heads;
+  config.least_share = keys * config.max_heads;
   return config;
 }
 
@@ -142,8 +159,11 @@ AttentionLaunch attention_launch(const DevicePlan& plan, const DevicePlan::Part&
                                  const CudaShape& shape, int num_sms, const CudaCall& call) {
   AttentionLaunch launch{};
   fill_params(plan, part, call, launch.params);
-  launch.blocks = static_cast<unsigned>(
-      std::min(num_sms * shape.blocks_per_sm, part.view.schedule.config.workers));
+  // A worker is as many blocks of threads as it has heads.
+  const plan::Config& config = part.view.schedule.config;
+  const int together =
+      std::min(std::max(1, num_sms * shape.blocks_per_sm / config.max_heads), config.workers);
+  launch.blocks = static_cast<unsigned>(together * config.max_heads);
   if (part.view.token_levels == nullptr) return launch;
   constexpr std::int64_t kRowsABlock = kJoinThreads / 32;
   const std::int64_t rows = plan.limits().q_tokens * part.attention.spec().num_qo_heads;

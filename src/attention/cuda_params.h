@@ -11,7 +11,7 @@ namespace tilewright {
 
 // The schedule's constants for a kernel of this shape. A plan's workers are the blocks of threads
 // that are resident at a time.
-plan::Config kernel_config(const AttentionSpec& spec, const CudaShape& shape, int num_sms,
+plan::Config kernel_config(const Attention& attention, const CudaShape& shape, int num_sms,
                            std::int64_t l2_bytes, const Limits& limits);
 
 struct AttentionLaunch {

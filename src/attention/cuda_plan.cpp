@@ -31,13 +31,15 @@ const CudaKernels::Kernel& CudaPlan::usual_kernel(const Attention& attention,
   return decode ? kernels.decode_only : kernels.any_batch;
 }
 
-std::vector<plan::Config> CudaPlan::configs_of(const std::vector<Attention>& attentions,
-                                               const Limits& limits, const cuda::Device& device) {
-  std::vector<plan::Config> configs;
+std::vector<DevicePlan::Configs> CudaPlan::configs_of(const std::vector<Attention>& attentions,
+                                                      const Limits& limits,
+                                                      const cuda::Device& device) {
+  std::vector<DevicePlan::Configs> configs;
   for (const Attention& attention : attentions) {
-    const CudaShape& shape = usual_kernel(attention, limits).shape;
-    configs.push_back(
-        kernel_config(attention.spec(), shape, device.num_sms, device.l2_bytes, limits));
+    const auto of = [&](const CudaKernels::Kernel& kernel) {
+      return kernel_config(attention, kernel.shape, device.num_sms, device.l2_bytes, limits);
+    };
+    configs.push_back({of(usual_kernel(attention, limits)), of(attention.impl().cuda->any_batch)});
   }
   return configs;
 }

@@ -54,8 +54,9 @@ class CudaPlan {
  private:
   // The kernel that plans of these limits may take, where rows are the requests.
   static const CudaKernels::Kernel& usual_kernel(const Attention& attention, const Limits& limits);
-  static std::vector<plan::Config> configs_of(const std::vector<Attention>& attentions,
-                                              const Limits& limits, const cuda::Device& device);
+  static std::vector<DevicePlan::Configs> configs_of(const std::vector<Attention>& attentions,
+                                                     const Limits& limits,
+                                                     const cuda::Device& device);
 
   const cuda::Device& device_;
   Limits limits_;

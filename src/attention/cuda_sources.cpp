@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <numeric>
 
 #include "attention/memory_size.h"
 #include "attention/update_kernel.h"
@@ -102,7 +103,8 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
   // memory and registers.
   const bool rotates = spec.variant.rope.has_value();
   const bool large = memory.a_block >= 227 * 1024 && !rotates;
-  shape.block_tokens = large ? 64 : 32;
+  shape.block_tokens = large && !decode_only ? 64 : 32;
+  shape.decode_only = decode_only;
   shape.decode_stages = large && !decode_only ? 3 : 2;
   shape.threads = tw::attention_warps(spec.head_dim, spec.value_dim()) * 32;
   shape.shared_bytes = tw::attention_shared_bytes(
@@ -110,9 +112,12 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
       rotates ? rope_dim(*spec.variant.rope, spec.head_dim) : 0, is_one_span(spec.variant),
       decode_only);
   constexpr int kReserved = 1024;  // by the system, a block
-  // More blocks would leave a thread too few registers.
-  const int most = shape.threads > 128 ? 1 : decode_only && !rotates ? 3 : 2;
+  // More blocks would leave a thread too few registers; of decoding ones, more keys would be under
+  // way than memory is served by (seen on a Hopper GPU).
+  const int most = shape.threads > 128 ? 1 : 2;
   shape.blocks_per_sm = std::clamp(memory.an_sm / (shape.shared_bytes + kReserved), 1, most);
+  // Their keys lie beside each other in most caches: memory and its translation see whole tokens.
+  if (decode_only) shape.heads_together = std::gcd(spec.num_kv_heads, 8);
   return shape;
 }
 

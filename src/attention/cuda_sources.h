@@ -28,6 +28,9 @@ struct CudaShape {
   int blocks_per_sm = 1;
   int shared_bytes = 0;
   bool hopper = false;  // the kernel of Hopper's own instructions (kernels/attention/hopper.h)
+  bool decode_only = false;
+  // KV heads of an item, which as many blocks of threads compute at the same time: a power of two.
+  int heads_together = 1;
 };
 // Plans whose tiles have few rows, whatever the batch, have a kernel that needs less of an SM.
 enum class KernelUse : std::uint8_t { any_batch, decode_only };

@@ -35,7 +35,7 @@ plan::Config cuda_config(const AttentionSpec& spec, const DeviceProperties& devi
   // bytes' time, 180, and a third more for 128 rows; to set up a tile and to keep its result, 600.
   // A kept row is written and read again: a thirtieth of a block's bytes.
   config.cost = {600, 180, 1, 6};
-  config.least_share = 600;
+  config.least_share = 900;
   return config;
 }
 

@@ -64,14 +64,16 @@ plan::ParamSlot param_slot(const BoundParam& param) {
 }
 
 DevicePlan::DevicePlan(const std::vector<Attention>& attentions, const Limits& limits,
-                       const std::vector<plan::Config>& configs, int num_sms)
+                       const std::vector<Configs>& configs, int num_sms)
     : limits_(limits), num_sms_(num_sms) {
   for (std::size_t i = 0; i < attentions.size(); ++i) {
     const Attention& attention = attentions[i];
     Part part(attention);
-    part.memory.schedule.config = configs[i];
-    part.memory.schedule.config.heads_differ =
-        attention.impl().variant.mask_depends_on_head ? 1 : 0;
+    const int heads_differ = attention.impl().variant.mask_depends_on_head ? 1 : 0;
+    part.memory.schedule.config = configs[i].requests;
+    part.memory.schedule.config.heads_differ = heads_differ;
+    part.row_config = configs[i].rows;
+    part.row_config.heads_differ = heads_differ;
     part.memory.batch_invariant = limits.determinism == Determinism::batch_invariant;
     const Variant mask = mask_of(attention.spec().variant);
     const std::string text = mask.serialize();
@@ -89,9 +91,13 @@ DevicePlan::DevicePlan(const std::vector<Attention>& attentions, const Limits& l
   params_.resize(kHeadBytes + parts_.size() * sizeof(plan::PartInput));
 }
 
-int DevicePlan::most_workers() const {
+int DevicePlan::most_slots() const {
   int most = 0;
-  for (const Part& part : parts_) most = std::max(most, part.memory.schedule.config.workers);
+  for (const Part& part : parts_) {
+    for (const plan::Config* config : {&part.memory.schedule.config, &part.row_config}) {
+      most = std::max(most, config->workers * config->max_heads);
+    }
+  }
   return most;
 }
 
@@ -99,7 +105,7 @@ std::size_t DevicePlan::state_bytes() const {
   const auto words = 2 * (static_cast<std::size_t>(limits_.requests) + 1);
   return round_up(words * sizeof(std::uint32_t)) + round_up(sizeof(std::uint32_t)) +
          round_up(sizeof(std::int32_t)) +
-         round_up(static_cast<std::size_t>(most_workers()) * sizeof(std::int32_t));
+         round_up(static_cast<std::size_t>(most_slots()) * sizeof(std::int32_t));
 }
 
 std::size_t DevicePlan::lay_out(std::byte* base) {
@@ -107,7 +113,7 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
   pieces.take_array(status_.words, 2 * (limits_.requests + 1));
   pieces.take_array(status_.blocks, 1);
   pieces.take_array(run_memory_.a_taken, 1);
-  pieces.take_array(run_memory_.arrivals, most_workers());
+  pieces.take_array(run_memory_.arrivals, most_slots());
   const std::int64_t rows = limits_.requests * limits_.levels;
   std::memset(params_.data(), 0, params_.size());
   std::size_t slots = 0;
@@ -116,25 +122,24 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
     plan::View& view = parts_[i].memory;
     plan::PartInput& input = *std::construct_at(&input_of(i));
     const plan::Config& config = view.schedule.config;
+    const int workers = std::max(config.workers, parts_[i].row_config.workers);
     pieces.take_array(view.schedule.header, 1);
     pieces.take_array(view.requests, limits_.requests);
     pieces.take_array(view.schedule.rows, rows);
     pieces.take_array(view.segments, rows);
-    pieces.take_array(view.schedule.cuts, config.workers + 1);
-    pieces.take_array(view.schedule.splits, config.workers);
+    pieces.take_array(view.schedule.cuts, workers + 1);
+    pieces.take_array(view.schedule.splits, workers);
+    pieces.take_array(view.schedule.starts, workers);
     pieces.take_array(view.token_levels, limits_.q_tokens);
     pieces.take_array(view.token_keys, limits_.q_tokens);
-    shared_bytes_ = std::max(shared_bytes_, place_arrays(view, pieces, input.arrays));
+    shared_bytes_ = std::max(shared_bytes_, place_arrays(view, workers, pieces, input.arrays));
     input.mask = parts_[i].mask;
     input.has_long_rows =
         limits_.q_len * config.group_size > config.tile_rows || config.heads_differ != 0;
-    input.cost_for_all = plan::least_share(config) * config.workers;
-    input.worker_reciprocal =
-        std::numeric_limits<std::uint64_t>::max() / static_cast<std::uint64_t>(config.workers) + 1;
     const AttentionSpec& spec = parts_[i].attention.spec();
     // A row's partial result: the sums, the maximum and the sum of weights.
     const std::size_t row_bytes = (static_cast<std::size_t>(spec.value_dim()) + 2) * sizeof(float);
-    slots = std::max(slots, 2 * static_cast<std::size_t>(config.workers) *
+    slots = std::max(slots, 2 * static_cast<std::size_t>(most_slots()) *
                                 round_up(row_bytes * static_cast<std::size_t>(config.tile_rows)));
     levels = std::max(levels, round_up(row_bytes * static_cast<std::size_t>(limits_.q_tokens) *
                                        static_cast<std::size_t>(spec.num_qo_heads)));
@@ -145,7 +150,7 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
   return pieces.bytes();
 }
 
-std::size_t DevicePlan::place_arrays(const plan::View& view, Pieces& pieces,
+std::size_t DevicePlan::place_arrays(const plan::View& view, int workers, Pieces& pieces,
                                      plan::UpdateArrays& arrays) const {
   const plan::Config& config = view.schedule.config;
   const std::int64_t rows = limits_.requests * limits_.levels;
@@ -169,10 +174,11 @@ std::size_t DevicePlan::place_arrays(const plan::View& view, Pieces& pieces,
     array.place = static_cast<std::uint64_t>(used);
     used += bytes;
   };
-  place(arrays.tail_costs, config.workers);
+  place(arrays.tail_costs, workers);
   place(arrays.cost_before, rows);
   place(arrays.short_rows, rows);
   place(arrays.requests, limits_.requests);
+  place(arrays.short_spans, rows);
   place(arrays.first_tile, rows);
   if (limits_.levels > 1) place(arrays.fold, 4 * rows);
   place(arrays.token_keys, limits_.q_tokens, view.token_keys);
@@ -200,7 +206,13 @@ void DevicePlan::read_part(const PlanInput& input, const DeviceBatch& batch, Par
   if (input.levels.size() == 1 && !input.levels[0].qo_indptr.defined()) {
     written.view.token_levels = nullptr;
     written.view.token_keys = nullptr;
+  } else {
+    written.view.schedule.config = part.row_config;
   }
+  const plan::Config& config = written.view.schedule.config;
+  written.cost_for_all = plan::least_share(config) * config.workers;
+  written.worker_reciprocal =
+      std::numeric_limits<std::uint64_t>::max() / static_cast<std::uint64_t>(config.workers) + 1;
   const AttentionImpl& attention = part.attention.impl();
   // Numbers that only the device knows are checked there: reads outside of a tensor give 0.
   attention.variant.binder.bind(input.params, Bind::plan,

@@ -39,6 +39,7 @@ class DevicePlan {
 
     Attention attention;
     plan::View memory;                     // pointers into the workspace, and the config
+    plan::Config row_config;               // where rows are not simply the requests
     plan::View view;                       // of the last update: with the caller's tables
     std::int32_t mask = 0;                 // in masks()
     std::vector<std::size_t> mask_params;  // of the attention's parameters, by the mask's own
@@ -49,13 +50,19 @@ class DevicePlan {
     std::byte* slots = nullptr;
     std::byte* levels = nullptr;
     // Zero between runs.
-    std::int32_t* arrivals = nullptr;  // [workers]: parts of split items that are done
+    std::int32_t* arrivals = nullptr;  // [workers, heads]: parts of split items that are done
     std::int32_t* a_taken = nullptr;   // items of section A that are taken
   };
 
-  // Arguments are checked by Plan. `configs`: of the attentions, see cuda_config.
+  // An attention's kernel for rows that are the requests, and the one for any rows, which may cover
+  // many requests, may want other schedules. See kernel_config.
+  struct Configs {
+    plan::Config requests;
+    plan::Config rows;
+  };
+  // Arguments are checked by Plan. `configs`: of the attentions.
   DevicePlan(const std::vector<Attention>& attentions, const Limits& limits,
-             const std::vector<plan::Config>& configs, int num_sms);
+             const std::vector<Configs>& configs, int num_sms);
 
   // Lays out the workspace, on the device: with a null base it only counts, and returns the bytes.
   // The first state_bytes() of it must be zero before the first update.
@@ -81,11 +88,12 @@ class DevicePlan {
   UpdateLaunch shape_of_launch() const;
   // Returns the bytes of shared memory that they take.
   class Pieces;
-  std::size_t place_arrays(const plan::View& view, Pieces& pieces,
+  std::size_t place_arrays(const plan::View& view, int workers, Pieces& pieces,
                            plan::UpdateArrays& arrays) const;
   plan::PartInput& input_of(std::size_t part);
 
-  int most_workers() const;
+  // Pairs of slots: one of each head of a worker's items.
+  int most_slots() const;
 
   Limits limits_;
   int num_sms_;

@@ -21,6 +21,7 @@ struct Schedule {
   Row* rows = nullptr;      // [max rows]
   Cut* cuts = nullptr;      // [workers + 1]
   Split* splits = nullptr;  // [workers]
+  Start* starts = nullptr;  // [workers], on a GPU
 };
 
 TILEWRIGHT_HD inline std::int32_t tiles_of(const Config& config, std::int32_t q_len) {
@@ -36,7 +37,9 @@ TILEWRIGHT_HD inline std::int32_t heads_of(const Config& config, std::int32_t q_
   if (config.heads_differ || config.max_heads == 1 || rows <= 0 || 2 * rows > config.joint_rows) {
     return 1;
   }
-  auto heads = static_cast<std::int32_t>(min64(config.max_heads, config.joint_rows / rows));
+  // Mostly without a division.
+  std::int32_t heads = config.max_heads;
+  if (heads * rows > config.joint_rows) heads = static_cast<std::int32_t>(config.joint_rows / rows);
   TILEWRIGHT_HD_LOOP
   while (config.num_kv_heads % heads != 0) --heads;
   return heads;
@@ -273,15 +276,15 @@ struct RowOrder {
   }
 };
 
-// A smaller share is not worth a worker. Cuts move by less than a fixed cost and a block: with
-// larger shares no worker's share is empty.
+// A smaller share is not worth a worker. With shares larger than a block no two cuts are the same
+// inside an item, where an empty share would be a part that nobody computes. Those that meet where
+// an item begins leave a worker without work.
 TILEWRIGHT_HD inline std::int64_t least_share(const Config& config) {
-  const CostModel& c = config.cost;
   const std::int64_t largest_block =
       config.largest_block > 0 ? config.largest_block
                                : max64(block_cost(config, 1, config.tile_rows),
                                        block_cost(config, config.max_heads, config.joint_rows));
-  return max64(config.least_share, c.fixed + 1 + largest_block);
+  return max64(config.least_share, 1 + largest_block);
 }
 
 // How many workers share section B.

@@ -135,6 +135,16 @@ TILEWRIGHT_HD TileSpan span_of_queries(const View& view, const Mask& mask, const
   return span;
 }
 
+// Of a tile whose queries need `needed`.
+TILEWRIGHT_HD inline TileSpan span_of_row(const Row& row, const TileSpan& needed) {
+  TileSpan span;
+  if (row.kv_len == 0) return span;
+  span.full_end = row.kv_len;
+  span.include(needed);
+  if (span.full_begin >= span.full_end) span.full_begin = span.full_end = 0;
+  return span;
+}
+
 // Where !has_mask() or one_interval().
 template <typename Mask>
 TILEWRIGHT_HD TileSpan tile_span(const View& view, const Mask& mask, const Row& row,

@@ -51,9 +51,18 @@ struct LongRow {
 
 // What cuts in a row of one tile follow from, beside its cost_before.
 struct alignas(16) ShortRow {
-  std::int64_t items_before = 0;
+  std::int32_t items_before = 0;
   std::int32_t q_len = 0;
   std::int32_t blocks = 0;
+  std::int32_t request = 0;  // where rows are requests
+};
+
+// What a worker that begins with such a row is told of it, see Start.
+struct alignas(16) ShortSpan {
+  std::int32_t first_block = 0;
+  std::int32_t full_begin = 0;
+  std::int32_t full_end = 0;
+  std::int32_t kv_pos = 0;
 };
 
 // What a plan is made in.
@@ -64,6 +73,7 @@ struct UpdateArrays {
   Placed<std::int64_t> cost_before;
   Placed<ShortRow> short_rows;      // [rows]: where there are no others
   Placed<Request> requests;         // [requests]
+  Placed<ShortSpan> short_spans;    // [rows]
   Placed<std::int32_t> first_tile;  // [rows]: of long rows, by their segments
   Placed<std::int32_t> fold;        // [4][rows]: see Folding; with several levels
   // [q_tokens]: View's, until no row is folded any more. Elsewhere they are the plan's own.

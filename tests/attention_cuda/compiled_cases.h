@@ -13,6 +13,7 @@ namespace tilewright::test {
 struct CompiledCase {
   Case attention;
   CudaTarget target;  // decides the size of blocks of keys, and how many are under way
+  KernelUse use = KernelUse::any_batch;
 };
 
 inline CompiledCase compiled_case(DType dtype, int head_dim, int value_dim, int group,
@@ -108,6 +109,12 @@ inline CompiledCase causal_256() {
 inline CompiledCase causal_80() {
   return compiled_case(DType::bf16, 80, 80, 2, VariantKind::causal, kHopper);
 }
+// The kernel of plans whose limits leave room for decode alone: where it is compiled, such plans
+// run it.
+inline CompiledCase decode_only(CompiledCase made) {
+  made.use = KernelUse::decode_only;
+  return made;
+}
 
 inline std::vector<CompiledCase> compiled_cases() {
   return {causal_128(),
@@ -127,7 +134,11 @@ inline std::vector<CompiledCase> compiled_cases() {
           modulo_64(),
           alibi_64(),
           causal_256(),
-          causal_80()};
+          causal_80(),
+          decode_only(causal_128()),
+          decode_only(causal_192_128()),
+          decode_only(sink_window_64()),
+          decode_only(fp8_128())};
 }
 
 }  // namespace tilewright::test

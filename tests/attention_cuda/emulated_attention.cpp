@@ -4,19 +4,38 @@
 #include <stdexcept>
 
 #include "attention/attention_impl.h"
+#include "attention/memory_size.h"
+#include "attention/update_kernel.h"
 
 namespace tilewright::test {
 namespace {
 
-EmulatedKernels kernels_of(const AttentionSpec& spec, CudaTarget target,
-                           const std::vector<Variant>& masks) {
+const EmulatedKernels* find_kernels(const AttentionSpec& spec, CudaTarget target, KernelUse use) {
   static const std::vector<EmulatedKernels> all = all_emulated_kernels();
-  const std::string attention = attention_source(spec, target, KernelUse::any_batch).source;
-  const std::string plan = plan_source(masks, 1).source;
+  const std::string attention = attention_source(spec, target, use).source;
+  const std::string plan = plan_source({mask_of(spec.variant)}, 1).source;
   for (const EmulatedKernels& kernels : all) {
-    if (kernels.attention_text == attention && kernels.plan_text == plan) return kernels;
+    if (kernels.attention_text == attention && kernels.plan_text == plan) return &kernels;
   }
-  throw std::logic_error("compiled_cases() has no kernels of this attention:\n" + attention);
+  return nullptr;
+}
+
+EmulatedKernels kernels_of(const AttentionSpec& spec, CudaTarget target, KernelUse use) {
+  const EmulatedKernels* const kernels = find_kernels(spec, target, use);
+  if (kernels != nullptr) return *kernels;
+  throw std::logic_error("compiled_cases() has no kernels of this attention:\n" +
+                         attention_source(spec, target, use).source);
+}
+
+constexpr std::int64_t kL2Bytes = std::int64_t{1} << 20;
+
+// As CudaPlan chooses, where both are compiled.
+KernelUse use_of(const AttentionSpec& spec, CudaTarget target, const Limits& limits) {
+  const bool decodes = limits.q_len * spec.group_size() <= tw::kDecodeRows && limits.levels == 1 &&
+                       limits.determinism != Determinism::batch_invariant;
+  return decodes && find_kernels(spec, target, KernelUse::decode_only) != nullptr
+             ? KernelUse::decode_only
+             : KernelUse::any_batch;
 }
 
 }  // namespace
@@ -60,12 +79,17 @@ void GuardedCopies::reset() {
 
 EmulatedAttention::EmulatedAttention(const AttentionSpec& spec, CudaTarget target,
                                      const Limits& limits, int num_sms)
-    : shape_(cuda_shape(spec, target, KernelUse::any_batch)),
+    : target_(target),
+      use_(use_of(spec, target, limits)),
+      shape_(cuda_shape(spec, target, use_)),
       num_sms_(num_sms),
       attention_(spec),
       plan_({attention_}, limits,
-            {kernel_config(spec, shape_, num_sms, std::int64_t{1} << 20, limits)}, num_sms),
-      kernels_(kernels_of(spec, target, plan_.masks())),
+            {{kernel_config(attention_, shape_, num_sms, kL2Bytes, limits),
+              kernel_config(attention_, cuda_shape(spec, target, KernelUse::any_batch), num_sms,
+                            kL2Bytes, limits)}},
+            num_sms),
+      kernels_(kernels_of(spec, target, use_)),
       workspace_(
           std::make_unique<tw::emulator::GuardedBuffer>("workspace", plan_.lay_out(nullptr))) {
   plan_.lay_out(reinterpret_cast<std::byte*>(workspace_->data()));
@@ -94,17 +118,23 @@ void EmulatedAttention::update(const Batch& batch, const std::vector<KvLevel>& l
 void EmulatedAttention::run(const TensorView& q, const std::vector<KvCache>& kv,
                             const RunArgs& args, std::uint64_t seed) {
   const CudaCall call = check_cuda_call(part(), num_requests_, q, kv.data(), kv.size(), args);
-  const AttentionLaunch launch = attention_launch(plan_, part(), shape_, num_sms_, call);
-  tw::emulator::launch(kernels_.attention,
+  // Rows that are not simply the requests may have any number of queries.
+  const bool plain = part().view.token_levels == nullptr;
+  const AttentionSpec& spec = attention_.spec();
+  const KernelUse use = plain ? use_ : KernelUse::any_batch;
+  const CudaShape shape = plain ? shape_ : cuda_shape(spec, target_, use);
+  const EmulatedKernels kernels = plain ? kernels_ : kernels_of(spec, target_, use);
+  const AttentionLaunch launch = attention_launch(plan_, part(), shape, num_sms_, call);
+  tw::emulator::launch(kernels.attention,
                        {.grid = static_cast<int>(launch.blocks),
-                        .block = shape_.threads,
-                        .shared_bytes = shape_.shared_bytes,
+                        .block = shape.threads,
+                        .shared_bytes = shape.shared_bytes,
                         .seed = seed,
                         .max_resident_blocks = 1 + static_cast<int>(seed % 3)},
                        launch.params);
   if (launch.join_blocks > 0) {
     tw::emulator::launch(
-        kernels_.join_levels,
+        kernels.join_levels,
         {.grid = static_cast<int>(launch.join_blocks), .block = kJoinThreads, .seed = seed},
         launch.params);
   }

@@ -62,6 +62,8 @@ class EmulatedAttention {
  private:
   const DevicePlan::Part& part() const { return plan_.parts()[0]; }
 
+  CudaTarget target_;
+  KernelUse use_;
   CudaShape shape_;
   int num_sms_;
   Attention attention_;

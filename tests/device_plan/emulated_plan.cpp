@@ -32,15 +32,15 @@ void launch_host_masks(const UpdateLaunch& launch, int threads, std::uint64_t se
   });
 }
 
-std::vector<plan::Config> configs_of(const std::vector<Attention>& attentions,
-                                     const plan::Config& config) {
-  std::vector<plan::Config> configs;
+std::vector<DevicePlan::Configs> configs_of(const std::vector<Attention>& attentions,
+                                            const plan::Config& config) {
+  std::vector<DevicePlan::Configs> configs;
   for (const Attention& attention : attentions) {
     plan::Config own = config;
     own.num_kv_heads = attention.spec().num_kv_heads;
     own.group_size = attention.spec().group_size();
     own.heads_per_group = std::min(own.heads_per_group, own.num_kv_heads);
-    configs.push_back(own);
+    configs.push_back({own, own});
   }
   return configs;
 }
@@ -94,6 +94,51 @@ std::vector<std::int64_t> numbers(const std::int32_t& keys) {
   return {keys};
 }
 
+template <>
+std::vector<std::int64_t> numbers(const plan::Start& s) {
+  return {s.item.row, s.item.head, s.item.tile, s.items,  s.begin,  s.end,         s.last_end,   s.split,
+          s.request,  s.q_begin,   s.q_len,     s.kv_len, s.q_pos,  s.first_block, s.full_begin, s.full_end};
+}
+
+// What a worker begins with, as the rest of the plan says it.
+plan::Start start_of(const plan::View& view, const cpu::BoundMask& mask, std::int32_t worker) {
+  const plan::Schedule& schedule = view.schedule;
+  const plan::Cut& from = schedule.cuts[worker];
+  const plan::Cut& to = schedule.cuts[worker + 1];
+  plan::Start start;
+  start.items = static_cast<std::int32_t>(to.item - from.item) + (to.block > 0 ? 1 : 0);
+  if (start.items == 0) return start;
+  start.item = plan::b_item(schedule, from.item);
+  start.begin = from.block;
+  start.last_end = to.block;
+  start.end = start.items == 1 && to.block > 0 ? to.block : -1;
+  const plan::Split* const splits = schedule.splits;
+  while (start.split < schedule.header->num_splits &&
+         (splits[start.split].item < from.item ||
+          (splits[start.split].item == from.item && splits[start.split].last < worker))) {
+    ++start.split;
+  }
+  bool all_short = view.token_levels == nullptr && schedule.config.heads_differ == 0;
+  for (std::int32_t i = 0; i < schedule.header->num_rows; ++i) {
+    all_short = all_short && schedule.rows[i].tiles == 1;
+  }
+  const plan::Row& row = schedule.rows[start.item.row];
+  if (!all_short || row.kv_pos != 0) return start;
+  const plan::Request& request = view.requests[row.index];
+  if (start.end < 0) start.end = row.max_tile_blocks;
+  start.request = row.index;
+  start.q_begin = request.q_begin;
+  start.q_len = request.q_len;
+  start.kv_len = request.kv_len;
+  start.q_pos = request.q_pos;
+  if (mask.has_mask() && !mask.one_interval()) return start;
+  const plan::TileSpan span = plan::tile_span(view, mask, row, start.item.head, 0);
+  start.first_block = span.begin;
+  start.full_begin = span.full_begin;
+  start.full_end = span.full_end;
+  return start;
+}
+
 template <typename T>
 void expect_equal(const char* what, const T* host, const T* device, std::int64_t count) {
   if (host == nullptr || device == nullptr) {
@@ -113,9 +158,9 @@ EmulatedPlan::EmulatedPlan(const std::vector<Attention>& attentions, const Limit
       limits_(limits),
       device_(attentions, limits, configs_of(attentions, config), 4),
       kernel_(kernel) {
-  const std::vector<plan::Config> configs = configs_of(attentions, config);
+  const std::vector<DevicePlan::Configs> configs = configs_of(attentions, config);
   for (std::size_t i = 0; i < attentions.size(); ++i) {
-    host.impl().parts[i].plan.schedule.config = configs[i];
+    host.impl().parts[i].plan.schedule.config = configs[i].requests;
   }
   workspace_ = std::make_unique<tw::emulator::GuardedBuffer>("workspace", device_.lay_out(nullptr));
   device_.lay_out(reinterpret_cast<std::byte*>(workspace_->data()));
@@ -160,6 +205,17 @@ void EmulatedPlan::expect_equal_records() const {
     test::expect_equal("segment", a.segments, b.segments, header.num_segments);
     test::expect_equal("cut", a.schedule.cuts, b.schedule.cuts, header.workers + 1);
     test::expect_equal("split", a.schedule.splits, b.schedule.splits, header.num_splits);
+    const auto& attention = host.impl().parts[i];
+    const cpu::BoundMask mask{attention.attention.impl().variant.mask, attention.plan.bindings};
+    for (std::int32_t worker = 0; worker < b.schedule.config.workers; ++worker) {
+      const plan::Start& start = b.schedule.starts[worker];
+      if (start.items == 0) {
+        EXPECT_TRUE(worker >= header.workers || start_of(a, mask, worker).items == 0) << worker;
+        continue;
+      }
+      ASSERT_LT(worker, header.workers);
+      ASSERT_EQ(numbers(start_of(a, mask, worker)), numbers(start)) << "start " << worker;
+    }
     test::expect_equal("token_levels", a.token_levels, b.token_levels, header.q_tokens);
     test::expect_equal("token_keys", a.token_keys, b.token_keys, header.q_tokens);
   }

@@ -62,6 +62,7 @@ struct Seen {
   int joint_heads = 0;
   int joined_levels = 0;
   int folded_rows = 0;
+  int known_starts = 0;
 
   void add(const plan::View& view) {
     const plan::Header& header = *view.schedule.header;
@@ -70,6 +71,10 @@ struct Seen {
     short_waves += header.a_items % view.schedule.config.workers != 0 ? 1 : 0;
     cut_items += header.num_splits > 0 ? 1 : 0;
     joined_levels += header.joins_levels;
+    for (std::int32_t worker = 0; worker < header.workers; ++worker) {
+      const plan::Start& start = view.schedule.starts[worker];
+      known_starts += start.items > 0 && start.request >= 0 && start.begin > 0 ? 1 : 0;
+    }
     for (std::int32_t i = 0; i < header.num_rows; ++i) {
       const plan::Row& row = view.schedule.rows[i];
       long_b_rows += i >= header.num_a_rows && row.tiles > 1 ? 1 : 0;
@@ -118,6 +123,7 @@ TEST(DevicePlan, IsTheHostsForSmallBatches) {
   EXPECT_GT(seen.joint_heads, 30);
   EXPECT_GT(seen.joined_levels, 30);
   EXPECT_GT(seen.folded_rows, 30);
+  EXPECT_GT(seen.known_starts, 30);
 }
 
 TEST(DevicePlan, IsTheHostsForLongQueries) {

@@ -33,7 +33,9 @@ TW_KERNEL merge_by_last(TW_PARAMETER MergeParams p) {
   if (!any_of_block(thread_id() == 0 && before == num_blocks() - 1)) return;
   float sum = 0;
   for (i32 block = 0; block < num_blocks(); ++block) {
-    sum += load_from_l2(p.partials + block * 32 + thread_id());
+    const auto* const pairs = reinterpret_cast<const Float2*>(p.partials + block * 32);
+    const Float2 pair = load_from_l2(pairs + thread_id() / 2);
+    sum += thread_id() % 2 == 0 ? pair.x : pair.y;
   }
   p.sum[thread_id()] = sum;
   if (thread_id() == 0) *p.counter = 0;

@@ -37,7 +37,7 @@ int main(int argc, char** argv) {
   for (std::size_t i = 0; i < cases.size(); ++i) {
     const AttentionSpec spec = test::CaseRun(cases[i].attention).spec();
     write_text(fmt::format("{}/attention_{}", folder, i),
-               attention_source(spec, cases[i].target, KernelUse::any_batch).source);
+               attention_source(spec, cases[i].target, cases[i].use).source);
     write_text(fmt::format("{}/plan_{}", folder, i),
                plan_source({mask_of(spec.variant)}, 1).source);
     std::ofstream(fmt::format("{}/kernels_{}.cpp", folder, i)) << fmt::format(

@@ -47,15 +47,16 @@ TW_DEVICE void store_16(void* pointer, const Bytes16& value) {
   *static_cast<Bytes16*>(pointer) = value;
 }
 
-TW_DEVICE float load_from_l2(const float* pointer) {
-  return *pointer;
-}
 struct alignas(8) Float2 {
   float x, y;
 };
 struct alignas(16) Float4 {
   float x, y, z, w;
 };
+TW_DEVICE Float2 load_from_l2(const Float2* pointer) {
+  emulator::check_aligned<8>(pointer);
+  return *pointer;
+}
 TW_DEVICE Float4 load_from_l2(const Float4* pointer) {
   emulator::check_aligned<16>(pointer);
   return *pointer;
