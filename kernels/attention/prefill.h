@@ -9,6 +9,7 @@
 #include "attention/keys.h"
 #include "attention/landed.h"
 #include "attention/results.h"
+#include "attention/scores.h"
 
 namespace tw {
 
@@ -88,7 +89,7 @@ class Prefill {
 #pragma unroll
     for (i32 i = 0; i < kWarpRows / 8; ++i) {
       const SoftmaxRow& row = rows[i / 2][i % 2];
-      const float row_m = shuffle(log2_reference(row), lane() % 8 * 4);
+      const float row_m = shuffle(row.log2_reference(p.exponent_scale), lane() % 8 * 4);
       const float row_l = shuffle(sum_of_quad(row.l), lane() % 8 * 4);
       if (lane() / 8 == i) {
         m = row_m;
@@ -227,28 +228,12 @@ class Prefill {
   // Logits transform and mask. `positions`: of the block's keys.
   TW_DEVICE void transform(bool full, const i32* positions,
                            float (&scores)[kRowTiles][kKeyTiles][4]) {
-    const bool scaled = Variant::kHasLogits || p.scales_logits != 0;
-    if (full && !scaled) return;
+    if (full && !scales_scores(p)) return;
 #pragma unroll
     for (i32 t = 0; t < kRowTiles; ++t) {
 #pragma unroll
       for (i32 half = 0; half < 2; ++half) {
-        const i32 r = row_of(t, half);
-        const QueryRow row = query_row(p, tile, r);
-        const float by = p.scales_logits != 0 ? tile.row_scale[r] : p.sm_scale;
-#pragma unroll
-        for (i32 n = 0; n < kKeyTiles; ++n) {
-#pragma unroll
-          for (i32 e = 0; e < 2; ++e) {
-            const i32 position = positions[n * 8 + lane() % 4 * 2 + e];
-            float& score = scores[t][n][half * 2 + e];
-            if (scaled) score *= by;
-            if constexpr (Variant::kHasLogits) {
-              score = Variant::logits(row, position, score, p.params);
-            }
-            if (!full && !attends(p, row, position)) score = -kInfinity;
-          }
-        }
+        transform_row(p, tile, row_of(t, half), half, full, positions + lane() % 4 * 2, scores[t]);
       }
     }
   }
@@ -256,61 +241,18 @@ class Prefill {
   // Scores become weights; outputs are rescaled where a row's reference moved.
   TW_DEVICE void weigh(float (&scores)[kRowTiles][kKeyTiles][4]) {
     const float by = p.exponent_scale;
-    if constexpr (!Variant::kSoftmax) {
-      weigh_without_softmax(scores);
-      return;
-    }
 #pragma unroll
     for (i32 t = 0; t < kRowTiles; ++t) {
-      float factor[2];
+      if constexpr (Variant::kSoftmax) {
+        float factor[2];
 #pragma unroll
-      for (i32 half = 0; half < 2; ++half) {
-        float largest = max_of(scores[t][0][half * 2], scores[t][0][half * 2 + 1]);
-#pragma unroll
-        for (i32 n = 1; n < kKeyTiles; ++n) {
-          largest = max_of(largest, max_of(scores[t][n][half * 2], scores[t][n][half * 2 + 1]));
+        for (i32 half = 0; half < 2; ++half) {
+          factor[half] = rows[t][half].advance(largest_of_row(half, scores[t]), by);
         }
-        factor[half] = rows[t][half].advance(max_of_quad(largest), by);
-      }
-      if (any_of_warp(factor[0] != 1.0F || factor[1] != 1.0F)) {
-#pragma unroll
-        for (i32 d = 0; d < Shape::kValueTiles; ++d) {
-          o[t][d][0] *= factor[0];
-          o[t][d][1] *= factor[0];
-          o[t][d][2] *= factor[1];
-          o[t][d][3] *= factor[1];
-        }
+        rescale_rows(factor, o[t]);
       }
 #pragma unroll
-      for (i32 half = 0; half < 2; ++half) {
-        const float reference = rows[t][half].reference(by);
-#pragma unroll
-        for (i32 n = 0; n < kKeyTiles; ++n) {
-#pragma unroll
-          for (i32 e = 0; e < 2; ++e) {
-            float& score = scores[t][n][half * 2 + e];
-            score = exp2_fast(score * by - reference);
-            rows[t][half].l += score;
-          }
-        }
-      }
-    }
-  }
-
-  // Masked scores are -inf; the others are the weights. l counts keys: 0 means none.
-  TW_DEVICE void weigh_without_softmax(float (&scores)[kRowTiles][kKeyTiles][4]) {
-#pragma unroll
-    for (i32 t = 0; t < kRowTiles; ++t) {
-#pragma unroll
-      for (i32 n = 0; n < kKeyTiles; ++n) {
-#pragma unroll
-        for (i32 e = 0; e < 4; ++e) {
-          const bool attends = scores[t][n][e] != -kInfinity;
-          rows[t][e / 2].l += attends ? 1.0F : 0.0F;
-          scores[t][n][e] = attends ? scores[t][n][e] : 0.0F;
-        }
-      }
-      rows[t][0].m = rows[t][1].m = 0;
+      for (i32 half = 0; half < 2; ++half) weigh_row(half, by, rows[t][half], scores[t]);
     }
   }
 
@@ -359,11 +301,6 @@ class Prefill {
         store_row_exactly(p, tile, slot, warp() * kWarpRows + r, shuffle(m, r), shuffle(l, r));
       }
     }
-  }
-
-  TW_DEVICE float log2_reference(const SoftmaxRow& row) const {
-    if constexpr (!Variant::kSoftmax) return 0.0F;
-    return row.m == -kInfinity ? -kInfinity : row.m * p.exponent_scale;
   }
 
   const AttentionParams& p;

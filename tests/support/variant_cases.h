@@ -350,8 +350,11 @@ inline VariantCase elementwise_variant(VariantKind kind, const Dims& dims, std::
       c.variant.softmax = false;
       c.variant.logits = sigmoid(logit() - 1.0);
       c.variant.mask = kv_pos() <= q_pos();
+      // Rows without keys are not transformed: they are 0.
+      c.variant.output = value() * 0.5 + 0.25;
       c.semantics.softmax = false;
       c.semantics.logit = [](double x, const Element&) { return 1 / (1 + std::exp(1 - x)); };
+      c.semantics.output = [](double x, const Element&) { return x * 0.5 + 0.25; };
       c.semantics.mask = [](const Element& at) { return at.kv_pos <= at.q_pos; };
       break;
     case VariantKind::output_gate: {
