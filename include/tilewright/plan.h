@@ -31,6 +31,9 @@ struct Limits {
   Determinism determinism = Determinism::repeatable;
   // Virtual workers; 0: what suits the device. Results of `repeatable` depend on it.
   int workers = 0;
+  // Whether updates may give a BlockStructure. Only plans on a GPU ask: they have other kernels
+  // then, and memory for the blocks of the tiles under way.
+  bool block_structures = false;
 };
 
 // For context-parallel shards: this process holds keys whose position p has (p / size) % world ==
@@ -63,7 +66,9 @@ struct PlanInput {
   Attention attention;
   std::vector<KvLevel> levels;  // outermost (shared by most) first; the plain case is one level
   std::vector<ParamValue> params;
-  BlockStructure blocks;  // optional: for masks that only an evaluation of every element decides
+  // Optional: for masks that only an evaluation of every element decides. On a GPU only where
+  // Limits::block_structures says so; its lists are checked there, see RequestStatus.
+  BlockStructure blocks;
 
   PlanInput(Attention a, const PageTable& table, std::vector<ParamValue> p = {})
       : attention(std::move(a)), levels{KvLevel{table, {}, {}, {}, {}}}, params(std::move(p)) {}

@@ -69,7 +69,7 @@ struct WorkerMemory<true> : WorkerState {
 
 static_assert(sizeof(WorkerMemory<Spec::kDecodeOnly>) <=
               attention_shared_bytes(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock,
-                                     Spec::kDecodeStages, Variant::kRopeDim, kOneSpan,
+                                     Spec::kDecodeStages, Variant::kRopeDim, kBlockForm,
                                      Spec::kDecodeOnly));
 
 // A block of threads at work on one plan. Plans whose limits leave room for decode alone have a

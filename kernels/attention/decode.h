@@ -242,7 +242,7 @@ class Decode {
         if (step < kRotatedSteps) add_rests(step, b, scores);
       }
     }
-    transform(tile.is_full(key_begin(i) / Shape::kBlock * Shape::kBlock),
+    transform(tile.is_full(tile.first_block + chunk_of(i) / kChunksABlock),
               memory.tables[warp].positions[i & 3], scores);
     weigh(scores);
     const u32 a[4] = {

@@ -66,7 +66,7 @@ class Prefill {
                                                      memory.positions + noted(i), thread,
                                                      [] { sync_block(); });
       // Looked up here, while the product does not need what shared memory gives.
-      const bool full = tile.is_full(key_begin(i));
+      const bool full = tile.is_full(tile.first_block + i);
       float scores[kRowTiles][kKeyTiles][4];
       multiply_keys(stage.k, scores);
       if constexpr (Variant::kHasRope) add_rests(stage.k, scores);

@@ -74,7 +74,7 @@ TW_DEVICE LineSums line_up(PartMaker& maker, const Blocks& blocks) {
     if (live) {
       plan::start_row(config, row);
       mine.count = 1 + kOneLongRow;
-      if (row.tiles == 1 && config.heads_differ == 0 && of.is_one) {
+      if (row.tiles == 1 && config.heads_differ == 0 && of.is_one && !blocks.are_listed()) {
         row.max_tile_blocks =
             row.q_len == 1 ? blocks.of_token(row, of.index, of.request, of.token)
                            : blocks.of_thread(row, 0, 0, of.index, of.token, of.token + row.q_len);

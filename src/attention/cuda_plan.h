@@ -19,6 +19,7 @@ namespace tilewright {
 // What an Attention on a GPU holds.
 struct CudaKernels {
   CudaKernels(const AttentionSpec& spec, Device device);
+  CudaKernels(const AttentionSpec& spec, CudaTarget target);
 
   struct Kernel {
     Kernel(const AttentionSpec& spec, CudaTarget target, KernelUse use)
@@ -30,6 +31,7 @@ struct CudaKernels {
 
   Kernel any_batch;
   Kernel decode_only;
+  Kernel listed_blocks;
 };
 
 class CudaPlan {
@@ -52,8 +54,9 @@ class CudaPlan {
   int num_requests() const { return num_requests_; }  // the most that the last update may have had
 
  private:
-  // The kernel that plans of these limits may take, where rows are the requests.
+  // The kernel that plans of these limits may take, where rows are the requests, and elsewhere.
   static const CudaKernels::Kernel& usual_kernel(const Attention& attention, const Limits& limits);
+  static const CudaKernels::Kernel& level_kernel(const Attention& attention, const Limits& limits);
   static std::vector<plan::Config> configs_of(const std::vector<Attention>& attentions,
                                               const Limits& limits, const cuda::Device& device);
 

@@ -27,8 +27,9 @@ struct CudaShape {
   int blocks_per_sm = 1;
   int shared_bytes = 0;
 };
-// Plans whose tiles have few rows, whatever the batch, have a kernel that needs less of an SM.
-enum class KernelUse : std::uint8_t { any_batch, decode_only };
+// Plans whose tiles have few rows, whatever the batch, have a kernel that needs less of an SM;
+// those that may have block structures one that reads them.
+enum class KernelUse : std::uint8_t { any_batch, decode_only, listed_blocks };
 CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use);
 
 // Whether the kernels do what a spec asks for.
@@ -40,6 +41,8 @@ inline constexpr std::size_t kJoinEntry = 1;
 jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target, KernelUse use);
 
 // The kernel that makes plans of `parts` attentions with these masks (see mask_of).
-jit::KernelSource plan_source(const std::vector<Variant>& masks, std::size_t parts);
+// `lists_blocks`: they may have block structures.
+jit::KernelSource plan_source(const std::vector<Variant>& masks, std::size_t parts,
+                              bool lists_blocks = false);
 
 }  // namespace tilewright

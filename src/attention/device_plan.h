@@ -51,6 +51,9 @@ class DevicePlan {
     // Zero between runs.
     std::int32_t* arrivals = nullptr;  // [workers]: parts of split items that are done
     std::int32_t* a_taken = nullptr;   // items of section A that are taken
+    // [workers][most_blocks], see tw::ListedBlocks; where the limits allow block structures.
+    std::int32_t* needed_blocks = nullptr;
+    std::int32_t most_blocks = 0;
   };
 
   // Arguments are checked by Plan. `configs`: of the attentions, see cuda_config.
@@ -68,6 +71,7 @@ class DevicePlan {
               const UpdateLauncher& launch, Stream stream);
 
   const Limits& limits() const { return limits_; }
+  bool lists_blocks() const { return limits_.block_structures; }
   const std::vector<Part>& parts() const { return parts_; }
   // What the kernel is made of: see update_kernel_text.
   const std::vector<Variant>& masks() const { return masks_; }
@@ -81,11 +85,12 @@ class DevicePlan {
   UpdateLaunch shape_of_launch() const;
   // Returns the bytes of shared memory that they take.
   class Pieces;
-  std::size_t place_arrays(const plan::View& view, Pieces& pieces,
-                           plan::UpdateArrays& arrays) const;
+  std::size_t place_arrays(const Part& part, Pieces& pieces, plan::UpdateArrays& arrays) const;
   plan::PartInput& input_of(std::size_t part);
 
   int most_workers() const;
+  // Whether the heads' tiles may need different blocks: in some update under the limits.
+  bool heads_may_differ(const Part& part) const;
 
   Limits limits_;
   int num_sms_;

@@ -13,11 +13,13 @@ namespace tilewright::test {
 struct CompiledCase {
   Case attention;
   CudaTarget target;  // decides the size of blocks of keys, and how many are under way
+  KernelUse use = KernelUse::any_batch;
 };
 
 inline CompiledCase compiled_case(DType dtype, int head_dim, int value_dim, int group,
                                   VariantKind variant, CudaTarget target) {
-  CompiledCase made{{}, target};
+  CompiledCase made;
+  made.target = target;
   Case& c = made.attention;
   c.q_dtype = c.kv_dtype = dtype;
   c.head_dim = head_dim;
@@ -95,6 +97,19 @@ inline CompiledCase rope_72() {
   return compiled_case(DType::f16, 72, 72, 1, VariantKind::rope, kHopper);
 }
 
+// For plans with block structures: a mask that nothing but an evaluation decides, and one of one
+// interval.
+inline CompiledCase listed_stripes_64() {
+  CompiledCase made = compiled_case(DType::bf16, 64, 64, 2, VariantKind::striped, kAmpere);
+  made.use = KernelUse::listed_blocks;
+  return made;
+}
+inline CompiledCase listed_causal_128() {
+  CompiledCase made = causal_128();
+  made.use = KernelUse::listed_blocks;
+  return made;
+}
+
 inline std::vector<CompiledCase> compiled_cases() {
   return {causal_128(),
           causal_128_ampere(),
@@ -109,7 +124,9 @@ inline std::vector<CompiledCase> compiled_cases() {
           fp8_of_two_kinds_80_48(),
           rope_128(),
           rope_of_fp8_80(),
-          rope_72()};
+          rope_72(),
+          listed_stripes_64(),
+          listed_causal_128()};
 }
 
 }  // namespace tilewright::test

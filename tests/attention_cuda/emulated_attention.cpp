@@ -8,11 +8,15 @@
 namespace tilewright::test {
 namespace {
 
-EmulatedKernels kernels_of(const AttentionSpec& spec, CudaTarget target,
+KernelUse use_of(const Limits& limits) {
+  return limits.block_structures ? KernelUse::listed_blocks : KernelUse::any_batch;
+}
+
+EmulatedKernels kernels_of(const AttentionSpec& spec, CudaTarget target, KernelUse use,
                            const std::vector<Variant>& masks) {
   static const std::vector<EmulatedKernels> all = all_emulated_kernels();
-  const std::string attention = attention_source(spec, target, KernelUse::any_batch).source;
-  const std::string plan = plan_source(masks, 1).source;
+  const std::string attention = attention_source(spec, target, use).source;
+  const std::string plan = plan_source(masks, 1, use == KernelUse::listed_blocks).source;
   for (const EmulatedKernels& kernels : all) {
     if (kernels.attention_text == attention && kernels.plan_text == plan) return kernels;
   }
@@ -60,12 +64,12 @@ void GuardedCopies::reset() {
 
 EmulatedAttention::EmulatedAttention(const AttentionSpec& spec, CudaTarget target,
                                      const Limits& limits, int num_sms)
-    : shape_(cuda_shape(spec, target, KernelUse::any_batch)),
+    : shape_(cuda_shape(spec, target, use_of(limits))),
       num_sms_(num_sms),
       attention_(spec),
       plan_({attention_}, limits,
             {kernel_config(spec, shape_, num_sms, std::int64_t{1} << 20, limits)}, num_sms),
-      kernels_(kernels_of(spec, target, plan_.masks())),
+      kernels_(kernels_of(spec, target, use_of(limits), plan_.masks())),
       workspace_(
           std::make_unique<tw::emulator::GuardedBuffer>("workspace", plan_.lay_out(nullptr))) {
   plan_.lay_out(reinterpret_cast<std::byte*>(workspace_->data()));
@@ -73,8 +77,11 @@ EmulatedAttention::EmulatedAttention(const AttentionSpec& spec, CudaTarget targe
 }
 
 void EmulatedAttention::update(const Batch& batch, const std::vector<KvLevel>& levels,
-                               const std::vector<ParamValue>& params, std::uint64_t seed) {
-  plan_.update(batch, {PlanInput(attention_, levels, params)},
+                               const std::vector<ParamValue>& params, std::uint64_t seed,
+                               const BlockStructure& blocks) {
+  PlanInput input(attention_, levels, params);
+  input.blocks = blocks;
+  plan_.update(batch, {input},
                [&](const UpdateLaunch& launch, Stream) {
                  plan::UpdateParams<1> update;
                  ASSERT_EQ(sizeof(update), launch.params_bytes);

@@ -23,11 +23,16 @@ template <int kParts>
 TW_KERNEL update_kernel(TW_PARAMETER plan::UpdateParams<kParts> params) {
   tw::update_plan<HostMask>(params);
 }
+template <int kParts>
+TW_KERNEL update_listed_kernel(TW_PARAMETER plan::UpdateParams<kParts> params) {
+  tw::update_listed_plan<HostMask>(params);
+}
 
 template <int kParts>
-void launch_host_masks(const UpdateLaunch& launch, int threads, std::uint64_t seed) {
+void launch_host_masks(bool listed, const UpdateLaunch& launch, int threads, std::uint64_t seed) {
   using Params = plan::UpdateParams<kParts>;
-  launch_update<Params>(update_kernel<kParts>, launch, threads, seed, [](Params& params) {
+  const auto kernel = listed ? update_listed_kernel<kParts> : update_kernel<kParts>;
+  launch_update<Params>(kernel, launch, threads, seed, [](Params& params) {
     for (plan::PartInput& part : params.parts) part.mask = 0;  // one kind takes all
   });
 }
@@ -139,9 +144,9 @@ void EmulatedPlan::update_device(const Batch& batch, const std::vector<PlanInput
                    if (kernel_ != nullptr) {
                      kernel_(launch, threads, seed);
                    } else if (device_.parts().size() == 1) {
-                     launch_host_masks<1>(launch, threads, seed);
+                     launch_host_masks<1>(limits_.block_structures, launch, threads, seed);
                    } else {
-                     launch_host_masks<kMostParts>(launch, threads, seed);
+                     launch_host_masks<kMostParts>(limits_.block_structures, launch, threads, seed);
                    }
                  },
                  {});
