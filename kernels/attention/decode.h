@@ -272,10 +272,14 @@ class Decode {
   }
 
   TW_DEVICE void transform(bool full, const i32* positions, float (&scores)[2][4]) {
-    if (full && !scales_scores(p)) return;
+    if (full && !has_logits(p)) return;
+    const i32 own = lane_id();  // found anew: see Prefill::transform
+    positions += own % 4 * 2;
 #pragma unroll
     for (i32 half = 0; half < 2; ++half) {
-      transform_row(p, tile, half * 8 + lane / 4, half, full, positions + lane % 4 * 2, scores);
+      const i32 r = half * 8 + own / 4;
+      if (has_logits(p)) transform_row(p, tile, r, half, positions, scores);
+      if (!full) mask_row(p, tile, r, half, positions, scores);
     }
   }
 

@@ -65,13 +65,14 @@ class Prefill {
       Landed<Shape::kBlock, Shape::kThreads>::finish(stage.k, memory.rest_of(Shape::kRows), stage.v,
                                                      memory.positions + noted(i), thread,
                                                      [] { sync_block(); });
-      // Looked up here, while the product does not need what shared memory gives.
-      const bool full = tile.is_full(tile.first_block + i);
+      // Looked up here, while the product does not need what shared memory gives; with a transform
+      // of logits later, as it would take a register from that.
+      const bool full = !Variant::kHasLogits && tile.is_full(tile.first_block + i);
       float scores[kRowTiles][kKeyTiles][4];
       multiply_keys(stage.k, scores);
       if constexpr (Variant::kHasRope) add_rests(stage.k, scores);
       load_block(i + 1, count);
-      transform(full, memory.positions + noted(i), scores);
+      transform(i, full, memory.positions + noted(i), scores);
       weigh(scores);
       multiply_values(stage.v, scores);
       if (notes) note_keys(i + 2, count, page);
@@ -137,14 +138,16 @@ class Prefill {
   // Threads look up a key each of the next kRoundBlocks blocks, from block i on: first its page,
   // which it waits for later.
   TW_DEVICE i32 page_at(i32 i, i32 count) const {
-    const i32 block = i + thread / Shape::kBlock;
-    if (thread >= Shape::kRoundKeys || block >= count) return -1;
-    return page_of_key(tile, key_begin(block) + thread % Shape::kBlock);
+    const i32 own = thread_id();
+    const i32 block = i + own / Shape::kBlock;
+    if (own >= Shape::kRoundKeys || block >= count) return -1;
+    return page_of_key(tile, key_begin(block) + own % Shape::kBlock);
   }
   TW_DEVICE void note_keys(i32 i, i32 count, i32 page) {
-    const i32 block = i + thread / Shape::kBlock;
-    if (thread >= Shape::kRoundKeys || block >= count) return;
-    const i32 key = thread % Shape::kBlock;
+    const i32 own = thread_id();
+    const i32 block = i + own / Shape::kBlock;
+    if (own >= Shape::kRoundKeys || block >= count) return;
+    const i32 key = own % Shape::kBlock;
     const KeyAddress at = address_of_key(p, tile, key_begin(block) + key, page);
     memory.keys[noted(block) + KeyCopy::table_index(key)] = at.key;
     memory.values[noted(block) + ValueCopy::table_index(key)] = at.value;
@@ -226,16 +229,31 @@ class Prefill {
   }
 
   // Logits transform and mask. `positions`: of the block's keys.
-  TW_DEVICE void transform(bool full, const i32* positions,
+  TW_DEVICE void transform(i32 i, bool full, const i32* positions,
                            float (&scores)[kRowTiles][kKeyTiles][4]) {
-    if (full && !scales_scores(p)) return;
+    if (full && !has_logits(p)) return;
+    // Rows and columns are found anew, each time: few blocks come here, and registers that keep
+    // them are what the others lack.
+    const auto each_row = [&](const auto& visit) {
+      const i32 own = thread_id();
+      const i32 first = own / kWarpSize * kWarpRows + own % kWarpSize / 4;
 #pragma unroll
-    for (i32 t = 0; t < kRowTiles; ++t) {
+      for (i32 t = 0; t < kRowTiles; ++t) {
 #pragma unroll
-      for (i32 half = 0; half < 2; ++half) {
-        transform_row(p, tile, row_of(t, half), half, full, positions + lane() % 4 * 2, scores[t]);
+        for (i32 half = 0; half < 2; ++half) {
+          visit(first + t * 16 + half * 8, half, positions + own % 4 * 2, scores[t]);
+        }
       }
+    };
+    if (has_logits(p)) {
+      each_row([&](i32 r, i32 half, const i32* at, auto& of_row) {
+        transform_row(p, tile, r, half, at, of_row);
+      });
     }
+    if (Variant::kHasLogits ? tile.is_full(tile.first_block + i) : full) return;
+    each_row([&](i32 r, i32 half, const i32* at, auto& of_row) {
+      mask_row(p, tile, r, half, at, of_row);
+    });
   }
 
   // Scores become weights; outputs are rescaled where a row's reference moved.
@@ -259,8 +277,9 @@ class Prefill {
   // o += weights V
   TW_DEVICE void multiply_values(const char* values,
                                  const float (&weights)[kRowTiles][kKeyTiles][4]) {
-    const SharedPlace v =
-        shared_place(values + lane() % 16 * Shape::kValuePitch + lane() / 16 * 16);
+    const i32 own =
+        Variant::kHasLogits ? lane_id() : lane();  // found anew where that saves a register
+    const SharedPlace v = shared_place(values + own % 16 * Shape::kValuePitch + own / 16 * 16);
 #pragma unroll
     for (i32 step = 0; step < kKeyTiles / 2; ++step) {
       u32 a[kRowTiles][4];

@@ -8,25 +8,43 @@
 
 namespace tw {
 
-TW_DEVICE bool scales_scores(const AttentionParams& p) {
+// Whether scores become logits before their maximum is taken.
+TW_DEVICE bool has_logits(const AttentionParams& p) {
   return Variant::kHasLogits || p.scales_logits != 0;
 }
-// Logits transform and mask; masked scores become -inf. Only where the block is not full, or
-// scales_scores(). `r`: the tile's row. `positions`: of the keys, from this lane's first column on.
+// Scores become logits. `r`: the tile's row. `positions`: of the keys, from this lane's first
+// column on.
 template <i32 kTiles>
-TW_DEVICE void transform_row(const AttentionParams& p, const Tile& tile, i32 r, i32 half, bool full,
+TW_DEVICE void transform_row(const AttentionParams& p, const Tile& tile, i32 r, i32 half,
                              const i32* positions, float (&scores)[kTiles][4]) {
-  const QueryRow row = query_row(p, tile, r);
   const float by = p.scales_logits != 0 ? tile.row_scale[r] : p.sm_scale;
+  // What does not depend on the key, once: parameters may have to be loaded.
+  const auto row = Variant::logits_row(query_row(p, tile, r), p.params);
+#pragma unroll
+  for (i32 n = 0; n < kTiles; ++n) {
+#pragma unroll
+    for (i32 e = 0; e < 2; ++e) {
+      float& score = scores[n][half * 2 + e];
+      score *= by;
+      if constexpr (Variant::kHasLogits) {
+        score = Variant::logits(row, positions[n * 8 + e], score, p.params);
+      }
+    }
+  }
+}
+
+// What the row does not attend to becomes -inf.
+template <i32 kTiles>
+TW_DEVICE void mask_row(const AttentionParams& p, const Tile& tile, i32 r, i32 half,
+                        const i32* positions, float (&scores)[kTiles][4]) {
+  const auto row = Variant::mask_row(query_row(p, tile, r), p.params);
 #pragma unroll
   for (i32 n = 0; n < kTiles; ++n) {
 #pragma unroll
     for (i32 e = 0; e < 2; ++e) {
       const i32 position = positions[n * 8 + e];
-      float& score = scores[n][half * 2 + e];
-      if (scales_scores(p)) score *= by;
-      if constexpr (Variant::kHasLogits) score = Variant::logits(row, position, score, p.params);
-      if (!full && !attends(p, row, position)) score = -kInfinity;
+      const bool attends = position != kNoKey && Variant::mask(row, position, p.params);
+      if (!attends) scores[n][half * 2 + e] = -kInfinity;
     }
   }
 }
