@@ -133,6 +133,9 @@ class TILEWRIGHT_API Plan {
 
   const Limits& limits() const;
   const std::vector<Attention>& attentions() const;
+  // Of a plan on a GPU this and pieces() copy the schedule and what masks read, wait for the last
+  // update, and ask the mask of every tile once more: not for every step. Error (invalid_state)
+  // while the update's stream is captured into a graph.
   PlanStats stats(const Attention& attention) const;
   // Who computes what of the last update, by worker and start: every (tile, block) once. What no
   // worker owns in advance is listed with the one that would be free first. Takes time and memory

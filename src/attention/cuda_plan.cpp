@@ -142,14 +142,18 @@ void CudaPlan::run(const DevicePlan::Part& part, const CudaCall& call) const {
       .launch({launch.join_blocks, kJoinThreads, 0, programmatic}, call.stream, launch.params);
 }
 
+void CudaPlan::require_not_captured(const char* what) const {
+  if (!cuda::is_capturing(last_stream_)) return;
+  raise(ErrorCode::invalid_state,
+        "plan.{}(): the stream of the last update is being captured into a graph: ask after the "
+        "graph ran",
+        what);
+}
+
 std::vector<std::int32_t> CudaPlan::status() const {
   if (num_requests_ == 0) return {};
   const cuda::ContextScope scope(device_);
-  if (cuda::is_capturing(last_stream_)) {
-    raise(ErrorCode::invalid_state,
-          "plan.status(): the stream of the last update is being captured into a graph: ask after "
-          "the graph ran");
-  }
+  require_not_captured("status");
   const auto stride = static_cast<std::size_t>(limits_.requests + 1);
   std::vector<std::int32_t> words(2 * stride);
   std::int32_t turn = 0;
@@ -160,6 +164,17 @@ std::vector<std::int32_t> CudaPlan::status() const {
   cuda::synchronize(last_stream_);
   const auto first = words.begin() + static_cast<std::ptrdiff_t>(stride) * turn;
   return {first, first + num_requests_};
+}
+
+DeviceRecords CudaPlan::records(const char* what, const Attention& attention) const {
+  const DevicePlan::Part& of = part(attention);
+  const cuda::ContextScope scope(device_);
+  require_not_captured(what);
+  return {of,
+          {[&](void* to, const void* from, std::size_t bytes) {
+             cuda::copy_to_host(to, from, bytes, last_stream_);
+           },
+           [&] { cuda::synchronize(last_stream_); }}};
 }
 
 }  // namespace tilewright

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device_plan/emulated_plan.h"
 
+#include "attention/device_records.h"
+#include "attention/schedule_stats.h"
 #include "plan/update.h"
 
 namespace tilewright::test {
@@ -170,8 +172,43 @@ void EmulatedPlan::expect_equal_records() const {
   }
 }
 
+void EmulatedPlan::expect_equal_stats() const {
+  const auto numbers = [](const PlanPiece& p) {
+    return std::vector<std::int64_t>{p.worker, p.level,       p.row,        p.request, p.kv_head,
+                                     p.tile,   p.first_block, p.num_blocks, p.start,   p.cost};
+  };
+  for (const DevicePlan::Part& part : device_.parts()) {
+    // Nothing may point to the device's memory when all is copied: it is.
+    int under_way = 0;
+    const DeviceRecords records(part, {[&](void* to, const void* from, std::size_t bytes) {
+                                         std::memcpy(to, from, bytes);
+                                         ++under_way;
+                                       },
+                                       [&] { under_way = 0; }});
+    EXPECT_EQ(under_way, 0) << "copies that nobody waits for";
+    const AttentionImpl& attention = part.attention.impl();
+    const PlanStats a = host.stats(part.attention);
+    const PlanStats b = stats_of(records.plan(), attention);
+    EXPECT_EQ(a.tiles, b.tiles);
+    EXPECT_EQ(a.blocks, b.blocks);
+    EXPECT_EQ(a.full_blocks, b.full_blocks);
+    EXPECT_EQ(a.skipped_blocks, b.skipped_blocks);
+    EXPECT_EQ(a.split_tiles, b.split_tiles);
+    EXPECT_EQ(a.kv_bytes, b.kv_bytes);
+    EXPECT_EQ(a.balance, b.balance);
+    EXPECT_EQ(a.folded_rows, b.folded_rows);
+    const std::vector<PlanPiece> host_pieces = host.pieces(part.attention);
+    const std::vector<PlanPiece> pieces = pieces_of(records.plan(), attention);
+    ASSERT_EQ(host_pieces.size(), pieces.size());
+    for (std::size_t i = 0; i < pieces.size(); ++i) {
+      ASSERT_EQ(numbers(host_pieces[i]), numbers(pieces[i])) << "piece " << i;
+    }
+  }
+}
+
 void EmulatedPlan::expect_equal() const {
   expect_equal_records();
+  expect_equal_stats();
   for (std::int64_t r = 0; r <= limits_.requests; ++r) ASSERT_EQ(status(r), 0U) << r;
 }
 
