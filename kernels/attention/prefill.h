@@ -124,6 +124,11 @@ class Prefill {
   TW_DEVICE i32 lane() const {
     return thread % kWarpSize;
   }
+  // The thread, read anew where variants have a transform of logits: these lack the registers that
+  // keep what follows from it.
+  TW_DEVICE i32 thread_anew() const {
+    return Variant::kHasLogits ? thread_id() : thread;
+  }
   TW_DEVICE i32 warp() const {
     return thread / kWarpSize;
   }
@@ -138,13 +143,13 @@ class Prefill {
   // Threads look up a key each of the next kRoundBlocks blocks, from block i on: first its page,
   // which it waits for later.
   TW_DEVICE i32 page_at(i32 i, i32 count) const {
-    const i32 own = thread_id();
+    const i32 own = thread_anew();
     const i32 block = i + own / Shape::kBlock;
     if (own >= Shape::kRoundKeys || block >= count) return -1;
     return page_of_key(tile, key_begin(block) + own % Shape::kBlock);
   }
   TW_DEVICE void note_keys(i32 i, i32 count, i32 page) {
-    const i32 own = thread_id();
+    const i32 own = thread_anew();
     const i32 block = i + own / Shape::kBlock;
     if (own >= Shape::kRoundKeys || block >= count) return;
     const i32 key = own % Shape::kBlock;
@@ -277,8 +282,7 @@ class Prefill {
   // o += weights V
   TW_DEVICE void multiply_values(const char* values,
                                  const float (&weights)[kRowTiles][kKeyTiles][4]) {
-    const i32 own =
-        Variant::kHasLogits ? lane_id() : lane();  // found anew where that saves a register
+    const i32 own = thread_anew() % kWarpSize;
     const SharedPlace v = shared_place(values + own % 16 * Shape::kValuePitch + own / 16 * 16);
 #pragma unroll
     for (i32 step = 0; step < kKeyTiles / 2; ++step) {
