@@ -19,10 +19,10 @@ typedef struct tw_limits {
   int64_t q_tokens;
   int64_t q_len;
   int64_t kv_len;
-  int32_t levels;      /* 0: 1 */
-  int32_t determinism; /* TW_REPEATABLE, TW_BATCH_INVARIANT */
-  int32_t workers;     /* 0: what suits the device */
-  int32_t reserved;
+  int32_t levels;           /* 0: 1 */
+  int32_t determinism;      /* TW_REPEATABLE, TW_BATCH_INVARIANT */
+  int32_t workers;          /* 0: what suits the device */
+  int32_t block_structures; /* 0, 1: Limits::block_structures */
 } tw_limits;
 
 typedef struct tw_batch {

@@ -31,6 +31,9 @@ struct Limits {
   Determinism determinism = Determinism::repeatable;
   // Virtual workers; 0: what suits the device. Results of `repeatable` depend on it.
   int workers = 0;
+  // Whether updates may give a BlockStructure. Only plans on a GPU ask: they have other kernels
+  // then, and memory for the blocks of the tiles under way.
+  bool block_structures = false;
 };
 
 // For context-parallel shards: this process holds keys whose position p has (p / size) % world ==
@@ -63,7 +66,9 @@ struct PlanInput {
   Attention attention;
   std::vector<KvLevel> levels;  // outermost (shared by most) first; the plain case is one level
   std::vector<ParamValue> params;
-  BlockStructure blocks;  // optional: for masks that only an evaluation of every element decides
+  // Optional: for masks that only an evaluation of every element decides. On a GPU only where
+  // Limits::block_structures says so; its lists are checked there, see RequestStatus.
+  BlockStructure blocks;
 
   PlanInput(Attention a, const PageTable& table, std::vector<ParamValue> p = {})
       : attention(std::move(a)), levels{KvLevel{table, {}, {}, {}, {}}}, params(std::move(p)) {}
@@ -128,6 +133,9 @@ class TILEWRIGHT_API Plan {
 
   const Limits& limits() const;
   const std::vector<Attention>& attentions() const;
+  // Of a plan on a GPU this and pieces() copy the schedule and what masks read, wait for the last
+  // update, and ask the mask of every tile once more: not for every step. Error (invalid_state)
+  // while the update's stream is captured into a graph.
   PlanStats stats(const Attention& attention) const;
   // Who computes what of the last update, by worker and start: every (tile, block) once. What no
   // worker owns in advance is listed with the one that would be free first. Takes time and memory

@@ -23,6 +23,9 @@ enum class RequestStatus : std::uint32_t {
   level_rows = 16,
   // num_requests is negative or more than the plan or qo_indptr has: of every request.
   num_requests = 32,
+  // A block structure's lists: fewer rows than the query tokens need, a row or an entry behind the
+  // tensors, KV blocks that do not ascend from 0.
+  blocks = 64,
 };
 
 }  // namespace tilewright

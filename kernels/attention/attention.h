@@ -30,7 +30,7 @@ struct WorkerMemory<true> : WorkerState {
 
 static_assert(sizeof(WorkerMemory<Spec::kDecodeOnly>) <=
               attention_shared_bytes(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock,
-                                     Spec::kDecodeStages, Variant::kRopeDim, kOneSpan,
+                                     Spec::kDecodeStages, Variant::kRopeDim, kBlockForm,
                                      Spec::kDecodeOnly));
 
 // A block of threads at work on one plan. Plans whose limits leave room for decode alone have a
@@ -143,6 +143,7 @@ class Worker {
       set_up_query_row<true>(p, piece, r, tile);
     }
     sync_block();
+    list_blocks(p, piece.row, piece.end, tile.ranges, tile.part_end);
     Prefill prefill(p, memory.prefill);
     // To find the next piece takes several latencies of memory, so it is done while others wait for
     // keys.

@@ -11,6 +11,7 @@
 #include "attention/keys.h"
 #include "attention/landed.h"
 #include "attention/results.h"
+#include "attention/scores.h"
 
 namespace tw {
 
@@ -344,7 +345,8 @@ class Decode {
       }
     }
     const DecodeTile& tile = memory.tiles[at];
-    transform(tile, tile.is_full(key_begin(tile, i) / Shape::kBlock * Shape::kBlock),
+    const i32 chunk = warp + i * Shape::kDecodeWarps;
+    transform(tile, tile.is_full(tile.first_block + chunk / kChunksABlock),
               memory.tables[warp].positions[stage], scores);
     weigh(scores);
     const u32 a[4] = {
@@ -375,63 +377,28 @@ class Decode {
 
   TW_DEVICE void transform(const DecodeTile& tile, bool full, const i32* positions,
                            float (&scores)[2][4]) {
-    const bool scaled = Variant::kHasLogits || p.scales_logits != 0;
-    if (full && !scaled) return;
+    if (full && !has_logits(p)) return;
+    const i32 own = lane_id();  // found anew: see Prefill::transform
+    positions += own % 4 * 2;
 #pragma unroll
     for (i32 half = 0; half < 2; ++half) {
-      const i32 r = half * 8 + lane / 4;
-      const QueryRow row = query_row(p, tile, r);
-      const float by = p.scales_logits != 0 ? tile.row_scale[r] : p.sm_scale;
-#pragma unroll
-      for (i32 i = 0; i < 4; ++i) {
-        const i32 position = positions[i / 2 * 8 + lane % 4 * 2 + i % 2];
-        float& score = scores[i / 2][half * 2 + i % 2];
-        if (scaled) score *= by;
-        if constexpr (Variant::kHasLogits) {
-          score = Variant::logits(row, position, score, p.params);
-        }
-        if (!full && !attends(p, row, position)) score = -kInfinity;
-      }
+      const i32 r = half * 8 + own / 4;
+      if (has_logits(p)) transform_row(p, tile, r, half, positions, scores);
+      if (!full) mask_row(p, tile, r, half, positions, scores);
     }
   }
 
   TW_DEVICE void weigh(float (&scores)[2][4]) {
     const float by = p.exponent_scale;
-    float factor[2];
+    float factor[2] = {1, 1};
 #pragma unroll
     for (i32 half = 0; half < 2; ++half) {
-      if constexpr (!Variant::kSoftmax) {
-        sums[half].m = 0;
-#pragma unroll
-        for (i32 i = 0; i < 4; ++i) {
-          float& score = scores[i / 2][half * 2 + i % 2];
-          sums[half].l += score != -kInfinity ? 1.0F : 0.0F;
-          score = score != -kInfinity ? score : 0.0F;
-        }
-        factor[half] = 1;
-        continue;
+      if constexpr (Variant::kSoftmax) {
+        factor[half] = sums[half].advance(largest_of_row(half, scores), by);
       }
-      const float largest =
-          max_of_quad(max_of(max_of(scores[0][half * 2], scores[0][half * 2 + 1]),
-                             max_of(scores[1][half * 2], scores[1][half * 2 + 1])));
-      factor[half] = sums[half].advance(largest, by);
-      const float reference = sums[half].reference(by);
-#pragma unroll
-      for (i32 i = 0; i < 4; ++i) {
-        float& score = scores[i / 2][half * 2 + i % 2];
-        score = exp2_fast(score * by - reference);
-        sums[half].l += score;
-      }
+      weigh_row(half, by, sums[half], scores);
     }
-    if (any_of_warp(factor[0] != 1.0F || factor[1] != 1.0F)) {
-#pragma unroll
-      for (i32 d = 0; d < Shape::kValueTiles; ++d) {
-        o[d][0] *= factor[0];
-        o[d][1] *= factor[0];
-        o[d][2] *= factor[1];
-        o[d][3] *= factor[1];
-      }
-    }
+    rescale_rows(factor, o);
   }
 
   // Every warp's sums and outputs, for all to read. False: some output is not finite.
@@ -445,9 +412,7 @@ class Decode {
       const i32 r = half * 8 + lane / 4;
       const float l = sum_of_quad(sums[half].l);
       if (lane % 4 == 0) {
-        memory.m[warp][r] = Variant::kSoftmax && sums[half].m != -kInfinity
-                                ? sums[half].m * p.exponent_scale
-                                : sums[half].m;
+        memory.m[warp][r] = sums[half].log2_reference(p.exponent_scale);
         memory.l[warp][r] = l;
       }
       if (r >= num_rows) continue;

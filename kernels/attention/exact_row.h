@@ -60,7 +60,7 @@ class ExactRow {
 #pragma unroll 1
     for (i32 n = tile.first_block; n < tile.part_end; ++n) {
       const i32 begin = tile.block(n) * Shape::kBlock;
-      const bool full = tile.is_full(begin);
+      const bool full = tile.is_full(n);
 #pragma unroll 1
       for (i32 key = begin; key < begin + Shape::kBlock; key += kWarpSize) {
         add_keys(key, full, reference, o);

@@ -145,8 +145,7 @@ class HopperLoader {
             memory.positions[step % Hopper::kSteps][first + key] = row.position;
           }
           if (first + lane_id() == 0) {
-            memory.full[step % Hopper::kSteps] =
-                tile.is_full(tile.block(tile.first_block + i) * Shape::kBlock);
+            memory.full[step % Hopper::kSteps] = tile.is_full(tile.first_block + i);
           }
         }
         place.wait_empty(step / Hopper::kStages);

@@ -84,7 +84,7 @@ static_assert(sizeof(HopperMemory) <= hopper_shared_bytes(Spec::kHeadDim, Spec::
                                                           Spec::kBlock, Spec::kDecodeStages));
 // What makes lists of spans crashes NVRTC 13.0 in a kernel whose warp groups have registers of
 // their own.
-static_assert(kOneSpan);
+static_assert(kBlockForm == BlockForm::span);
 
 // By one thread; then a barrier.
 TW_DEVICE void init_mbarriers(HopperMemory& memory) {

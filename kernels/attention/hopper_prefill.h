@@ -5,6 +5,7 @@
 #pragma once
 
 #include "attention/hopper_memory.h"
+#include "attention/scores.h"
 #include "attention/store_tile.h"
 
 namespace tw {
@@ -172,29 +173,16 @@ class HopperPrefill {
 
   // Logits transform and mask.
   TW_DEVICE void transform(bool full, Scores& scores) {
-    const bool scaled = Variant::kHasLogits || p.scales_logits != 0;
-    if (full && !scaled) [[likely]]
+    if (full && !has_logits(p)) [[likely]]
       return;
     // The keys were given back already, but their positions are kept for longer.
-    const i32* const positions = memory.positions[step % Hopper::kSteps];
+    const i32* const positions = memory.positions[step % Hopper::kSteps] + lane_id() % 4 * 2;
+    auto& tiles = reinterpret_cast<float(&)[kKeyTiles][4]>(scores);
 #pragma unroll
     for (i32 half = 0; half < 2; ++half) {
       const i32 r = warp_id() * 16 + half * 8 + lane_id() / 4;
-      const QueryRow row = query_row(p, tile, r);
-      const float by = p.scales_logits != 0 ? tile.row_scale[r] : p.sm_scale;
-#pragma unroll
-      for (i32 n = 0; n < kKeyTiles; ++n) {
-#pragma unroll
-        for (i32 e = 0; e < 2; ++e) {
-          const i32 position = positions[n * 8 + lane_id() % 4 * 2 + e];
-          float& score = scores[n * 4 + half * 2 + e];
-          if (scaled) score *= by;
-          if constexpr (Variant::kHasLogits) {
-            score = Variant::logits(row, position, score, p.params);
-          }
-          if (!full && !attends(p, row, position)) score = -kInfinity;
-        }
-      }
+      if (has_logits(p)) transform_row(p, tile, r, half, positions, tiles);
+      if (!full) mask_row(p, tile, r, half, positions, tiles);
     }
   }
 
@@ -230,15 +218,10 @@ class HopperPrefill {
     return moved;
   }
 
-  // Masked scores are -inf; the others are the weights. l counts keys: 0 means none.
   TW_DEVICE void weigh_without_softmax(Scores& scores) {
-    rows[0].m = rows[1].m = 0;
-#pragma unroll
-    for (i32 i = 0; i < kKeyTiles * 4; ++i) {
-      const bool attends = scores[i] != -kInfinity;
-      rows[i % 4 / 2].l += attends ? 1.0F : 0.0F;
-      scores[i] = attends ? scores[i] : 0.0F;
-    }
+    auto& tiles = reinterpret_cast<float(&)[kKeyTiles][4]>(scores);
+    weigh_row(0, 1.0F, rows[0], tiles);
+    weigh_row(1, 1.0F, rows[1], tiles);
   }
 
   TW_DEVICE void rescale() {

@@ -22,6 +22,10 @@ constexpr int hopper_threads(int head_dim, int value_dim) {
   return 128 * (2 + hopper_loaders(head_dim, value_dim));
 }
 
+// How a kernel tells which blocks of keys a tile needs: one span of them (masks that one interval
+// describes), several, or those that a BlockStructure lists.
+enum class BlockForm : int { span, spans, listed };
+
 constexpr int attention_warps(int head_dim, int value_dim) {
   return head_dim > 128 || value_dim > 128 ? 8 : 4;
 }
@@ -34,11 +38,11 @@ constexpr int prefill_round_keys(int threads, int block) {
 // See shape.h, prefill.h, decode.h, rotate.h and tile.h for what is counted. `rope_dim`: rotated
 // elements of a row.
 constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int decode_stages,
-                                     int rope_dim, bool one_span, bool decode_only) {
+                                     int rope_dim, BlockForm form, bool decode_only) {
   const int head_pitch = (2 * ((head_dim + 15) / 16) + 1) * 16;
   const int value_pitch = (2 * ((value_dim + 15) / 16) + 1) * 16;
   const auto larger = [](int a, int b) { return a > b ? a : b; };
-  const int a_tile = 8 * 32 + (one_span ? 16 : 1024) + 64;
+  const int a_tile = 8 * 32 + (form == BlockForm::span ? 16 : 1024) + 64;
   const int a_row = 16 + 4;
   const int rest_pitch = rope_dim > 0 ? (2 * ((rope_dim + 15) / 16) + 1) * 16 : 0;
   const int prefill =
@@ -61,7 +65,7 @@ constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block, int de
   const int prefill =
       kTileRows * columns(head_dim) + 2 * block * (columns(head_dim) + columns(value_dim));
   const int decode =
-      attention_shared_bytes(head_dim, value_dim, block, decode_stages, 0, true, true);
+      attention_shared_bytes(head_dim, value_dim, block, decode_stages, 0, BlockForm::span, true);
   const int piece = 128 + kTileRows * (16 + 4) + 8 * 32 + 16 + 64;
   const int pieces = 2 * piece + 3 * 128 + 96;
   const int addresses = (kTileRows + 2 * block) * 8;

@@ -62,6 +62,9 @@ struct AttentionParams {
   i32* a_taken;          // how many items of section A are taken, zero between runs
   const i32* status;     // two arrays of words, one a request; the plan's header says which is its
   i32 status_stride;
+  // Where blocks of keys are listed: [blocks of threads][most_blocks], see ListedBlocks.
+  i32 most_blocks;
+  i32* needed_blocks;
 };
 
 }  // namespace tw

@@ -21,7 +21,8 @@ TW_DEVICE bool take_blocks(const plan::Start& start, plan::TileSpan& blocks) {
   blocks = {start.first_block, start.first_block + start.end, start.full_begin, start.full_end};
   return true;
 }
-TW_DEVICE bool take_blocks(const plan::Start&, plan::TileRanges&) {
+template <typename Blocks>
+TW_DEVICE bool take_blocks(const plan::Start&, Blocks&) {
   return false;
 }
 
@@ -162,7 +163,9 @@ class PieceFinder {
   }
   TW_DEVICE void set_kind(Piece& piece) {
     piece.num_rows = plan::rows_of_tile(schedule.config, piece.row, piece.item.tile);
-    const bool few = piece.num_rows <= Shape::kDecodeRows && !p.plan.batch_invariant;
+    // Lists of blocks are made by all threads, between pieces.
+    const bool few =
+        piece.num_rows <= Shape::kDecodeRows && !p.plan.batch_invariant && !Spec::kListsBlocks;
     piece.kind = Spec::kDecodeOnly || few ? Piece::few_rows : Piece::many_rows;
   }
 

@@ -8,6 +8,7 @@
 #include "attention/keys.h"
 #include "attention/landed.h"
 #include "attention/results.h"
+#include "attention/scores.h"
 #include "attention/store_tile.h"
 
 namespace tw {
@@ -67,13 +68,14 @@ class Prefill {
       Landed<Shape::kBlock, Shape::kThreads>::finish(stage.k, memory.rest_of(Shape::kRows), stage.v,
                                                      memory.positions + noted(i), thread,
                                                      [] { sync_block(); });
-      // Looked up here, while the product does not need what shared memory gives.
-      const bool full = tile.is_full(key_begin(i));
+      // Looked up here, while the product does not need what shared memory gives; with a transform
+      // of logits later, as it would take a register from that.
+      const bool full = !Variant::kHasLogits && tile.is_full(tile.first_block + i);
       float scores[kRowTiles][kKeyTiles][4];
       multiply_keys(stage.k, scores);
       if constexpr (Variant::kHasRope) add_rests(stage.k, scores);
       load_block(i + 1, count);
-      transform(full, memory.positions + noted(i), scores);
+      transform(i, full, memory.positions + noted(i), scores);
       weigh(scores);
       multiply_values(stage.v, scores);
       if (notes) note_keys(i + 2, count, page);
@@ -92,6 +94,9 @@ class Prefill {
 
  private:
   TW_DEVICE i32 lane() const { return thread % kWarpSize; }
+  // The thread, read anew where variants have a transform of logits: these lack the registers that
+  // keep what follows from it.
+  TW_DEVICE i32 thread_anew() const { return Variant::kHasLogits ? thread_id() : thread; }
   TW_DEVICE i32 warp() const { return thread / kWarpSize; }
   // The tile's row of a lane()'s accumulators.
   TW_DEVICE i32 row_of(i32 t, i32 half) const {
@@ -102,14 +107,16 @@ class Prefill {
   // Threads look up a key each of the next kRoundBlocks blocks, from block i on: first its page,
   // which it waits for later.
   TW_DEVICE i32 page_at(i32 i, i32 count) const {
-    const i32 block = i + thread / Shape::kBlock;
-    if (thread >= Shape::kRoundKeys || block >= count) return -1;
-    return page_of_key(tile, key_begin(block) + thread % Shape::kBlock);
+    const i32 own = thread_anew();
+    const i32 block = i + own / Shape::kBlock;
+    if (own >= Shape::kRoundKeys || block >= count) return -1;
+    return page_of_key(tile, key_begin(block) + own % Shape::kBlock);
   }
   TW_DEVICE void note_keys(i32 i, i32 count, i32 page) {
-    const i32 block = i + thread / Shape::kBlock;
-    if (thread >= Shape::kRoundKeys || block >= count) return;
-    const i32 key = thread % Shape::kBlock;
+    const i32 own = thread_anew();
+    const i32 block = i + own / Shape::kBlock;
+    if (own >= Shape::kRoundKeys || block >= count) return;
+    const i32 key = own % Shape::kBlock;
     const KeyAddress at = address_of_key(p, tile, key_begin(block) + key, page);
     memory.keys[noted(block) + KeyCopy::table_index(key)] = at.key;
     memory.values[noted(block) + ValueCopy::table_index(key)] = at.value;
@@ -189,100 +196,56 @@ class Prefill {
   }
 
   // Logits transform and mask. `positions`: of the block's keys.
-  TW_DEVICE void transform(bool full, const i32* positions,
+  TW_DEVICE void transform(i32 i, bool full, const i32* positions,
                            float (&scores)[kRowTiles][kKeyTiles][4]) {
-    const bool scaled = Variant::kHasLogits || p.scales_logits != 0;
-    if (full && !scaled) return;
+    if (full && !has_logits(p)) return;
+    // Rows and columns are found anew, each time: few blocks come here, and registers that keep
+    // them are what the others lack.
+    const auto each_row = [&](const auto& visit) {
+      const i32 own = thread_id();
+      const i32 first = own / kWarpSize * kWarpRows + own % kWarpSize / 4;
 #pragma unroll
-    for (i32 t = 0; t < kRowTiles; ++t) {
+      for (i32 t = 0; t < kRowTiles; ++t) {
 #pragma unroll
-      for (i32 half = 0; half < 2; ++half) {
-        const i32 r = row_of(t, half);
-        const QueryRow row = query_row(p, tile, r);
-        const float by = p.scales_logits != 0 ? tile.row_scale[r] : p.sm_scale;
-#pragma unroll
-        for (i32 n = 0; n < kKeyTiles; ++n) {
-#pragma unroll
-          for (i32 e = 0; e < 2; ++e) {
-            const i32 position = positions[n * 8 + lane() % 4 * 2 + e];
-            float& score = scores[t][n][half * 2 + e];
-            if (scaled) score *= by;
-            if constexpr (Variant::kHasLogits) {
-              score = Variant::logits(row, position, score, p.params);
-            }
-            if (!full && !attends(p, row, position)) score = -kInfinity;
-          }
+        for (i32 half = 0; half < 2; ++half) {
+          visit(first + t * 16 + half * 8, half, positions + own % 4 * 2, scores[t]);
         }
       }
+    };
+    if (has_logits(p)) {
+      each_row([&](i32 r, i32 half, const i32* at, auto& of_row) {
+        transform_row(p, tile, r, half, at, of_row);
+      });
     }
+    if (Variant::kHasLogits ? tile.is_full(tile.first_block + i) : full) return;
+    each_row([&](i32 r, i32 half, const i32* at, auto& of_row) {
+      mask_row(p, tile, r, half, at, of_row);
+    });
   }
 
   // Scores become weights; outputs are rescaled where a row's reference moved.
   TW_DEVICE void weigh(float (&scores)[kRowTiles][kKeyTiles][4]) {
     const float by = p.exponent_scale;
-    if constexpr (!Variant::kSoftmax) {
-      weigh_without_softmax(scores);
-      return;
-    }
 #pragma unroll
     for (i32 t = 0; t < kRowTiles; ++t) {
-      float factor[2];
+      if constexpr (Variant::kSoftmax) {
+        float factor[2];
 #pragma unroll
-      for (i32 half = 0; half < 2; ++half) {
-        float largest = max_of(scores[t][0][half * 2], scores[t][0][half * 2 + 1]);
-#pragma unroll
-        for (i32 n = 1; n < kKeyTiles; ++n) {
-          largest = max_of(largest, max_of(scores[t][n][half * 2], scores[t][n][half * 2 + 1]));
+        for (i32 half = 0; half < 2; ++half) {
+          factor[half] = rows[t][half].advance(largest_of_row(half, scores[t]), by);
         }
-        factor[half] = rows[t][half].advance(max_of_quad(largest), by);
-      }
-      if (any_of_warp(factor[0] != 1.0F || factor[1] != 1.0F)) {
-#pragma unroll
-        for (i32 d = 0; d < Shape::kValueTiles; ++d) {
-          o[t][d][0] *= factor[0];
-          o[t][d][1] *= factor[0];
-          o[t][d][2] *= factor[1];
-          o[t][d][3] *= factor[1];
-        }
+        rescale_rows(factor, o[t]);
       }
 #pragma unroll
-      for (i32 half = 0; half < 2; ++half) {
-        const float reference = rows[t][half].reference(by);
-#pragma unroll
-        for (i32 n = 0; n < kKeyTiles; ++n) {
-#pragma unroll
-          for (i32 e = 0; e < 2; ++e) {
-            float& score = scores[t][n][half * 2 + e];
-            score = exp2_fast(score * by - reference);
-            rows[t][half].l += score;
-          }
-        }
-      }
-    }
-  }
-
-  // Masked scores are -inf; the others are the weights. l counts keys: 0 means none.
-  TW_DEVICE void weigh_without_softmax(float (&scores)[kRowTiles][kKeyTiles][4]) {
-#pragma unroll
-    for (i32 t = 0; t < kRowTiles; ++t) {
-#pragma unroll
-      for (i32 n = 0; n < kKeyTiles; ++n) {
-#pragma unroll
-        for (i32 e = 0; e < 4; ++e) {
-          const bool attends = scores[t][n][e] != -kInfinity;
-          rows[t][e / 2].l += attends ? 1.0F : 0.0F;
-          scores[t][n][e] = attends ? scores[t][n][e] : 0.0F;
-        }
-      }
-      rows[t][0].m = rows[t][1].m = 0;
+      for (i32 half = 0; half < 2; ++half) weigh_row(half, by, rows[t][half], scores[t]);
     }
   }
 
   // o += weights V
   TW_DEVICE void multiply_values(const char* values,
                                  const float (&weights)[kRowTiles][kKeyTiles][4]) {
-    const SharedPlace v =
-        shared_place(values + lane() % 16 * Shape::kValuePitch + lane() / 16 * 16);
+    const i32 own = thread_anew() % kWarpSize;
+    const SharedPlace v = shared_place(values + own % 16 * Shape::kValuePitch + own / 16 * 16);
 #pragma unroll
     for (i32 step = 0; step < kKeyTiles / 2; ++step) {
       u32 a[kRowTiles][4];

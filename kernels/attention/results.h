@@ -103,8 +103,8 @@ TW_DEVICE RowTarget finish_row(const AttentionParams& p, const QueryRow& row, bo
       p.lse != nullptr ? p.lse + row.q_index * p.lse_token + row.q_head * p.lse_head : nullptr;
   target.kind = RowTarget::output;
   target.factor = 1.0F;
-  // A row of NaN scores may keep the reference it began with; its sum tells.
-  if (failed || (m == -kInfinity && l == 0.0F)) {
+  // Without keys. The sum tells: a row of NaN scores may keep the reference it began with.
+  if (failed || l == 0.0F) {
     if (lse != nullptr) *lse = -kInfinity;
     target.kind = RowTarget::zeros;
     target.out_scale = 1.0F;

@@ -8,8 +8,9 @@
 //     static constexpr i32 kHeadDim = 128, kValueDim = 128, kGroupSize = 4;
 //     static constexpr i32 kBlock = 64;  // keys of a block, as in plan::Config::block_tokens
 //     static constexpr i32 kDecodeStages = 3, kBlocksPerSm = 2;
-//     static constexpr bool kDecodeOnly = false;  // no tile has more than kDecodeRows
-//     static constexpr bool kHopper = false;      // the kernel of attention/hopper.h
+//     static constexpr bool kDecodeOnly = false;   // no tile has more than kDecodeRows rows
+//     static constexpr bool kListsBlocks = false;  // plans may have block structures
+//     static constexpr bool kHopper = false;       // the kernel of attention/hopper.h
 //   };
 #pragma once
 

@@ -7,6 +7,7 @@
 #include "arch/numeric.h"
 #include "arch/thread.h"
 #include "attention/params.h"
+#include "attention/variant.h"
 
 namespace tw {
 
@@ -14,10 +15,12 @@ inline constexpr float kLog2E = 1.4426950408889634F;
 inline constexpr float kLn2 = 0.6931471805599453F;
 inline constexpr float kRescaleThreshold = 8.0F;  // in powers of two
 
-// Scores s become weights 2^(s * scale - reference), with reference = m * scale.
+// Scores s become weights 2^(s * scale - reference), with reference = m * scale. Without softmax
+// scores are the weights, m is 0 and l counts keys: in both cases l is 0 where there was none, and
+// only there.
 struct SoftmaxRow {
-  float m = -kInfinity;  // in units of scores
-  float l = 0;           // sum of the weights: this lane's columns only, until sum_of_quad
+  float m = Variant::kSoftmax ? -kInfinity : 0.0F;  // in units of scores
+  float l = 0;  // sum of the weights: this lane's columns only, until sum_of_quad
 
   // Whether the largest score of the next block moves the reference.
   TW_DEVICE bool moves(float largest, float scale) const {
@@ -32,6 +35,10 @@ struct SoftmaxRow {
     return factor;
   }
   TW_DEVICE float reference(float scale) const { return m == -kInfinity ? 0.0F : m * scale; }
+  // As partial results have it, which keep -inf.
+  TW_DEVICE float log2_reference(float scale) const {
+    return m == -kInfinity ? -kInfinity : m * scale;
+  }
 };
 
 // Over the four lanes that hold a row of an accumulator.

@@ -7,12 +7,6 @@
 
 namespace tw {
 
-// In powers of two, as partial results have it.
-TW_DEVICE float log2_reference(const AttentionParams& p, const SoftmaxRow& row) {
-  if constexpr (!Variant::kSoftmax) return 0.0F;
-  return row.m == -kInfinity ? -kInfinity : row.m * p.exponent_scale;
-}
-
 // Rows whose outputs are not all finite, which may be for a value that they do not attend to: bit i
 // of `again` for row 8 i + lane / 4. The lanes have m and l of a row each.
 template <i32 count, i32 most_rows>
@@ -46,7 +40,7 @@ TW_DEVICE void store_rows_of_warp(const AttentionParams& p, const TileOf<most_ro
 #pragma unroll
   for (i32 i = 0; i < count / 8; ++i) {
     const SoftmaxRow& row = sums(i);
-    const float row_m = shuffle(log2_reference(p, row), lane % 8 * 4);
+    const float row_m = shuffle(row.log2_reference(p.exponent_scale), lane % 8 * 4);
     const float row_l = shuffle(sum_of_quad(row.l), lane % 8 * 4);
     if (lane / 8 == i) {
       m = row_m;

@@ -5,6 +5,7 @@
 
 #include "arch/memory.h"
 #include "arch/thread.h"
+#include "attention/listed_blocks.h"
 #include "attention/params.h"
 #include "attention/shape.h"
 #include "attention/variant.h"
@@ -40,25 +41,26 @@ struct DeviceMask {
   }
 };
 
-// Masks that one interval describes need no list of spans (nor block lists, which may only leave
-// out what such a mask leaves out too).
-inline constexpr bool kOneSpan = !Variant::kHasMask || Variant::kOneInterval;
-template <bool one_span>
+// Which blocks of keys a tile needs.
+inline constexpr BlockForm kBlockForm = Spec::kListsBlocks ? BlockForm::listed
+                                        : !Variant::kHasMask || Variant::kOneInterval
+                                            ? BlockForm::span
+                                            : BlockForm::spans;
+template <BlockForm form>
 struct TileBlocksOf {
   using Type = plan::TileRanges;
 };
 template <>
-struct TileBlocksOf<true> {
+struct TileBlocksOf<BlockForm::span> {
   using Type = plan::TileSpan;
 };
-using TileBlocks = TileBlocksOf<kOneSpan>::Type;
+template <>
+struct TileBlocksOf<BlockForm::listed> {
+  using Type = ListedBlocks;
+};
+using TileBlocks = TileBlocksOf<kBlockForm>::Type;
 
-TW_DEVICE i32 nth_block(const plan::TileSpan& blocks, i32 n) {
-  return blocks.begin + n;
-}
-TW_DEVICE i32 nth_block(const plan::TileRanges& blocks, i32 n) {
-  return blocks.nth(n);
-}
+// By one thread.
 TW_DEVICE i32 find_blocks(const AttentionParams& p, const plan::Row& row, i32 head, i32 tile,
                           plan::TileSpan& blocks) {
   blocks = plan::tile_span(p.plan, DeviceMask{p.params}, row, head, tile);
@@ -68,6 +70,34 @@ TW_DEVICE i32 find_blocks(const AttentionParams& p, const plan::Row& row, i32 he
                           plan::TileRanges& blocks) {
   blocks = plan::tile_ranges(p.plan, DeviceMask{p.params}, row, head, tile);
   return blocks.blocks;
+}
+// How many there are follows when all threads have looked: list_blocks. They need the row where it
+// stays.
+TW_DEVICE i32 find_blocks(const AttentionParams& p, const plan::Row& row, i32 head, i32 tile,
+                          ListedBlocks& blocks) {
+  blocks.all = plan::uncounted_ranges(p.plan, DeviceMask{p.params}, row, head, tile);
+  return 0;
+}
+
+// By all threads, behind find_blocks and a barrier: `part_end` follows.
+template <typename Blocks>
+TW_DEVICE void list_blocks(const AttentionParams&, const plan::Row&, i32, Blocks&, i32&) {}
+TW_DEVICE void list_blocks(const AttentionParams& p, const plan::Row& row, i32 end,
+                           ListedBlocks& blocks, i32& part_end) {
+  const i32 count = blocks.list(p, row.kv_len);
+  if (thread_id() == 0) part_end = end < 0 || end > count ? count : end;
+  sync_block();
+}
+
+// Whether every row attends to all keys of the n-th block that is needed.
+template <typename Blocks>
+TW_DEVICE bool is_full_block(const Blocks& blocks, i32 n, i32 kv_len) {
+  const i32 key_begin = blocks.nth(n) * Shape::kBlock;
+  const i32 key_end = key_begin + Shape::kBlock;
+  return key_end <= kv_len && blocks.is_full(key_begin, key_end);
+}
+TW_DEVICE bool is_full_block(const ListedBlocks& blocks, i32 n, i32) {
+  return blocks.is_full(n);
 }
 
 // A part of an item, or all of it: what a block of threads works on at a time. In shared memory.
@@ -109,13 +139,9 @@ struct Tile {
   KeySegment segments[plan::kMaxLevels];
 
   // The n-th block that is needed.
-  TW_DEVICE i32 block(i32 n) const { return nth_block(ranges, n); }
-  // Whether every row attends to all keys of a block.
-  TW_DEVICE bool is_full(i32 key_begin) const {
-    const i32 key_end = key_begin + Shape::kBlock;
-    if (key_end > kv_len) return false;
-    return ranges.is_full(key_begin, key_end);
-  }
+  TW_DEVICE i32 block(i32 n) const { return ranges.nth(n); }
+  // Whether every row attends to all its keys.
+  TW_DEVICE bool is_full(i32 n) const { return is_full_block(ranges, n, kv_len); }
 };
 
 template <i32 most_rows>

@@ -22,8 +22,8 @@ class LongRows {
     if (thread_id() == 0) maker_.memory.long_cost = 0;
     sync_block();
     number_tiles();
-    count_by_threads();
-    if (blocks_.by_warps() && !maker_.is_plain()) count_by_warps();
+    if (!blocks_.are_listed()) count_by_threads();
+    if (blocks_.are_listed() || (blocks_.by_warps() && !maker_.is_plain())) count_by_warps();
     sync_block();
     sum_rows();
     sync_block();
@@ -105,7 +105,7 @@ class LongRows {
 #pragma unroll 1
     for (i32 i = warp_id(); i < tiles_; i += warps) {
       const Tile at = tile_at(i);
-      if (at.is_of_one) continue;
+      if (at.is_of_one && !blocks_.are_listed()) continue;
       const i32 blocks = blocks_.of_warp(at.row, at.head, at.tile);
       if (lane_id() == 0) maker_.tile_costs[i] = blocks;
     }

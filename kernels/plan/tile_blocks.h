@@ -26,13 +26,34 @@ struct BlockSpan {
 
 // What query tokens [begin, end) of request `r` need of a row's keys, where one interval tells it.
 template <typename Mask>
-TW_DEVICE_CALL plan::TileSpan span_of_request(const plan::View& view, const plan::PartInput& part, i32 r,
-                                         i32 head, i32 begin, i32 end, i32 kv_pos, i32 kv_len) {
+TW_DEVICE_CALL plan::TileSpan span_of_request(const plan::View& view, const plan::PartInput& part,
+                                              i32 r, i32 head, i32 begin, i32 end, i32 kv_pos,
+                                              i32 kv_len) {
   plan::Row keys;
   keys.kv_pos = kv_pos;
   keys.kv_len = kv_len;
   return plan::span_of_queries(view, Mask(part), keys,
                                plan::query_range(view, r, head, begin, end));
+}
+
+// Where a block structure lists them: by all lanes of a warp, which ask for other blocks of the
+// tile.
+template <typename Mask>
+TW_DEVICE_CALL i32 count_listed(const plan::View& view, const plan::PartInput& part,
+                                const plan::Row& row, i32 head, i32 tile) {
+  const plan::TileRanges ranges = plan::uncounted_ranges(view, Mask(part), row, head, tile);
+  i32 count = 0;
+#pragma unroll 1
+  for (i32 span = 0; span < ranges.num_spans; ++span) {
+#pragma unroll 1
+    for (i32 block = ranges.spans[span].begin + lane_id(); block < ranges.spans[span].end;
+         block += kWarpSize) {
+      count += ranges.is_listed(block) ? 1 : 0;
+    }
+  }
+#pragma unroll
+  for (i32 step = kWarpSize / 2; step > 0; step /= 2) count += shuffle_xor(count, step);
+  return count;
 }
 
 // Where it takes several.
@@ -57,14 +78,18 @@ TW_DEVICE TileEntries entries_of_tile(const plan::Config& config, const plan::Ro
   return entries_of_tile(config.tile_rows, config.group_size, row.q_len, tile);
 }
 
-// Of the mask that the attention has among those of the kernel.
-template <typename... Masks>
+// Of the mask that the attention has among those of the kernel. `kLists`: attentions may have block
+// structures.
+template <bool kLists, typename... Masks>
 struct TileBlocks {
   const plan::View& view;
   const plan::PartInput& part;
 
+  // Whether there is a structure: all tiles are for warps.
+  TW_DEVICE bool are_listed() const { return kLists && part.view.blocks.defined(); }
   // Whether tiles of many requests are for warps: of_warp.
   TW_DEVICE bool by_warps() const {
+    if (are_listed()) return true;
     bool is_one = false;
     with_mask([&](const auto& mask) { is_one = mask.has_mask() && mask.one_interval(); });
     return is_one;
@@ -108,6 +133,15 @@ struct TileBlocks {
 
   // Of any tile, by all lanes: each asks for other requests.
   TW_DEVICE i32 of_warp(const plan::Row& row, i32 head, i32 tile) const {
+    if constexpr (kLists) {
+      if (are_listed()) {
+        i32 blocks = 0;
+        with_mask([&]<typename Mask>(const Mask&) {
+          blocks = count_listed<Mask>(view, part, row, head, tile);
+        });
+        return blocks;
+      }
+    }
     const TileEntries entries = entries_of_tile(part.view.schedule.config, row, tile);
     BlockSpan span;
     with_mask([&]<typename Mask>(const Mask&) {

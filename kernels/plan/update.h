@@ -11,6 +11,7 @@
 //   }
 #pragma once
 
+#include "plan/block_check.h"
 #include "plan/cuts.h"
 #include "plan/folding.h"
 #include "plan/level_rows.h"
@@ -113,8 +114,9 @@ TW_DEVICE void make_part(PartMaker& maker, u32 count, const Blocks& blocks) {
   cuts.find();
 }
 
-template <int kParts>
-TW_DEVICE void check_pages(const plan::UpdateParams<kParts>& params) {
+// Page ids and, with kLists, block structures.
+template <bool kLists, int kParts>
+TW_DEVICE void check_tables(const plan::UpdateParams<kParts>& params) {
   auto& memory = *reinterpret_cast<plan::UpdateMemory*>(shared_memory());
   const u32 count = count_block(params.status);
   const i32 words = params.limits.requests + 1;
@@ -134,6 +136,11 @@ TW_DEVICE void check_pages(const plan::UpdateParams<kParts>& params) {
       for (i32 level = 0; level < params.parts[i].view.num_levels; ++level) {
         bad = check.check_level(level) || bad;
       }
+      if constexpr (kLists) {
+        const BlockCheck lists(params.batch, params.limits, params.parts[i].view.blocks, status,
+                               thread / kWarpSize, threads / kWarpSize);
+        bad = lists.check() || bad;
+      }
     }
     if (marks) return;
     if (thread_id() == 0) memory.turn = turn_of(count);
@@ -145,13 +152,12 @@ TW_DEVICE void check_pages(const plan::UpdateParams<kParts>& params) {
   }
 }
 
-// Launched with more blocks than parts.
-template <typename... Masks, int kParts>
-TW_DEVICE void update_plan(const plan::UpdateParams<kParts>& params) {
+template <bool kLists, typename... Masks, int kParts>
+TW_DEVICE void update_parts(const plan::UpdateParams<kParts>& params) {
   if (block_id() >= kParts) {
     wait_for_previous_kernel();
     let_next_kernel_start();
-    check_pages(params);
+    check_tables<kLists>(params);
     return;
   }
   PartMaker maker = start_part(params);
@@ -159,7 +165,18 @@ TW_DEVICE void update_plan(const plan::UpdateParams<kParts>& params) {
   let_next_kernel_start();
   // On its way while the batch is read.
   const u32 count = count_block(params.status);
-  make_part(maker, count, TileBlocks<Masks...>{maker.view(), maker.part});
+  make_part(maker, count, TileBlocks<kLists, Masks...>{maker.view(), maker.part});
+}
+
+// Launched with more blocks than parts.
+template <typename... Masks, int kParts>
+TW_DEVICE void update_plan(const plan::UpdateParams<kParts>& params) {
+  update_parts<false, Masks...>(params);
+}
+// Attentions may have block structures.
+template <typename... Masks, int kParts>
+TW_DEVICE void update_listed_plan(const plan::UpdateParams<kParts>& params) {
+  update_parts<true, Masks...>(params);
 }
 
 }  // namespace tw

@@ -28,6 +28,8 @@ struct HeldLevel {
 struct HeldBlocks {
   BlockStructure blocks;
   Keep keep;
+  // The caller's arrays, where they are not in host memory.
+  nb::object request_rows, indptr, indices, full;
 };
 
 struct HeldBatch {

@@ -24,6 +24,12 @@ nb::object copy_of(const TensorView& view) {
   return array.result();
 }
 
+// The caller's own array where it is on a device.
+nb::object copy_or_given(const TensorView& view, const nb::object& given) {
+  if (!view.defined()) return nb::none();
+  return view.device.type == DeviceType::cpu ? copy_of(view) : given;
+}
+
 HeldBlocks make_blocks(std::int64_t q_block, std::int64_t kv_block, nb::handle request_rows,
                        nb::handle indptr, nb::handle indices, nb::handle full, int num_kv_heads) {
   HeldBlocks held;
@@ -39,6 +45,10 @@ HeldBlocks make_blocks(std::int64_t q_block, std::int64_t kv_block, nb::handle r
     blocks.full = view_of(flags, "full", held.keep);
     held.keep.push_back(flags);
   }
+  held.request_rows = nb::borrow(request_rows);
+  held.indptr = nb::borrow(indptr);
+  held.indices = nb::borrow(indices);
+  held.full = nb::borrow(full);
   return held;
 }
 
@@ -62,7 +72,7 @@ void bind_block_structure(nb::module_& m) {
       "from a mask.\n\nrequest_rows: [requests + 1], the block rows of each request; indptr: "
       "[block rows * num_kv_heads + 1]; indices:\n[entries], KV blocks, ascending in a list; full: "
       "[entries], true where every pair attends. A block that is not\nlisted is taken for empty; "
-      "inside those that are not full the mask decides.")
+      "inside those that are not full the mask decides. On CUDA all arrays are on the GPU.")
       .def(
           "__init__",
           [](HeldBlocks* self, std::int64_t q_block, std::int64_t kv_block, nb::handle request_rows,
@@ -80,20 +90,19 @@ void bind_block_structure(nb::module_& m) {
       .def_prop_ro("kv_block", [](const HeldBlocks& b) { return b.blocks.kv_block; })
       .def_prop_ro("num_kv_heads", [](const HeldBlocks& b) { return b.blocks.num_kv_heads; })
       .def_prop_ro(
-          "request_rows", [](const HeldBlocks& b) { return copy_of(b.blocks.request_rows); },
-          nb::sig("def request_rows(self) -> numpy.ndarray"), "A copy, as those below.")
+          "request_rows",
+          [](const HeldBlocks& b) { return copy_or_given(b.blocks.request_rows, b.request_rows); },
+          nb::sig("def request_rows(self) -> tilewright._typing.Array"),
+          "A copy, as those below; of arrays on a GPU these themselves.")
       .def_prop_ro(
-          "indptr", [](const HeldBlocks& b) { return copy_of(b.blocks.indptr); },
-          nb::sig("def indptr(self) -> numpy.ndarray"))
+          "indptr", [](const HeldBlocks& b) { return copy_or_given(b.blocks.indptr, b.indptr); },
+          nb::sig("def indptr(self) -> tilewright._typing.Array"))
       .def_prop_ro(
-          "indices", [](const HeldBlocks& b) { return copy_of(b.blocks.indices); },
-          nb::sig("def indices(self) -> numpy.ndarray"))
+          "indices", [](const HeldBlocks& b) { return copy_or_given(b.blocks.indices, b.indices); },
+          nb::sig("def indices(self) -> tilewright._typing.Array"))
       .def_prop_ro(
-          "full",
-          [](const HeldBlocks& b) {
-            return b.blocks.full.defined() ? copy_of(b.blocks.full) : nb::none();
-          },
-          nb::sig("def full(self) -> numpy.ndarray | None"))
+          "full", [](const HeldBlocks& b) { return copy_or_given(b.blocks.full, b.full); },
+          nb::sig("def full(self) -> tilewright._typing.Array | None"))
       .def("__repr__", [](const HeldBlocks& b) {
         return fmt::format("<tilewright.BlockStructure of {} x {}, {} blocks>", b.blocks.q_block,
                            b.blocks.kv_block, b.blocks.indices.numel());

@@ -119,7 +119,8 @@ std::vector<PlanInput> to_inputs(nb::handle tables, nb::handle params, nb::handl
 }
 
 Limits make_limits(std::int64_t requests, std::int64_t q_tokens, std::int64_t q_len,
-                   std::int64_t kv_len, int levels, nb::handle determinism, int workers) {
+                   std::int64_t kv_len, int levels, nb::handle determinism, int workers,
+                   bool block_structures) {
   Limits limits;
   limits.requests = requests;
   limits.q_tokens = q_tokens;
@@ -130,6 +131,7 @@ Limits make_limits(std::int64_t requests, std::int64_t q_tokens, std::int64_t q_
       determinism, "determinism",
       {{"repeatable", Determinism::repeatable}, {"batch_invariant", Determinism::batch_invariant}});
   limits.workers = workers;
+  limits.block_structures = block_structures;
   return limits;
 }
 
@@ -167,19 +169,22 @@ void bind_limits(nb::module_& m) {
                      "whatever the number of "
                      "threads) or \"batch_invariant\" (a\nrequest's bits depend on nothing but "
                      "itself). workers: virtual "
-                     "workers; 0: what suits the device.")
+                     "workers; 0: what suits the device. block_structures: whether updates may "
+                     "give one; only plans on CUDA ask.")
       .def(
           "__init__",
           [](Limits* self, std::int64_t requests, std::int64_t q_tokens, std::int64_t q_len,
-             std::int64_t kv_len, int levels, nb::handle determinism, int workers) {
-            new (self) Limits(
-                make_limits(requests, q_tokens, q_len, kv_len, levels, determinism, workers));
+             std::int64_t kv_len, int levels, nb::handle determinism, int workers,
+             bool block_structures) {
+            new (self) Limits(make_limits(requests, q_tokens, q_len, kv_len, levels, determinism,
+                                          workers, block_structures));
           },
           nb::kw_only(), "requests"_a, "q_tokens"_a, "q_len"_a, "kv_len"_a, "levels"_a = 1,
-          "determinism"_a = "repeatable", "workers"_a = 0,
+          "determinism"_a = "repeatable", "workers"_a = 0, "block_structures"_a = false,
           nb::sig("def __init__(self, *, requests: int, q_tokens: int, q_len: int, kv_len: int, "
                   "levels: "
-                  "int = 1, determinism: str = \"repeatable\", workers: int = 0) -> None"))
+                  "int = 1, determinism: str = \"repeatable\", workers: int = 0, block_structures: "
+                  "bool = False) -> None"))
       .def_ro("requests", &Limits::requests)
       .def_ro("q_tokens", &Limits::q_tokens)
       .def_ro("q_len", &Limits::q_len)
@@ -191,10 +196,12 @@ void bind_limits(nb::module_& m) {
                                                                           : "batch_invariant";
                    })
       .def_ro("workers", &Limits::workers)
+      .def_ro("block_structures", &Limits::block_structures)
       .def("__repr__", [](const Limits& l) {
         return fmt::format(
-            "Limits(requests={}, q_tokens={}, q_len={}, kv_len={}, levels={}, workers={})",
-            l.requests, l.q_tokens, l.q_len, l.kv_len, l.levels, l.workers);
+            "Limits(requests={}, q_tokens={}, q_len={}, kv_len={}, levels={}, workers={}{})",
+            l.requests, l.q_tokens, l.q_len, l.kv_len, l.levels, l.workers,
+            l.block_structures ? ", block_structures=True" : "");
       });
 }
 
@@ -326,7 +333,8 @@ void bind_plan_class(nb::module_& m) {
            "PageTable, or "
            "a list of Level,\noutermost (shared by most) first. params: the variant parameters "
            "that bind at "
-           "plan, by attention. blocks: block structures of elementwise masks. stream: as in "
+           "plan, by attention. blocks: block structures of elementwise masks; on CUDA the limits "
+           "must say so. stream: as in "
            "Attention.run; on CUDA\nall arrays are on the GPU and nothing waits for "
            "them.\n\nErrors: "
            "InvalidArgument for arrays or values that are "

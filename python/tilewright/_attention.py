@@ -100,7 +100,7 @@ class Attention(_tilewright.Attention):
         the last tokens. params: the variant's parameters that bind at plan. blocks: the block structure of its mask.
 
         All index arrays are in host memory: int32, or other integers, which are copied. The plan keeps what it reads. On
-        CUDA they are read on the host and copied to the GPU, by torch; levels, params and blocks are there already.
+        CUDA they are read on the host and copied to the GPU, by torch; so are blocks. levels and params are there already.
         """
         lens = _optional_int32("kv_lens", kv_lens)
         indptr = _int32("qo_indptr", qo_indptr)
@@ -109,7 +109,7 @@ class Attention(_tilewright.Attention):
             return _kv_levels(kv_indptr, kv_indices, kv_last_page_len, block_table, row_ids, levels, page_size,
                               has_lens=lens is not None, device=device)  # fmt: skip
 
-        limits = _limits(indptr, lens, kv_on("cpu"), determinism)
+        limits = _limits(indptr, lens, kv_on("cpu"), determinism, blocks is not None)
         kv = kv_on(self.device)
         batch = Batch(
             qo_indptr=_placed("qo_indptr", indptr, self.device),
@@ -122,7 +122,7 @@ class Attention(_tilewright.Attention):
             batch,
             tables={self: kv},
             params=None if params is None else {self: params},
-            blocks=None if blocks is None else {self: blocks},
+            blocks=None if blocks is None else {self: _placed_blocks(blocks, self.device)},
         )
         return plan
 
@@ -177,7 +177,11 @@ def _kv_levels(
 
 
 def _limits(
-    qo_indptr: np.ndarray, kv_lens: np.ndarray | None, levels: Sequence[Level | PageTable], determinism: str
+    qo_indptr: np.ndarray,
+    kv_lens: np.ndarray | None,
+    levels: Sequence[Level | PageTable],
+    determinism: str,
+    block_structures: bool,
 ) -> Limits:
     """Limits that just fit a batch; what is malformed in it is told by Plan.update."""
     if qo_indptr.ndim != 1 or qo_indptr.size == 0:
@@ -192,6 +196,24 @@ def _limits(
         kv_len=max(sum(longest if length < 0 else max(length, longest) for length in lengths), 1),
         levels=max(len(levels), 1),
         determinism=determinism,
+        block_structures=block_structures,
+    )
+
+
+def _placed_blocks(blocks: BlockStructure, device: str) -> BlockStructure:
+    """A structure whose arrays are where an attention reads them."""
+    if device == "cpu":
+        return blocks
+    import torch  # type: ignore[import-not-found, unused-ignore]
+
+    return BlockStructure(
+        q_block=blocks.q_block,
+        kv_block=blocks.kv_block,
+        num_kv_heads=blocks.num_kv_heads,
+        request_rows=torch.as_tensor(blocks.request_rows, device=device),
+        indptr=torch.as_tensor(blocks.indptr, device=device),
+        indices=torch.as_tensor(blocks.indices, device=device),
+        full=None if blocks.full is None else torch.as_tensor(blocks.full, device=device),
     )
 
 

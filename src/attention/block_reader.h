@@ -9,8 +9,13 @@
 
 namespace tilewright {
 
-// Sets plan.blocks from `structure`, which may be undefined; the plan's requests are known. Errors:
-// invalid_argument for tensors or values that are malformed. Allocates nothing unless it raises.
+// The lists of a structure, which may be undefined, as far as shapes, dtypes and devices tell.
+// `requests`: that there may be. Errors: invalid_argument.
+plan::BlockLists block_lists(const BlockStructure& structure, const AttentionSpec& spec,
+                             Device device, std::int64_t requests);
+
+// Sets plan.blocks from `structure`, whose data is read, too; the plan's requests are known.
+// Errors: invalid_argument.
 void read_blocks(const BlockStructure& structure, const AttentionSpec& spec, Device device,
                  cpu::AttentionPlan& plan);
 

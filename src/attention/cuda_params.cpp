@@ -123,6 +123,8 @@ void fill_params(const DevicePlan& plan, const DevicePlan::Part& part, const Cud
   params.a_taken = memory.a_taken;
   params.status = reinterpret_cast<const std::int32_t*>(plan.status().words);
   params.status_stride = static_cast<std::int32_t>(plan.limits().requests + 1);
+  params.most_blocks = memory.most_blocks;
+  params.needed_blocks = memory.needed_blocks;
 }
 
 }  // namespace

@@ -17,9 +17,19 @@ constexpr std::size_t kWorkspaceAlignment = 256;
 }  // namespace
 
 CudaKernels::CudaKernels(const AttentionSpec& spec, Device where)
-    : any_batch(spec, CudaTarget::of_arch(cuda::device(where.index).arch), KernelUse::any_batch),
-      decode_only(spec, CudaTarget::of_arch(cuda::device(where.index).arch),
-                  KernelUse::decode_only) {}
+    : CudaKernels(spec, CudaTarget::of_arch(cuda::device(where.index).arch)) {}
+
+CudaKernels::CudaKernels(const AttentionSpec& spec, CudaTarget target)
+    : any_batch(spec, target, KernelUse::any_batch),
+      decode_only(spec, target, KernelUse::decode_only),
+      listed_blocks(spec, target, KernelUse::listed_blocks) {}
+
+const CudaKernels::Kernel& CudaPlan::level_kernel(const Attention& attention,
+                                                  const Limits& limits) {
+  const CudaKernels& kernels = *attention.impl().cuda;
+  const bool listed = limits.block_structures && attention.spec().variant.mask.defined();
+  return listed ? kernels.listed_blocks : kernels.any_batch;
+}
 
 const CudaKernels::Kernel& CudaPlan::usual_kernel(const Attention& attention,
                                                   const Limits& limits) {
@@ -28,7 +38,8 @@ const CudaKernels::Kernel& CudaPlan::usual_kernel(const Attention& attention,
       limits.q_len * attention.spec().group_size() <= tw::kDecodeRows && limits.levels == 1;
   // Decode's sums have another order than those of longer rows.
   const bool decode = few_rows && limits.determinism != Determinism::batch_invariant;
-  return decode ? kernels.decode_only : kernels.any_batch;
+  const CudaKernels::Kernel& other = level_kernel(attention, limits);
+  return decode && &other == &kernels.any_batch ? kernels.decode_only : other;
 }
 
 std::vector<DevicePlan::Configs> CudaPlan::configs_of(const std::vector<Attention>& attentions,
@@ -39,7 +50,7 @@ std::vector<DevicePlan::Configs> CudaPlan::configs_of(const std::vector<Attentio
     const auto of = [&](const CudaKernels::Kernel& kernel) {
       return kernel_config(attention, kernel.shape, device.num_sms, device.l2_bytes, limits);
     };
-    configs.push_back({of(usual_kernel(attention, limits)), of(attention.impl().cuda->any_batch)});
+    configs.push_back({of(usual_kernel(attention, limits)), of(level_kernel(attention, limits))});
   }
   return configs;
 }
@@ -49,7 +60,7 @@ CudaPlan::CudaPlan(const std::vector<Attention>& attentions, const Limits& limit
     : device_(cuda::device(attentions[0].device().index)),
       limits_(limits),
       plan_(attentions, limits, configs_of(attentions, limits, device_), device_.num_sms),
-      update_(plan_source(plan_.masks(), plan_.parts().size())) {
+      update_(plan_source(plan_.masks(), plan_.parts().size(), limits.block_structures)) {
   const std::size_t bytes = plan_.lay_out(nullptr);
   const cuda::ContextScope scope(device_);
   auto* base = static_cast<std::byte*>(workspace.data);
@@ -84,7 +95,7 @@ void CudaPlan::prepare() {
   for (const DevicePlan::Part& part : plan_.parts()) {
     load(usual_kernel(part.attention, limits_).handle);
     // Rows of a level may cover many requests.
-    load(part.attention.impl().cuda->any_batch.handle);
+    load(level_kernel(part.attention, limits_).handle);
   }
   for (std::future<void>& one : compiling) one.get();
 }
@@ -121,7 +132,7 @@ void CudaPlan::run(const DevicePlan::Part& part, const CudaCall& call) const {
   // Rows that are not simply the requests may have any number of queries.
   const CudaKernels::Kernel& kernel = part.view.token_levels == nullptr
                                           ? usual_kernel(part.attention, limits_)
-                                          : part.attention.impl().cuda->any_batch;
+                                          : level_kernel(part.attention, limits_);
   const AttentionLaunch launch = attention_launch(plan_, part, kernel.shape, device_.num_sms, call);
   const bool programmatic = device_.has_programmatic_launch();
   kernel.handle.on(device_.index, kAttentionEntry)
@@ -133,14 +144,18 @@ void CudaPlan::run(const DevicePlan::Part& part, const CudaCall& call) const {
       .launch({launch.join_blocks, kJoinThreads, 0, programmatic}, call.stream, launch.params);
 }
 
+void CudaPlan::require_not_captured(const char* what) const {
+  if (!cuda::is_capturing(last_stream_)) return;
+  raise(ErrorCode::invalid_state,
+        "plan.{}(): the stream of the last update is being captured into a graph: ask after the "
+        "graph ran",
+        what);
+}
+
 std::vector<std::int32_t> CudaPlan::status() const {
   if (num_requests_ == 0) return {};
   const cuda::ContextScope scope(device_);
-  if (cuda::is_capturing(last_stream_)) {
-    raise(ErrorCode::invalid_state,
-          "plan.status(): the stream of the last update is being captured into a graph: ask after "
-          "the graph ran");
-  }
+  require_not_captured("status");
   const auto stride = static_cast<std::size_t>(limits_.requests + 1);
   std::vector<std::int32_t> words(2 * stride);
   std::int32_t turn = 0;
@@ -151,6 +166,17 @@ std::vector<std::int32_t> CudaPlan::status() const {
   cuda::synchronize(last_stream_);
   const auto first = words.begin() + static_cast<std::ptrdiff_t>(stride) * turn;
   return {first, first + num_requests_};
+}
+
+DeviceRecords CudaPlan::records(const char* what, const Attention& attention) const {
+  const DevicePlan::Part& of = part(attention);
+  const cuda::ContextScope scope(device_);
+  require_not_captured(what);
+  return {of,
+          {[&](void* to, const void* from, std::size_t bytes) {
+             cuda::copy_to_host(to, from, bytes, last_stream_);
+           },
+           [&] { cuda::synchronize(last_stream_); }}};
 }
 
 }  // namespace tilewright

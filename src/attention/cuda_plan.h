@@ -11,6 +11,7 @@
 #include "attention/cuda_call.h"
 #include "attention/cuda_sources.h"
 #include "attention/device_plan.h"
+#include "attention/device_records.h"
 #include "cuda/memory.h"
 #include "jit/kernel_handle.h"
 
@@ -19,6 +20,7 @@ namespace tilewright {
 // What an Attention on a GPU holds.
 struct CudaKernels {
   CudaKernels(const AttentionSpec& spec, Device device);
+  CudaKernels(const AttentionSpec& spec, CudaTarget target);
 
   struct Kernel {
     Kernel(const AttentionSpec& spec, CudaTarget target, KernelUse use)
@@ -30,6 +32,7 @@ struct CudaKernels {
 
   Kernel any_batch;
   Kernel decode_only;
+  Kernel listed_blocks;
 };
 
 class CudaPlan {
@@ -47,13 +50,18 @@ class CudaPlan {
   const DevicePlan::Part& part(const Attention& attention) const;
   void run(const DevicePlan::Part& part, const CudaCall& call) const;
 
-  // Waits for the last update.
+  // These wait for the last update; Error (invalid_state) while its stream is captured.
   std::vector<std::int32_t> status() const;
+  // The schedule of an attention on the host. `what`: who asks, for messages.
+  DeviceRecords records(const char* what, const Attention& attention) const;
   int num_requests() const { return num_requests_; }  // the most that the last update may have had
 
  private:
-  // The kernel that plans of these limits may take, where rows are the requests.
+  // Error (invalid_state) while the stream of the last update is captured. In the device's context.
+  void require_not_captured(const char* what) const;
+  // The kernel that plans of these limits may take, where rows are the requests, and elsewhere.
   static const CudaKernels::Kernel& usual_kernel(const Attention& attention, const Limits& limits);
+  static const CudaKernels::Kernel& level_kernel(const Attention& attention, const Limits& limits);
   static std::vector<DevicePlan::Configs> configs_of(const std::vector<Attention>& attentions,
                                                      const Limits& limits,
                                                      const cuda::Device& device);

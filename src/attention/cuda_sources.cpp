@@ -56,9 +56,21 @@ std::string kv_name(const AttentionSpec& spec) {
   return fmt::format("_{}_{}", element_name(spec.kv_dtype), element_name(spec.value_dtype()));
 }
 
-// Whether the mask is told by one interval, so that tiles need no list of spans.
-bool is_one_span(const Variant& variant) {
-  return !variant.mask.defined() || MaskAnalysis(variant).one_interval();
+tw::BlockForm block_form(const Variant& variant, KernelUse use) {
+  if (use == KernelUse::listed_blocks) return tw::BlockForm::listed;
+  return !variant.mask.defined() || MaskAnalysis(variant).one_interval() ? tw::BlockForm::span
+                                                                         : tw::BlockForm::spans;
+}
+
+const char* name_of(KernelUse use) {
+  switch (use) {
+    case KernelUse::decode_only:
+      return "decode";
+    case KernelUse::listed_blocks:
+      return "listed";
+    default:
+      return "attention";
+  }
 }
 
 // Hopper's own instructions multiply 16-bit elements as they are cached, and widths that
@@ -68,8 +80,8 @@ bool takes_hopper_kernel(const AttentionSpec& spec, CudaTarget target, KernelUse
   constexpr std::array kValueDims = {64, 80, 96, 128, 160, 192, 256};
   return target.major == 9 && target.specific && use == KernelUse::any_batch &&
          spec.kv_dtype == spec.q_dtype && spec.value_dtype() == spec.q_dtype &&
-         !spec.variant.rope.has_value() && is_one_span(spec.variant) && spec.head_dim % 16 == 0 &&
-         spec.head_dim <= 256 &&
+         !spec.variant.rope.has_value() && block_form(spec.variant, use) == tw::BlockForm::span &&
+         spec.head_dim % 16 == 0 && spec.head_dim <= 256 &&
          std::ranges::find(kValueDims, spec.value_dim()) != kValueDims.end();
 }
 
@@ -109,7 +121,7 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
   shape.threads = tw::attention_warps(spec.head_dim, spec.value_dim()) * 32;
   shape.shared_bytes = tw::attention_shared_bytes(
       spec.head_dim, spec.value_dim(), shape.block_tokens, shape.decode_stages,
-      rotates ? rope_dim(*spec.variant.rope, spec.head_dim) : 0, is_one_span(spec.variant),
+      rotates ? rope_dim(*spec.variant.rope, spec.head_dim) : 0, block_form(spec.variant, use),
       decode_only);
   constexpr int kReserved = 1024;  // by the system, a block
   // More blocks would leave a thread too few registers; of decoding ones, more keys would be under
@@ -166,8 +178,8 @@ jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target,
   const CudaShape shape = cuda_shape(spec, target, use);
   jit::KernelSource source;
   source.name = fmt::format(
-      "{}_{}{}_{}_d{}{}_g{}", use == KernelUse::decode_only ? "decode" : "attention",
-      element_name(spec.q_dtype), kv_name(spec), element_name(spec.output_dtype()), spec.head_dim,
+      "{}_{}{}_{}_d{}{}_g{}", name_of(use), element_name(spec.q_dtype), kv_name(spec),
+      element_name(spec.output_dtype()), spec.head_dim,
       spec.value_dim() == spec.head_dim ? std::string() : fmt::format("_v{}", spec.value_dim()),
       spec.group_size());
   source.source = fmt::format(
@@ -186,6 +198,7 @@ jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target,
       "  static constexpr i32 kBlocksPerSm = {};\n"
       "  static constexpr bool kDecodeOnly = {};\n"
       "  static constexpr bool kHopper = {};\n"
+      "  static constexpr bool kListsBlocks = {};\n"
       "}};\n"
       "}}  // namespace tw\n"
       "#include \"attention/{}.h\"\n",
@@ -193,20 +206,21 @@ jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target,
       element_name(spec.kv_dtype), element_name(spec.value_dtype()),
       element_name(spec.output_dtype()), spec.head_dim, spec.value_dim(), spec.group_size(),
       shape.block_tokens, shape.decode_stages, shape.blocks_per_sm, use == KernelUse::decode_only,
-      shape.hopper, shape.hopper ? "hopper" : "attention");
+      shape.hopper, use == KernelUse::listed_blocks, shape.hopper ? "hopper" : "attention");
   source.entries = {"tilewright_attention", "tilewright_join_levels"};
   source.shared_bytes = shape.shared_bytes;
   // A few registers outside the inner loop, which depend on the compiler's version.
   source.budget.max_spill_bytes = 1024;
   // Lists of spans are made by one thread before the work on a tile begins.
-  source.budget.allow_stack = !is_one_span(spec.variant);
+  source.budget.allow_stack = block_form(spec.variant, use) != tw::BlockForm::span;
   return source;
 }
 
-jit::KernelSource plan_source(const std::vector<Variant>& masks, std::size_t parts) {
+jit::KernelSource plan_source(const std::vector<Variant>& masks, std::size_t parts,
+                              bool lists_blocks) {
   jit::KernelSource source;
-  source.name = fmt::format("plan_{}", parts);
-  source.source = update_kernel_text(masks, parts);
+  source.name = fmt::format("plan_{}{}", parts, lists_blocks ? "_listed" : "");
+  source.source = update_kernel_text(masks, parts, lists_blocks);
   source.entries = {kUpdateKernelName};
   source.shared_bytes = static_cast<int>(plan::kMostUpdateShared);
   // Sets of intervals, and searches by single threads: latency, not throughput.

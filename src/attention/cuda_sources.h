@@ -32,8 +32,9 @@ struct CudaShape {
   // KV heads of an item, which as many blocks of threads compute at the same time: a power of two.
   int heads_together = 1;
 };
-// Plans whose tiles have few rows, whatever the batch, have a kernel that needs less of an SM.
-enum class KernelUse : std::uint8_t { any_batch, decode_only };
+// Plans whose tiles have few rows, whatever the batch, have a kernel that needs less of an SM;
+// those that may have block structures one that reads them.
+enum class KernelUse : std::uint8_t { any_batch, decode_only, listed_blocks };
 CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use);
 
 // Whether the kernels do what a spec asks for.
@@ -45,6 +46,8 @@ inline constexpr std::size_t kJoinEntry = 1;
 jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target, KernelUse use);
 
 // The kernel that makes plans of `parts` attentions with these masks (see mask_of).
-jit::KernelSource plan_source(const std::vector<Variant>& masks, std::size_t parts);
+// `lists_blocks`: they may have block structures.
+jit::KernelSource plan_source(const std::vector<Variant>& masks, std::size_t parts,
+                              bool lists_blocks = false);
 
 }  // namespace tilewright

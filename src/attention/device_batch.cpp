@@ -64,6 +64,10 @@ DeviceBatch::DeviceBatch(const Batch& batch, const Limits& limits, Device device
   list_of("batch.q_pos_offset", batch.q_pos_offset, num_requests_, device);
 }
 
+std::int64_t DeviceBatch::most_requests() const {
+  return std::min(batch_.qo_indptr.shape[0] - 1, limits_.requests);
+}
+
 plan::BatchInput DeviceBatch::input() const {
   plan::BatchInput input;
   input.qo_indptr = list_of("batch.qo_indptr", batch_.qo_indptr, -1, device_);

@@ -16,6 +16,8 @@ class DeviceBatch {
 
   // -1: only the device knows.
   std::int64_t num_requests() const { return num_requests_; }
+  // That there may be.
+  std::int64_t most_requests() const;
   plan::BatchInput input() const;
   // One attention's KV: what of `part` comes from the caller's tensors.
   void read(const PlanInput& input, plan::PartInput& part) const;

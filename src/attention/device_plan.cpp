@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "attention/attention_impl.h"
+#include "attention/block_reader.h"
 #include "attention/update_kernel.h"
 #include "base/checks.h"
 #include "plan/update_memory.h"
@@ -91,6 +92,12 @@ DevicePlan::DevicePlan(const std::vector<Attention>& attentions, const Limits& l
   params_.resize(kHeadBytes + parts_.size() * sizeof(plan::PartInput));
 }
 
+bool DevicePlan::heads_may_differ(const Part& part) const {
+  const AttentionSpec& spec = part.attention.spec();
+  return part.memory.schedule.config.heads_differ != 0 ||
+         (limits_.block_structures && spec.variant.mask.defined() && spec.num_kv_heads > 1);
+}
+
 int DevicePlan::most_slots() const {
   int most = 0;
   for (const Part& part : parts_) {
@@ -132,10 +139,10 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
     pieces.take_array(view.schedule.starts, workers);
     pieces.take_array(view.token_levels, limits_.q_tokens);
     pieces.take_array(view.token_keys, limits_.q_tokens);
-    shared_bytes_ = std::max(shared_bytes_, place_arrays(view, workers, pieces, input.arrays));
+    shared_bytes_ = std::max(shared_bytes_, place_arrays(parts_[i], workers, pieces, input.arrays));
     input.mask = parts_[i].mask;
-    input.has_long_rows =
-        limits_.q_len * config.group_size > config.tile_rows || config.heads_differ != 0;
+    input.has_long_rows = limits_.q_len * config.group_size > config.tile_rows ||
+                          config.heads_differ != 0 || limits_.block_structures;
     const AttentionSpec& spec = parts_[i].attention.spec();
     // A row's partial result: the sums, the maximum and the sum of weights.
     const std::size_t row_bytes = (static_cast<std::size_t>(spec.value_dim()) + 2) * sizeof(float);
@@ -145,19 +152,30 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
                                        static_cast<std::size_t>(spec.num_qo_heads)));
   }
   run_memory_.slots = pieces.take(slots);
+  if (limits_.block_structures) {
+    run_memory_.most_blocks = 0;
+    for (const Part& part : parts_) {
+      run_memory_.most_blocks = std::max(
+          run_memory_.most_blocks, static_cast<std::int32_t>(plan::ceil_div(
+                                       limits_.kv_len, part.memory.schedule.config.block_tokens)));
+    }
+    pieces.take_array(run_memory_.needed_blocks,
+                      std::int64_t{most_slots()} * run_memory_.most_blocks);
+  }
   run_memory_.levels =
       pieces.take(limits_.levels > 1 ? levels * static_cast<std::size_t>(limits_.levels) : 0);
   return pieces.bytes();
 }
 
-std::size_t DevicePlan::place_arrays(const plan::View& view, int workers, Pieces& pieces,
+std::size_t DevicePlan::place_arrays(const Part& part, int workers, Pieces& pieces,
                                      plan::UpdateArrays& arrays) const {
+  const plan::View& view = part.memory;
   const plan::Config& config = view.schedule.config;
   const std::int64_t rows = limits_.requests * limits_.levels;
   // Rows of one level share no query tokens; each has a last tile that may not be whole.
   const std::int64_t tiles =
       (limits_.q_tokens * config.group_size / config.tile_rows * limits_.levels + rows) *
-      (config.heads_differ != 0 ? config.num_kv_heads : 1);
+      (heads_may_differ(part) ? config.num_kv_heads : 1);
   std::int64_t used = sizeof(plan::UpdateMemory);
   // Where there is no room: in `global`, or memory of its own.
   const auto place = [&]<typename T>(plan::Placed<T>& array, std::int64_t count,
@@ -214,6 +232,9 @@ void DevicePlan::read_part(const PlanInput& input, const DeviceBatch& batch, Par
   written.worker_reciprocal =
       std::numeric_limits<std::uint64_t>::max() / static_cast<std::uint64_t>(config.workers) + 1;
   const AttentionImpl& attention = part.attention.impl();
+  written.view.blocks =
+      block_lists(input.blocks, attention.spec, attention.device, batch.most_requests());
+  if (written.view.blocks.heads > 1) written.view.schedule.config.heads_differ = 1;
   // Numbers that only the device knows are checked there: reads outside of a tensor give 0.
   attention.variant.binder.bind(input.params, Bind::plan,
                                 {attention.spec.num_qo_heads, attention.spec.num_kv_heads,
@@ -237,6 +258,7 @@ UpdateLaunch DevicePlan::shape_of_launch() const {
     const plan::Config& config = part.memory.schedule.config;
     if (limits_.q_len * config.group_size > config.tile_rows) wanted = kMaxThreads;
   }
+  if (limits_.block_structures) wanted = kMaxThreads;  // rows are for warps
   const std::int64_t threads =
       std::min<std::int64_t>((wanted + kWarpSize - 1) / kWarpSize * kWarpSize, kMaxThreads);
   // Page ids are checked by a few warps a row. Always as many: StatusMemory counts them.
@@ -270,8 +292,10 @@ void DevicePlan::update(const Batch& batch, const std::vector<PlanInput>& inputs
       raise(ErrorCode::invalid_state, "inputs[{}] has an attention that the plan was not made for",
             i);
     }
-    if (inputs[i].blocks.defined()) {
-      raise(ErrorCode::not_supported, "inputs[{}].blocks is given: not on CUDA", i);
+    if (inputs[i].blocks.defined() && !limits_.block_structures) {
+      raise(ErrorCode::limit_exceeded,
+            "inputs[{}].blocks is given: on CUDA the plan's limits.block_structures must be true",
+            i);
     }
     read_part(inputs[i], reader, *found,
               input_of(static_cast<std::size_t>(found - parts_.begin())));

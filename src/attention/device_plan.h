@@ -52,6 +52,9 @@ class DevicePlan {
     // Zero between runs.
     std::int32_t* arrivals = nullptr;  // [workers, heads]: parts of split items that are done
     std::int32_t* a_taken = nullptr;   // items of section A that are taken
+    // [workers][most_blocks], see tw::ListedBlocks; where the limits allow block structures.
+    std::int32_t* needed_blocks = nullptr;
+    std::int32_t most_blocks = 0;
   };
 
   // An attention's kernel for rows that are the requests, and the one for any rows, which may cover
@@ -75,6 +78,7 @@ class DevicePlan {
               const UpdateLauncher& launch, Stream stream);
 
   const Limits& limits() const { return limits_; }
+  bool lists_blocks() const { return limits_.block_structures; }
   const std::vector<Part>& parts() const { return parts_; }
   // What the kernel is made of: see update_kernel_text.
   const std::vector<Variant>& masks() const { return masks_; }
@@ -88,12 +92,14 @@ class DevicePlan {
   UpdateLaunch shape_of_launch() const;
   // Returns the bytes of shared memory that they take.
   class Pieces;
-  std::size_t place_arrays(const plan::View& view, int workers, Pieces& pieces,
+  std::size_t place_arrays(const Part& part, int workers, Pieces& pieces,
                            plan::UpdateArrays& arrays) const;
   plan::PartInput& input_of(std::size_t part);
 
   // Pairs of slots: one of each head of a worker's items.
   int most_slots() const;
+  // Whether the heads' tiles may need different blocks: in some update under the limits.
+  bool heads_may_differ(const Part& part) const;
 
   Limits limits_;
   int num_sms_;

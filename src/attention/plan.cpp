@@ -11,6 +11,7 @@
 #include "attention/block_reader.h"
 #include "attention/level_folding.h"
 #include "attention/plan_impl.h"
+#include "attention/schedule_stats.h"
 #include "base/checks.h"
 #include "base/parallel.h"
 #include "cpu/tile_ranges.h"
@@ -160,18 +161,6 @@ PlanPart* PlanImpl::find(const Attention& attention) {
   return found == parts.end() ? nullptr : &*found;
 }
 
-namespace {
-
-void add(PlanStats& stats, const PlanStats& more, std::int64_t times) {
-  stats.tiles += times * more.tiles;
-  stats.blocks += times * more.blocks;
-  stats.full_blocks += times * more.full_blocks;
-  stats.skipped_blocks += times * more.skipped_blocks;
-  stats.kv_bytes += times * more.kv_bytes;
-}
-
-}  // namespace
-
 // Fills in tiles and costs of the rows, and counts them.
 void PlanPart::measure_rows() {
   // A mask's ranges cost some hundred nanoseconds a tile, those of a band ten: rows of many tiles
@@ -179,20 +168,11 @@ void PlanPart::measure_rows() {
   const AttentionImpl& impl = attention.impl();
   const plan::Config& config = plan.schedule.config;
   const std::int32_t tiles_a_time = impl.variant.mask.is_band() ? 1024 : 64;
-  const AttentionSpec& spec = impl.spec;
-  const std::int64_t key_bytes = spec.head_dim * dtype_bytes(spec.kv_dtype) +
-                                 spec.value_dim() * dtype_bytes(spec.value_dtype());
   // Tiles are measured for one head where heads do not differ.
   const int times = config.heads_differ != 0 ? 1 : config.num_kv_heads;
   const auto count = [&](const plan::Row& row, std::int32_t head, std::int32_t tile,
                          PlanStats& counted) {
-    const cpu::TileCounts counts = cpu::count_tile(plan, impl.variant.mask, row, head, tile);
-    counted.tiles += 1;
-    counted.blocks += counts.blocks;
-    counted.full_blocks += counts.full_blocks;
-    counted.skipped_blocks += counts.skipped_blocks;
-    counted.kv_bytes += counts.keys * key_bytes;
-    return static_cast<std::int32_t>(counts.blocks);
+    return add_tile(counted, cpu::count_tile(plan, impl.variant.mask, row, head, tile), impl.spec);
   };
   const auto measure = [&](plan::Row& row, std::int32_t begin, std::int32_t end,
                            PlanStats& counted) {
@@ -234,23 +214,6 @@ void PlanPart::measure_rows() {
   add(stats, counted, times);
 }
 
-std::int64_t PlanPart::count_split_tiles() const {
-  const plan::Schedule& schedule = plan.schedule;
-  const plan::Header& header = *schedule.header;
-  std::int64_t count = 0;
-  std::int32_t row = header.num_a_rows;  // splits and rows are both in the order of items
-  for (std::int32_t i = 0; i < header.num_splits; ++i) {
-    const std::int64_t item = schedule.splits[i].item - header.tail_items;
-    if (item < 0) {
-      count += schedule.rows[plan::b_item(schedule, schedule.splits[i].item).row].heads;
-      continue;
-    }
-    while (row + 1 < header.num_rows && schedule.rows[row + 1].tiles_before <= item) ++row;
-    count += schedule.rows[row].heads;
-  }
-  return count;
-}
-
 void PlanPart::make_schedule() {
   plan::Schedule& schedule = plan.schedule;
   stats = {};
@@ -266,15 +229,7 @@ void PlanPart::make_schedule() {
       [](plan::Row* begin, plan::Row* end, const plan::RowOrder& order) {
         if (!std::is_sorted(begin, end, order)) std::sort(begin, end, order);
       });
-  stats.split_tiles = count_split_tiles();
-  std::int64_t largest = 0;
-  for (std::int32_t worker = 0; worker < schedule.header->workers; ++worker) {
-    largest = std::max(largest, plan::share_cost(schedule, worker));
-  }
-  if (largest > 0) {
-    stats.balance = static_cast<double>(schedule.header->b_cost) / schedule.header->workers /
-                    static_cast<double>(largest);
-  }
+  count_shares(schedule, stats);
 }
 
 void PlanImpl::update(const Batch& batch, const std::vector<PlanInput>& inputs, Stream stream) {
@@ -324,12 +279,6 @@ PlanPart& PlanImpl::part_for_run(const Attention& attention) {
   return *part;
 }
 
-void PlanImpl::require_on_host(const char* what) const {
-  if (cuda == nullptr) return;
-  raise(ErrorCode::not_supported, "plan.{}(): the plan is on {}: its numbers are known there only",
-        what, device_name(attentions[0].device()));
-}
-
 void PlanImpl::require_updated() const {
   if (!updated) {
     raise(ErrorCode::invalid_state, "plan has no batch: call update() with one before run()");
@@ -370,8 +319,17 @@ std::vector<std::int32_t> Plan::status() const {
 }
 
 PlanStats Plan::stats(const Attention& attention) const {
-  impl_->require_on_host("stats");
-  return impl_->part_for_run(attention).stats;
+  if (impl_->cuda == nullptr) return impl_->part_for_run(attention).stats;
+  impl_->require_updated();
+  return stats_of(impl_->cuda->records("stats", attention).plan(), attention.impl());
+}
+
+std::vector<PlanPiece> Plan::pieces(const Attention& attention) const {
+  if (impl_->cuda == nullptr) {
+    return pieces_of(impl_->part_for_run(attention).plan, attention.impl());
+  }
+  impl_->require_updated();
+  return pieces_of(impl_->cuda->records("pieces", attention).plan(), attention.impl());
 }
 
 }  // namespace tilewright

@@ -27,7 +27,6 @@ struct PlanPart {
 
  private:
   void measure_rows();
-  std::int64_t count_split_tiles() const;
 };
 
 class PlanImpl {
@@ -40,8 +39,6 @@ class PlanImpl {
   void update(const Batch& batch, const std::vector<PlanInput>& inputs, Stream stream);
   // The part of an attention; Error when the plan was not made for it or not updated since.
   PlanPart& part_for_run(const Attention& attention);
-  // Error (not_supported) for a plan on a GPU.
-  void require_on_host(const char* what) const;
   // Error unless update() was called.
   void require_updated() const;
 

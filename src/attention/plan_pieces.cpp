@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Plan::pieces: the schedule unrolled, for pictures and for checks of it.
+// The schedule unrolled, for pictures and for checks of it.
 #include <algorithm>
 #include <functional>
 #include <queue>
 #include <utility>
 
-#include "attention/attention_impl.h"
-#include "attention/plan_impl.h"
-#include "cpu/tile_ranges.h"
+#include "attention/schedule_stats.h"
 
 namespace tilewright {
 namespace {
@@ -93,10 +91,8 @@ class PieceList {
 
 }  // namespace
 
-std::vector<PlanPiece> Plan::pieces(const Attention& attention) const {
-  impl_->require_on_host("pieces");
-  const PlanPart& part = impl_->part_for_run(attention);
-  return PieceList(part.plan, part.attention.impl().variant.mask).list();
+std::vector<PlanPiece> pieces_of(const cpu::AttentionPlan& plan, const AttentionImpl& attention) {
+  return PieceList(plan, attention.variant.mask).list();
 }
 
 }  // namespace tilewright

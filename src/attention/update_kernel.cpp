@@ -25,7 +25,8 @@ Variant mask_of(const Variant& variant) {
   return mask;
 }
 
-std::string update_kernel_text(const std::vector<Variant>& masks, std::size_t parts) {
+std::string update_kernel_text(const std::vector<Variant>& masks, std::size_t parts,
+                               bool lists_blocks) {
   std::string text =
       "// The kernel that makes a plan on the device, written by the library.\n"
       "#include \"attention/math.h\"\n"
@@ -41,9 +42,9 @@ std::string update_kernel_text(const std::vector<Variant>& masks, std::size_t pa
   text += fmt::format(
       "TW_KERNEL TW_LAUNCH_BOUNDS(512, 1)\n"
       "{}(TW_PARAMETER tilewright::plan::UpdateParams<{}> params) {{\n"
-      "  tw::update_plan<{}>(params);\n"
+      "  tw::{}<{}>(params);\n"
       "}}\n",
-      kUpdateKernelName, parts, list);
+      kUpdateKernelName, parts, lists_blocks ? "update_listed_plan" : "update_plan", list);
   return text;
 }
 

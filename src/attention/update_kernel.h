@@ -16,7 +16,8 @@ inline constexpr const char* kUpdateKernelName = "tilewright_update_plan";
 Variant mask_of(const Variant& variant);
 
 // A source file that defines kUpdateKernelName over UpdateParams<parts>. PartInput::mask is an
-// index of `masks`.
-std::string update_kernel_text(const std::vector<Variant>& masks, std::size_t parts);
+// index of `masks`. `lists_blocks`: attentions may have block structures.
+std::string update_kernel_text(const std::vector<Variant>& masks, std::size_t parts,
+                               bool lists_blocks = false);
 
 }  // namespace tilewright

@@ -24,7 +24,6 @@ std::vector<Attention> read_attentions(const tw_attention* const* attentions, st
 Limits read_limits(const tw_limits* limits) {
   const Path path("limits");
   const tw_limits given = read_struct(path, limits);
-  check_reserved({path, "reserved"}, given.reserved);
   Limits most;
   most.requests = given.requests;
   most.q_tokens = given.q_tokens;
@@ -34,6 +33,7 @@ Limits read_limits(const tw_limits* limits) {
   most.determinism =
       read_enum({path, "determinism"}, given.determinism, Determinism::batch_invariant);
   most.workers = given.workers;
+  most.block_structures = read_flag({path, "block_structures"}, given.block_structures);
   return most;
 }
 
@@ -110,6 +110,7 @@ tw_status tw_plan_get_limits(const tw_plan* plan, tw_limits* limits) {
     result.levels = most.levels;
     result.determinism = static_cast<std::int32_t>(most.determinism);
     result.workers = most.workers;
+    result.block_structures = most.block_structures ? 1 : 0;
     write_struct("limits", limits, result);
   });
 }

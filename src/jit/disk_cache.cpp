@@ -144,6 +144,11 @@ std::string replace_file(const std::string& path, std::string_view data) {
   return "";
 }
 
+bool has_entry(const Digest& source, const std::string& compiler) {
+  const std::string folder = cache_folder();
+  return !folder.empty() && ::access(entry_path(folder, source, compiler).c_str(), F_OK) == 0;
+}
+
 std::optional<Binary> load_entry(const Digest& source, const std::string& compiler) {
   const std::string folder = cache_folder();
   if (folder.empty()) return std::nullopt;

@@ -17,7 +17,9 @@ namespace tilewright::jit {
 // Of the environment, or as set; empty: no cache.
 std::string cache_folder();
 
-// The entry of this source by this compiler ("13.0"), if there is a good one.
+// Whether there is a file for the entry of this source by this compiler ("13.0").
+bool has_entry(const Digest& source, const std::string& compiler);
+// The entry, if there is a good one.
 std::optional<Binary> load_entry(const Digest& source, const std::string& compiler);
 void store_entry(const Binary& binary);
 

@@ -9,6 +9,7 @@
 
 #include "jit/compile.h"
 #include "jit/disk_cache.h"
+#include "jit/entry_lock.h"
 #include "jit/nvrtc.h"
 
 namespace tilewright::jit {
@@ -31,12 +32,20 @@ State& state() {
 Obtained load_or_compile(const KernelSource& source, const std::string& arch,
                          const Digest& digest) {
   const std::string compiler = find_nvrtc().version();
-  if (std::optional<Binary> entry = load_entry(digest, compiler)) {
-    return {std::make_shared<const Binary>(*std::move(entry)), true};
+  const auto load = [&] { return load_entry(digest, compiler); };
+  const bool is_new = !has_entry(digest, compiler);
+  std::optional<Binary> entry = is_new ? std::nullopt : load();
+  if (!entry) {
+    // A damaged one is looked at again only where another process may have mended it.
+    const EntryLock lock(cache_folder(), digest);
+    if (is_new || lock.waited()) entry = load();
+    if (!entry) {
+      auto compiled = std::make_shared<const Binary>(compile(source, arch));
+      store_entry(*compiled);
+      return {std::move(compiled), false};
+    }
   }
-  auto compiled = std::make_shared<const Binary>(compile(source, arch));
-  store_entry(*compiled);
-  return {std::move(compiled), false};
+  return {std::make_shared<const Binary>(*std::move(entry)), true};
 }
 
 }  // namespace

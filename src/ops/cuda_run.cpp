@@ -37,11 +37,14 @@ const jit::KernelHandle& handle_of(const CudaOpKernel& kernel) {
 
 }  // namespace
 
+const cuda::Kernel& op_kernel(const CudaOpKernel& kernel, int device) {
+  return handle_of(kernel).on(device);
+}
+
 template <typename Params>
 void run_on_cuda(const CudaOpLaunch<Params>& launch, Device device, Stream stream) {
   if (launch.grid == 0) return;
-  handle_of(launch.kernel)
-      .on(device.index)
+  op_kernel(launch.kernel, device.index)
       .launch({static_cast<unsigned>(launch.grid), static_cast<unsigned>(launch.block),
                static_cast<unsigned>(launch.shared_bytes)},
               stream, launch.params);

@@ -12,5 +12,6 @@ inline constexpr std::uint32_t kBadPage = 4;
 inline constexpr std::uint32_t kBadPosition = 8;
 inline constexpr std::uint32_t kBadLevelRows = 16;
 inline constexpr std::uint32_t kBadNumRequests = 32;
+inline constexpr std::uint32_t kBadBlocks = 64;
 
 }  // namespace tilewright::plan

@@ -99,6 +99,7 @@ struct TileSpan {
   std::int32_t full_end = 0;
 
   TILEWRIGHT_HD std::int32_t blocks() const { return end - begin; }
+  TILEWRIGHT_HD std::int32_t nth(std::int32_t n) const { return begin + n; }
   // What is needed by some, and full for all.
   TILEWRIGHT_HD void include(const TileSpan& other) {
     if (other.begin < other.end) {
@@ -187,6 +188,10 @@ struct TileRanges {
   TILEWRIGHT_HD std::int32_t nth(std::int32_t n) const;
   // The first needed block from `block` on, or -1.
   TILEWRIGHT_HD std::int32_t next(std::int32_t block) const;
+  // Whether a block of some span is needed. Any number of threads at a time.
+  TILEWRIGHT_HD bool is_listed(std::int32_t block) const {
+    return num_lists == 0 || next_listed(block) == block;
+  }
   TILEWRIGHT_HD bool is_full(std::int64_t key_begin, std::int64_t key_end) const;
 
   // Adds blocks [begin, end), joining spans that touch; when there is no room, neighbours are
@@ -256,10 +261,10 @@ TILEWRIGHT_HD_CALL inline std::int32_t TileRanges::next_listed(std::int32_t bloc
   const std::int64_t position = view->position_of_key(*row, key);
   std::int64_t first = row->kv_len;
   for (int i = 0; i < num_lists; ++i) {
-    const std::int64_t end = structure.indptr[lists[i] + 1];
-    const std::int64_t found = lower_bound(structure.indices, structure.indptr[lists[i]], end,
+    const std::int64_t end = structure.end_of(lists[i]);
+    const std::int64_t found = lower_bound(structure.indices, structure.begin_of(lists[i]), end,
                                            position / structure.kv_block);
-    if (found == end) continue;
+    if (found >= end) continue;
     const std::int64_t begin = structure.indices[found] * structure.kv_block;
     first = min64(first, begin <= position ? key : view->keys_before(*row, begin));
   }
@@ -273,8 +278,8 @@ TILEWRIGHT_HD_CALL inline bool TileRanges::is_listed_full(std::int64_t key_begin
   const std::int64_t first = view->position_of_key(*row, key_begin) / structure.kv_block;
   const std::int64_t last = view->position_of_key(*row, key_end - 1) / structure.kv_block;
   for (int i = 0; i < num_lists; ++i) {
-    const std::int64_t end = structure.indptr[lists[i] + 1];
-    std::int64_t at = lower_bound(structure.indices, structure.indptr[lists[i]], end, first);
+    const std::int64_t end = structure.end_of(lists[i]);
+    std::int64_t at = lower_bound(structure.indices, structure.begin_of(lists[i]), end, first);
     for (std::int64_t block = first; block <= last; ++block, ++at) {
       if (at >= end || structure.indices[at] != block || structure.full[at] == 0) return false;
     }
@@ -322,11 +327,13 @@ TILEWRIGHT_HD_CALL inline bool TileRanges::add_lists(std::int32_t r, std::int32_
   const std::int64_t q_begin = view->requests[r].q_begin;
   const std::int64_t last = (end - 1 - q_begin) / structure.q_block;
   for (std::int64_t block = (begin - q_begin) / structure.q_block; block <= last; ++block) {
-    const auto list = static_cast<std::int32_t>(
-        (structure.request_rows[r] + block) * structure.heads + (structure.heads > 1 ? head : 0));
+    const std::int64_t list =
+        (structure.request_rows[r] + block) * structure.heads + (structure.heads > 1 ? head : 0);
+    // Only on the device, of a request whose status word says so.
+    if (list < 0 || list >= structure.num_lists) continue;
     if (num_lists > 0 && lists[num_lists - 1] == list) continue;
     if (num_lists == kMaxLists) return false;
-    lists[num_lists++] = list;
+    lists[num_lists++] = static_cast<std::int32_t>(list);
   }
   return true;
 }
@@ -384,27 +391,34 @@ TILEWRIGHT_HD void find_spans(TileRanges& ranges, const View& view, const Mask& 
   });
 }
 
-// Allocates nothing. With block lists the result refers to `view` and `row`.
+// Without TileRanges::blocks. Allocates nothing. With block lists the result refers to `view` and
+// `row`.
 template <typename Mask>
-TILEWRIGHT_HD TileRanges tile_ranges(const View& view, const Mask& mask, const Row& row,
-                                     std::int32_t head, std::int32_t tile) {
+TILEWRIGHT_HD TileRanges uncounted_ranges(const View& view, const Mask& mask, const Row& row,
+                                          std::int32_t head, std::int32_t tile) {
   TileRanges ranges;
   if (row.kv_len == 0) return ranges;
   find_spans(ranges, view, mask, row, head, tile);
-  if (mask.has_mask() && view.blocks.defined()) {
-    ranges.view = &view;
-    ranges.row = &row;
-    bool fits = true;
-    over_queries(view, row, tile, [&](std::int32_t r, std::int64_t begin, std::int64_t end) {
-      fits = fits && ranges.add_lists(r, head, begin, end);
-    });
-    if (fits) {
-      for (std::int32_t block = ranges.next(0); block >= 0; block = ranges.next(block + 1)) {
-        ++ranges.blocks;
-      }
-      return ranges;
+  if (!mask.has_mask() || !view.blocks.defined()) return ranges;
+  ranges.view = &view;
+  ranges.row = &row;
+  bool fits = true;
+  over_queries(view, row, tile, [&](std::int32_t r, std::int64_t begin, std::int64_t end) {
+    fits = fits && ranges.add_lists(r, head, begin, end);
+  });
+  if (!fits) ranges.num_lists = 0;
+  return ranges;
+}
+
+template <typename Mask>
+TILEWRIGHT_HD TileRanges tile_ranges(const View& view, const Mask& mask, const Row& row,
+                                     std::int32_t head, std::int32_t tile) {
+  TileRanges ranges = uncounted_ranges(view, mask, row, head, tile);
+  if (ranges.num_lists > 0) {
+    for (std::int32_t block = ranges.next(0); block >= 0; block = ranges.next(block + 1)) {
+      ++ranges.blocks;
     }
-    ranges.num_lists = 0;
+    return ranges;
   }
   for (int i = 0; i < ranges.num_spans; ++i) {
     ranges.blocks += ranges.spans[i].end - ranges.spans[i].begin;

@@ -36,17 +36,25 @@ struct LevelPages {
   }
 };
 
-// A BlockStructure, checked.
+// A BlockStructure, checked where the host can. Sizes are those of the tensors: whatever the
+// device's data says, nothing behind them is read.
 struct BlockLists {
   std::int64_t q_block = 1;
   std::int64_t kv_block = 1;
-  std::int32_t heads = 1;  // lists of a block row
-  const std::int32_t* request_rows = nullptr;
-  const std::int32_t* indptr = nullptr;  // null: there is no structure
+  std::int32_t heads = 1;      // lists of a block row
+  std::int32_t num_lists = 0;  // that indptr has room for
+  std::int32_t num_entries = 0;
+  const std::int32_t* request_rows = nullptr;  // of all requests that there may be
+  const std::int32_t* indptr = nullptr;        // null: there is no structure
   const std::int32_t* indices = nullptr;
   const std::uint8_t* full = nullptr;  // null: no block is known to be
 
   TILEWRIGHT_HD bool defined() const { return indptr != nullptr; }
+  // The entries [begin_of(list), end_of(list)) of a list.
+  TILEWRIGHT_HD std::int64_t begin_of(std::int32_t list) const {
+    return clamp64(indptr[list], 0, num_entries);
+  }
+  TILEWRIGHT_HD std::int64_t end_of(std::int32_t list) const { return begin_of(list + 1); }
 };
 
 // Keys of one shard of a context-parallel KV: key i is at position ((i / size) * world + rank) *

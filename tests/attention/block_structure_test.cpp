@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "support/block_lists.h"
 #include "support/simple_batch.h"
 
 namespace tilewright::test {
@@ -16,75 +17,13 @@ namespace {
 const Dims kDims{4, 2, 16, 16};
 const Lengths kLengths = {{150, 700}, {1, 900}, {40, 333}, {0, 5}, {1, 64}, {200, 200}, {3, 1}};
 
-// The same lists in memory of the test, to change them.
-struct Lists {
-  std::vector<std::int32_t> request_rows, indptr, indices;
-  std::vector<std::uint8_t> full;
-  BlockStructure structure;
-
-  explicit Lists(const BlockStructure& from) : structure(from) {
-    const auto copy = [](const TensorView& view) {
-      const auto* data = static_cast<const std::int32_t*>(view.data);
-      return std::vector<std::int32_t>(data, data + view.shape[0]);
-    };
-    request_rows = copy(from.request_rows);
-    indptr = copy(from.indptr);
-    indices = copy(from.indices);
-    const auto* flags = static_cast<const std::uint8_t*>(from.full.data);
-    full.assign(flags, flags + from.full.shape[0]);
-  }
-
-  const BlockStructure& view() {
-    const auto integers = [](const std::vector<std::int32_t>& values) {
-      return TensorView(values.data(), DType::i32, {static_cast<std::int64_t>(values.size())});
-    };
-    structure.request_rows = integers(request_rows);
-    structure.indptr = integers(indptr);
-    structure.indices = integers(indices);
-    structure.full = TensorView(full.data(), DType::u8, {static_cast<std::int64_t>(full.size())});
-    return structure;
-  }
-
-  // Adds blocks that are not needed, and forgets of some that they are full.
-  void loosen(std::int64_t columns, Random& random) {
-    std::vector<std::int32_t> new_indptr = {0};
-    std::vector<std::int32_t> new_indices;
-    std::vector<std::uint8_t> new_full;
-    for (std::size_t list = 0; list + 1 < indptr.size(); ++list) {
-      std::int32_t at = indptr[list];
-      for (std::int32_t block = 0; block < columns; ++block) {
-        const bool needed = at < indptr[list + 1] && indices[static_cast<std::size_t>(at)] == block;
-        if (needed || random.chance(0.1)) {
-          new_indices.push_back(block);
-          const bool is_full = needed && full[static_cast<std::size_t>(at)] != 0;
-          new_full.push_back(is_full && random.chance(0.7) ? 1 : 0);
-        }
-        at += needed ? 1 : 0;
-      }
-      new_indptr.push_back(static_cast<std::int32_t>(new_indices.size()));
-    }
-    indptr = new_indptr;
-    indices = new_indices;
-    full = new_full;
-  }
-};
-
-// Diagonal stripes, single keys and whole blocks: nothing that half-planes can say.
 Variant striped() {
-  const Expr distance = expr::q_pos() - expr::kv_pos();
-  Variant variant;
-  variant.mask = bit_and(shift_right(distance, 6), 3) == 0 || mod(expr::kv_pos(), 331) == 5 ||
-                 mod(floor_div(expr::kv_pos(), 128), 5) == 4;
-  return variant;
+  Random random(1);
+  return make_variant(VariantKind::striped, kDims, 1, random).variant;
 }
-
 Semantics striped_semantics() {
-  Semantics semantics;
-  semantics.mask = [](const Element& at) {
-    return floor_remainder(floor_quotient(at.q_pos - at.kv_pos, 64), 4) == 0 ||
-           at.kv_pos % 331 == 5 || at.kv_pos / 128 % 5 == 4;
-  };
-  return semantics;
+  Random random(1);
+  return make_variant(VariantKind::striped, kDims, 1, random).semantics;
 }
 
 void run_and_expect(SimpleBatch& batch, Plan& plan, const BlockStructure& structure,
@@ -119,7 +58,7 @@ TEST_P(BlockSizes, SameOutputsLessWork) {
     EXPECT_LT(with.kv_bytes, without.kv_bytes);
   }
   Random random(7);
-  Lists lists(structure);
+  BlockListCopy lists(structure);
   for (int i = 0; i < 3; ++i) {
     lists.loosen((900 + kv_block - 1) / kv_block, random);
     run_and_expect(batch, plan, lists.view(), striped_semantics());
@@ -193,7 +132,7 @@ TEST(BlockStructures, ListsMayDifferByHeadWhereTheMaskDoesNot) {
   SimpleBatch batch(kDims, DType::f32, {{1, 1000}}, 16, 9);
   const Attention attention(make_spec(kDims, DType::f32, striped()));
   Plan plan({attention}, batch.limits());
-  Lists lists(block_structure(striped(), batch.batch(), {}, 64, 64));
+  BlockListCopy lists(block_structure(striped(), batch.batch(), {}, 64, 64));
   const std::vector<std::int32_t> once = lists.indices;
   lists.indices.clear();
   lists.indices.insert(lists.indices.end(), once.begin(), once.end());
@@ -212,9 +151,9 @@ TEST(BlockStructures, Errors) {
   const Attention no_mask(make_spec(kDims, DType::f32, variants::full()));
   Plan plan({attention}, batch.limits());
   Plan full_plan({no_mask}, batch.limits());
-  const Lists good(block_structure(striped(), batch.batch(), {}));
+  const BlockListCopy good(block_structure(striped(), batch.batch(), {}));
   const auto error = [&](Plan& of, const auto& change) {
-    Lists lists = good;
+    BlockListCopy lists = good;
     change(lists);
     std::vector<PlanInput> inputs = batch.inputs(of.attentions()[0]);
     inputs[0].blocks = lists.view();
@@ -230,21 +169,21 @@ TEST(BlockStructures, Errors) {
     const std::string message = error(plan, change);
     EXPECT_NE(message.find(text), std::string::npos) << message;
   };
-  expect("blocks.q_block is 0", [](Lists& l) { l.structure.q_block = 0; });
-  expect("blocks.kv_block is -1", [](Lists& l) { l.structure.kv_block = -1; });
-  expect("blocks.num_kv_heads is 3", [](Lists& l) { l.structure.num_kv_heads = 3; });
-  expect("blocks.request_rows is", [](Lists& l) { l.request_rows.pop_back(); });
-  expect("request 5 3 rows: 200 query tokens need 4", [](Lists& l) {
+  expect("blocks.q_block is 0", [](BlockListCopy& l) { l.structure.q_block = 0; });
+  expect("blocks.kv_block is -1", [](BlockListCopy& l) { l.structure.kv_block = -1; });
+  expect("blocks.num_kv_heads is 3", [](BlockListCopy& l) { l.structure.num_kv_heads = 3; });
+  expect("blocks.request_rows is", [](BlockListCopy& l) { l.request_rows.pop_back(); });
+  expect("request 5 3 rows: 200 query tokens need 4", [](BlockListCopy& l) {
     for (std::size_t r = 6; r < l.request_rows.size(); ++r) --l.request_rows[r];
   });
-  expect("must not decrease", [](Lists& l) { l.indptr[1] = 100000; });
-  expect("blocks.indices is", [](Lists& l) { l.indices.pop_back(); });
-  expect("blocks.indices[1] is", [](Lists& l) { l.indices[1] = l.indices[0]; });
-  expect("blocks.indices[0] is -1", [](Lists& l) { l.indices[0] = -1; });
-  expect("blocks.full is", [](Lists& l) { l.full.pop_back(); });
-  EXPECT_NE(error(full_plan, [](Lists&) {}).find("the variant must have a mask"),
+  expect("must not decrease", [](BlockListCopy& l) { l.indptr[1] = 100000; });
+  expect("blocks.indices is", [](BlockListCopy& l) { l.indices.pop_back(); });
+  expect("blocks.indices[1] is", [](BlockListCopy& l) { l.indices[1] = l.indices[0]; });
+  expect("blocks.indices[0] is -1", [](BlockListCopy& l) { l.indices[0] = -1; });
+  expect("blocks.full is", [](BlockListCopy& l) { l.full.pop_back(); });
+  EXPECT_NE(error(full_plan, [](BlockListCopy&) {}).find("the variant must have a mask"),
             std::string::npos);
-  EXPECT_EQ(error(plan, [](Lists&) {}), "no error");
+  EXPECT_EQ(error(plan, [](BlockListCopy&) {}), "no error");
 }
 
 }  // namespace

@@ -18,7 +18,8 @@ struct CompiledCase {
 
 inline CompiledCase compiled_case(DType dtype, int head_dim, int value_dim, int group,
                                   VariantKind variant, CudaTarget target) {
-  CompiledCase made{{}, target};
+  CompiledCase made;
+  made.target = target;
   Case& c = made.attention;
   c.q_dtype = c.kv_dtype = dtype;
   c.head_dim = head_dim;
@@ -109,6 +110,18 @@ inline CompiledCase causal_256() {
 inline CompiledCase causal_80() {
   return compiled_case(DType::bf16, 80, 80, 2, VariantKind::causal, kHopper);
 }
+// For plans with block structures: a mask that nothing but an evaluation decides, and one of one
+// interval.
+inline CompiledCase listed_stripes_64() {
+  CompiledCase made = compiled_case(DType::bf16, 64, 64, 2, VariantKind::striped, kAmpere);
+  made.use = KernelUse::listed_blocks;
+  return made;
+}
+inline CompiledCase listed_causal_128() {
+  CompiledCase made = causal_128();
+  made.use = KernelUse::listed_blocks;
+  return made;
+}
 // The kernel of plans whose limits leave room for decode alone: where it is compiled, such plans
 // run it.
 inline CompiledCase decode_only(CompiledCase made) {
@@ -135,6 +148,8 @@ inline std::vector<CompiledCase> compiled_cases() {
           alibi_64(),
           causal_256(),
           causal_80(),
+          listed_stripes_64(),
+          listed_causal_128(),
           decode_only(causal_128()),
           decode_only(causal_192_128()),
           decode_only(sink_window_64()),

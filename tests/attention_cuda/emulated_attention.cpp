@@ -97,8 +97,11 @@ EmulatedAttention::EmulatedAttention(const AttentionSpec& spec, CudaTarget targe
 }
 
 void EmulatedAttention::update(const Batch& batch, const std::vector<KvLevel>& levels,
-                               const std::vector<ParamValue>& params, std::uint64_t seed) {
-  plan_.update(batch, {PlanInput(attention_, levels, params)},
+                               const std::vector<ParamValue>& params, std::uint64_t seed,
+                               const BlockStructure& blocks) {
+  PlanInput input(attention_, levels, params);
+  input.blocks = blocks;
+  plan_.update(batch, {input},
                [&](const UpdateLaunch& launch, Stream) {
                  plan::UpdateParams<1> update;
                  ASSERT_EQ(sizeof(update), launch.params_bytes);

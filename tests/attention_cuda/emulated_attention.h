@@ -52,7 +52,8 @@ class EmulatedAttention {
 
   // Seeds decide the order of threads and blocks.
   void update(const Batch& batch, const std::vector<KvLevel>& levels,
-              const std::vector<ParamValue>& params, std::uint64_t seed);
+              const std::vector<ParamValue>& params, std::uint64_t seed,
+              const BlockStructure& blocks = {});
   void run(const TensorView& q, const std::vector<KvCache>& kv, const RunArgs& args,
            std::uint64_t seed);
   // Status words of the last update, of so many requests.

@@ -101,6 +101,7 @@ inline tw_limits to_c(const Limits& limits) {
   c.determinism =
       limits.determinism == Determinism::repeatable ? TW_REPEATABLE : TW_BATCH_INVARIANT;
   c.workers = limits.workers;
+  c.block_structures = limits.block_structures ? 1 : 0;
   return c;
 }
 

@@ -278,7 +278,7 @@ TEST_F(CGarbage, LimitsRopesAndSampling) {
         break;
       case 1:
         garbage.spoil_number(limits.value.levels);
-        garbage.spoil_number(limits.value.reserved);
+        garbage.spoil_number(limits.value.block_structures);
         break;
       case 2:
         garbage.spoil_number(limits.value.determinism);

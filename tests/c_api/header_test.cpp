@@ -78,7 +78,7 @@ TEST(CHeader, NothingHidesBehindTheLastMember) {
   EXPECT_TRUE(ends_with(&tw_kv_level::kv_pos, offsetof(tw_kv_level, kv_pos)));
   EXPECT_TRUE(ends_with(&tw_attention_spec::variant, offsetof(tw_attention_spec, variant)));
   EXPECT_TRUE(ends_with(&tw_run_args::stream, offsetof(tw_run_args, stream)));
-  EXPECT_TRUE(ends_with(&tw_limits::reserved, offsetof(tw_limits, reserved)));
+  EXPECT_TRUE(ends_with(&tw_limits::block_structures, offsetof(tw_limits, block_structures)));
   EXPECT_TRUE(ends_with(&tw_batch::interleave_rank, offsetof(tw_batch, interleave_rank)));
   EXPECT_TRUE(ends_with(&tw_block_structure::memory, offsetof(tw_block_structure, memory)));
   EXPECT_TRUE(ends_with(&tw_plan_input::blocks, offsetof(tw_plan_input, blocks)));

@@ -284,8 +284,9 @@ TEST_F(CPlan, LimitsThatCannotBe) {
   limits.determinism = 2;
   expect_invalid(tw_plan_workspace_bytes(&list, 1, &limits, &bytes), {"limits.determinism is 2"});
   limits = to_c(b.limits());
-  limits.reserved = 1;
-  expect_invalid(tw_plan_workspace_bytes(&list, 1, &limits, &bytes), {"limits.reserved is 1"});
+  limits.block_structures = 2;
+  expect_invalid(tw_plan_workspace_bytes(&list, 1, &limits, &bytes),
+                 {"limits.block_structures is 2"});
   limits = to_c(b.limits());
   limits.requests = 0;
   expect_invalid(tw_plan_workspace_bytes(&list, 1, &limits, &bytes), {"limits.requests is 0"});

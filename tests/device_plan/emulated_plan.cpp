@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device_plan/emulated_plan.h"
 
+#include "attention/device_records.h"
+#include "attention/schedule_stats.h"
 #include "plan/update.h"
 
 namespace tilewright::test {
@@ -23,11 +25,16 @@ template <int kParts>
 TW_KERNEL update_kernel(TW_PARAMETER plan::UpdateParams<kParts> params) {
   tw::update_plan<HostMask>(params);
 }
+template <int kParts>
+TW_KERNEL update_listed_kernel(TW_PARAMETER plan::UpdateParams<kParts> params) {
+  tw::update_listed_plan<HostMask>(params);
+}
 
 template <int kParts>
-void launch_host_masks(const UpdateLaunch& launch, int threads, std::uint64_t seed) {
+void launch_host_masks(bool listed, const UpdateLaunch& launch, int threads, std::uint64_t seed) {
   using Params = plan::UpdateParams<kParts>;
-  launch_update<Params>(update_kernel<kParts>, launch, threads, seed, [](Params& params) {
+  const auto kernel = listed ? update_listed_kernel<kParts> : update_kernel<kParts>;
+  launch_update<Params>(kernel, launch, threads, seed, [](Params& params) {
     for (plan::PartInput& part : params.parts) part.mask = 0;  // one kind takes all
   });
 }
@@ -96,8 +103,9 @@ std::vector<std::int64_t> numbers(const std::int32_t& keys) {
 
 template <>
 std::vector<std::int64_t> numbers(const plan::Start& s) {
-  return {s.item.row, s.item.head, s.item.tile, s.items,  s.begin,  s.end,         s.last_end,   s.split,
-          s.request,  s.q_begin,   s.q_len,     s.kv_len, s.q_pos,  s.first_block, s.full_begin, s.full_end};
+  return {s.item.row, s.item.head,   s.item.tile,  s.items,   s.begin, s.end,
+          s.last_end, s.split,       s.request,    s.q_begin, s.q_len, s.kv_len,
+          s.q_pos,    s.first_block, s.full_begin, s.full_end};
 }
 
 // What a worker begins with, as the rest of the plan says it.
@@ -184,9 +192,9 @@ void EmulatedPlan::update_device(const Batch& batch, const std::vector<PlanInput
                    if (kernel_ != nullptr) {
                      kernel_(launch, threads, seed);
                    } else if (device_.parts().size() == 1) {
-                     launch_host_masks<1>(launch, threads, seed);
+                     launch_host_masks<1>(limits_.block_structures, launch, threads, seed);
                    } else {
-                     launch_host_masks<kMostParts>(launch, threads, seed);
+                     launch_host_masks<kMostParts>(limits_.block_structures, launch, threads, seed);
                    }
                  },
                  {});
@@ -221,8 +229,43 @@ void EmulatedPlan::expect_equal_records() const {
   }
 }
 
+void EmulatedPlan::expect_equal_stats() const {
+  const auto numbers = [](const PlanPiece& p) {
+    return std::vector<std::int64_t>{p.worker, p.level,       p.row,        p.request, p.kv_head,
+                                     p.tile,   p.first_block, p.num_blocks, p.start,   p.cost};
+  };
+  for (const DevicePlan::Part& part : device_.parts()) {
+    // Nothing may point to the device's memory when all is copied: it is.
+    int under_way = 0;
+    const DeviceRecords records(part, {[&](void* to, const void* from, std::size_t bytes) {
+                                         std::memcpy(to, from, bytes);
+                                         ++under_way;
+                                       },
+                                       [&] { under_way = 0; }});
+    EXPECT_EQ(under_way, 0) << "copies that nobody waits for";
+    const AttentionImpl& attention = part.attention.impl();
+    const PlanStats a = host.stats(part.attention);
+    const PlanStats b = stats_of(records.plan(), attention);
+    EXPECT_EQ(a.tiles, b.tiles);
+    EXPECT_EQ(a.blocks, b.blocks);
+    EXPECT_EQ(a.full_blocks, b.full_blocks);
+    EXPECT_EQ(a.skipped_blocks, b.skipped_blocks);
+    EXPECT_EQ(a.split_tiles, b.split_tiles);
+    EXPECT_EQ(a.kv_bytes, b.kv_bytes);
+    EXPECT_EQ(a.balance, b.balance);
+    EXPECT_EQ(a.folded_rows, b.folded_rows);
+    const std::vector<PlanPiece> host_pieces = host.pieces(part.attention);
+    const std::vector<PlanPiece> pieces = pieces_of(records.plan(), attention);
+    ASSERT_EQ(host_pieces.size(), pieces.size());
+    for (std::size_t i = 0; i < pieces.size(); ++i) {
+      ASSERT_EQ(numbers(host_pieces[i]), numbers(pieces[i])) << "piece " << i;
+    }
+  }
+}
+
 void EmulatedPlan::expect_equal() const {
   expect_equal_records();
+  expect_equal_stats();
   for (std::int64_t r = 0; r <= limits_.requests; ++r) ASSERT_EQ(status(r), 0U) << r;
 }
 

@@ -65,8 +65,10 @@ class EmulatedPlan {
   // Only the device's.
   void update_device(const Batch& batch, const std::vector<PlanInput>& inputs, int threads,
                      std::uint64_t seed);
-  // The records of both; and that all is well with the batch.
+  // The records of both, and what they give for Plan::stats and Plan::pieces.
   void expect_equal_records() const;
+  void expect_equal_stats() const;
+  // All of that; and that all is well with the batch.
   void expect_equal() const;
   // A request's status word; behind the requests, the batch's.
   std::uint32_t status(std::int64_t request) const;

@@ -2,6 +2,8 @@
 // The plan that the device makes is the host's, to the bit: random batches of every form.
 #include <gtest/gtest.h>
 
+#include <deque>
+
 #include "device_plan/emulated_plan.h"
 #include "fuzz/batch_case.h"
 #include "support/batch.h"
@@ -63,6 +65,7 @@ struct Seen {
   int joined_levels = 0;
   int folded_rows = 0;
   int known_starts = 0;
+  int listed = 0;  // with block structures
 
   void add(const plan::View& view) {
     const plan::Header& header = *view.schedule.header;
@@ -75,6 +78,7 @@ struct Seen {
       const plan::Start& start = view.schedule.starts[worker];
       known_starts += start.items > 0 && start.request >= 0 && start.begin > 0 ? 1 : 0;
     }
+    listed += view.blocks.defined() ? 1 : 0;
     for (std::int32_t i = 0; i < header.num_rows; ++i) {
       const plan::Row& row = view.schedule.rows[i];
       long_b_rows += i >= header.num_a_rows && row.tiles > 1 ? 1 : 0;
@@ -82,6 +86,46 @@ struct Seen {
       folded_rows += view.segments[row.segment].parent >= 0 ? 1 : 0;
     }
   }
+};
+
+// Lists of any blocks, whatever the masks: no plan asks whether they are right.
+struct DrawnLists {
+  std::vector<std::int32_t> request_rows = {0}, indptr = {0}, indices;
+  std::vector<std::uint8_t> full;
+  BlockStructure structure;
+
+  DrawnLists(fuzz::Draw& draw, const fuzz::BatchCase& batch, const Limits& limits, int kv_heads) {
+    structure.q_block = draw.pick({1, 7, 16, 64});
+    structure.kv_block = draw.pick({1, 16, 24, 64, 300});
+    structure.num_kv_heads = draw.chance(0.4) ? kv_heads : 1;
+    const double density = draw.pick({0.02, 0.2, 0.8});
+    const std::int64_t columns = limits.kv_len / structure.kv_block + 1;
+    const std::int64_t slots = batch.qo_indptr.size() - 1;
+    const std::int64_t live = batch.num_requests.given ? batch.num_requests[0] : slots;
+    for (std::int64_t r = 0; r < live; ++r) {
+      const std::int64_t tokens = batch.qo_indptr[r + 1] - batch.qo_indptr[r];
+      const std::int64_t rows =
+          (tokens + structure.q_block - 1) / structure.q_block + draw.range(0, 1);
+      request_rows.push_back(request_rows.back() + static_cast<std::int32_t>(rows));
+      for (std::int64_t list = 0; list < rows * structure.num_kv_heads; ++list) {
+        for (std::int64_t block = 0; block < columns; ++block) {
+          if (!draw.chance(density)) continue;
+          indices.push_back(static_cast<std::int32_t>(block));
+          full.push_back(draw.chance(0.5) ? 1 : 0);
+        }
+        indptr.push_back(static_cast<std::int32_t>(indices.size()));
+      }
+    }
+    request_rows.resize(static_cast<std::size_t>(slots + 1), -7);
+    const auto view = [](const auto& values, DType dtype) {
+      return TensorView(values.data(), dtype, {static_cast<std::int64_t>(values.size())});
+    };
+    structure.request_rows = view(request_rows, DType::i32);
+    structure.indptr = view(indptr, DType::i32);
+    structure.indices = view(indices, DType::i32);
+    structure.full = view(full, DType::u8);
+  }
+  DrawnLists(const DrawnLists&) = delete;
 };
 
 // Several updates into the same memory, as a captured graph is replayed.
@@ -97,8 +141,12 @@ void compare(std::uint64_t seed, Limits limits, int parts, int threads, Seen& se
     std::vector<KvLevel> levels;
     for (const fuzz::LevelCase& level : batch.levels) levels.push_back(level.view());
     std::vector<PlanInput> inputs;
+    std::deque<DrawnLists> lists;
     for (std::size_t part = 0; part < drawn.attentions.size(); ++part) {
+      const AttentionSpec& spec = drawn.attentions[part].spec();
       inputs.emplace_back(drawn.attentions[part], levels, drawn.variants[part].plan_params);
+      if (!limits.block_structures || !spec.variant.mask.defined() || draw.chance(0.2)) continue;
+      inputs.back().blocks = lists.emplace_back(draw, batch, limits, spec.num_kv_heads).structure;
     }
     drawn.plan->update(batch.view(), inputs, threads, seed);
     drawn.plan->expect_equal();
@@ -142,6 +190,23 @@ TEST(DevicePlan, IsTheHostsForManyRequests) {
     compare(seed, {250, 3000, 40, 9000, 2}, 1, 64, seen);
   }
   EXPECT_GT(seen.cut_items, 10);
+}
+
+TEST(DevicePlan, IsTheHostsWithBlockStructures) {
+  Seen seen;
+  for (std::uint64_t seed = 0; seed < 500 && !HasFailure(); ++seed) {
+    compare(seed, {6, 60, 40, 150, 3, Determinism::repeatable, 0, true}, 1, 32 << (seed % 3), seen);
+  }
+  EXPECT_GT(seen.section_a, 10);
+  EXPECT_GT(seen.cut_items, 10);
+  EXPECT_GT(seen.joined_levels, 10);
+  EXPECT_GT(seen.listed, 300);
+  for (std::uint64_t seed = 0; seed < 20 && !HasFailure(); ++seed) {
+    compare(seed, {20, 2000, 1500, 3000, 2, Determinism::repeatable, 0, true}, kMostParts, 96,
+            seen);
+  }
+  EXPECT_GT(seen.tails, 3);
+  EXPECT_GT(seen.long_b_rows, 5);
 }
 
 // More rows than shared memory has room for.

@@ -77,6 +77,17 @@ TEST_P(AttentionKernels, ThatRotateCompile) {
   EXPECT_NE(no.reason.find("head_dim is 256, variant.rope given"), std::string::npos) << no.reason;
 }
 
+TEST_P(AttentionKernels, OfPlansWithBlockStructuresCompile) {
+  const CudaTarget target = CudaTarget::of_arch(GetParam());
+  const AttentionSpec spec = spec_of(128, 128, 4, DType::bf16, variants::block_sparse(64, 64));
+  const jit::Binary binary =
+      jit::compile(attention_source(spec, target, KernelUse::listed_blocks), GetParam());
+  EXPECT_EQ(binary.name, "listed_bf16_bf16_d128_g4");
+  EXPECT_EQ(binary.spill_bytes(), 0);
+  EXPECT_EQ(jit::compile(plan_source({mask_of(spec.variant)}, 1, true), GetParam()).name,
+            "plan_1_listed");
+}
+
 TEST_P(AttentionKernels, PlansOfSeveralMasksAreOneKernel) {
   const std::vector<Variant> masks = {mask_of(variants::causal()), mask_of(variants::document())};
   const jit::Binary binary = jit::compile(plan_source(masks, 3), GetParam());

@@ -13,6 +13,7 @@
 
 #include "jit/compile.h"
 #include "jit/disk_cache.h"
+#include "jit/entry_lock.h"
 #include "jit/kernel_store.h"
 #include "jit/nvrtc.h"
 #include "jit/test_kernels.h"
@@ -248,7 +249,7 @@ TEST_F(KernelStore, CompilesOnceAndThenFindsItInMemoryAndOnDisk) {
   ASSERT_TRUE(entry);
   EXPECT_EQ(entry->cubin, first.binary->cubin);
   EXPECT_FALSE(jit::obtain(source, "sm_90a").from_cache);
-  EXPECT_EQ(cache_.files().size(), 2U);
+  EXPECT_EQ(kernel_cache_entries().size(), 2U);
 }
 
 TEST_F(KernelStore, ManyThreadsThatWantOneKernelCompileItOnce) {
@@ -266,7 +267,7 @@ TEST_F(KernelStore, ManyThreadsThatWantOneKernelCompileItOnce) {
     compiled += out.from_cache ? 0 : 1;
   }
   EXPECT_GE(compiled, 1);
-  EXPECT_EQ(cache_.files().size(), 1U);
+  EXPECT_EQ(kernel_cache_entries().size(), 1U);
 }
 
 TEST_F(KernelStore, FailuresAreNotKept) {
@@ -276,6 +277,94 @@ TEST_F(KernelStore, FailuresAreNotKept) {
     test::expect_error_of(ErrorCode::compile_error, {"other"},
                           [&] { jit::obtain(source, "sm_80"); });
   }
+}
+
+// Several processes that want one kernel at the same time compile it once.
+TEST_F(KernelStore, ProcessesCompileAKernelOnce) {
+  int go[2];
+  ASSERT_EQ(pipe(go), 0);
+  constexpr int kProcesses = 3;
+  std::vector<pid_t> children;
+  for (int i = 0; i < kProcesses; ++i) {
+    const pid_t child = fork();
+    if (child == 0) {
+      close(go[1]);
+      char nothing;
+      while (read(go[0], &nothing, 1) > 0) {
+      }
+      try {
+        _exit(jit::obtain(scale_kernel("at the same time"), "sm_80").from_cache ? 1 : 0);
+      } catch (...) {
+        _exit(2);
+      }
+    }
+    children.push_back(child);
+  }
+  close(go[0]);
+  close(go[1]);  // all start
+  int found = 0;
+  for (const pid_t child : children) {
+    int status = 0;
+    waitpid(child, &status, 0);
+    ASSERT_TRUE(WIFEXITED(status));
+    ASSERT_NE(WEXITSTATUS(status), 2);
+    found += WEXITSTATUS(status);
+  }
+  EXPECT_EQ(found, kProcesses - 1);
+}
+
+// A process with the lock of an entry, until it is killed.
+class LockHolder {
+ public:
+  LockHolder(const std::string& folder, const jit::Digest& entry) {
+    int ready[2];
+    EXPECT_EQ(pipe(ready), 0);
+    child_ = fork();
+    if (child_ == 0) {
+      const jit::EntryLock lock(folder, entry);
+      const char said = lock.held() ? 'y' : 'n';
+      if (write(ready[1], &said, 1) != 1) _exit(1);
+      for (;;) pause();
+    }
+    char said = 0;
+    EXPECT_EQ(read(ready[0], &said, 1), 1);
+    EXPECT_EQ(said, 'y');
+    close(ready[0]);
+    close(ready[1]);
+  }
+  ~LockHolder() { end(); }
+  void end() {
+    if (child_ < 0) return;
+    kill(child_, SIGKILL);
+    waitpid(child_, nullptr, 0);
+    child_ = -1;
+  }
+
+ private:
+  pid_t child_;
+};
+
+TEST_F(DiskCache, WhoeverDiesOrHangsHoldsNobodyUp) {
+  using std::chrono::milliseconds;
+  const std::string folder = folder_.path().string();
+  const jit::Digest one = jit::digest_of("one");
+  LockHolder holder(folder, one);
+  const jit::EntryLock late(folder, one, milliseconds(50));
+  EXPECT_TRUE(late.waited());
+  EXPECT_FALSE(late.held());
+  const jit::EntryLock other(folder, jit::digest_of("other"), milliseconds(0));
+  EXPECT_TRUE(other.held());
+  EXPECT_FALSE(other.waited());
+  std::thread killer([&] {
+    std::this_thread::sleep_for(milliseconds(50));
+    holder.end();
+  });
+  const jit::EntryLock next(folder, one);
+  killer.join();
+  EXPECT_TRUE(next.held());
+  EXPECT_TRUE(next.waited());
+  EXPECT_FALSE(jit::EntryLock("", one).held());
+  EXPECT_FALSE(jit::EntryLock("/dev/null/no folder", one).held());
 }
 
 // Several processes compile the same kernels into one folder, and leave nothing but whole entries.
@@ -301,7 +390,7 @@ TEST_F(KernelStore, ProcessesShareAFolder) {
   const auto entries = kernel_cache_entries();
   EXPECT_EQ(entries.size(), 2U);
   for (const KernelCacheEntry& entry : entries) EXPECT_EQ(entry.damage, "");
-  EXPECT_EQ(cache_.files().size(), 2U);
+  EXPECT_EQ(cache_.files().size(), 3U);  // the file of locks, too
   EXPECT_TRUE(jit::obtain(scale_kernel("two"), "sm_80").from_cache);
   EXPECT_THAT(warnings_, IsEmpty());
 }

@@ -62,6 +62,13 @@ class CallCopies {
     host.q_pos_offset = copied(host.q_pos_offset);
     return host;
   }
+  BlockStructure blocks(BlockStructure host) {
+    host.request_rows = copied(host.request_rows);
+    host.indptr = copied(host.indptr);
+    host.indices = copied(host.indices);
+    host.full = copied(host.full);
+    return host;
+  }
   KvCache cache(KvCache host) {
     host.k = copied(host.k);
     host.v = copied(host.v);

@@ -50,6 +50,7 @@ enum class VariantKind : std::uint8_t {
   output_gate,
   rope,
   rope_interleaved,
+  striped,
   count,
 };
 
@@ -82,7 +83,8 @@ inline const char* variant_name(VariantKind kind) {
                                            "sigmoid",
                                            "output_gate",
                                            "rope",
-                                           "rope_interleaved"};
+                                           "rope_interleaved",
+                                           "striped"};
   static_assert(std::size(kNames) == static_cast<std::size_t>(VariantKind::count));
   return kNames[static_cast<std::size_t>(kind)];
 }
@@ -350,8 +352,11 @@ inline VariantCase elementwise_variant(VariantKind kind, const Dims& dims, std::
       c.variant.softmax = false;
       c.variant.logits = sigmoid(logit() - 1.0);
       c.variant.mask = kv_pos() <= q_pos();
+      // Rows without keys are not transformed: they are 0.
+      c.variant.output = value() * 0.5 + 0.25;
       c.semantics.softmax = false;
       c.semantics.logit = [](double x, const Element&) { return 1 / (1 + std::exp(1 - x)); };
+      c.semantics.output = [](double x, const Element&) { return x * 0.5 + 0.25; };
       c.semantics.mask = [](const Element& at) { return at.kv_pos <= at.q_pos; };
       break;
     case VariantKind::output_gate: {
@@ -363,6 +368,17 @@ inline VariantCase elementwise_variant(VariantKind kind, const Dims& dims, std::
       c.variant.output = value() * gate(q_head());
       c.semantics.mask = [](const Element& at) { return at.kv_pos <= at.q_pos; };
       c.semantics.output = [values](double x, const Element& at) { return x * values[at.q_head]; };
+      break;
+    }
+    case VariantKind::striped: {
+      // Diagonal stripes, single keys and whole blocks: nothing that half-planes can say.
+      const Expr distance = q_pos() - kv_pos();
+      c.variant.mask = bit_and(shift_right(distance, 6), 3) == 0 || mod(kv_pos(), 331) == 5 ||
+                       mod(floor_div(kv_pos(), 128), 5) == 4;
+      c.semantics.mask = [](const Element& at) {
+        return floor_remainder(floor_quotient(at.q_pos - at.kv_pos, 64), 4) == 0 ||
+               at.kv_pos % 331 == 5 || at.kv_pos / 128 % 5 == 4;
+      };
       break;
     }
     default:  // rope

@@ -36,10 +36,11 @@ int main(int argc, char** argv) {
   const auto cases = test::compiled_cases();
   for (std::size_t i = 0; i < cases.size(); ++i) {
     const AttentionSpec spec = test::CaseRun(cases[i].attention).spec();
+    const bool listed = cases[i].use == KernelUse::listed_blocks;
     write_text(fmt::format("{}/attention_{}", folder, i),
                attention_source(spec, cases[i].target, cases[i].use).source);
     write_text(fmt::format("{}/plan_{}", folder, i),
-               plan_source({mask_of(spec.variant)}, 1).source);
+               plan_source({mask_of(spec.variant)}, 1, listed).source);
     std::ofstream(fmt::format("{}/kernels_{}.cpp", folder, i)) << fmt::format(
         "#include \"attention_cuda/generate/before_text.h\"\n"
         "namespace tw_{0} {{\nusing namespace tw;\n}}\n"
