@@ -208,9 +208,7 @@ class Worker {
     memory.share.first_is_placed = true;
     Tile& tile = memory.decode.tiles[0];
     set_up_keys(p, piece, tile);
-    if constexpr (kOneSpan) {
-      tile.ranges = {start.first_block, start.first_block + start.end, start.full_begin,
-                     start.full_end};
+    if (knows_blocks(start, tile.ranges)) {
       tile.part_end = start.end;
     } else {
       set_up_blocks(p, piece, tile);
