@@ -16,16 +16,6 @@ struct Share {
   bool first_is_placed;  // the first tile's keys and blocks are set up
 };
 
-// The blocks of a share's first tile, where its record tells them.
-TW_DEVICE bool take_blocks(const plan::Start& start, plan::TileSpan& blocks) {
-  blocks = {start.first_block, start.first_block + start.end, start.full_begin, start.full_end};
-  return true;
-}
-template <typename Blocks>
-TW_DEVICE bool take_blocks(const plan::Start&, Blocks&) {
-  return false;
-}
-
 // One thread's way through the pieces of its block. Shares of section B are the longest pieces of
 // work, so they go first; then section A, from its longest items on.
 class PieceFinder {
@@ -65,7 +55,7 @@ class PieceFinder {
     if (piece.kind != Piece::few_rows) return;
     share.first_is_placed = true;
     set_up_keys(p, piece, tile);
-    if (take_blocks(start, tile.ranges)) {
+    if (knows_blocks(start, tile.ranges)) {
       tile.part_end = start.end;
     } else {
       set_up_blocks(p, piece, tile);

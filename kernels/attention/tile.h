@@ -235,6 +235,16 @@ TW_DEVICE void set_up_keys(const AttentionParams& p, const Piece& piece, Tile& t
   }
 }
 
+// Whether what a worker begins with tells the needed blocks, as far as its share goes.
+TW_DEVICE bool knows_blocks(const plan::Start& start, plan::TileSpan& blocks) {
+  blocks = {start.first_block, start.first_block + start.end, start.full_begin, start.full_end};
+  return true;
+}
+template <typename Blocks>
+TW_DEVICE bool knows_blocks(const plan::Start&, const Blocks&) {
+  return false;
+}
+
 // Which blocks of them are needed. One thread.
 TW_DEVICE void set_up_blocks(const AttentionParams& p, const Piece& piece, Tile& tile) {
   const i32 blocks = find_blocks(p, piece.row, piece.head, piece.item.tile, tile.ranges);
