@@ -14,6 +14,7 @@
 #include "engine/few_rows.h"
 #include "engine/numeric.h"
 #include "engine/parallel.h"
+#include "engine/weight_memory.h"
 
 namespace tilewright::engine {
 namespace {
@@ -149,6 +150,7 @@ struct MatmulCache::Impl {
   dnnl::engine engine{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream{engine};
   std::map<Key, ShapeProducts> shapes;
+  WeightMemory weights;
 };
 
 MatmulCache::MatmulCache()
@@ -256,7 +258,8 @@ Linear::Linear(MatmulCache& cache, std::span<const float> weight, std::int64_t o
                         dnnl::memory::data_type::f32,
                         dnnl::memory::dims{1, in_features}},
                        shared.engine, const_cast<float*>(weight.data()));
-    impl_->weight = dnnl::memory(impl_->products->weight(), shared.engine);
+    const dnnl::memory::desc& layout = impl_->products->weight();
+    impl_->weight = dnnl::memory(layout, shared.engine, shared.weights.allocate(layout.get_size()));
     dnnl::reorder(plain, impl_->weight).execute(shared.stream, plain, impl_->weight);
     shared.stream.wait();
     if (impl_->products->is_packed()) {
@@ -265,7 +268,7 @@ Linear::Linear(MatmulCache& cache, std::span<const float> weight, std::int64_t o
           (out_features + PackedWeight::kColumns - 1) / PackedWeight::kColumns;
       impl_->packed = {impl_->weight.get_data_handle(),
                        inner_weight,
-                       static_cast<std::int64_t>(impl_->weight.get_desc().get_size()) / blocks,
+                       static_cast<std::int64_t>(layout.get_size()) / blocks,
                        in_features,
                        out_features,
                        summed_apart(in_features)};
