@@ -87,13 +87,34 @@ class Transformers:
         return seconds
 
 
-def decoding_cpu_seconds(side: "Engine | Transformers", requests: list[list[int]], new_tokens: int) -> float:
-    spent = []
-    for count in (1, new_tokens):
-        before = side.cpu_seconds()
-        side.seconds(requests, count)
-        spent.append(side.cpu_seconds() - before)
-    return spent[1] - spent[0]
+class WallClock:
+    """The best time of whole answers."""
+
+    def __init__(self, requests: list[list[int]], new_tokens: int) -> None:
+        self.requests, self.new_tokens, self.best = requests, new_tokens, float("inf")
+
+    def measure(self, side: "Engine | Transformers") -> None:
+        self.best = min(self.best, side.seconds(self.requests, self.new_tokens))
+
+    def rate(self) -> float:
+        return len(self.requests) * self.new_tokens / self.best
+
+
+class DecodingCpuTime:
+    """The least CPU time of whole answers, without the least of their first tokens."""
+
+    def __init__(self, requests: list[list[int]], new_tokens: int) -> None:
+        self.requests, self.best = requests, {1: float("inf"), new_tokens: float("inf")}
+
+    def measure(self, side: "Engine | Transformers") -> None:
+        for count, best in self.best.items():
+            before = side.cpu_seconds()
+            side.seconds(self.requests, count)
+            self.best[count] = min(best, side.cpu_seconds() - before)
+
+    def rate(self) -> float:
+        (first, of_first), (last, of_all) = self.best.items()
+        return len(self.requests) * (last - first) / (of_all - of_first)
 
 
 def main() -> None:
@@ -115,16 +136,13 @@ def main() -> None:
         peer = Transformers(arguments.model, dtype, arguments.threads)
         for batch in arguments.batches:
             requests = prompts(batch, arguments.prompt_tokens)
-            own, others = [], []
+            clock = DecodingCpuTime if arguments.cpu_time else WallClock
+            own, others = (clock(requests, arguments.new_tokens) for _ in range(2))
             peer.seconds(requests, 4)  # warm
             for _ in range(arguments.rounds):
-                for side, seconds in ((engine, own), (peer, others)):
-                    if arguments.cpu_time:
-                        seconds.append(decoding_cpu_seconds(side, requests, arguments.new_tokens))
-                    else:
-                        seconds.append(side.seconds(requests, arguments.new_tokens))
-            tokens = batch * (arguments.new_tokens - int(arguments.cpu_time))
-            rates = tokens / min(own), tokens / min(others)
+                own.measure(engine)
+                others.measure(peer)
+            rates = own.rate(), others.rate()
             ratio = f"{rates[0] / rates[1]:.2f}"
             print(f"{dtype:<6}{batch:>6}{rates[0]:>14.1f}{rates[1]:>14.1f}{ratio:>8}", flush=True)
 

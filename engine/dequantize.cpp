@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/dequantize.h"
 
-#include <algorithm>
 #include <cstring>
 
 #include "engine/checks.h"
 #include "engine/numeric.h"
+#include "engine/parallel.h"
 
 namespace tilewright::engine {
 namespace {
@@ -177,17 +177,14 @@ void dequantize(const GgmlTypeInfo& type, std::span<const std::byte> data, std::
 }
 
 std::vector<float> dequantize(const GgufTensor& tensor) {
-  constexpr std::int64_t kBlocksPerChunk = 1024;
   const GgmlTypeInfo& type = *tensor.type;
   std::vector<float> out(static_cast<std::size_t>(tensor.numel()));
-  dequantize(type, {}, {});  // an unsupported type must not throw inside the parallel loop
   const std::int64_t blocks = tensor.numel() / type.block_elements;
-#pragma omp parallel for schedule(dynamic)
-  for (std::int64_t begin = 0; begin < blocks; begin += kBlocksPerChunk) {
-    const std::int64_t count = std::min(kBlocksPerChunk, blocks - begin);
+  parallel_shares(blocks, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t count = end - begin;
     dequantize(type, tensor.data.subspan(begin * type.block_bytes, count * type.block_bytes),
                std::span(out).subspan(begin * type.block_elements, count * type.block_elements));
-  }
+  });
   return out;
 }
 

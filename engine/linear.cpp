@@ -11,7 +11,10 @@
 #include <vector>
 
 #include "engine/checks.h"
+#include "engine/few_rows.h"
 #include "engine/numeric.h"
+#include "engine/parallel.h"
+#include "engine/weight_memory.h"
 
 namespace tilewright::engine {
 namespace {
@@ -21,6 +24,14 @@ constexpr std::int64_t kBlockRows = 256;
 // From this many rows on, f32 products save more than it costs to widen the weights for them.
 constexpr std::int64_t kWidenedRows = 64;
 constexpr std::int64_t kMostWidened = 1 << 26;  // elements
+// The order in which oneDNN sums up f32 (measured with 2.6, tested): rows that multiply_few_rows
+// multiplies get the bits that they would get among more rows.
+std::int64_t summed_apart(std::int64_t inputs) {
+  return inputs <= 1024 ? 512 : 1024;
+}
+// multiply_few_rows is the faster one for fewer than kExactRows rows where the arithmetic is f32
+// anyhow, and up to this many where oneDNN's would be bf16 and fast.
+constexpr std::int64_t kFewBf16Rows = 8;
 
 dnnl::memory::data_type to_dnnl(DType dtype) {
   return dtype == DType::f32 ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
@@ -42,6 +53,13 @@ class ShapeProducts {
   }
 
   const dnnl::memory::desc& weight() const { return weight_; }
+
+  // Whether the layout is PackedWeight's.
+  bool is_packed() const {
+    using Tag = dnnl::memory::format_tag;
+    const Tag tag = x_type_ == dnnl::memory::data_type::f32 ? Tag::BA16a64b : Tag::BA16a64b2a;
+    return weight_ == dnnl::memory::desc({in_, out_}, x_type_, tag);
+  }
 
   // Weights of another layout and dtype in this one's, in memory that all layers of the shape
   // share.
@@ -132,6 +150,7 @@ struct MatmulCache::Impl {
   dnnl::engine engine{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream{engine};
   std::map<Key, ShapeProducts> shapes;
+  WeightMemory weights;
 };
 
 MatmulCache::MatmulCache()
@@ -146,11 +165,18 @@ struct Linear::Impl {
   ShapeProducts* products = nullptr;
   dnnl::memory weight{};
   ShapeProducts* f32_products = nullptr;          // for many rows, where bf16 is slow
+  PackedWeight packed{};                          // the weights, if they are packed so
+  std::int64_t few_rows = 0;                      // the most for multiply_few_rows
+  bool few_rows_when_fixed = false;               // then all row counts, in blocks
   std::vector<float> x_f32{}, y_f32{};            // one block of rows, when emulated
   std::vector<std::byte> x_filled{}, y_filled{};  // a block of fixed rows that are not all there
 
   std::int64_t x_bytes(std::int64_t rows) const { return rows * in * dtype_bytes(x_dtype); }
   std::int64_t y_bytes(std::int64_t rows) const { return rows * out * dtype_bytes(y_dtype); }
+
+  void run_few(std::int64_t rows, const std::byte* x, std::byte* y) {
+    multiply_few_rows(rows, x, x_dtype, packed, y, y_dtype, x_f32);
+  }
 
   // `widened`: the weights in f32, or null.
   void run(std::int64_t rows, const std::byte* x, std::byte* y, const dnnl::memory* widened) {
@@ -175,14 +201,19 @@ struct Linear::Impl {
                   const void* x, void* y) {
     const auto* x_bits = static_cast<const std::uint16_t*>(x);
     x_f32.resize(static_cast<std::size_t>(rows * in));
-    std::transform(x_bits, x_bits + rows * in, x_f32.begin(), bf16_to_f32);
+    parallel_shares(rows * in, [&](std::int64_t begin, std::int64_t end) {
+      std::transform(x_bits + begin, x_bits + end, x_f32.begin() + begin, bf16_to_f32);
+    });
     if (y_dtype == DType::f32) {
       f32.run(cache.stream, rows, x_f32.data(), f32_weight, y);
       return;
     }
     y_f32.resize(static_cast<std::size_t>(rows * out));
     f32.run(cache.stream, rows, x_f32.data(), f32_weight, y_f32.data());
-    std::ranges::transform(y_f32, static_cast<std::uint16_t*>(y), f32_to_bf16);
+    parallel_shares(rows * out, [&](std::int64_t begin, std::int64_t end) {
+      std::transform(y_f32.begin() + begin, y_f32.begin() + end,
+                     static_cast<std::uint16_t*>(y) + begin, f32_to_bf16);
+    });
   }
 };
 
@@ -227,9 +258,23 @@ Linear::Linear(MatmulCache& cache, std::span<const float> weight, std::int64_t o
                         dnnl::memory::data_type::f32,
                         dnnl::memory::dims{1, in_features}},
                        shared.engine, const_cast<float*>(weight.data()));
-    impl_->weight = dnnl::memory(impl_->products->weight(), shared.engine);
+    const dnnl::memory::desc& layout = impl_->products->weight();
+    impl_->weight = dnnl::memory(layout, shared.engine, shared.weights.allocate(layout.get_size()));
     dnnl::reorder(plain, impl_->weight).execute(shared.stream, plain, impl_->weight);
     shared.stream.wait();
+    if (impl_->products->is_packed()) {
+      const bool in_f32 = inner_weight == DType::f32 || bf16_is_slow();
+      const std::int64_t blocks =
+          (out_features + PackedWeight::kColumns - 1) / PackedWeight::kColumns;
+      impl_->packed = {impl_->weight.get_data_handle(),
+                       inner_weight,
+                       static_cast<std::int64_t>(layout.get_size()) / blocks,
+                       in_features,
+                       out_features,
+                       summed_apart(in_features)};
+      impl_->few_rows = in_f32 ? kExactRows - 1 : kFewBf16Rows;
+      impl_->few_rows_when_fixed = in_f32;
+    }
   });
 }
 
@@ -248,13 +293,17 @@ void Linear::run(std::int64_t rows, const void* x, void* y, RowBlocks blocks) co
     if (impl_->f32_products != nullptr && blocks == RowBlocks::any && rows >= kWidenedRows) {
       widened = &impl_->f32_products->converted(impl_->cache.stream, impl_->weight);
     }
+    const bool fixed_few = blocks == RowBlocks::fixed && impl_->few_rows_when_fixed;
     for (std::int64_t count = 0; rows > 0; rows -= count) {
       if (blocks == RowBlocks::any) {
         count = rows >= kBlockRows ? kBlockRows : std::min(rows, kExactRows);
       } else {
-        count = std::min(rows, block);
+        count = std::min(rows, fixed_few ? kMostFewRows : block);
       }
-      if (blocks == RowBlocks::any || count == block) {
+      if (fixed_few ||
+          (blocks == RowBlocks::any && widened == nullptr && count <= impl_->few_rows)) {
+        impl_->run_few(count, from, to);
+      } else if (blocks == RowBlocks::any || count == block) {
         impl_->run(count, from, to, widened);
       } else {
         impl_->run_filled_up(block, count, from, to);

@@ -30,15 +30,20 @@ enum class RowBlocks : std::uint8_t { any, fixed };
 // arithmetic (AVX512-BF16 or AMX), bf16 layers keep their rounded weights as f32 and convert x and
 // y: twice the memory, the same rounding, and several times faster than oneDNN's emulation. Where
 // bf16 products are slower than f32 ones (AVX512-BF16 on Intel's cores that have AMX, hidden by a
-// virtual machine), 64 rows and more are computed in f32 from weights that are widened at each
-// call.
+// virtual machine), bf16 layers compute in f32 too: less than 64 rows from the weights as they are,
+// more from weights that are widened at each call.
 //
 // RowBlocks::any: rows beyond 64 are computed in blocks of 256, then 64, then the rest, so that at
-// most 65 products are compiled for a shape. With f32 on AVX-512 a row's bits depend neither on the
-// other rows nor on the number of threads (measured with oneDNN 2.6, tested); in bf16 and on AVX2
-// they differ by rounding of the f32 sum. RowBlocks::fixed: one product of 32 rows (of one, without
-// AVX-512) computes all of them, the last ones filled up with zeros, so that a row's bits never
-// depend on the others. Threads are OpenMP's: as many as omp_get_max_threads() says at the call.
+// most 65 products are compiled for a shape. On AVX-512 less than 64 rows (8, where bf16 is fast)
+// are multiply_few_rows's. With f32 on AVX-512 a row's bits depend neither on the other rows nor on
+// the number of threads (measured with oneDNN 2.6, tested); in bf16 and on AVX2 they differ by
+// rounding of the f32 sum.
+//
+// RowBlocks::fixed: a row's bits never depend on the others. All are multiply_few_rows's, or, where
+// bf16 is fast, of one product of 32 rows, the last ones filled up with zeros, or, without AVX-512,
+// of products of one row.
+//
+// Threads are OpenMP's: as many as omp_get_max_threads() says at the call.
 class Linear {
  public:
   // weight is [out_features, in_features], row-major, and is not kept. Error when it does not have

@@ -6,6 +6,7 @@
 
 #include "engine/checks.h"
 #include "engine/dequantize.h"
+#include "engine/parallel.h"
 #include "engine/stopwatch.h"
 
 namespace tilewright::engine {
@@ -143,26 +144,24 @@ void Model::embed(std::span<const std::int32_t> tokens) {
   const GgufTensor& table = *file_.find_tensor("token_embd.weight");
   buffers_.residual.resize(tokens.size() * hidden);
   buffers_.delta.resize(tokens.size() * hidden);
-  for (std::size_t i = 0; i < tokens.size(); ++i) {
-    dequantize_row(table, tokens[i], std::span(buffers_.residual).subspan(i * hidden, hidden));
-  }
+  parallel_shares(std::ssize(tokens), [&](std::int64_t begin, std::int64_t end) {
+    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
+      dequantize_row(table, tokens[i], std::span(buffers_.residual).subspan(i * hidden, hidden));
+    }
+  });
 }
 
-void Model::run_layer(const Layer& layer, const std::vector<float>& next_norm,
-                      const StepBatch& batch, Plan& plan, const KvCache& cache, StepTimes& times) {
+void Model::attend(const Layer& layer, const StepBatch& batch, Plan& plan, const KvCache& cache,
+                   StepTimes& times) {
   Stopwatch watch;
   const auto n = static_cast<std::int64_t>(batch.tokens.size());
   const std::int64_t heads = config_.heads;
   const std::int64_t kv_heads = config_.kv_heads;
   const std::int64_t dim = config_.head_dim;
-  const RowBlocks blocks = row_blocks(plan);
-  const TensorView residual(buffers_.residual.data(), DType::f32, {n, config_.hidden});
-  const TensorView delta(buffers_.delta.data(), DType::f32, {n, config_.hidden});
-  const TensorView normed(buffers_.normed.data(), dtype_, {n, config_.hidden});
 
   const TensorView qkv(grown(buffers_.qkv, n * (heads + 2 * kv_heads) * dim, dtype_), dtype_,
                        {n, heads + 2 * kv_heads, dim});
-  layer.qkv.run(n, normed.data, qkv.data, blocks);
+  layer.qkv.run(n, buffers_.normed.data(), qkv.data, row_blocks(plan));
   watch.lap(times.matmul);
 
   const TensorView q = qkv.slice(1, 0, heads);
@@ -178,8 +177,16 @@ void Model::run_layer(const Layer& layer, const std::vector<float>& next_norm,
   args.out = TensorView(grown(buffers_.attended, n * heads * dim, dtype_), dtype_, {n, heads, dim});
   attention_.run(plan, q, std::vector<KvCache>(batch.levels.size(), cache), args);
   watch.lap(times.attention);
+}
 
-  layer.output.run(n, args.out.data, delta.data, blocks);
+void Model::feed_forward(const Layer& layer, const std::vector<float>& next_norm, std::int64_t n,
+                         RowBlocks blocks, StepTimes& times) {
+  Stopwatch watch;
+  const TensorView residual(buffers_.residual.data(), DType::f32, {n, config_.hidden});
+  const TensorView delta(buffers_.delta.data(), DType::f32, {n, config_.hidden});
+  const TensorView normed(buffers_.normed.data(), dtype_, {n, config_.hidden});
+
+  layer.output.run(n, buffers_.attended.data(), delta.data, blocks);
   watch.lap(times.matmul);
   fused_add_rms_norm(delta, residual, vector_view(layer.ffn_norm), normed, config_.norm_eps);
   watch.lap(times.other);
@@ -198,11 +205,24 @@ void Model::run_layer(const Layer& layer, const std::vector<float>& next_norm,
   watch.lap(times.other);
 }
 
+void Model::keep_rows(std::span<const std::int64_t> rows) {
+  const auto keep = [&](auto* data, std::int64_t elements) {
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      auto* const to = data + static_cast<std::int64_t>(i) * elements;
+      const auto* const from = data + rows[i] * elements;
+      if (to != from) std::copy_n(from, elements, to);
+    }
+  };
+  keep(buffers_.residual.data(), config_.hidden);
+  keep(buffers_.attended.data(),
+       static_cast<std::int64_t>(config_.heads) * config_.head_dim * dtype_bytes(dtype_));
+}
+
 void Model::forward(const StepBatch& batch, Plan& plan, const KvStorage& kv,
                     std::span<float> logits, StepTimes& times) {
   Stopwatch watch;
-  const auto n = static_cast<std::int64_t>(batch.tokens.size());
-  const auto rows = static_cast<std::int64_t>(batch.logit_rows.size());
+  auto n = static_cast<std::int64_t>(batch.tokens.size());
+  const RowBlocks blocks = row_blocks(plan);
   embed(batch.tokens);
   const TensorView normed(grown(buffers_.normed, n * config_.hidden, dtype_), dtype_,
                           {n, config_.hidden});
@@ -211,19 +231,17 @@ void Model::forward(const StepBatch& batch, Plan& plan, const KvStorage& kv,
   watch.lap(times.other);
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     const bool last = i + 1 == layers_.size();
-    run_layer(layers_[i], last ? output_norm_ : layers_[i + 1].attention_norm, batch, plan,
-              kv.layer(static_cast<std::int64_t>(i)), times);
+    attend(layers_[i], batch, plan, kv.layer(static_cast<std::int64_t>(i)), times);
+    if (last) {
+      // Nobody reads the others any more.
+      keep_rows(batch.logit_rows);
+      n = static_cast<std::int64_t>(batch.logit_rows.size());
+      if (n == 0) return;
+    }
+    feed_forward(layers_[i], last ? output_norm_ : layers_[i + 1].attention_norm, n, blocks, times);
   }
   watch = {};
-  const auto row_bytes = static_cast<std::size_t>(config_.hidden * dtype_bytes(dtype_));
-  auto* const selected =
-      static_cast<std::byte*>(grown(buffers_.selected, rows * config_.hidden, dtype_));
-  for (std::size_t i = 0; i < batch.logit_rows.size(); ++i) {
-    std::copy_n(buffers_.normed.data() + static_cast<std::size_t>(batch.logit_rows[i]) * row_bytes,
-                row_bytes, selected + i * row_bytes);
-  }
-  watch.lap(times.other);
-  head_->run(rows, selected, logits.data(), row_blocks(plan));
+  head_->run(n, buffers_.normed.data(), logits.data(), blocks);
   watch.lap(times.matmul);
 }
 

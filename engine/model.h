@@ -71,7 +71,7 @@ class Model {
   // Activations; grown to the largest batch seen.
   struct Buffers {
     std::vector<float> residual, delta;
-    std::vector<std::byte> normed, qkv, attended, gate_up, activated, selected;
+    std::vector<std::byte> normed, qkv, attended, gate_up, activated;
   };
 
   using NamedRows = std::pair<std::string, std::int64_t>;
@@ -81,8 +81,14 @@ class Model {
                      std::int64_t in_features, DType out_dtype);
   std::vector<float> load_norm(const GgufFile& file, const std::string& name) const;
   void embed(std::span<const std::int32_t> tokens);
-  void run_layer(const Layer& layer, const std::vector<float>& next_norm, const StepBatch& batch,
-                 Plan& plan, const KvCache& cache, StepTimes& times);
+  // The two halves of a layer: from normed rows to attended ones, and from n of these to rows
+  // normed for the next layer.
+  void attend(const Layer& layer, const StepBatch& batch, Plan& plan, const KvCache& cache,
+              StepTimes& times);
+  void feed_forward(const Layer& layer, const std::vector<float>& next_norm, std::int64_t n,
+                    RowBlocks blocks, StepTimes& times);
+  // Moves these rows, which ascend, of the residual stream and of what was attended to the front.
+  void keep_rows(std::span<const std::int64_t> rows);
 
   const GgufFile& file_;
   DType dtype_;

@@ -30,7 +30,7 @@ struct StepBatch {
   std::vector<std::int32_t> kv_lens;       // a sequence: all levels, its new tokens included
   // Pages that several sequences share, outermost first; the last one has a row for each sequence.
   std::vector<StepLevel> levels;
-  std::vector<std::int64_t> logit_rows;  // the tokens whose logits are wanted
+  std::vector<std::int64_t> logit_rows;  // the tokens whose logits are wanted, ascending
 
   // The same step with all pages in one level, without tokens, slots and logit rows: for a plan.
   StepBatch without_levels() const;
