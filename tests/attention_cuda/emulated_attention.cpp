@@ -13,7 +13,8 @@ namespace {
 const EmulatedKernels* find_kernels(const AttentionSpec& spec, CudaTarget target, KernelUse use) {
   static const std::vector<EmulatedKernels> all = all_emulated_kernels();
   const std::string attention = attention_source(spec, target, use).source;
-  const std::string plan = plan_source({mask_of(spec.variant)}, 1).source;
+  const std::string plan =
+      plan_source({mask_of(spec.variant)}, 1, use == KernelUse::listed_blocks).source;
   for (const EmulatedKernels& kernels : all) {
     if (kernels.attention_text == attention && kernels.plan_text == plan) return &kernels;
   }
@@ -31,11 +32,17 @@ constexpr std::int64_t kL2Bytes = std::int64_t{1} << 20;
 
 // As CudaPlan chooses, where both are compiled.
 KernelUse use_of(const AttentionSpec& spec, CudaTarget target, const Limits& limits) {
+  if (limits.block_structures) return KernelUse::listed_blocks;
   const bool decodes = limits.q_len * spec.group_size() <= tw::kDecodeRows && limits.levels == 1 &&
                        limits.determinism != Determinism::batch_invariant;
   return decodes && find_kernels(spec, target, KernelUse::decode_only) != nullptr
              ? KernelUse::decode_only
              : KernelUse::any_batch;
+}
+
+// Where rows of levels are not simply the requests.
+KernelUse level_use(const Limits& limits) {
+  return limits.block_structures ? KernelUse::listed_blocks : KernelUse::any_batch;
 }
 
 }  // namespace
@@ -86,7 +93,7 @@ EmulatedAttention::EmulatedAttention(const AttentionSpec& spec, CudaTarget targe
       attention_(spec),
       plan_({attention_}, limits,
             {{kernel_config(attention_, shape_, num_sms, kL2Bytes, limits),
-              kernel_config(attention_, cuda_shape(spec, target, KernelUse::any_batch), num_sms,
+              kernel_config(attention_, cuda_shape(spec, target, level_use(limits)), num_sms,
                             kL2Bytes, limits)}},
             num_sms),
       kernels_(kernels_of(spec, target, use_)),
@@ -124,7 +131,7 @@ void EmulatedAttention::run(const TensorView& q, const std::vector<KvCache>& kv,
   // Rows that are not simply the requests may have any number of queries.
   const bool plain = part().view.token_levels == nullptr;
   const AttentionSpec& spec = attention_.spec();
-  const KernelUse use = plain ? use_ : KernelUse::any_batch;
+  const KernelUse use = plain ? use_ : level_use(plan_.limits());
   const CudaShape shape = plain ? shape_ : cuda_shape(spec, target_, use);
   const EmulatedKernels kernels = plain ? kernels_ : kernels_of(spec, target_, use);
   const AttentionLaunch launch = attention_launch(plan_, part(), shape, num_sms_, call);

@@ -126,7 +126,9 @@ plan::Start start_of(const plan::View& view, const cpu::BoundMask& mask, std::in
           (splits[start.split].item == from.item && splits[start.split].last < worker))) {
     ++start.split;
   }
-  bool all_short = view.token_levels == nullptr && schedule.config.heads_differ == 0;
+  // Rows whose blocks are listed are measured as long ones.
+  bool all_short = view.token_levels == nullptr && schedule.config.heads_differ == 0 &&
+                   !(view.blocks.defined() && mask.has_mask());
   for (std::int32_t i = 0; i < schedule.header->num_rows; ++i) {
     all_short = all_short && schedule.rows[i].tiles == 1;
   }
