@@ -70,9 +70,7 @@ class Decode {
 
   // `pieces`: kPieces of them, whose tiles are memory.tiles.
   TW_DEVICE Decode(const AttentionParams& params, const Piece* the_pieces, DecodeMemory& the_memory)
-      : p(params),
-        pieces(the_pieces),
-        memory(the_memory) {}
+      : p(params), pieces(the_pieces), memory(the_memory) {}
 
   // Asks for the first piece's queries and its first keys: the tile's keys and blocks are set up.
   TW_DEVICE void begin() {
@@ -163,7 +161,9 @@ class Decode {
   }
 
   // To the piece behind it. By all threads, behind a barrier after store(true).
-  TW_DEVICE i32 current() const { return at; }
+  TW_DEVICE i32 current() const {
+    return at;
+  }
   TW_DEVICE void go_on() {
     at = next_piece(at);
     take_queries(memory.free_stage[0]);
@@ -227,7 +227,8 @@ class Decode {
   TW_DEVICE i32 own_chunks(i32 piece) const {
     const Tile& tile = memory.tiles[piece];
     const i32 chunks = (tile.part_end - tile.first_block) * kChunksABlock - warp;
-    return warp < Shape::kDecodeWarps ? (chunks + Shape::kDecodeWarps - 1) / Shape::kDecodeWarps : 0;
+    return warp < Shape::kDecodeWarps ? (chunks + Shape::kDecodeWarps - 1) / Shape::kDecodeWarps
+                                      : 0;
   }
   TW_DEVICE i32 key_begin(const Tile& tile, i32 i) const {
     const i32 chunk = warp + i * Shape::kDecodeWarps;
@@ -305,8 +306,8 @@ class Decode {
       units[i] = {};
       if (r >= of.num_rows || unit * 8 >= Spec::kHeadDim) continue;
       const i64 token = token_of_row(p, of, r);
-      const i32 head = of.head * Spec::kGroupSize +
-                       (of.item.tile * Shape::kRows + r) % Spec::kGroupSize;
+      const i32 head =
+          of.head * Spec::kGroupSize + (of.item.tile * Shape::kRows + r) % Spec::kGroupSize;
       if (token < p.out_tokens) {
         units[i] = load_16(p.q + token * p.q_token + head * p.q_head + unit * 16);
       }

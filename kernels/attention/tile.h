@@ -80,7 +80,7 @@ struct Piece {
   i32 slot;         // where the result of a part goes, see slot_of; -1: it is the whole item
   i32 split_index;  // of a part: in Schedule::splits
   bool has_q_pos;
-  i32 q_pos;        // of the row's request, where that is known
+  i32 q_pos;  // of the row's request, where that is known
   enum Kind : i32 { none, many_rows, few_rows } kind;
   plan::Split split;  // of a part
   plan::Row row;
@@ -227,8 +227,7 @@ TW_DEVICE void set_up_blocks(const AttentionParams& p, const Piece& piece, Tile&
 // The query token of the tile's row. Rows behind the last one repeat it: what they compute is well
 // defined, and nobody stores it.
 TW_DEVICE i64 token_of_row(const AttentionParams& p, const Piece& piece, i32 r) {
-  const i32 packed =
-      piece.item.tile * Shape::kRows + (r < piece.num_rows ? r : piece.num_rows - 1);
+  const i32 packed = piece.item.tile * Shape::kRows + (r < piece.num_rows ? r : piece.num_rows - 1);
   return p.plan.token_of(piece.row, packed / Spec::kGroupSize);
 }
 

@@ -156,8 +156,8 @@ AttentionLaunch attention_launch(const DevicePlan& plan, const DevicePlan::Part&
   fill_params(plan, part, call, launch.params);
   // A worker is as many blocks of threads as it has heads.
   const plan::Config& config = part.view.schedule.config;
-  const int together = std::min(std::max(1, num_sms * shape.blocks_per_sm / config.max_heads),
-                                config.workers);
+  const int together =
+      std::min(std::max(1, num_sms * shape.blocks_per_sm / config.max_heads), config.workers);
   launch.blocks = static_cast<unsigned>(together * config.max_heads);
   if (part.view.token_levels == nullptr) return launch;
   constexpr std::int64_t kRowsABlock = kJoinThreads / 32;

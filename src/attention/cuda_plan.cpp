@@ -39,8 +39,7 @@ std::vector<DevicePlan::Configs> CudaPlan::configs_of(const std::vector<Attentio
     const auto of = [&](const CudaKernels::Kernel& kernel) {
       return kernel_config(attention, kernel.shape, device.num_sms, device.l2_bytes, limits);
     };
-    configs.push_back(
-        {of(usual_kernel(attention, limits)), of(attention.impl().cuda->any_batch)});
+    configs.push_back({of(usual_kernel(attention, limits)), of(attention.impl().cuda->any_batch)});
   }
   return configs;
 }

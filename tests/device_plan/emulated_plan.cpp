@@ -96,8 +96,9 @@ std::vector<std::int64_t> numbers(const std::int32_t& keys) {
 
 template <>
 std::vector<std::int64_t> numbers(const plan::Start& s) {
-  return {s.item.row, s.item.head, s.item.tile, s.items,  s.begin,  s.end,         s.last_end,   s.split,
-          s.request,  s.q_begin,   s.q_len,     s.kv_len, s.q_pos,  s.first_block, s.full_begin, s.full_end};
+  return {s.item.row, s.item.head,   s.item.tile,  s.items,   s.begin, s.end,
+          s.last_end, s.split,       s.request,    s.q_begin, s.q_len, s.kv_len,
+          s.q_pos,    s.first_block, s.full_begin, s.full_end};
 }
 
 // What a worker begins with, as the rest of the plan says it.
