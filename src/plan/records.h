@@ -126,12 +126,12 @@ struct Item {
 // What a worker on a GPU begins with: its share of section B and, where they are known, the numbers
 // that its first keys' addresses follow from, so that one read of memory is enough to ask for them.
 struct alignas(16) Start {
-  Item item;                   // the first one
-  std::int32_t items = 0;      // of the share, parts included
-  std::int32_t begin = 0;      // of the first item: blocks from here on,
-  std::int32_t end = 0;        // up to here; -1: to its end, which is not known
-  std::int32_t last_end = 0;   // of the last item; 0: its end
-  std::int32_t split = 0;      // in Schedule::splits: of the share's first item that is cut
+  Item item;                  // the first one
+  std::int32_t items = 0;     // of the share, parts included
+  std::int32_t begin = 0;     // of the first item: blocks from here on,
+  std::int32_t end = 0;       // up to here; -1: to its end, which is not known
+  std::int32_t last_end = 0;  // of the last item; 0: its end
+  std::int32_t split = 0;     // in Schedule::splits: of the share's first item that is cut
   // Known of requests that are one tile, whose keys have the positions from 0 on, in plans whose
   // rows are all such tiles. Else -1.
   std::int32_t request = -1;

@@ -94,7 +94,7 @@ inline CompiledCase rope_of_fp8_80() {
 }
 // Pairs that fill no whole step of 16.
 inline CompiledCase rope_72() {
-  return compiled_case(DType::f16, 72, 72, 1, VariantKind::rope, kHopper);
+  return compiled_case(DType::f16, 72, 72, 3, VariantKind::rope, kHopper);
 }
 
 // Hopper's kernel with masks of several intervals, transforms of logits and large heads.
@@ -153,7 +153,8 @@ inline std::vector<CompiledCase> compiled_cases() {
           decode_only(causal_128()),
           decode_only(causal_192_128()),
           decode_only(sink_window_64()),
-          decode_only(fp8_128())};
+          decode_only(fp8_128()),
+          decode_only(rope_72())};
 }
 
 }  // namespace tilewright::test
