@@ -124,10 +124,11 @@ class Prefill {
   TW_DEVICE i32 lane() const {
     return thread % kWarpSize;
   }
-  // The thread, read anew where variants have a transform of logits: these lack the registers that
-  // keep what follows from it.
+  // The thread, read anew where the registers are short that keep what follows from it: with
+  // transforms of logits, and where keys or values are widened.
   TW_DEVICE i32 thread_anew() const {
-    return Variant::kHasLogits ? thread_id() : thread;
+    constexpr bool kIsFp8 = sizeof(Spec::Key) == 1 || sizeof(Spec::Value) == 1;
+    return Variant::kHasLogits || kIsFp8 ? thread_id() : thread;
   }
   TW_DEVICE i32 warp() const {
     return thread / kWarpSize;
