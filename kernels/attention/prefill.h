@@ -133,10 +133,6 @@ class Prefill {
   TW_DEVICE i32 warp() const {
     return thread / kWarpSize;
   }
-  // The tile's row of a lane()'s accumulators.
-  TW_DEVICE i32 row_of(i32 t, i32 half) const {
-    return (warp() * kRowTiles + t) * 16 + half * 8 + lane() / 4;
-  }
   TW_DEVICE i32 key_begin(i32 i) const {
     return tile.block(tile.first_block + i) * Shape::kBlock;
   }
