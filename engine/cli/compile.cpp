@@ -22,12 +22,15 @@ struct Options {
   std::string kv_dtype = "bf16";
   bool all = false;
   bool no_ops = false;
+  bool block_structures = false;
   int jobs = 0;
   std::string pack;
   bool json = false;
 };
 
-std::vector<AttentionSpec> specs_of(const Options& options) {
+// `plans`: of models with several kinds of layers, whose attentions share a plan.
+std::vector<AttentionSpec> specs_of(const Options& options,
+                                    std::vector<std::vector<AttentionSpec>>& plans) {
   std::vector<AttentionSpec> specs;
   const auto add = [&](std::vector<AttentionSpec> more) {
     specs.insert(specs.end(), std::make_move_iterator(more.begin()),
@@ -35,7 +38,10 @@ std::vector<AttentionSpec> specs_of(const Options& options) {
   };
   for (const std::string& file : options.specs) add(read_spec_file(file));
   for (const std::string& model : options.models) {
-    add(model_attention_specs(model, read_dtype("--kv-dtype", options.kv_dtype)));
+    const std::vector<AttentionSpec> layers =
+        model_attention_specs(model, read_dtype("--kv-dtype", options.kv_dtype));
+    if (layers.size() > 1) plans.push_back(layers);
+    add(layers);
   }
   if (options.all) add(common_attention_specs());
   return specs;
@@ -109,7 +115,9 @@ int compile(const Options& options) {
   compile.archs = options.archs;
   compile.jobs = options.jobs;
   compile.ops = !options.no_ops;
+  compile.block_structures = options.block_structures;
   compile.pack = options.pack;
+  const std::vector<AttentionSpec> specs = specs_of(options, compile.plans);
   compile.progress = [&](const KernelReport& report, std::size_t done, std::size_t total) {
     bar.draw(done, total, report.kernel);
     if (options.json && report.error.empty()) print_report(report);
@@ -120,7 +128,7 @@ int compile(const Options& options) {
   };
   set_warning_handler(
       [](const std::string& message) { fmt::print(stderr, "tilewright: warning: {}\n", message); });
-  const std::vector<KernelReport> reports = compile_kernels(specs_of(options), compile);
+  const std::vector<KernelReport> reports = compile_kernels(specs, compile);
   bar.clear();
   if (!options.json) print_table(reports);
   for (const KernelReport& report : reports) {
@@ -149,6 +157,8 @@ void add_compile(CLI::App& app, int& status) {
       ->check(CLI::IsMember({"bf16", "f16", "f8e4m3", "f8e5m2"}));
   command->add_flag("--all", options->all, "What users meet first: docs/jit.md lists it");
   command->add_flag("--no-ops", options->no_ops, "Without the kernels of operators and sampling");
+  command->add_flag("--block-structures", options->block_structures,
+                    "Also for plans that take block structures");
   command->add_option("--jobs", options->jobs, "Kernels at a time; default: all cores")
       ->check(CLI::Range(1, 1024));
   command->add_option("--pack", options->pack, "Also write them to this file");

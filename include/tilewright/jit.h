@@ -92,7 +92,11 @@ struct CompileOptions {
   std::vector<std::string> archs;  // "sm_80", "sm_90a", ...; empty: those of this machine's GPUs
   int jobs = 0;                    // kernels compiled at a time; 0: as many as there are cores
   bool ops = true;                 // also the operators (ops.h) and sampling
-  std::string pack;                // a file to be written with all that was asked for; empty: none
+  bool block_structures = false;   // also for plans whose limits have block_structures
+  // Attentions that one plan serves together, in its order: such a plan has a kernel of its own.
+  // Those of plans of one attention are there anyway.
+  std::vector<std::vector<AttentionSpec>> plans;
+  std::string pack;  // a file to be written with all that was asked for; empty: none
   // After each kernel, one call at a time.
   std::function<void(const KernelReport& report, std::size_t done, std::size_t total)> progress;
 };

@@ -94,14 +94,13 @@ class Prefill {
 
  private:
   TW_DEVICE i32 lane() const { return thread % kWarpSize; }
-  // The thread, read anew where variants have a transform of logits: these lack the registers that
-  // keep what follows from it.
-  TW_DEVICE i32 thread_anew() const { return Variant::kHasLogits ? thread_id() : thread; }
-  TW_DEVICE i32 warp() const { return thread / kWarpSize; }
-  // The tile's row of a lane()'s accumulators.
-  TW_DEVICE i32 row_of(i32 t, i32 half) const {
-    return (warp() * kRowTiles + t) * 16 + half * 8 + lane() / 4;
+  // The thread, read anew where the registers are short that keep what follows from it: with
+  // transforms of logits, and where keys or values are widened.
+  TW_DEVICE i32 thread_anew() const {
+    constexpr bool kIsFp8 = sizeof(Spec::Key) == 1 || sizeof(Spec::Value) == 1;
+    return Variant::kHasLogits || kIsFp8 ? thread_id() : thread;
   }
+  TW_DEVICE i32 warp() const { return thread / kWarpSize; }
   TW_DEVICE i32 key_begin(i32 i) const { return tile.block(tile.first_block + i) * Shape::kBlock; }
 
   // Threads look up a key each of the next kRoundBlocks blocks, from block i on: first its page,

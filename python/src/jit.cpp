@@ -30,7 +30,9 @@ void warn(const std::string& message) {
 }
 
 // Attentions give their specs, names the models' or, for "all", the common ones.
-std::vector<AttentionSpec> specs_of(const nb::args& attentions) {
+// `plans`: of models with several kinds of layers, whose attentions share a plan.
+std::vector<AttentionSpec> specs_of(const nb::args& attentions,
+                                    std::vector<std::vector<AttentionSpec>>& plans) {
   std::vector<AttentionSpec> specs;
   const auto add = [&](std::vector<AttentionSpec> more) {
     specs.insert(specs.end(), more.begin(), more.end());
@@ -40,7 +42,10 @@ std::vector<AttentionSpec> specs_of(const nb::args& attentions) {
       specs.push_back(nb::cast<const Attention&>(object).spec());
     } else if (PyUnicode_Check(object.ptr())) {
       const auto name = nb::cast<std::string>(object);
-      add(name == "all" ? common_attention_specs() : model_attention_specs(name));
+      const std::vector<AttentionSpec> layers =
+          name == "all" ? common_attention_specs() : model_attention_specs(name);
+      if (name != "all" && layers.size() > 1) plans.push_back(layers);
+      add(layers);
     } else {
       raise_type_error(fmt::format(
           "an attention is {}: it must be an Attention, the name of a model, or \"all\"",
@@ -51,12 +56,13 @@ std::vector<AttentionSpec> specs_of(const nb::args& attentions) {
 }
 
 std::vector<KernelReport> compile(const nb::args& attentions, const std::vector<std::string>& archs,
-                                  int jobs, bool ops, const std::string& pack,
-                                  nb::handle progress) {
+                                  int jobs, bool ops, bool block_structures,
+                                  const std::string& pack, nb::handle progress) {
   CompileOptions options;
   options.archs = archs;
   options.jobs = jobs;
   options.ops = ops;
+  options.block_structures = block_structures;
   options.pack = pack;
   if (!progress.is_none()) {
     options.progress = [&](const KernelReport& report, std::size_t done, std::size_t total) {
@@ -64,7 +70,7 @@ std::vector<KernelReport> compile(const nb::args& attentions, const std::vector<
       progress(report, done, total);
     };
   }
-  const std::vector<AttentionSpec> specs = specs_of(attentions);
+  const std::vector<AttentionSpec> specs = specs_of(attentions, options.plans);
   const nb::gil_scoped_release release;
   return compile_kernels(specs, options);
 }
@@ -106,9 +112,9 @@ void bind_jit(nb::module_& m) {
       "The GPUs that this process sees. Error (not_supported) where there is no driver or none of "
       "them: what was tried and\nhow to mend it.");
   m.def("_compile_kernels", &compile, "attentions"_a, nb::kw_only(), "archs"_a, "jobs"_a, "ops"_a,
-        "pack"_a, "progress"_a.none(),
+        "block_structures"_a, "pack"_a, "progress"_a.none(),
         nb::sig("def _compile_kernels(*attentions: Attention | str, archs: list[str], jobs: int, "
-                "ops: bool, pack: "
+                "ops: bool, block_structures: bool, pack: "
                 "str, progress: object) -> list[KernelReport]"));
   m.def("_set_python_folders", &set_python_folders, "folders"_a);
   m.def("_load_kernel_pack", &load_kernel_pack, "path"_a, nb::call_guard<nb::gil_scoped_release>());

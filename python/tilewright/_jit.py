@@ -29,6 +29,7 @@ def compile_kernels(
     archs: Iterable[str] = (),
     jobs: int = 0,
     ops: bool = True,
+    block_structures: bool = False,
     pack: str | os.PathLike[str] | None = None,
     progress: Callable[[KernelReport, int, int], object] | None = None,
 ) -> list[KernelReport]:
@@ -36,8 +37,10 @@ def compile_kernels(
 
     attentions: Attention objects (of any device), names of models ("llama-3.1-8b", see model_names()), or "all" for what
     users meet first. archs: "sm_80", "sm_90a", ...; default: those of this machine's GPUs. jobs: kernels at a time; 0: as
-    many as there are cores. ops: also the kernels of operators and sampling. pack: a file to be written with all these kernels, for load_kernel_pack. progress: called as
-    progress(report, done, total) after each kernel, from any thread.
+    many as there are cores. ops: also the kernels of operators and sampling. block_structures: also those of plans whose
+    limits have block_structures. pack: a file to be written with all these kernels, for load_kernel_pack. progress: called
+    as progress(report, done, total) after each kernel, from any thread. Of a model with several kinds of layers the kernel
+    of plans that they share, full attention first, is among them.
 
     A kernel that does not compile has a report with an `error`, and no pack is written then. Releases the GIL. Errors:
     InvalidArgument, or Error (not_supported) where there is no NVRTC.
@@ -48,6 +51,7 @@ def compile_kernels(
         archs=list(archs),
         jobs=jobs,
         ops=ops,
+        block_structures=block_structures,
         pack="" if pack is None else os.fspath(pack),
         progress=progress,
     )

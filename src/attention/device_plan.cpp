@@ -76,14 +76,8 @@ DevicePlan::DevicePlan(const std::vector<Attention>& attentions, const Limits& l
     part.row_config = configs[i].rows;
     part.row_config.heads_differ = heads_differ;
     part.memory.batch_invariant = limits.determinism == Determinism::batch_invariant;
-    const Variant mask = mask_of(attention.spec().variant);
-    const std::string text = mask.serialize();
-    const auto same = std::find_if(masks_.begin(), masks_.end(), [&](const Variant& variant) {
-      return variant.serialize() == text;
-    });
-    part.mask = static_cast<std::int32_t>(same - masks_.begin());
-    if (same == masks_.end()) masks_.push_back(mask);
-    for (const Param& param : mask.params()) {
+    part.mask = add_mask(masks_, attention.spec().variant);
+    for (const Param& param : masks_[static_cast<std::size_t>(part.mask)].params()) {
       part.mask_params.push_back(
           static_cast<std::size_t>(attention.impl().variant.binder.index_of(param.name())));
     }

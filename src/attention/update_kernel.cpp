@@ -3,6 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <utility>
+
 #include "variant/cuda_text.h"
 
 namespace tilewright {
@@ -23,6 +26,16 @@ Variant mask_of(const Variant& variant) {
   Variant mask;
   mask.mask = variant.mask;
   return mask;
+}
+
+std::int32_t add_mask(std::vector<Variant>& masks, const Variant& variant) {
+  Variant mask = mask_of(variant);
+  const std::string text = mask.serialize();
+  const auto same = std::find_if(masks.begin(), masks.end(),
+                                 [&](const Variant& known) { return known.serialize() == text; });
+  const auto place = static_cast<std::int32_t>(same - masks.begin());
+  if (same == masks.end()) masks.push_back(std::move(mask));
+  return place;
 }
 
 std::string update_kernel_text(const std::vector<Variant>& masks, std::size_t parts,

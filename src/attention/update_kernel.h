@@ -15,6 +15,9 @@ inline constexpr const char* kUpdateKernelName = "tilewright_update_plan";
 // A variant of nothing but the mask: variants that differ in other things share it.
 Variant mask_of(const Variant& variant);
 
+// The mask's place in a list of different ones, at the end of which it is put if it is new.
+std::int32_t add_mask(std::vector<Variant>& masks, const Variant& variant);
+
 // A source file that defines kUpdateKernelName over UpdateParams<parts>. PartInput::mask is an
 // index of `masks`. `lists_blocks`: attentions may have block structures.
 std::string update_kernel_text(const std::vector<Variant>& masks, std::size_t parts,

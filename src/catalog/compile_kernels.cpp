@@ -51,8 +51,8 @@ std::vector<std::string> archs_of(const CompileOptions& options) {
 }
 
 // Each kernel once, in the order of specs.
-std::vector<jit::KernelSource> sources_of(const std::vector<AttentionSpec>& specs, bool ops,
-                                          const std::string& arch) {
+std::vector<jit::KernelSource> sources_of(const std::vector<AttentionSpec>& specs,
+                                          const CompileOptions& options, const std::string& arch) {
   std::vector<jit::KernelSource> sources;
   std::set<jit::Digest> seen;
   const auto add = [&](std::vector<jit::KernelSource> more) {
@@ -60,8 +60,12 @@ std::vector<jit::KernelSource> sources_of(const std::vector<AttentionSpec>& spec
       if (seen.insert(jit::digest_of(source, "")).second) sources.push_back(std::move(source));
     }
   };
-  for (const AttentionSpec& spec : specs) add(kernels_of(spec, arch));
-  if (ops) add(kernels_of_ops());
+  for (const AttentionSpec& spec : specs) add(kernels_of(spec, arch, options.block_structures));
+  for (const std::vector<AttentionSpec>& together : options.plans) {
+    require(!together.empty(), "plans has an empty list: a plan has at least one attention");
+    add(plan_kernels_of(together, options.block_structures));
+  }
+  if (options.ops) add(kernels_of_ops());
   return sources;
 }
 
@@ -111,7 +115,7 @@ std::vector<KernelReport> compile_kernels(const std::vector<AttentionSpec>& spec
   const std::vector<std::string> archs = archs_of(options);
   std::vector<std::vector<jit::KernelSource>> sources;  // by architecture
   sources.reserve(archs.size());
-  for (const std::string& arch : archs) sources.push_back(sources_of(specs, options.ops, arch));
+  for (const std::string& arch : archs) sources.push_back(sources_of(specs, options, arch));
   std::vector<Job> jobs;
   for (std::size_t i = 0; i < archs.size(); ++i) {
     for (const jit::KernelSource& source : sources[i]) jobs.push_back({&source, archs[i]});

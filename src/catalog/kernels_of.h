@@ -12,9 +12,14 @@
 namespace tilewright {
 
 // All kernels that attention of this spec may launch on an architecture ("sm_90a"), those of plans
-// of this attention alone among them. Empty for a spec that it does not support. Defined by
-// src/attention.
-std::vector<jit::KernelSource> kernels_of(const AttentionSpec& spec, const std::string& arch);
+// of this attention alone among them. Empty for a spec that it does not support. With
+// `block_structures` also those of plans whose limits have them.
+std::vector<jit::KernelSource> kernels_of(const AttentionSpec& spec, const std::string& arch,
+                                          bool block_structures);
+
+// Those that make plans of these attentions together, in this order.
+std::vector<jit::KernelSource> plan_kernels_of(const std::vector<AttentionSpec>& specs,
+                                               bool block_structures);
 
 // All kernels of the operators and of sampling. Defined by src/ops.
 std::vector<jit::KernelSource> kernels_of_ops();
