@@ -46,7 +46,9 @@ TEST_F(CPlan, WorkspaceOfTheCaller) {
 
   const Tensor space(DType::u8, {static_cast<std::int64_t>(bytes)});
   tw_tensor workspace = to_c(space.view());
-  ASSERT_OK(tw_plan_create(&list, 1, &limits, &workspace, c_plan.target()));
+  PlanHandle in_workspace;
+  ASSERT_OK(tw_plan_create(&list, 1, &limits, &workspace, in_workspace.target()));
+  c_plan = std::move(in_workspace);
   ASSERT_OK(tw_plan_prepare(c_plan.get()));
   ASSERT_OK(update());
   ASSERT_OK(run());
