@@ -23,10 +23,11 @@ struct SharedMatrix {
 };
 // `block_bytes`: from one block of columns to the next; counts where rows are summed over.
 TW_DEVICE SharedMatrix shared_matrix(const void* start, i32 block_bytes) {
-  constexpr u64 kSwizzle128 = 1ULL << 62;
-  constexpr u64 kEightRows = 1024;
-  return {static_cast<u64>((shared_address(start) & 0x3FFFF) >> 4) |
-          static_cast<u64>(block_bytes >> 4) << 16 | (kEightRows >> 4) << 32 | kSwizzle128};
+  u64 descriptor = (shared_address(start) & 0x3FFFF) >> 4;
+  descriptor |= static_cast<u64>(block_bytes >> 4) << 16;
+  descriptor |= 1024ULL >> 4 << 32;  // bytes from eight rows to the next eight
+  descriptor |= 1ULL << 62;          // swizzled in rows of 128 bytes
+  return {descriptor};
 }
 
 // Before the first instruction that uses registers which others wrote.

@@ -52,7 +52,7 @@ class Worker {
     sync_block();
     while (memory.pieces[0].kind != Piece::none) {
       if (memory.pieces[0].kind == Piece::few_rows) {
-        run_decodes();
+        if constexpr (!Spec::kListsBlocks) run_decodes();  // else there are none
       } else if constexpr (!kDecodeOnly) {
         run_prefill();
       }
