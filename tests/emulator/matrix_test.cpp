@@ -7,17 +7,18 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <random>
 #include <vector>
 
 #include "arch/memory.h"
 #include "arch/numeric.h"
 #include "arch/thread.h"
+#include "random_elements.h"
 #include "runtime/launch.h"
 
 namespace tw {
 namespace {
 
+using emulator::fill_random;
 using emulator::GuardedBuffer;
 using emulator::launch;
 
@@ -101,20 +102,6 @@ TW_KERNEL TW_LAUNCH_BOUNDS(128, 1) product_bf16(TW_PARAMETER ProductParams p) {
 }
 TW_KERNEL TW_LAUNCH_BOUNDS(128, 1) product_f16(TW_PARAMETER ProductParams p) {
   product<f16>(p);
-}
-
-template <typename T>
-std::vector<float> fill_random(GuardedBuffer& buffer, u64 seed) {
-  std::mt19937_64 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(buffer.bytes() / 2);
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    const T element = from_float<T>(normal(random));
-    buffer.as<T>()[i] = element;
-    values[i] = to_float(element);
-  }
-  buffer.make_read_only();
-  return values;
 }
 
 template <typename T>

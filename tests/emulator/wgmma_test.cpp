@@ -6,17 +6,18 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <random>
 #include <type_traits>
 #include <vector>
 
 #include "arch/bulk.h"
 #include "arch/thread.h"
+#include "random_elements.h"
 #include "runtime/launch.h"
 
 namespace tw {
 namespace {
 
+using emulator::fill_random;
 using emulator::GuardedBuffer;
 using emulator::launch;
 
@@ -121,20 +122,6 @@ TW_KERNEL from_shared(TW_PARAMETER WarpGroupParams p) {
 }
 TW_KERNEL from_registers(TW_PARAMETER WarpGroupParams p) {
   product<f16, 80, true>(p);
-}
-
-template <typename T>
-std::vector<float> fill_random(GuardedBuffer& buffer, u64 seed) {
-  std::mt19937_64 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(buffer.bytes() / 2);
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    const T element = from_float<T>(normal(random));
-    buffer.as<T>()[i] = element;
-    values[i] = to_float(element);
-  }
-  buffer.make_read_only();
-  return values;
 }
 
 // How often of six seeds something is wrong.
