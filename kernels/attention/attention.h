@@ -45,8 +45,6 @@ class Worker {
         memory(*reinterpret_cast<Memory*>(shared_memory())),
         finder(params, memory.share) {}
 
-  // Shares of section B are the longest pieces of work, so they go first; then section A, from its
-  // longest items on.
   TW_DEVICE void run() {
     if (is_finder()) finder.find_first(memory.pieces[0], memory.decode.tiles[0]);
     sync_block();
@@ -88,8 +86,9 @@ class Worker {
       decode.store(goes_on);
       // Of the last items of section A none is taken before the block is about to be free: one that
       // held two would leave none for another.
-      if (is_finder() && memory.pieces[next].kind == Piece::none)
+      if (is_finder() && memory.pieces[next].kind == Piece::none) {
         finder.take_a_item(memory.pieces[next]);
+      }
       const bool is_part = memory.pieces[at].slot >= 0;
       sync_block();
       if (is_part) merge_if_last(p, memory.decode.tiles[at], memory.pieces[at], memory.message);
@@ -149,9 +148,8 @@ class Worker {
     // keys.
     const auto at_begin = [&] {
       if (!is_finder()) return;
-      finder.find_next(piece, next);
+      finder.find_early(piece, next);
       if (piece.slot >= 0) piece.split = p.plan.schedule.splits[piece.split_index];
-      if (next.kind == Piece::none && finder.many_a_items_left()) finder.take_a_item(next);
     };
     const auto at_end = [&] {
       if (is_finder() && next.kind == Piece::none) finder.take_a_item(next);

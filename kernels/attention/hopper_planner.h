@@ -18,13 +18,9 @@ class HopperPlanner {
       HopperPiece& piece = memory.pieces[turn % 2];
       const Piece& last = memory.pieces[(turn + 1) % 2];
       memory.tile[turn % 2].wait_empty(turn / 2);
-      bool found = find(piece, [&] {
-        finder.find_next(last, piece);
-        if (piece.kind == Piece::none && finder.many_a_items_left()) finder.take_a_item(piece);
-      });
+      bool found = find(piece, [&] { finder.find_early(last, piece); });
       if (!found) {
-        // Of the last items one is taken when the tile before it needs no more keys: a block that
-        // held two would leave none for another.
+        // Of the last items one is taken when the tile before it needs no more keys.
         if (turn > 0) wait_for(memory.loaded[(turn - 1) % 2], (turn - 1) / 2);
         found = find(piece, [&] { finder.take_a_item(piece); });
       }

@@ -79,10 +79,13 @@ class PieceFinder {
     set_part(piece);
   }
 
-  TW_DEVICE bool many_a_items_left() const {
-    return !share.no_a_items &&
-           load_relaxed(p.a_taken) < schedule.header->a_items - 2 * num_blocks();
+  // The piece behind `last`, found while `last` still runs, or none. Of the last items of section A
+  // none is taken this early: a block that held two would leave none for another.
+  TW_DEVICE void find_early(const Piece& last, Piece& piece) {
+    find_next(last, piece);
+    if (piece.kind == Piece::none && many_a_items_left()) take_a_item(piece);
   }
+
   TW_DEVICE void take_a_item(Piece& piece) {
     piece.kind = Piece::none;
     if (Spec::kDecodeOnly || share.no_a_items) return;
@@ -104,6 +107,11 @@ class PieceFinder {
   }
 
  private:
+  TW_DEVICE bool many_a_items_left() const {
+    return !share.no_a_items &&
+           load_relaxed(p.a_taken) < schedule.header->a_items - 2 * num_blocks();
+  }
+
   // Of an item: a power of two, so that nothing waits for a division.
   TW_DEVICE u32 most_heads() const {
     return Spec::kDecodeOnly ? static_cast<u32>(schedule.config.max_heads) : 1;
