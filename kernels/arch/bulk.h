@@ -25,6 +25,12 @@ TW_DEVICE void mbarrier_arrive(Mbarrier* mbarrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(mbarrier))
                : "memory");
 }
+// The same, for `count` threads.
+TW_DEVICE void mbarrier_arrive(Mbarrier* mbarrier, u32 count) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(mbarrier)),
+               "r"(count)
+               : "memory");
+}
 // Arrives, and says how many bytes the phase waits for.
 TW_DEVICE void mbarrier_arrive_expect(Mbarrier* mbarrier, u32 bytes) {
   asm volatile(
@@ -64,6 +70,19 @@ TW_DEVICE void copy_bulk(void* shared, const void* global, u32 bytes, Mbarrier* 
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
           "r"(shared_address(shared)),
       "l"(global), "r"(bytes), "r"(shared_address(mbarrier))
+      : "memory");
+}
+// One thread copies a box of a tensor [pages, heads, tokens, elements of 16 bits]: 64 elements of
+// each token, as many tokens as the map says, from the one given on; zeros for what is behind the
+// end of a dimension. A token's elements become a row of 128 bytes of a matrix for matrix
+// instructions, whose 16-byte units are swizzled by their addresses (see SharedMatrix). `map` must
+// be a parameter of the kernel.
+TW_DEVICE void copy_box(void* shared, const BoxMap& map, i32 element, i32 token, i32 head, i32 page,
+                        Mbarrier* mbarrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared_address(shared)),
+      "l"(&map), "r"(element), "r"(token), "r"(head), "r"(page), "r"(shared_address(mbarrier))
       : "memory");
 }
 // Orders what this thread read and wrote in shared memory before bulk copies and matrix

@@ -17,17 +17,18 @@ namespace tw {
 // swizzled: unit u of row r lies at u ^ (r % 8). What is wider than 64 elements is several such
 // blocks of columns. Starts at a multiple of 1024 bytes, plus what `at` adds.
 struct SharedMatrix {
-  u64 descriptor;
+  u32 start;  // and the bytes from one block of columns to the next: words of 16 bytes
 
-  TW_DEVICE SharedMatrix at(i32 bytes) const { return {descriptor + static_cast<u64>(bytes >> 4)}; }
+  TW_DEVICE SharedMatrix at(i32 bytes) const { return {start + static_cast<u32>(bytes >> 4)}; }
+  TW_DEVICE u64 descriptor() const {
+    constexpr u64 kEightRows = 1024 >> 4;     // from eight rows to the next eight
+    constexpr u64 kSwizzled128 = 1ULL << 30;  // in rows of 128 bytes
+    return (kEightRows | kSwizzled128) << 32 | start;
+  }
 };
 // `block_bytes`: from one block of columns to the next; counts where rows are summed over.
 TW_DEVICE SharedMatrix shared_matrix(const void* start, i32 block_bytes) {
-  u64 descriptor = (shared_address(start) & 0x3FFFF) >> 4;
-  descriptor |= static_cast<u64>(block_bytes >> 4) << 16;
-  descriptor |= 1024ULL >> 4 << 32;  // bytes from eight rows to the next eight
-  descriptor |= 1ULL << 62;          // swizzled in rows of 128 bytes
-  return {descriptor};
+  return {(shared_address(start) & 0x3FFFF) >> 4 | static_cast<u32>(block_bytes >> 4) << 16};
 }
 
 // Before the first instruction that uses registers which others wrote.
@@ -180,7 +181,7 @@ struct WarpGroupMultiply {
                    "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type              \
                    " {" TW_NAMES_N##n "}, " P0 ", " P1 ", p, 1, 1, 0, 0;\n}"                    \
                    : TW_REGISTERS_N##n                                                          \
-                   : "l"(a.descriptor), "l"(b.descriptor), "r"(static_cast<u32>(add)));         \
+                   : "l"(a.descriptor()), "l"(b.descriptor()), "r"(static_cast<u32>(add)));         \
     }                                                                                           \
     /* A from registers; 16 rows of B are summed over. */                                       \
     TW_DEVICE static void registers(float (&d)[n / 2], const u32 (&a)[4], SharedMatrix b) {     \
@@ -190,7 +191,7 @@ struct WarpGroupMultiply {
                    " {" TW_NAMES_N##n "}, {" P0 ", " P1 ", " P2 ", " P3 "}, " P4                \
                                       ", p, 1, 1, 1;\n}"                                        \
                    : TW_REGISTERS_N##n                                                          \
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor), "r"(1));    \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor()), "r"(1));    \
     }                                                                                           \
   };
 TW_WGMMA(bf16, "bf16", 64, "%32", "%33", "%34", "%35", "%36", "%37")

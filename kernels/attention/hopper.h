@@ -31,6 +31,7 @@ TW_DEVICE void decode_piece(const AttentionParams& p, const HopperPiece& piece,
   decode.take_queries();
   decode.run();
   decode.store(false);
+  fence_async_proxy();  // boxes may be copied to the same memory
 }
 
 // The groups that compute: all pieces that are handed over.
@@ -59,14 +60,14 @@ TW_DEVICE void compute_pieces(const AttentionParams& p, HopperMemory& memory) {
 }
 
 // The warps behind those that compute, each with a task.
-TW_DEVICE void find_pieces_or_load(const AttentionParams& p, HopperMemory& memory, i32 warp) {
+TW_DEVICE void find_pieces_or_load(const HopperParams& p, HopperMemory& memory, i32 warp) {
   constexpr i32 kParts = Hopper::kParts;
   // With two warp groups, those that do not load keys and values are in one of them.
   constexpr i32 kFirst = kParts == 1 ? 2 : 4;
   if (warp >= kFirst + kParts) {
-    HopperLoader(p, memory).load_values(warp - kFirst - kParts);
+    HopperLoader(p, memory).load_blocks<true>(warp - kFirst - kParts);
   } else if (warp >= kFirst) {
-    HopperLoader(p, memory).load_keys(warp - kFirst);
+    HopperLoader(p, memory).load_blocks<false>(warp - kFirst);
   } else if (warp == 1) {
     HopperLoader(p, memory).load_queries();
   } else if (warp == 0) {
@@ -77,7 +78,7 @@ TW_DEVICE void find_pieces_or_load(const AttentionParams& p, HopperMemory& memor
 }  // namespace tw
 
 TW_KERNEL TW_LAUNCH_BOUNDS(tw::Hopper::kThreads, 1)
-    tilewright_attention(TW_PARAMETER tw::AttentionParams params) {
+    tilewright_attention(TW_PARAMETER tw::HopperParams params) {
   auto& memory = *reinterpret_cast<tw::HopperMemory*>(tw::aligned_shared_memory());
   if (tw::thread_id() == 0) tw::init_mbarriers(memory);
   tw::sync_block();

@@ -48,11 +48,13 @@ struct MatrixCopy {
 template <bool kValues>
 class TileRows {
  public:
+  const i32 kv_len;
+
   TW_DEVICE TileRows(const AttentionParams& params, const Tile& the_tile)
-      : p(params),
+      : kv_len(the_tile.kv_len),
+        p(params),
         tile(the_tile),
         plain(the_tile.plain),
-        kv_len(the_tile.kv_len),
         page_shift(the_tile.segments[0].page_shift),
         entries(the_tile.segments[0].entries) {
     const CacheView& cache = p.cache[the_tile.segments[0].level];
@@ -67,29 +69,28 @@ class TileRows {
     if (plain) return load_once(entries + (last(key) >> page_shift));
     return page_of_key(tile, key);
   }
-  // Where it lies, and its position.
-  struct Row {
-    const char* address;
-    i32 position;
-  };
-  TW_DEVICE Row row_of(i32 key, i32 page) const {
+  TW_DEVICE const char* address_of(i32 key, i32 page) const {
     if (!plain) {
       const KeyAddress at = address_of_key(p, tile, key, page);
-      return {kValues ? at.value : at.key, at.position};
+      return kValues ? at.value : at.key;
     }
-    const bool follows = static_cast<u32>(page) < static_cast<u32>(pages);
     const i32 slot = last(key) & ((1 << page_shift) - 1);
-    return {start + (follows ? page : 0) * page_bytes + slot * token_bytes,
-            follows && key < kv_len ? tile.kv_pos + key : kNoKey};
+    return start + (follows(page) ? page : 0) * page_bytes + slot * token_bytes;
+  }
+  TW_DEVICE i32 position_of(i32 key, i32 page) const {
+    if (!plain) return address_of_key(p, tile, key, page).position;
+    return follows(page) && key < kv_len ? tile.kv_pos + key : kNoKey;
   }
 
  private:
+  TW_DEVICE bool follows(i32 page) const {
+    return static_cast<u32>(page) < static_cast<u32>(pages);
+  }
   TW_DEVICE i32 last(i32 key) const { return key < kv_len ? key : kv_len - 1; }
 
   const AttentionParams& p;
   const Tile& tile;
   const bool plain;
-  const i32 kv_len;
   const i32 page_shift;
   const i32* const entries;
   i32 pages;
@@ -101,7 +102,7 @@ class TileRows {
 // By one warp: all that tiles need of one kind, or a part of it.
 class HopperLoader {
  public:
-  TW_DEVICE HopperLoader(const AttentionParams& params, HopperMemory& the_memory)
+  TW_DEVICE HopperLoader(const HopperParams& params, HopperMemory& the_memory)
       : p(params), memory(the_memory) {}
 
   TW_DEVICE void load_queries() {
@@ -124,77 +125,124 @@ class HopperLoader {
     });
   }
 
-  // Of part `part` of all blocks.
-  TW_DEVICE void load_keys(i32 part) {
+  // Keys, or values, a step behind their block's keys: part `part` of all blocks.
+  template <bool kValues>
+  TW_DEVICE void load_blocks(i32 part) {
     const i32 first = part * Hopper::kPartRows;
-    const char** const table = memory.k_rows + first;
     u32 step = 0;
     for_each_tile([&](const Tile& tile) {
-      using Copy = MatrixCopy<Shape::kHeadUnits, Hopper::kPartRows>;
       const i32 count = tile.part_end - tile.first_block;
-      for_each_block<false>(tile, first, [&](i32 i, const auto& row_of) {
-        const u32 stage = step % Hopper::kStages;
-        Handover& place = memory.k[stage];
-        if (i < count) {
-          sync_warp();  // the last rows have been copied
-#pragma unroll
-          for (i32 j = 0; j < kLaneRows; ++j) {
-            const i32 key = j * kWarpSize + lane_id();
-            const TileRows<false>::Row row = row_of(j);
-            table[Copy::table_index(key)] = row.address;
-            memory.positions[step % Hopper::kSteps][first + key] = row.position;
-          }
-          if (first + lane_id() == 0) {
-            memory.full[step % Hopper::kSteps] = tile.is_full(tile.first_block + i);
-          }
-        }
-        place.wait_empty(step / Hopper::kStages);
-        sync_warp();
-        if (i < count) {
-          Copy::copy(memory.stages.k[stage][0], sizeof(memory.stages.k[0][0]), first, table);
-        }
-        mbarrier_arrive_behind_copies(&place.full);
-        arrive_as_warp(place.full);  // for what was written otherwise
-        ++step;
-      });
-    });
-  }
-
-  // A step later than the block's keys.
-  TW_DEVICE void load_values(i32 part) {
-    const i32 first = part * Hopper::kPartRows;
-    const char** const table = memory.v_rows + first;
-    u32 step = 0;
-    for_each_tile([&](const Tile& tile) {
-      using Copy = MatrixCopy<Shape::kValueTiles, Hopper::kPartRows>;
-      const i32 count = tile.part_end - tile.first_block;
-      const auto hand_over_nothing = [&] {
-        Handover& place = memory.v[step % Hopper::kStages];
-        place.wait_empty(step / Hopper::kStages);
-        mbarrier_arrive_behind_copies(&place.full);
-        ++step;
+      const TileRows<kValues> rows(p, tile);
+      const i32 level = tile.segments[0].level;
+      const i32 box_tokens = tile.plain ? p.box_tokens[level] : 0;
+      const auto key_of = [&](i32 i, i32 j) {
+        return tile.block(tile.first_block + i) * Shape::kBlock + first + j * kWarpSize + lane_id();
       };
-      hand_over_nothing();
-      for_each_block<true>(tile, first, [&](i32 i, const auto& row_of) {
-        if (i == count) return;
+      // Pages are asked for a block ahead.
+      i32 pages[kLaneRows];
+#pragma unroll
+      for (i32 j = 0; j < kLaneRows; ++j) pages[j] = rows.page_of(key_of(0, j));
+#pragma unroll 1
+      for (i32 turn = 0; turn <= count; ++turn, ++step) {
+        const i32 i = kValues ? turn - 1 : turn;
         const u32 stage = step % Hopper::kStages;
-        Handover& place = memory.v[stage];
-        sync_warp();
+        Handover& place = kValues ? memory.v[stage] : memory.k[stage];
+        if (i < 0 || i == count) {
+          place.wait_empty(step / Hopper::kStages);
+          arrive(place, 0);
+          continue;
+        }
+        i32 page[kLaneRows];
 #pragma unroll
         for (i32 j = 0; j < kLaneRows; ++j) {
-          table[Copy::table_index(j * kWarpSize + lane_id())] = row_of(j).address;
+          page[j] = pages[j];
+          if (i + 1 < count) pages[j] = rows.page_of(key_of(i + 1, j));
         }
-        place.wait_empty(step / Hopper::kStages);
-        sync_warp();
-        Copy::copy(memory.stages.v[stage][0], sizeof(memory.stages.v[0][0]), first, table);
-        mbarrier_arrive_behind_copies(&place.full);
-        ++step;
-      });
+        const i32 key_begin = tile.block(tile.first_block + i) * Shape::kBlock;
+        // Behind a row's last key there may be anything, which boxes would bring.
+        const bool boxes = box_tokens > 0 && key_begin + Shape::kBlock <= rows.kv_len;
+        if constexpr (!kValues) {
+#pragma unroll
+          for (i32 j = 0; j < kLaneRows; ++j) {
+            memory.positions[step % Hopper::kSteps][first + j * kWarpSize + lane_id()] =
+                rows.position_of(key_of(i, j), page[j]);
+          }
+          if (first + lane_id() == 0) {
+            memory.block[step % Hopper::kSteps] =
+                (tile.is_full(tile.first_block + i) ? HopperMemory::kFull : 0) |
+                (boxes ? 0 : HopperMemory::kGathered);
+          }
+        }
+        if (boxes) {
+          place.wait_empty(step / Hopper::kStages);
+          copy_boxes<kValues>(tile, stage, first, key_begin + first, page, box_tokens, place);
+        } else {
+          gather<kValues>(rows, stage, step / Hopper::kStages, first, page,
+                          [&](i32 j) { return key_of(i, j); }, place);
+        }
+      }
     });
   }
 
  private:
   static constexpr i32 kLaneRows = Hopper::kPartRows / kWarpSize;
+
+  // All arrivals of the warp, behind what its lanes did before; `bytes` are on their way.
+  TW_DEVICE void arrive(Handover& place, u32 bytes) {
+    sync_warp();
+    if (lane_id() != 0) return;
+    mbarrier_arrive_expect(&place.full, bytes);
+    mbarrier_arrive(&place.full, Hopper::kFills - 1);
+  }
+
+  // The part's rows by boxes, of which a lane copies one.
+  template <bool kValues>
+  TW_DEVICE void copy_boxes(const Tile& tile, u32 stage, i32 first, i32 key,
+                            const i32 (&page)[kLaneRows], i32 box_tokens, Handover& place) {
+    constexpr i32 kColumns = kValues ? Hopper::kValueColumns : Hopper::kHeadColumns;
+    const i32 shift = lowest_bit(static_cast<u32>(Hopper::kPartRows / box_tokens));
+    const i32 column = lane_id() >> shift;
+    const i32 row = (lane_id() & ((1 << shift) - 1)) * box_tokens;
+    i32 from = shuffle(page[0], row % kWarpSize);
+#pragma unroll
+    for (i32 j = 1; j < kLaneRows; ++j) {
+      const i32 other = shuffle(page[j], row % kWarpSize);
+      if (row >= j * kWarpSize) from = other;
+    }
+    arrive(place, kColumns * Hopper::kPartRows * Hopper::kRowBytes);
+    sync_warp();
+    if (column >= kColumns) return;
+    char* const to = kValues ? memory.stages.v[stage][column] : memory.stages.k[stage][column];
+    const i32 level = tile.segments[0].level;
+    copy_box(to + (first + row) * Hopper::kRowBytes, kValues ? p.v_boxes[level] : p.k_boxes[level],
+             column * 64, (key + row) & ((1 << tile.segments[0].page_shift) - 1), tile.kv_head,
+             from, &place.full);
+  }
+
+  // The same row by row.
+  template <bool kValues, typename KeyOf>
+  TW_DEVICE void gather(const TileRows<kValues>& rows, u32 stage, u32 turn, i32 first,
+                        const i32 (&page)[kLaneRows], const KeyOf& key_of, Handover& place) {
+    using Copy =
+        MatrixCopy<kValues ? Shape::kValueTiles : Shape::kHeadUnits, Hopper::kPartRows>;
+    const char** const table = (kValues ? memory.v_rows : memory.k_rows) + first;
+    sync_warp();  // the last rows have been copied
+#pragma unroll
+    for (i32 j = 0; j < kLaneRows; ++j) {
+      table[Copy::table_index(j * kWarpSize + lane_id())] = rows.address_of(key_of(j), page[j]);
+    }
+    place.wait_empty(turn);
+    sync_warp();
+    if constexpr (kValues) {
+      Copy::copy(memory.stages.v[stage][0], sizeof(memory.stages.v[0][0]), first, table);
+    } else {
+      Copy::copy(memory.stages.k[stage][0], sizeof(memory.stages.k[0][0]), first, table);
+    }
+    mbarrier_arrive_behind_copies(&place.full);
+    // For what was written otherwise.
+    sync_warp();
+    if (lane_id() == 0) mbarrier_arrive(&place.full);
+  }
 
   // Calls load(tile) for all tiles that take matrix products and have keys, one after the other.
   template <typename Load>
@@ -218,30 +266,7 @@ class HopperLoader {
     copy_async_wait<0>();
   }
 
-  // Calls load(i, row_of) for the blocks that are computed here, and once more for the number
-  // behind them: row_of(j) is row `first` + j * 32 + lane of block i. Pages are asked for a block
-  // ahead.
-  template <bool kValues, typename Load>
-  TW_DEVICE void for_each_block(const Tile& tile, i32 first, const Load& load) {
-    const TileRows<kValues> rows(p, tile);
-    const i32 count = tile.part_end - tile.first_block;
-    const auto key_of = [&](i32 i, i32 j) {
-      return tile.block(tile.first_block + i) * Shape::kBlock + first + j * kWarpSize + lane_id();
-    };
-    i32 pages[kLaneRows];
-#pragma unroll
-    for (i32 j = 0; j < kLaneRows; ++j) pages[j] = rows.page_of(key_of(0, j));
-#pragma unroll 1
-    for (i32 i = 0; i <= count; ++i) {
-      load(i, [&](i32 j) {
-        const i32 page = pages[j];
-        if (i + 1 < count) pages[j] = rows.page_of(key_of(i + 1, j));
-        return rows.row_of(key_of(i, j), page);
-      });
-    }
-  }
-
-  const AttentionParams& p;
+  const HopperParams& p;
   HopperMemory& memory;
 };
 

@@ -18,6 +18,9 @@ struct Hopper {
   static constexpr i32 kParts = hopper_loaders(Spec::kHeadDim, Spec::kValueDim);
   static constexpr i32 kPartRows = Shape::kBlock / kParts;
   static constexpr i32 kThreads = hopper_threads(Spec::kHeadDim, Spec::kValueDim);
+  // Arrivals of a warp at what it fills: of all lanes behind their copies, and of one more behind
+  // all else.
+  static constexpr u32 kFills = kWarpSize + 1;
   static constexpr i32 kStages = 2;  // of keys, and of values
   // Of positions, which are read when their keys' place may be filled again.
   static constexpr i32 kSteps = 4;
@@ -66,7 +69,9 @@ struct HopperMemory {
   // takes one step more than blocks: its first has no values, its last no keys, but all places are
   // handed over in every step, so that one count tells all phases.
   i32 positions[Hopper::kSteps][Shape::kBlock];
-  bool full[Hopper::kSteps];  // every row of the tile attends to all keys of the block
+  u32 block[Hopper::kSteps];  // what there is to know of the block of keys: bits
+  static constexpr u32 kFull = 1;      // every row of the tile attends to all its keys
+  static constexpr u32 kGathered = 2;  // copied row by row
   // Where the rows lie that are copied next.
   alignas(16) const char* q_rows[Shape::kRows];
   alignas(16) const char* k_rows[Shape::kBlock];
@@ -101,8 +106,8 @@ TW_DEVICE void init_mbarriers(HopperMemory& memory) {
   init(memory.q, kWarpSize);
 #pragma unroll
   for (i32 i = 0; i < Hopper::kStages; ++i) {
-    init(memory.k[i], Hopper::kParts * (kWarpSize + 1));
-    init(memory.v[i], Hopper::kParts * kWarpSize);
+    init(memory.k[i], Hopper::kParts * Hopper::kFills);
+    init(memory.v[i], Hopper::kParts * Hopper::kFills);
   }
 #pragma unroll
   for (i32 i = 0; i < Hopper::kGroups; ++i) {

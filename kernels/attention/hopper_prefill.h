@@ -42,11 +42,13 @@ class HopperPrefill {
     memory.q.wait_full(turns.tiles);
     Weights weights;
     bool moved;
+    u32 gathered;  // of the last step's block
     {
       Scores scores;
       wait_for_keys();
-      const bool full = is_full();
-      fence_async_proxy();
+      const u32 block = block_of_step();
+      fence_if_gathered(block);
+      gathered = block;
       wait_for_turn();
       multiply_keys(scores);
       end_turn();
@@ -55,7 +57,7 @@ class HopperPrefill {
       give_back_keys();
       give_back_values();  // there are none yet
       if (count == 1) give_back_queries();
-      transform(full, scores);
+      transform((block & HopperMemory::kFull) != 0, scores);
       moved = weigh(scores);
       pack_weights(scores, weights);
       ++step;
@@ -64,9 +66,10 @@ class HopperPrefill {
     for (i32 left = count - 1; left > 0; --left) {
       Scores scores;
       wait_for_keys();
-      const bool full = is_full();
+      const u32 block = block_of_step();
       wait_for_values();
-      fence_async_proxy();
+      fence_if_gathered(block | gathered);
+      gathered = block;
       wait_for_turn();
       multiply_keys(scores);
       if (moved) rescale();
@@ -76,7 +79,7 @@ class HopperPrefill {
       hold_registers(scores);
       give_back_keys();
       if (left == 1) give_back_queries();
-      transform(full, scores);
+      transform((block & HopperMemory::kFull) != 0, scores);
       moved = weigh(scores);
       wgmma_wait<0>();
       hold_registers(o);
@@ -86,7 +89,7 @@ class HopperPrefill {
     }
     if (moved) rescale();
     wait_for_values();
-    fence_async_proxy();
+    fence_if_gathered(gathered);
     wait_for_turn();
     multiply_values(weights);
     end_turn();
@@ -167,8 +170,10 @@ class HopperPrefill {
     wgmma_commit();
   }
 
-  TW_DEVICE bool is_full() const {
-    return memory.full[step % Hopper::kSteps];
+  TW_DEVICE u32 block_of_step() const { return memory.block[step % Hopper::kSteps]; }
+  // Rows that threads copied are handed to matrix instructions by those who wait for them.
+  TW_DEVICE static void fence_if_gathered(u32 block) {
+    if ((block & HopperMemory::kGathered) != 0) fence_async_proxy();
   }
 
   // Logits transform and mask.

@@ -67,4 +67,15 @@ struct AttentionParams {
   i32* needed_blocks;
 };
 
+// What Hopper's kernel is given.
+struct HopperParams : AttentionParams {
+  // Of the first levels' K and V: boxes of 64 elements of box_tokens tokens, of one head, in one
+  // page. box_tokens is 0 where rows have to be copied one by one.
+  static constexpr i32 kBoxLevels = 4;
+  BoxMap k_boxes[kBoxLevels];
+  BoxMap v_boxes[kBoxLevels];
+  i32 box_tokens[plan::kMaxLevels];
+};
+static_assert(sizeof(HopperParams) <= 4096);  // what a kernel may be given
+
 }  // namespace tw

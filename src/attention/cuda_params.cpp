@@ -2,6 +2,7 @@
 #include "attention/cuda_params.h"
 
 #include <algorithm>
+#include <bit>
 #include <type_traits>
 
 #include "attention/attention_impl.h"
@@ -127,6 +128,37 @@ void fill_params(const DevicePlan& plan, const DevicePlan::Part& part, const Cud
   params.needed_blocks = memory.needed_blocks;
 }
 
+// Whole tokens of a page, or of a page's part: copies take boxes where these fill the rows that
+// eight of a swizzled matrix repeat.
+int box_tokens(const plan::LevelPages& pages) {
+  const auto size = static_cast<std::uint64_t>(pages.page_size);
+  const bool has_boxes = pages.indices != nullptr && size >= 8 && std::has_single_bit(size);
+  return has_boxes ? static_cast<int>(std::min<std::uint64_t>(size, 64)) : 0;
+}
+
+void fill_boxes(const AttentionSpec& spec, BoxEncoder encode, tw::HopperParams& params) {
+  const int levels = std::min(params.plan.num_levels, tw::HopperParams::kBoxLevels);
+  for (int level = 0; level < levels; ++level) {
+    const tw::CacheView& cache = params.cache[level];
+    const int tokens = cache.pages > 0 ? box_tokens(params.plan.levels[level]) : 0;
+    if (tokens == 0) continue;
+    const auto of = [&](const char* data, std::int64_t dim, std::int64_t token, std::int64_t head,
+                        std::int64_t page) {
+      return cuda::BoxTensor{data,
+                             {dim, params.plan.levels[level].page_size, spec.num_kv_heads,
+                              cache.pages},
+                             {2, token, head, page},
+                             tokens};
+    };
+    const bool taken = encode(of(cache.k, spec.head_dim, cache.k_token, cache.k_head, cache.k_page),
+                              &params.k_boxes[level]) &&
+                       encode(of(cache.v, spec.value_dim(), cache.v_token, cache.v_head,
+                                 cache.v_page),
+                              &params.v_boxes[level]);
+    params.box_tokens[level] = taken ? tokens : 0;
+  }
+}
+
 }  // namespace
 
 plan::Config kernel_config(const Attention& attention, const CudaShape& shape, int num_sms,
@@ -158,9 +190,14 @@ plan::Config kernel_config(const Attention& attention, const CudaShape& shape, i
 }
 
 AttentionLaunch attention_launch(const DevicePlan& plan, const DevicePlan::Part& part,
-                                 const CudaShape& shape, int num_sms, const CudaCall& call) {
+                                 const CudaShape& shape, int num_sms, const CudaCall& call,
+                                 BoxEncoder encode) {
   AttentionLaunch launch{};
   fill_params(plan, part, call, launch.params);
+  if (shape.hopper) {
+    fill_boxes(part.attention.spec(), encode, launch.params);
+    launch.params_bytes = sizeof(launch.params);
+  }
   // A worker is as many blocks of threads as it has heads.
   const plan::Config& config = part.view.schedule.config;
   const int together =

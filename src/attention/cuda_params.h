@@ -6,6 +6,7 @@
 #include "attention/cuda_call.h"
 #include "attention/cuda_sources.h"
 #include "attention/params.h"
+#include "cuda/box_map.h"
 
 namespace tilewright {
 
@@ -15,14 +16,20 @@ plan::Config kernel_config(const Attention& attention, const CudaShape& shape, i
                            std::int64_t l2_bytes, const Limits& limits);
 
 struct AttentionLaunch {
-  tw::AttentionParams params;  // of both kernels
+  // Of both kernels: what they are given is the first `params_bytes` of it, or AttentionParams.
+  tw::HopperParams params;
+  std::size_t params_bytes = sizeof(tw::AttentionParams);
   unsigned blocks = 1;         // of tilewright_attention; threads and shared memory are the shape's
   unsigned join_blocks = 0;    // of tilewright_join_levels behind it; 0: there is nothing to join
 };
 inline constexpr unsigned kJoinThreads = 256;
 
+// cuda::encode_box_map, or what an emulator has for it.
+using BoxEncoder = bool (*)(const cuda::BoxTensor& tensor, void* map);
+
 // Errors: tensors that are not aligned as kernels need it.
 AttentionLaunch attention_launch(const DevicePlan& plan, const DevicePlan::Part& part,
-                                 const CudaShape& shape, int num_sms, const CudaCall& call);
+                                 const CudaShape& shape, int num_sms, const CudaCall& call,
+                                 BoxEncoder encode);
 
 }  // namespace tilewright

@@ -133,15 +133,17 @@ void CudaPlan::run(const DevicePlan::Part& part, const CudaCall& call) const {
   const CudaKernels::Kernel& kernel = part.view.token_levels == nullptr
                                           ? usual_kernel(part.attention, limits_)
                                           : level_kernel(part.attention, limits_);
-  const AttentionLaunch launch = attention_launch(plan_, part, kernel.shape, device_.num_sms, call);
+  const AttentionLaunch launch = attention_launch(plan_, part, kernel.shape, device_.num_sms, call,
+                                                  cuda::encode_box_map);
   const bool programmatic = device_.has_programmatic_launch();
   kernel.handle.on(device_.index, kAttentionEntry)
-      .launch({launch.blocks, static_cast<unsigned>(kernel.shape.threads),
-               static_cast<unsigned>(kernel.shape.shared_bytes), programmatic},
-              call.stream, launch.params);
+      .launch_bytes({launch.blocks, static_cast<unsigned>(kernel.shape.threads),
+                     static_cast<unsigned>(kernel.shape.shared_bytes), programmatic},
+                    call.stream, &launch.params, launch.params_bytes);
   if (launch.join_blocks == 0) return;
   kernel.handle.on(device_.index, kJoinEntry)
-      .launch({launch.join_blocks, kJoinThreads, 0, programmatic}, call.stream, launch.params);
+      .launch<tw::AttentionParams>({launch.join_blocks, kJoinThreads, 0, programmatic}, call.stream,
+                                   launch.params);
 }
 
 void CudaPlan::require_not_captured(const char* what) const {

@@ -74,6 +74,7 @@ void resolve(void* library, Driver& d) {
   need("cuEventQuery", d.event_query);
   need("cuEventSynchronize", d.event_synchronize);
   need("cuEventElapsedTime", d.event_elapsed_time);
+  need("cuTensorMapEncodeTiled", d.tensor_map_encode_tiled);
   need("cuModuleLoadData", d.module_load_data);
   need("cuModuleUnload", d.module_unload);
   need("cuModuleGetFunction", d.module_get_function);

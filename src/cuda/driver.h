@@ -117,6 +117,12 @@ struct Driver {
   Result (*event_synchronize)(EventObject*) = nullptr;
   Result (*event_elapsed_time)(float* milliseconds, EventObject* start, EventObject* end) = nullptr;
 
+  Result (*tensor_map_encode_tiled)(void* map, int data_type, unsigned rank, void* address,
+                                    const std::uint64_t* shape, const std::uint64_t* strides,
+                                    const unsigned* box, const unsigned* element_strides,
+                                    int interleave, int swizzle, int l2_promotion,
+                                    int out_of_bounds) = nullptr;
+
   Result (*module_load_data)(ModuleObject** module, const void* image) = nullptr;
   Result (*module_unload)(ModuleObject*) = nullptr;
   Result (*module_get_function)(FunctionObject** function, ModuleObject*,

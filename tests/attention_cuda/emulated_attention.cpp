@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "attention_cuda/emulated_attention.h"
 
+#include <cstring>
 #include <stdexcept>
 
 #include "attention/attention_impl.h"
 #include "attention/memory_size.h"
 #include "attention/update_kernel.h"
+#include "runtime/machine.h"
 
 namespace tilewright::test {
 namespace {
@@ -29,6 +31,17 @@ EmulatedKernels kernels_of(const AttentionSpec& spec, CudaTarget target, KernelU
 }
 
 constexpr std::int64_t kL2Bytes = std::int64_t{1} << 20;
+
+// As the driver's: the emulator's map is the description.
+bool encode_box_map(const cuda::BoxTensor& tensor, void* map) {
+  const tw::emulator::BoxTensor made{
+      static_cast<const char*>(tensor.data),
+      {tensor.shape[0], tensor.shape[1], tensor.shape[2], tensor.shape[3]},
+      {tensor.strides[0], tensor.strides[1], tensor.strides[2], tensor.strides[3]},
+      tensor.box_tokens};
+  std::memcpy(map, &made, sizeof(made));
+  return true;
+}
 
 // As CudaPlan chooses, where both are compiled.
 KernelUse use_of(const AttentionSpec& spec, CudaTarget target, const Limits& limits) {
@@ -134,14 +147,18 @@ void EmulatedAttention::run(const TensorView& q, const std::vector<KvCache>& kv,
   const KernelUse use = plain ? use_ : level_use(plan_.limits());
   const CudaShape shape = plain ? shape_ : cuda_shape(spec, target_, use);
   const EmulatedKernels kernels = plain ? kernels_ : kernels_of(spec, target_, use);
-  const AttentionLaunch launch = attention_launch(plan_, part(), shape, num_sms_, call);
-  tw::emulator::launch(kernels.attention,
-                       {.grid = static_cast<int>(launch.blocks),
-                        .block = shape.threads,
-                        .shared_bytes = shape.shared_bytes,
-                        .seed = seed,
-                        .max_resident_blocks = 1 + static_cast<int>(seed % 3)},
-                       launch.params);
+  const AttentionLaunch launch =
+      attention_launch(plan_, part(), shape, num_sms_, call, encode_box_map);
+  const tw::emulator::Launch grid{.grid = static_cast<int>(launch.blocks),
+                                  .block = shape.threads,
+                                  .shared_bytes = shape.shared_bytes,
+                                  .seed = seed,
+                                  .max_resident_blocks = 1 + static_cast<int>(seed % 3)};
+  if (shape.hopper) {
+    tw::emulator::launch(kernels.hopper_attention, grid, launch.params);
+  } else {
+    tw::emulator::launch(kernels.attention, grid, launch.params);
+  }
   if (launch.join_blocks > 0) {
     tw::emulator::launch(
         kernels.join_levels,

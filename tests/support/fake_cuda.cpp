@@ -390,6 +390,20 @@ struct Config {
 };
 }  // namespace
 
+FAKE int cuTensorMapEncodeTiled(void* map, int, unsigned rank, void* address,
+                                const std::uint64_t* shape, const std::uint64_t* strides,
+                                const unsigned* box, const unsigned*, int, int, int, int) {
+  bool taken = reinterpret_cast<std::uintptr_t>(address) % 16 == 0;
+  for (unsigned dim = 0; dim < rank; ++dim) {
+    taken = taken && shape[dim] > 0 && shape[dim] <= std::uint64_t{1} << 32 && box[dim] <= 256;
+    if (dim > 0) {
+      taken = taken && strides[dim - 1] % 16 == 0 && strides[dim - 1] < std::uint64_t{1} << 40;
+    }
+  }
+  if (!taken) return 1;
+  std::memset(map, 0x5A, 128);
+  return call("cuTensorMapEncodeTiled");
+}
 FAKE int cuLaunchKernelEx(const Config* config, void* function, void** params, void**) {
   if (const int result = with_context("cuLaunchKernelEx"); result != 0) return result;
   const auto& called = *static_cast<Function*>(function);

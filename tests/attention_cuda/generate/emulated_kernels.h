@@ -14,6 +14,7 @@ struct EmulatedKernels {
   const char* attention_text = nullptr;
   const char* plan_text = nullptr;
   void (*attention)(tw::AttentionParams) = nullptr;
+  void (*hopper_attention)(tw::HopperParams) = nullptr;  // instead
   void (*join_levels)(tw::AttentionParams) = nullptr;
   void (*update_plan)(plan::UpdateParams<1>) = nullptr;
 };

@@ -50,10 +50,11 @@ int main(int argc, char** argv) {
         "namespace tilewright::test {{\n"
         "void add_attention_{0}(EmulatedKernels& kernels) {{\n"
         "  kernels.attention_text =\n#include \"attention_{0}_text.h\"\n      ;\n"
-        "  kernels.attention = tilewright_attention;\n"
+        "  kernels.{1} = tilewright_attention;\n"
         "  kernels.join_levels = tilewright_join_levels;\n"
         "}}\n}}\n",
-        i);
+        i,
+        cuda_shape(spec, cases[i].target, cases[i].use).hopper ? "hopper_attention" : "attention");
     // Plans differ in the masks alone.
     plans << fmt::format(
         "#define Mask0 Mask0Of{0}\n#define {1} {1}_{0}\n#include \"plan_{0}.h\"\n"

@@ -18,6 +18,9 @@ TW_DEVICE void mbarrier_init(Mbarrier* mbarrier, u32 arrivals) {
 TW_DEVICE void mbarrier_arrive(Mbarrier* mbarrier) {
   emulator::arrive_at_mbarrier(&mbarrier->state, 0);
 }
+TW_DEVICE void mbarrier_arrive(Mbarrier* mbarrier, u32 count) {
+  for (u32 i = 0; i < count; ++i) mbarrier_arrive(mbarrier);
+}
 TW_DEVICE void mbarrier_arrive_expect(Mbarrier* mbarrier, u32 bytes) {
   emulator::arrive_at_mbarrier(&mbarrier->state, bytes);
 }
@@ -34,6 +37,10 @@ TW_DEVICE void mbarrier_arrive_behind_copies(Mbarrier* mbarrier) {
 
 TW_DEVICE void copy_bulk(void* shared, const void* global, u32 bytes, Mbarrier* mbarrier) {
   emulator::issue_bulk_copy(shared, global, bytes, &mbarrier->state);
+}
+TW_DEVICE void copy_box(void* shared, const BoxMap& map, i32 element, i32 token, i32 head, i32 page,
+                        Mbarrier* mbarrier) {
+  emulator::issue_box_copy(shared, map, {element, token, head, page}, &mbarrier->state);
 }
 TW_DEVICE void fence_async_proxy() {}
 

@@ -46,6 +46,11 @@ struct alignas(8) Bytes8 {
   u32 word[2];
 };
 
+// A tensor of which bulk copies take boxes (arch/bulk.h): what the driver makes of its description.
+struct alignas(64) BoxMap {
+  u64 word[16];
+};
+
 // NVRTC has no __is_same.
 template <typename A, typename B>
 inline constexpr bool kIsSame = false;

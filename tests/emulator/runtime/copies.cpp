@@ -67,10 +67,14 @@ void count(Mbarrier& mbarrier, i32 arrivals, i64 expected_bytes, i64 landed_byte
 void land_bulk_copy() {
   auto& copies = self->block->bulk_copies;
   std::swap(copies[draw(static_cast<u32>(copies.size()))], copies.back());
-  const BulkCopy bulk = copies.back();
+  const BulkCopy bulk = std::move(copies.back());
   copies.pop_back();
-  land(bulk.copy);
-  count(find_mbarrier(bulk.mbarrier), 0, 0, bulk.copy.bytes);
+  i64 bytes = 0;
+  for (const Copy& copy : bulk.copies) {
+    land(copy);
+    bytes += copy.bytes;
+  }
+  count(find_mbarrier(bulk.mbarrier), 0, 0, bytes);
 }
 
 // Those of one thread in their order, those of several in any.
@@ -144,7 +148,32 @@ void issue_bulk_copy(void* shared, const void* global, u32 bytes, u64* mbarrier)
   }
   find_mbarrier(mbarrier);
   self->block->bulk_copies.push_back(
-      {begin_copy(shared, global, bytes, kUnit, "cp.async.bulk"), mbarrier});
+      {{begin_copy(shared, global, bytes, kUnit, "cp.async.bulk")}, mbarrier});
+  if (may_land_now()) land_bulk_copy();
+}
+
+void issue_box_copy(void* shared, const BoxMap& map, const i32 (&at)[4], u64* mbarrier) {
+  constexpr i32 kRowUnits = 8;
+  BoxTensor tensor;
+  std::memcpy(&tensor, &map, sizeof(tensor));
+  find_mbarrier(mbarrier);
+  const auto start = reinterpret_cast<u64>(shared);
+  if (start % 128 != 0) fail(fmt::format("a box goes to {}: 128 must divide it", shared));
+  BulkCopy bulk{{}, mbarrier};
+  for (i64 row = 0; row < tensor.box_tokens; ++row) {
+    for (i64 unit = 0; unit < kRowUnits; ++unit) {
+      const i64 index[4] = {at[0] + unit * 8, at[1] + row, at[2], at[3]};
+      const char* from = tensor.data;
+      for (i32 dim = 0; dim < 4; ++dim) {
+        const bool inside = index[dim] >= 0 && index[dim] < tensor.shape[dim];
+        from = inside && from != nullptr ? from + index[dim] * tensor.strides[dim] : nullptr;
+      }
+      const u64 place = start + static_cast<u64>(row * kRowUnits + unit) * kUnit;
+      bulk.copies.push_back(begin_copy(reinterpret_cast<char*>(place ^ ((place >> 7 & 7) << 4)),
+                                       from, kUnit, kUnit, "cp.async.bulk.tensor"));
+    }
+  }
+  self->block->bulk_copies.push_back(std::move(bulk));
   if (may_land_now()) land_bulk_copy();
 }
 

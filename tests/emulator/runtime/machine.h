@@ -43,10 +43,20 @@ struct Copy {
   u32 group;
 };
 
+// What lands at once.
 struct BulkCopy {
-  Copy copy;
+  std::vector<Copy> copies;
   u64* mbarrier;
 };
+
+// What a BoxMap of the emulator says: make_box_map.
+struct BoxTensor {
+  const char* data;
+  i64 shape[4];    // elements of 16 bits, tokens, heads, pages
+  i64 strides[4];  // in bytes
+  i64 box_tokens;
+};
+static_assert(sizeof(BoxTensor) <= sizeof(BoxMap));
 
 // cp.async of one thread, and the mbarrier where it arrives when they have landed.
 struct CopiesWithArrival {
@@ -187,6 +197,7 @@ void init_mbarrier(u64* word, u32 arrivals);
 void arrive_at_mbarrier(u64* word, u32 expected_bytes);
 bool mbarrier_passed(const u64* word, u32 parity);
 void issue_bulk_copy(void* shared, const void* global, u32 bytes, u64* mbarrier);
+void issue_box_copy(void* shared, const BoxMap& map, const i32 (&at)[4], u64* mbarrier);
 void check_no_bulk_copies();
 // What this thread has issued by cp.async counts from now on for the mbarrier, and for no group.
 void arrive_behind_copies(u64* mbarrier);
