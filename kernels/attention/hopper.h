@@ -38,23 +38,22 @@ TW_DEVICE void decode_piece(const AttentionParams& p, const HopperPiece& piece,
 TW_DEVICE void compute_pieces(const AttentionParams& p, HopperMemory& memory) {
   HopperTurns turns;
   HopperPrefill::begin_turns(memory);
-  for (u32 turn = 0;; ++turn) {
-    const HopperPiece& piece = memory.pieces[turn % 2];
-    Handover& handover = memory.tile[turn % 2];
-    handover.wait_full(turn / 2);
+  for (;;) {
+    const HopperPiece& piece = memory.pieces[turns.pieces % 2];
+    Handover& handover = memory.tile[turns.pieces % 2];
+    handover.wait_full(turns.pieces / 2);
     if (piece.kind == Piece::none) break;
-    if (piece.kind == Piece::few_rows) {
-      decode_piece(p, piece, memory);
-    } else {
-      HopperPrefill prefill(p, piece.tile, memory, turns);
-      prefill.run(piece.tile.part_end - piece.tile.first_block);
-      prefill.store(piece.slot);
+    if (piece.kind == Piece::many_rows) {
+      HopperPrefill(p, memory, turns).run();
+      continue;
     }
+    decode_piece(p, piece, memory);
     if (piece.slot >= 0) {
       sync_workers();
       merge_if_last(p, piece.tile, piece, memory.message);
     }
     arrive_as_warp(handover.empty);
+    ++turns.pieces;
   }
   if (p.zero_padding != 0) zero_padding(p);
 }

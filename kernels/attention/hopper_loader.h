@@ -106,79 +106,72 @@ class HopperLoader {
       : p(params), memory(the_memory) {}
 
   TW_DEVICE void load_queries() {
+    constexpr i32 kRows = Shape::kRows / Hopper::kGroups;
+    using Copy = MatrixCopy<Shape::kHeadUnits, kRows>;
     u32 tiles = 0;
     for_each_tile([&](const TileOf<Shape::kRows>& tile) {
-      using Copy = MatrixCopy<Shape::kHeadUnits, Shape::kRows>;
+#pragma unroll 1
+      for (i32 group = 0; group < Hopper::kGroups; ++group) {
+        sync_warp();  // the last rows have been copied
 #pragma unroll
-      for (i32 i = 0; i < Shape::kRows; i += kWarpSize) {
-        const i32 r = i + lane_id();
-        const QueryRow row = query_row(p, tile, r);
-        // What is computed of others goes nowhere.
-        const bool exists = r < tile.num_rows && row.q_index < p.out_tokens;
-        memory.q_rows[Copy::table_index(r)] = exists ? query_at(p, row) : p.q;
+        for (i32 i = lane_id(); i < kRows; i += kWarpSize) {
+          const i32 r = group * kRows + i;
+          const QueryRow row = query_row(p, tile, r);
+          // What is computed of others goes nowhere.
+          const bool exists = r < tile.num_rows && row.q_index < p.out_tokens;
+          memory.q_rows[Copy::table_index(i)] = exists ? query_at(p, row) : p.q;
+        }
+        Handover& place = memory.q[group];
+        place.wait_empty(tiles);
+        sync_warp();
+        Copy::copy(memory.stages.q[0], sizeof(memory.stages.q[0]), group * kRows, memory.q_rows);
+        mbarrier_arrive_behind_copies(&place.full);
       }
-      memory.q.wait_empty(tiles++);
-      sync_warp();
-      Copy::copy(memory.stages.q[0], sizeof(memory.stages.q[0]), 0, memory.q_rows);
-      mbarrier_arrive_behind_copies(&memory.q.full);
-      sync_warp();  // the table may change
+      ++tiles;
     });
   }
 
-  // Keys, or values, a step behind their block's keys: part `part` of all blocks.
+  // Keys, or values: part `part` of all blocks.
   template <bool kValues>
   TW_DEVICE void load_blocks(i32 part) {
     const i32 first = part * Hopper::kPartRows;
-    u32 step = 0;
+    u32 block = 0;
     for_each_tile([&](const Tile& tile) {
-      const i32 count = tile.part_end - tile.first_block;
       const TileRows<kValues> rows(p, tile);
-      const i32 level = tile.segments[0].level;
-      const i32 box_tokens = tile.plain ? p.box_tokens[level] : 0;
-      const auto key_of = [&](i32 i, i32 j) {
-        return tile.block(tile.first_block + i) * Shape::kBlock + first + j * kWarpSize + lane_id();
+      const i32 box_tokens = tile.plain ? p.box_tokens[tile.segments[0].level] : 0;
+      const auto key_of = [&](i32 n, i32 j) {
+        return tile.block(n) * Shape::kBlock + first + j * kWarpSize + lane_id();
       };
       // Pages are asked for a block ahead.
       i32 pages[kLaneRows];
 #pragma unroll
-      for (i32 j = 0; j < kLaneRows; ++j) pages[j] = rows.page_of(key_of(0, j));
+      for (i32 j = 0; j < kLaneRows; ++j) pages[j] = rows.page_of(key_of(tile.first_block, j));
 #pragma unroll 1
-      for (i32 turn = 0; turn <= count; ++turn, ++step) {
-        const i32 i = kValues ? turn - 1 : turn;
-        const u32 stage = step % Hopper::kStages;
-        Handover& place = kValues ? memory.v[stage] : memory.k[stage];
-        if (i < 0 || i == count) {
-          place.wait_empty(step / Hopper::kStages);
-          arrive(place, 0);
-          continue;
-        }
+      for (i32 n = tile.first_block; n < tile.part_end; ++n, ++block) {
         i32 page[kLaneRows];
 #pragma unroll
         for (i32 j = 0; j < kLaneRows; ++j) {
           page[j] = pages[j];
-          if (i + 1 < count) pages[j] = rows.page_of(key_of(i + 1, j));
+          if (n + 1 < tile.part_end) pages[j] = rows.page_of(key_of(n + 1, j));
         }
-        const i32 key_begin = tile.block(tile.first_block + i) * Shape::kBlock;
+        const i32 begin = tile.block(n) * Shape::kBlock;
         // Behind a row's last key there may be anything, which boxes would bring.
-        const bool boxes = box_tokens > 0 && key_begin + Shape::kBlock <= rows.kv_len;
+        const bool boxes = box_tokens > 0 && begin + Shape::kBlock <= rows.kv_len;
         if constexpr (!kValues) {
 #pragma unroll
           for (i32 j = 0; j < kLaneRows; ++j) {
-            memory.positions[step % Hopper::kSteps][first + j * kWarpSize + lane_id()] =
-                rows.position_of(key_of(i, j), page[j]);
+            memory.positions[block % Hopper::kSteps][first + j * kWarpSize + lane_id()] =
+                rows.position_of(key_of(n, j), page[j]);
           }
           if (first + lane_id() == 0) {
-            memory.block[step % Hopper::kSteps] =
-                (tile.is_full(tile.first_block + i) ? HopperMemory::kFull : 0) |
-                (boxes ? 0 : HopperMemory::kGathered);
+            memory.block[block % Hopper::kSteps] = (tile.is_full(n) ? HopperMemory::kFull : 0) |
+                                                   (boxes ? 0 : HopperMemory::kGathered);
           }
         }
         if (boxes) {
-          place.wait_empty(step / Hopper::kStages);
-          copy_boxes<kValues>(tile, stage, first, key_begin + first, page, box_tokens, place);
+          copy_boxes<kValues>(tile, block, first, begin + first, page, box_tokens);
         } else {
-          gather<kValues>(rows, stage, step / Hopper::kStages, first, page,
-                          [&](i32 j) { return key_of(i, j); }, place);
+          gather<kValues>(rows, block, first, page, [&](i32 j) { return key_of(n, j); });
         }
       }
     });
@@ -187,18 +180,22 @@ class HopperLoader {
  private:
   static constexpr i32 kLaneRows = Hopper::kPartRows / kWarpSize;
 
-  // All arrivals of the warp, behind what its lanes did before; `bytes` are on their way.
-  TW_DEVICE void arrive(Handover& place, u32 bytes) {
-    sync_warp();
-    if (lane_id() != 0) return;
-    mbarrier_arrive_expect(&place.full, bytes);
-    mbarrier_arrive(&place.full, Hopper::kFills - 1);
+  template <bool kValues>
+  TW_DEVICE Handover& place_of(u32 block) {
+    const u32 stage = block % Hopper::kStages;
+    return kValues ? memory.v[stage] : memory.k[stage];
+  }
+  template <bool kValues>
+  TW_DEVICE char* stage_of(u32 block, i32 column) {
+    const u32 stage = block % Hopper::kStages;
+    if constexpr (kValues) return memory.stages.v[stage][column];
+    return memory.stages.k[stage][column];
   }
 
-  // The part's rows by boxes, of which a lane copies one.
+  // The part's rows, from `key` on, by boxes, of which a lane copies one.
   template <bool kValues>
-  TW_DEVICE void copy_boxes(const Tile& tile, u32 stage, i32 first, i32 key,
-                            const i32 (&page)[kLaneRows], i32 box_tokens, Handover& place) {
+  TW_DEVICE void copy_boxes(const Tile& tile, u32 block, i32 first, i32 key,
+                            const i32 (&page)[kLaneRows], i32 box_tokens) {
     constexpr i32 kColumns = kValues ? Hopper::kValueColumns : Hopper::kHeadColumns;
     const i32 shift = lowest_bit(static_cast<u32>(Hopper::kPartRows / box_tokens));
     const i32 column = lane_id() >> shift;
@@ -209,39 +206,39 @@ class HopperLoader {
       const i32 other = shuffle(page[j], row % kWarpSize);
       if (row >= j * kWarpSize) from = other;
     }
-    arrive(place, kColumns * Hopper::kPartRows * Hopper::kRowBytes);
+    Handover& place = place_of<kValues>(block);
+    place.wait_empty(block / Hopper::kStages);
+    sync_warp();
+    if (lane_id() == 0) {
+      mbarrier_arrive_expect(&place.full, kColumns * Hopper::kPartRows * Hopper::kRowBytes);
+      mbarrier_arrive(&place.full, Hopper::kFills - 1);
+    }
     sync_warp();
     if (column >= kColumns) return;
-    char* const to = kValues ? memory.stages.v[stage][column] : memory.stages.k[stage][column];
-    const i32 level = tile.segments[0].level;
-    copy_box(to + (first + row) * Hopper::kRowBytes, kValues ? p.v_boxes[level] : p.k_boxes[level],
-             column * 64, (key + row) & ((1 << tile.segments[0].page_shift) - 1), tile.kv_head,
-             from, &place.full);
+    const KeySegment& segment = tile.segments[0];
+    copy_box(stage_of<kValues>(block, column) + (first + row) * Hopper::kRowBytes,
+             kValues ? p.v_boxes[segment.level] : p.k_boxes[segment.level], column * 64,
+             (key + row) & ((1 << segment.page_shift) - 1), tile.kv_head, from, &place.full);
   }
 
   // The same row by row.
   template <bool kValues, typename KeyOf>
-  TW_DEVICE void gather(const TileRows<kValues>& rows, u32 stage, u32 turn, i32 first,
-                        const i32 (&page)[kLaneRows], const KeyOf& key_of, Handover& place) {
-    using Copy =
-        MatrixCopy<kValues ? Shape::kValueTiles : Shape::kHeadUnits, Hopper::kPartRows>;
+  TW_DEVICE void gather(const TileRows<kValues>& rows, u32 block, i32 first,
+                        const i32 (&page)[kLaneRows], const KeyOf& key_of) {
+    using Copy = MatrixCopy<kValues ? Shape::kValueTiles : Shape::kHeadUnits, Hopper::kPartRows>;
     const char** const table = (kValues ? memory.v_rows : memory.k_rows) + first;
     sync_warp();  // the last rows have been copied
 #pragma unroll
     for (i32 j = 0; j < kLaneRows; ++j) {
       table[Copy::table_index(j * kWarpSize + lane_id())] = rows.address_of(key_of(j), page[j]);
     }
-    place.wait_empty(turn);
+    Handover& place = place_of<kValues>(block);
+    place.wait_empty(block / Hopper::kStages);
     sync_warp();
-    if constexpr (kValues) {
-      Copy::copy(memory.stages.v[stage][0], sizeof(memory.stages.v[0][0]), first, table);
-    } else {
-      Copy::copy(memory.stages.k[stage][0], sizeof(memory.stages.k[0][0]), first, table);
-    }
+    constexpr i32 kColumnBytes = Shape::kBlock * Hopper::kRowBytes;
+    Copy::copy(stage_of<kValues>(block, 0), kColumnBytes, first, table);
     mbarrier_arrive_behind_copies(&place.full);
-    // For what was written otherwise.
-    sync_warp();
-    if (lane_id() == 0) mbarrier_arrive(&place.full);
+    arrive_as_warp(place.full);  // for what was written otherwise
   }
 
   // Calls load(tile) for all tiles that take matrix products and have keys, one after the other.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shared memory of Hopper's kernel, and the mbarriers by which its warp groups hand over what lies
-// there: one finds the work, one loads, two compute. All count the tiles, and steps of those that
-// take products: from a count follows a place, and the parity of the mbarriers' phase.
+// Shared memory of Hopper's kernel, and the mbarriers by which its warps hand over what lies
+// there: one finds the work, some load, two warp groups compute. All count the pieces, and blocks
+// of keys: from a count follows a place, and the parity of the mbarriers' phase.
 #pragma once
 
 #include "arch/bulk.h"
@@ -65,20 +65,18 @@ struct HopperMemory {
   Piece decoded[kPieces];
   Share share;
   i32 message;  // from one thread that computes to all of them
-  // Of a step: the loader brings a block's keys, and the values of the block before it. A tile
-  // takes one step more than blocks: its first has no values, its last no keys, but all places are
-  // handed over in every step, so that one count tells all phases.
+  // Of a block of keys: their positions, and what else there is to know, as bits.
   i32 positions[Hopper::kSteps][Shape::kBlock];
-  u32 block[Hopper::kSteps];  // what there is to know of the block of keys: bits
+  u32 block[Hopper::kSteps];
   static constexpr u32 kFull = 1;      // every row of the tile attends to all its keys
   static constexpr u32 kGathered = 2;  // copied row by row
   // Where the rows lie that are copied next.
-  alignas(16) const char* q_rows[Shape::kRows];
+  alignas(16) const char* q_rows[Shape::kRows / Hopper::kGroups];
   alignas(16) const char* k_rows[Shape::kBlock];
   alignas(16) const char* v_rows[Shape::kBlock];
   Handover tile[2];
   Mbarrier loaded[2];  // no more keys of the tile are asked for
-  Handover q;
+  Handover q[Hopper::kGroups];  // a group's rows
   Handover k[Hopper::kStages];
   Handover v[Hopper::kStages];
   // The groups take turns: while one has its products under way, the other has its softmax.
@@ -103,7 +101,6 @@ TW_DEVICE void init_mbarriers(HopperMemory& memory) {
     init(memory.tile[i], 1, Shape::kWarps + kLoaders);
     mbarrier_init(&memory.loaded[i], kLoaders);
   }
-  init(memory.q, kWarpSize);
 #pragma unroll
   for (i32 i = 0; i < Hopper::kStages; ++i) {
     init(memory.k[i], Hopper::kParts * Hopper::kFills);
@@ -111,6 +108,7 @@ TW_DEVICE void init_mbarriers(HopperMemory& memory) {
   }
 #pragma unroll
   for (i32 i = 0; i < Hopper::kGroups; ++i) {
+    init(memory.q[i], kWarpSize, Shape::kWarps / Hopper::kGroups);
     mbarrier_init(&memory.may_multiply[i], Shape::kWarps / Hopper::kGroups);
   }
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// A tile of many rows on Hopper (FlashAttention-3, arXiv 2407.08608): two warp groups of 64 rows
-// each walk over the same blocks of keys. A group's softmax of one block hides its product of the
-// next block's keys and of the last one's values, and both hide under the other group's products.
+// Tiles of many rows on Hopper (FlashAttention-3, arXiv 2407.08608): two warp groups of 64 rows each
+// walk over the same blocks of keys. A group's softmax of one block hides its product of the next
+// block's keys and of the last one's values, and both hide under the other group's products. Tiles
+// follow each other as blocks do: while the last values of one are multiplied, the first keys of
+// the next are.
 #pragma once
 
 #include "attention/hopper_memory.h"
@@ -10,9 +12,11 @@
 
 namespace tw {
 
-// What a group has done before a tile.
+// What a group has done since the kernel began.
 struct HopperTurns {
-  u32 tiles = 0;
+  u32 pieces = 0;
+  u32 tiles = 0;   // that have keys
+  u32 blocks = 0;  // of keys
   u32 steps = 0;
 };
 
@@ -27,85 +31,97 @@ class HopperPrefill {
   using MultiplyKeys = WarpGroupMultiply<Element, Shape::kBlock>;
   using MultiplyValues = WarpGroupMultiply<Element, Shape::kValueTiles * 8>;
 
-  TW_DEVICE HopperPrefill(const AttentionParams& params, const TileOf<Shape::kRows>& the_tile,
-                          HopperMemory& the_memory, HopperTurns& the_turns)
+  TW_DEVICE HopperPrefill(const AttentionParams& params, HopperMemory& the_memory,
+                          HopperTurns& the_turns)
       : p(params),
-        tile(the_tile),
         memory(the_memory),
         turns(the_turns),
-        step(the_turns.steps),
         group(uniform(thread_id() / 128)) {}
 
-  // `count` blocks of those that the tile needs, from tile.first_block on.
-  TW_DEVICE void run(i32 count) {
-    if (count == 0) return;
-    memory.q.wait_full(turns.tiles);
-    Weights weights;
-    bool moved;
-    u32 gathered;  // of the last step's block
-    {
-      Scores scores;
-      wait_for_keys();
-      const u32 block = block_of_step();
-      fence_if_gathered(block);
-      gathered = block;
-      wait_for_turn();
-      multiply_keys(scores);
-      end_turn();
-      wgmma_wait<0>();
-      hold_registers(scores);
-      give_back_keys();
-      give_back_values();  // there are none yet
-      if (count == 1) give_back_queries();
-      transform((block & HopperMemory::kFull) != 0, scores);
-      moved = weigh(scores);
-      pack_weights(scores, weights);
-      ++step;
-    }
+  // The present piece and those behind it, as long as they are tiles that have keys; a tile that
+  // has none alone.
+  TW_DEVICE void run() {
+    const HopperPiece* ended = nullptr;  // whose last values are not multiplied yet
+    piece = &memory.pieces[turns.pieces % 2];
+    i32 left = blocks_of(*piece);
+    if (left == 0) ended = piece;
+    bool has_values = false;
+    bool moved = false;
+    u32 last_block = 0;
+    Weights weights = {};
 #pragma unroll 1
-    for (i32 left = count - 1; left > 0; --left) {
+    for (;;) {
+      // The last values of one tile and the first keys of the next. Both are multiplied where there
+      // are none, too: the compiler does not let products overlap with anything where they depend
+      // on a condition. Nobody looks at what comes of it.
+      const bool has_keys = left > 0;
       Scores scores;
-      wait_for_keys();
-      const u32 block = block_of_step();
-      wait_for_values();
-      fence_if_gathered(block | gathered);
-      gathered = block;
+      u32 block = 0;
+      if (has_keys) {
+        memory.q[group].wait_full(turns.tiles);
+        wait_for_keys();
+        block = block_of_keys();
+      }
+      if (has_values) wait_for_values();
+      fence_if_gathered(block | last_block);
+      if (moved) rescale();
       wait_for_turn();
       multiply_keys(scores);
-      if (moved) rescale();
       multiply_values(weights);
       end_turn();
+      const SoftmaxRow done[2] = {rows[0], rows[1]};
+      rows[0] = rows[1] = {};
       wgmma_wait<1>();
       hold_registers(scores);
-      give_back_keys();
-      if (left == 1) give_back_queries();
+      if (has_keys) {
+        give_back_keys();
+        if (left == 1) give_back_queries();
+      }
       transform((block & HopperMemory::kFull) != 0, scores);
-      moved = weigh(scores);
+      weigh(scores);
       wgmma_wait<0>();
       hold_registers(o);
-      give_back_values();
+      if (has_values) give_back_values();
       pack_weights(scores, weights);
-      ++step;
+      if (ended != nullptr) finish(*ended, done);
+      if (!has_keys) return;
+      clear_outputs();
+      moved = false;
+      last_block = block;
+      ++turns.blocks;
+#pragma unroll 1
+      for (--left; left > 0; --left) {
+        wait_for_keys();
+        block = block_of_keys();
+        wait_for_values();
+        fence_if_gathered(block | last_block);
+        last_block = block;
+        wait_for_turn();
+        multiply_keys(scores);
+        if (moved) rescale();
+        multiply_values(weights);
+        end_turn();
+        wgmma_wait<1>();
+        hold_registers(scores);
+        give_back_keys();
+        if (left == 1) give_back_queries();
+        transform((block & HopperMemory::kFull) != 0, scores);
+        moved = weigh(scores);
+        wgmma_wait<0>();
+        hold_registers(o);
+        give_back_values();
+        pack_weights(scores, weights);
+        ++turns.blocks;
+      }
+      has_values = true;
+      ended = piece;
+      const HopperPiece& next = memory.pieces[(turns.pieces + 1) % 2];
+      memory.tile[(turns.pieces + 1) % 2].wait_full((turns.pieces + 1) / 2);
+      if (next.kind == Piece::many_rows) {
+        piece = &next;
+        left = blocks_of(next);
+      }
     }
-    if (moved) rescale();
-    wait_for_values();
-    fence_if_gathered(gathered);
-    wait_for_turn();
-    multiply_values(weights);
-    end_turn();
-    give_back_keys();  // there are none
-    wgmma_wait<0>();
-    hold_registers(o);
-    give_back_values();
-    ++turns.tiles;
-    turns.steps = step + 1;
-  }
-
-  // Stores the rows: in a slot, or where complete rows go (slot -1).
-  TW_DEVICE void store(i32 slot) {
-    store_rows_of_warp<16>(
-        p, tile, slot, warp_id() * 16, [&](i32 i) -> const SoftmaxRow& { return rows[i]; },
-        [&](i32 i, i32 d, i32 e) -> float& { return o[d * 4 + i * 2 + e]; });
   }
 
   // Before the first tile: the first group goes first.
@@ -114,28 +130,52 @@ class HopperPrefill {
   }
 
  private:
-  TW_DEVICE void wait_for_keys() {
-    memory.k[step % Hopper::kStages].wait_full(step / Hopper::kStages);
+  TW_DEVICE static i32 blocks_of(const HopperPiece& piece) {
+    return piece.tile.part_end - piece.tile.first_block;
   }
-  // Of the last step's block.
+  TW_DEVICE void wait_for_keys() {
+    memory.k[turns.blocks % Hopper::kStages].wait_full(turns.blocks / Hopper::kStages);
+  }
+  // Of the last block.
   TW_DEVICE void wait_for_values() {
-    memory.v[step % Hopper::kStages].wait_full(step / Hopper::kStages);
+    const u32 last = turns.blocks - 1;
+    memory.v[last % Hopper::kStages].wait_full(last / Hopper::kStages);
   }
   TW_DEVICE void give_back_queries() {
-    arrive_as_warp(memory.q.empty);
+    arrive_as_warp(memory.q[group].empty);
+    ++turns.tiles;
   }
   TW_DEVICE void give_back_keys() {
-    arrive_as_warp(memory.k[step % Hopper::kStages].empty);
+    arrive_as_warp(memory.k[turns.blocks % Hopper::kStages].empty);
   }
   TW_DEVICE void give_back_values() {
-    arrive_as_warp(memory.v[step % Hopper::kStages].empty);
+    arrive_as_warp(memory.v[(turns.blocks - 1) % Hopper::kStages].empty);
   }
   // Each step takes one turn.
   TW_DEVICE void wait_for_turn() {
-    wait_for(memory.may_multiply[group], step);
+    wait_for(memory.may_multiply[group], turns.steps);
   }
   TW_DEVICE void end_turn() {
     arrive_as_warp(memory.may_multiply[1 - group]);
+    ++turns.steps;
+  }
+
+  // Stores the rows of a tile: in a slot, or where complete rows go.
+  TW_DEVICE void finish(const HopperPiece& ended, const SoftmaxRow (&done)[2]) {
+    store_rows_of_warp<16>(
+        p, ended.tile, ended.slot, warp_id() * 16,
+        [&](i32 i) -> const SoftmaxRow& { return done[i]; },
+        [&](i32 i, i32 d, i32 e) -> float& { return o[d * 4 + i * 2 + e]; });
+    if (ended.slot >= 0) {
+      sync_workers();
+      merge_if_last(p, ended.tile, ended, memory.message);
+    }
+    arrive_as_warp(memory.tile[turns.pieces % 2].empty);
+    ++turns.pieces;
+  }
+  TW_DEVICE void clear_outputs() {
+#pragma unroll
+    for (i32 i = 0; i < Shape::kValueTiles * 4; ++i) o[i] = 0;
   }
 
   // Starts scores = Q K^T.
@@ -144,7 +184,7 @@ class HopperPrefill {
     const SharedMatrix q =
         shared_matrix(stages.q[0] + group * kGroupRows * Hopper::kRowBytes, sizeof(stages.q[0]));
     const SharedMatrix k =
-        shared_matrix(stages.k[step % Hopper::kStages][0], sizeof(stages.k[0][0]));
+        shared_matrix(stages.k[turns.blocks % Hopper::kStages][0], sizeof(stages.k[0][0]));
     hold_registers(scores);
     wgmma_fence();
 #pragma unroll
@@ -156,11 +196,11 @@ class HopperPrefill {
     wgmma_commit();
   }
 
-  // Starts o += weights V, of the last step's block.
+  // Starts o += weights V, of the last block.
   TW_DEVICE void multiply_values(const Weights& weights) {
     const HopperStages& stages = memory.stages;
     const SharedMatrix v =
-        shared_matrix(stages.v[step % Hopper::kStages][0], sizeof(stages.v[0][0]));
+        shared_matrix(stages.v[(turns.blocks - 1) % Hopper::kStages][0], sizeof(stages.v[0][0]));
     hold_registers(o);
     wgmma_fence();
 #pragma unroll
@@ -170,7 +210,7 @@ class HopperPrefill {
     wgmma_commit();
   }
 
-  TW_DEVICE u32 block_of_step() const { return memory.block[step % Hopper::kSteps]; }
+  TW_DEVICE u32 block_of_keys() const { return memory.block[turns.blocks % Hopper::kSteps]; }
   // Rows that threads copied are handed to matrix instructions by those who wait for them.
   TW_DEVICE static void fence_if_gathered(u32 block) {
     if ((block & HopperMemory::kGathered) != 0) fence_async_proxy();
@@ -181,13 +221,13 @@ class HopperPrefill {
     if (full && !has_logits(p)) [[likely]]
       return;
     // The keys were given back already, but their positions are kept for longer.
-    const i32* const positions = memory.positions[step % Hopper::kSteps] + lane_id() % 4 * 2;
+    const i32* const positions = memory.positions[turns.blocks % Hopper::kSteps] + lane_id() % 4 * 2;
     auto& tiles = reinterpret_cast<float(&)[kKeyTiles][4]>(scores);
 #pragma unroll
     for (i32 half = 0; half < 2; ++half) {
       const i32 r = warp_id() * 16 + half * 8 + lane_id() / 4;
-      if (has_logits(p)) transform_row(p, tile, r, half, positions, tiles);
-      if (!full) mask_row(p, tile, r, half, positions, tiles);
+      if (has_logits(p)) transform_row(p, piece->tile, r, half, positions, tiles);
+      if (!full) mask_row(p, piece->tile, r, half, positions, tiles);
     }
   }
 
@@ -247,10 +287,9 @@ class HopperPrefill {
   }
 
   const AttentionParams& p;
-  const TileOf<Shape::kRows>& tile;
   HopperMemory& memory;
   HopperTurns& turns;
-  u32 step;  // since the kernel began
+  const HopperPiece* piece = nullptr;  // whose keys are multiplied
   const i32 group;
   SoftmaxRow rows[2];
   float factor[2];
