@@ -37,11 +37,10 @@ TW_DEVICE void decode_piece(const AttentionParams& p, const HopperPiece& piece,
 // The groups that compute: all pieces that are handed over.
 TW_DEVICE void compute_pieces(const AttentionParams& p, HopperMemory& memory) {
   HopperTurns turns;
-  HopperPrefill::begin_turns(memory);
   for (;;) {
-    const HopperPiece& piece = memory.pieces[turns.pieces % 2];
-    Handover& handover = memory.tile[turns.pieces % 2];
-    handover.wait_full(turns.pieces / 2);
+    const HopperPiece& piece = memory.pieces[turns.pieces % Hopper::kPieces];
+    Handover& handover = memory.piece[turns.pieces % Hopper::kPieces];
+    handover.wait_full(turns.pieces / Hopper::kPieces);
     if (piece.kind == Piece::none) break;
     if (piece.kind == Piece::many_rows) {
       HopperPrefill(p, memory, turns).run();

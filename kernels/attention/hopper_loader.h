@@ -81,11 +81,12 @@ class TileRows {
     if (!plain) return address_of_key(p, tile, key, page).position;
     return follows(page) && key < kv_len ? tile.kv_pos + key : kNoKey;
   }
-
- private:
+  // Whether the cache has the page.
   TW_DEVICE bool follows(i32 page) const {
     return static_cast<u32>(page) < static_cast<u32>(pages);
   }
+
+ private:
   TW_DEVICE i32 last(i32 key) const { return key < kv_len ? key : kv_len - 1; }
 
   const AttentionParams& p;
@@ -109,7 +110,9 @@ class HopperLoader {
     constexpr i32 kRows = Shape::kRows / Hopper::kGroups;
     using Copy = MatrixCopy<Shape::kHeadUnits, kRows>;
     u32 tiles = 0;
-    for_each_tile([&](const TileOf<Shape::kRows>& tile) {
+    for_each_tile([&](HopperPiece& piece) {
+      const TileOf<Shape::kRows>& tile = piece.tile;
+      for (i32 r = lane_id(); r < Shape::kRows; r += kWarpSize) set_up_row(piece, r);
 #pragma unroll 1
       for (i32 group = 0; group < Hopper::kGroups; ++group) {
         sync_warp();  // the last rows have been copied
@@ -126,6 +129,7 @@ class HopperLoader {
         sync_warp();
         Copy::copy(memory.stages.q[0], sizeof(memory.stages.q[0]), group * kRows, memory.q_rows);
         mbarrier_arrive_behind_copies(&place.full);
+        arrive_as_warp(place.full);  // for the rows themselves
       }
       ++tiles;
     });
@@ -136,7 +140,8 @@ class HopperLoader {
   TW_DEVICE void load_blocks(i32 part) {
     const i32 first = part * Hopper::kPartRows;
     u32 block = 0;
-    for_each_tile([&](const Tile& tile) {
+    for_each_tile([&](const HopperPiece& piece) {
+      const Tile& tile = piece.tile;
       const TileRows<kValues> rows(p, tile);
       const i32 box_tokens = tile.plain ? p.box_tokens[tile.segments[0].level] : 0;
       const auto key_of = [&](i32 n, i32 j) {
@@ -158,14 +163,18 @@ class HopperLoader {
         // Behind a row's last key there may be anything, which boxes would bring.
         const bool boxes = box_tokens > 0 && begin + Shape::kBlock <= rows.kv_len;
         if constexpr (!kValues) {
+          bool regular = tile.plain;
 #pragma unroll
           for (i32 j = 0; j < kLaneRows; ++j) {
             memory.positions[block % Hopper::kSteps][first + j * kWarpSize + lane_id()] =
                 rows.position_of(key_of(n, j), page[j]);
+            regular = regular && rows.follows(page[j]);
           }
-          if (first + lane_id() == 0) {
-            memory.block[block % Hopper::kSteps] = (tile.is_full(n) ? HopperMemory::kFull : 0) |
-                                                   (boxes ? 0 : HopperMemory::kGathered);
+          regular = !any_of_warp(!regular);
+          if (lane_id() == 0) {
+            memory.block[block % Hopper::kSteps][part] =
+                (tile.is_full(n) ? HopperMemory::kFull : 0) |
+                (boxes ? 0 : HopperMemory::kGathered) | (regular ? HopperMemory::kRegular : 0);
           }
         }
         if (boxes) {
@@ -241,24 +250,56 @@ class HopperLoader {
     arrive_as_warp(place.full);  // for what was written otherwise
   }
 
-  // Calls load(tile) for all tiles that take matrix products and have keys, one after the other.
+  TW_DEVICE void set_up_row(HopperPiece& piece, i32 r) {
+    set_up_query_row<true>(p, piece, r, piece.tile);
+    if constexpr (Variant::kHasMask) {
+      const QueryRow row = query_row(p, piece.tile, r);
+      plan::QueryRange query;
+      query.q_pos_min = query.q_pos_max = row.q_pos;
+      query.q_head_begin = row.q_head;
+      query.q_head_end = row.q_head + 1;
+      query.kv_head = row.kv_head;
+      query.batch = row.batch;
+      query.q_len = row.q_len;
+      query.kv_len = row.kv_len;
+      query.q_index = row.q_index;
+      query.q_begin = row.q_begin;
+      const plan::MaskInterval keys = Variant::interval(query, p.params);
+      const bool exact = keys.needed.begin == keys.full.begin && keys.needed.end == keys.full.end;
+      constexpr i64 kMost = 0x7FFFFFFF;
+      const auto clamp = [](i64 position) {
+        return static_cast<i32>(plan::clamp64(position, -kMost, kMost));
+      };
+      piece.row_begin[r] = exact ? clamp(keys.full.begin) : 1;
+      piece.row_end[r] = exact ? clamp(keys.full.end) : 0;
+    } else {
+      piece.row_begin[r] = -0x7FFFFFFF;
+      piece.row_end[r] = 0x7FFFFFFF;
+    }
+  }
+
+  // Calls load(piece) for all tiles that take matrix products and have keys, one after the other.
   template <typename Load>
   TW_DEVICE void for_each_tile(const Load& load) {
     bool behind_decode = false;
     for (u32 turn = 0;; ++turn) {
-      memory.tile[turn % 2].wait_full(turn / 2);
-      const HopperPiece& piece = memory.pieces[turn % 2];
+      Handover& handover = memory.piece[turn % Hopper::kPieces];
+      handover.wait_full(turn / Hopper::kPieces);
+      HopperPiece& piece = memory.pieces[turn % Hopper::kPieces];
       if (piece.kind == Piece::none) break;
       if (piece.kind == Piece::few_rows) {  // whose keys are loaded by those who compute
         behind_decode = true;
       } else {
         // They have used the memory of the stages in another way.
-        if (behind_decode) memory.tile[(turn - 1) % 2].wait_empty((turn - 1) / 2 + 1);
+        const u32 before = turn - 1;
+        if (behind_decode) {
+          memory.piece[before % Hopper::kPieces].wait_empty(before / Hopper::kPieces + 1);
+        }
         behind_decode = false;
-        if (piece.tile.first_block < piece.tile.part_end) load(piece.tile);
+        if (piece.is_tile_with_keys()) load(piece);
       }
-      arrive_as_warp(memory.loaded[turn % 2]);
-      arrive_as_warp(memory.tile[turn % 2].empty);
+      arrive_as_warp(memory.loaded[turn % Hopper::kPieces]);
+      arrive_as_warp(handover.empty);
     }
     copy_async_wait<0>();
   }

@@ -22,6 +22,7 @@ struct Hopper {
   // all else.
   static constexpr u32 kFills = kWarpSize + 1;
   static constexpr i32 kStages = 2;  // of keys, and of values
+  static constexpr u32 kPieces = 4;  // of which some are found ahead: short tiles take less time
   // Of positions, which are read when their keys' place may be filled again.
   static constexpr i32 kSteps = 4;
   static constexpr i32 kRowBytes = 128;  // a row of one block of columns, 64 elements
@@ -50,9 +51,16 @@ struct Handover {
   TW_DEVICE void wait_empty(u32 turn) { wait_for(empty, turn - 1); }
 };
 
-// A piece and its tile.
+// A piece and its tile. Rows of tiles that have keys are set up where their queries are loaded, all
+// others where pieces are found.
 struct HopperPiece : Piece {
   TileOf<Shape::kRows> tile;
+  // The positions that a row attends to, [begin, end); begin > end: not an interval.
+  i32 row_begin[Shape::kRows];
+  i32 row_end[Shape::kRows];
+
+  TW_DEVICE i32 blocks() const { return tile.part_end - tile.first_block; }
+  TW_DEVICE bool is_tile_with_keys() const { return kind == many_rows && blocks() > 0; }
 };
 
 struct HopperMemory {
@@ -60,27 +68,26 @@ struct HopperMemory {
     HopperStages stages;
     DecodeMemory decode;
   };
-  HopperPiece pieces[2];
+  HopperPiece pieces[Hopper::kPieces];
   // The piece of few rows that is computed, and none behind it.
   Piece decoded[kPieces];
   Share share;
   i32 message;  // from one thread that computes to all of them
   // Of a block of keys: their positions, and what else there is to know, as bits.
   i32 positions[Hopper::kSteps][Shape::kBlock];
-  u32 block[Hopper::kSteps];
+  u32 block[Hopper::kSteps][Hopper::kParts];
   static constexpr u32 kFull = 1;      // every row of the tile attends to all its keys
   static constexpr u32 kGathered = 2;  // copied row by row
+  static constexpr u32 kRegular = 4;   // key i of it is at position begin + i, as far as there are
   // Where the rows lie that are copied next.
   alignas(16) const char* q_rows[Shape::kRows / Hopper::kGroups];
   alignas(16) const char* k_rows[Shape::kBlock];
   alignas(16) const char* v_rows[Shape::kBlock];
-  Handover tile[2];
-  Mbarrier loaded[2];  // no more keys of the tile are asked for
+  Handover piece[Hopper::kPieces];
+  Mbarrier loaded[Hopper::kPieces];  // no more keys of the tile are asked for
   Handover q[Hopper::kGroups];  // a group's rows
   Handover k[Hopper::kStages];
   Handover v[Hopper::kStages];
-  // The groups take turns: while one has its products under way, the other has its softmax.
-  Mbarrier may_multiply[Hopper::kGroups];
 };
 
 static_assert(sizeof(HopperMemory) <= hopper_shared_bytes(Spec::kHeadDim, Spec::kValueDim,
@@ -97,8 +104,8 @@ TW_DEVICE void init_mbarriers(HopperMemory& memory) {
     mbarrier_init(&place.empty, releases);
   };
 #pragma unroll
-  for (i32 i = 0; i < 2; ++i) {
-    init(memory.tile[i], 1, Shape::kWarps + kLoaders);
+  for (u32 i = 0; i < Hopper::kPieces; ++i) {
+    init(memory.piece[i], 1, Shape::kWarps + kLoaders);
     mbarrier_init(&memory.loaded[i], kLoaders);
   }
 #pragma unroll
@@ -108,8 +115,7 @@ TW_DEVICE void init_mbarriers(HopperMemory& memory) {
   }
 #pragma unroll
   for (i32 i = 0; i < Hopper::kGroups; ++i) {
-    init(memory.q[i], kWarpSize, Shape::kWarps / Hopper::kGroups);
-    mbarrier_init(&memory.may_multiply[i], Shape::kWarps / Hopper::kGroups);
+    init(memory.q[i], Hopper::kFills, Shape::kWarps / Hopper::kGroups);
   }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The warp that finds pieces of work and sets up their tiles, one ahead of the tile that is
+// The warp that finds pieces of work and sets up their tiles, some ahead of the one that is
 // computed.
 #pragma once
 
@@ -15,17 +15,18 @@ class HopperPlanner {
   TW_DEVICE void run() {
     if (lane_id() == 0) finder.begin();
     for (u32 turn = 0;; ++turn) {
-      HopperPiece& piece = memory.pieces[turn % 2];
-      const Piece& last = memory.pieces[(turn + 1) % 2];
-      memory.tile[turn % 2].wait_empty(turn / 2);
+      HopperPiece& piece = memory.pieces[turn % Hopper::kPieces];
+      const u32 before = turn - 1;
+      const Piece& last = memory.pieces[before % Hopper::kPieces];
+      memory.piece[turn % Hopper::kPieces].wait_empty(turn / Hopper::kPieces);
       bool found = find(piece, [&] { finder.find_early(last, piece); });
       if (!found) {
         // Of the last items one is taken when the tile before it needs no more keys.
-        if (turn > 0) wait_for(memory.loaded[(turn - 1) % 2], (turn - 1) / 2);
+        if (turn > 0) wait_for(memory.loaded[before % Hopper::kPieces], before / Hopper::kPieces);
         found = find(piece, [&] { finder.take_a_item(piece); });
       }
       if (found) set_up(piece);
-      arrive_as_warp(memory.tile[turn % 2].full);
+      arrive_as_warp(memory.piece[turn % Hopper::kPieces].full);
       if (!found) break;
     }
   }
@@ -47,6 +48,8 @@ class HopperPlanner {
     if (lane_id() == 0) set_up_keys(p, piece, piece.tile);
     if (lane_id() == 1) set_up_blocks(p, piece, piece.tile);
     if (lane_id() == 2 && piece.slot >= 0) piece.split = p.plan.schedule.splits[piece.split_index];
+    sync_warp();
+    if (piece.is_tile_with_keys()) return;
     for (i32 r = lane_id(); r < Shape::kRows; r += kWarpSize) {
       set_up_query_row<true>(p, piece, r, piece.tile);
     }

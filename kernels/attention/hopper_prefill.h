@@ -17,7 +17,6 @@ struct HopperTurns {
   u32 pieces = 0;
   u32 tiles = 0;   // that have keys
   u32 blocks = 0;  // of keys
-  u32 steps = 0;
 };
 
 class HopperPrefill {
@@ -42,8 +41,8 @@ class HopperPrefill {
   // has none alone.
   TW_DEVICE void run() {
     const HopperPiece* ended = nullptr;  // whose last values are not multiplied yet
-    piece = &memory.pieces[turns.pieces % 2];
-    i32 left = blocks_of(*piece);
+    piece = &memory.pieces[turns.pieces % Hopper::kPieces];
+    i32 left = piece->blocks();
     if (left == 0) ended = piece;
     bool has_values = false;
     bool moved = false;
@@ -65,10 +64,8 @@ class HopperPrefill {
       if (has_values) wait_for_values();
       fence_if_gathered(block | last_block);
       if (moved) rescale();
-      wait_for_turn();
       multiply_keys(scores);
       multiply_values(weights);
-      end_turn();
       const SoftmaxRow done[2] = {rows[0], rows[1]};
       rows[0] = rows[1] = {};
       wgmma_wait<1>();
@@ -77,7 +74,7 @@ class HopperPrefill {
         give_back_keys();
         if (left == 1) give_back_queries();
       }
-      transform((block & HopperMemory::kFull) != 0, scores);
+      transform(block, scores);
       weigh(scores);
       wgmma_wait<0>();
       hold_registers(o);
@@ -96,16 +93,14 @@ class HopperPrefill {
         wait_for_values();
         fence_if_gathered(block | last_block);
         last_block = block;
-        wait_for_turn();
         multiply_keys(scores);
         if (moved) rescale();
         multiply_values(weights);
-        end_turn();
         wgmma_wait<1>();
         hold_registers(scores);
         give_back_keys();
         if (left == 1) give_back_queries();
-        transform((block & HopperMemory::kFull) != 0, scores);
+        transform(block, scores);
         moved = weigh(scores);
         wgmma_wait<0>();
         hold_registers(o);
@@ -115,24 +110,17 @@ class HopperPrefill {
       }
       has_values = true;
       ended = piece;
-      const HopperPiece& next = memory.pieces[(turns.pieces + 1) % 2];
-      memory.tile[(turns.pieces + 1) % 2].wait_full((turns.pieces + 1) / 2);
-      if (next.kind == Piece::many_rows) {
+      const u32 behind = turns.pieces + 1;
+      memory.piece[behind % Hopper::kPieces].wait_full(behind / Hopper::kPieces);
+      const HopperPiece& next = memory.pieces[behind % Hopper::kPieces];
+      if (next.is_tile_with_keys()) {
         piece = &next;
-        left = blocks_of(next);
+        left = next.blocks();
       }
     }
   }
 
-  // Before the first tile: the first group goes first.
-  TW_DEVICE static void begin_turns(HopperMemory& memory) {
-    if (thread_id() / 128 == Hopper::kGroups - 1) arrive_as_warp(memory.may_multiply[0]);
-  }
-
  private:
-  TW_DEVICE static i32 blocks_of(const HopperPiece& piece) {
-    return piece.tile.part_end - piece.tile.first_block;
-  }
   TW_DEVICE void wait_for_keys() {
     memory.k[turns.blocks % Hopper::kStages].wait_full(turns.blocks / Hopper::kStages);
   }
@@ -151,14 +139,6 @@ class HopperPrefill {
   TW_DEVICE void give_back_values() {
     arrive_as_warp(memory.v[(turns.blocks - 1) % Hopper::kStages].empty);
   }
-  // Each step takes one turn.
-  TW_DEVICE void wait_for_turn() {
-    wait_for(memory.may_multiply[group], turns.steps);
-  }
-  TW_DEVICE void end_turn() {
-    arrive_as_warp(memory.may_multiply[1 - group]);
-    ++turns.steps;
-  }
 
   // Stores the rows of a tile: in a slot, or where complete rows go.
   TW_DEVICE void finish(const HopperPiece& ended, const SoftmaxRow (&done)[2]) {
@@ -170,7 +150,7 @@ class HopperPrefill {
       sync_workers();
       merge_if_last(p, ended.tile, ended, memory.message);
     }
-    arrive_as_warp(memory.tile[turns.pieces % 2].empty);
+    arrive_as_warp(memory.piece[turns.pieces % Hopper::kPieces].empty);
     ++turns.pieces;
   }
   TW_DEVICE void clear_outputs() {
@@ -210,24 +190,60 @@ class HopperPrefill {
     wgmma_commit();
   }
 
-  TW_DEVICE u32 block_of_keys() const { return memory.block[turns.blocks % Hopper::kSteps]; }
+  TW_DEVICE u32 block_of_keys() const {
+    const auto& parts = memory.block[turns.blocks % Hopper::kSteps];
+    return Hopper::kParts == 1 ? parts[0] : parts[0] & parts[Hopper::kParts - 1];
+  }
   // Rows that threads copied are handed to matrix instructions by those who wait for them.
   TW_DEVICE static void fence_if_gathered(u32 block) {
     if ((block & HopperMemory::kGathered) != 0) fence_async_proxy();
   }
 
   // Logits transform and mask.
-  TW_DEVICE void transform(bool full, Scores& scores) {
+  TW_DEVICE void transform(u32 block, Scores& scores) {
+    const bool full = (block & HopperMemory::kFull) != 0;
     if (full && !has_logits(p)) [[likely]]
       return;
     // The keys were given back already, but their positions are kept for longer.
-    const i32* const positions = memory.positions[turns.blocks % Hopper::kSteps] + lane_id() % 4 * 2;
+    const i32* const positions =
+        memory.positions[turns.blocks % Hopper::kSteps] + lane_id() % 4 * 2;
     auto& tiles = reinterpret_cast<float(&)[kKeyTiles][4]>(scores);
 #pragma unroll
     for (i32 half = 0; half < 2; ++half) {
       const i32 r = warp_id() * 16 + half * 8 + lane_id() / 4;
       if (has_logits(p)) transform_row(p, piece->tile, r, half, positions, tiles);
-      if (!full) mask_row(p, piece->tile, r, half, positions, tiles);
+      if (full) continue;
+      const i32 begin = piece->row_begin[r];
+      const i32 end = piece->row_end[r];
+      if ((block & HopperMemory::kRegular) != 0 && !any_of_warp(begin > end)) {
+        mask_interval(half, begin, end, tiles);
+      } else {
+        mask_row(p, piece->tile, r, half, positions, tiles);
+      }
+    }
+  }
+
+  // What is not at [begin, end) becomes -inf, of keys that follow each other.
+  TW_DEVICE void mask_interval(i32 half, i32 begin, i32 end, float (&tiles)[kKeyTiles][4]) {
+    const Tile& tile = piece->tile;
+    const i32 first = memory.positions[turns.blocks % Hopper::kSteps][0] + lane_id() % 4 * 2;
+    const i32 past = tile.kv_pos + tile.kv_len;
+    const i32 columns = (end < past ? end : past) - first;
+#pragma unroll
+    for (i32 n = 0; n < kKeyTiles; ++n) {
+#pragma unroll
+      for (i32 e = 0; e < 2; ++e) {
+        if (n * 8 + e >= columns) tiles[n][half * 2 + e] = -kInfinity;
+      }
+    }
+    if (!any_of_warp(begin > first)) return;
+    const i32 before = begin > first ? begin - first : 0;
+#pragma unroll
+    for (i32 n = 0; n < kKeyTiles; ++n) {
+#pragma unroll
+      for (i32 e = 0; e < 2; ++e) {
+        if (n * 8 + e < before) tiles[n][half * 2 + e] = -kInfinity;
+      }
     }
   }
 

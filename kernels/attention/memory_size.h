@@ -66,9 +66,9 @@ constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block, int de
       kTileRows * columns(head_dim) + 2 * block * (columns(head_dim) + columns(value_dim));
   const int decode =
       attention_shared_bytes(head_dim, value_dim, block, decode_stages, 0, BlockForm::span, true);
-  const int piece = 128 + kTileRows * (16 + 4) + 8 * 32 + 16 + 64;
-  const int pieces = 2 * piece + 3 * 128 + 96;
-  const int addresses = (kTileRows + 2 * block) * 8;
+  const int piece = 128 + kTileRows * (16 + 4 + 8) + 8 * 32 + 16 + 64;
+  const int pieces = 4 * piece + 3 * 128 + 96;
+  const int addresses = (kTileRows / 2 + 2 * block) * 8;
   const int bytes =
       (prefill > decode ? prefill : decode) + pieces + 4 * block * 4 + addresses + 512;
   return (bytes + 1023) / 1024 * 1024;
