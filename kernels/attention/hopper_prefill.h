@@ -40,87 +40,77 @@ class HopperPrefill {
   // The present piece and those behind it, as long as they are tiles that have keys; a tile that
   // has none alone.
   TW_DEVICE void run() {
-    const HopperPiece* ended = nullptr;  // whose last values are not multiplied yet
     piece = &memory.pieces[turns.pieces % Hopper::kPieces];
     i32 left = piece->blocks();
-    if (left == 0) ended = piece;
-    bool has_values = false;
+    bool has_values = false;  // of the block before
     bool moved = false;
     u32 last_block = 0;
     Weights weights = {};
 #pragma unroll 1
     for (;;) {
-      // The last values of one tile and the first keys of the next. Both are multiplied where there
-      // are none, too: the compiler does not let products overlap with anything where they depend
-      // on a condition. Nobody looks at what comes of it.
+      // Behind a tile's last keys come the first ones of the next.
+      const HopperPiece* ended = nullptr;
+      bool begins = !has_values;
+      if (left == 0) {
+        ended = piece;
+        begins = true;
+        const HopperPiece* const next = has_values ? wait_for_next_piece() : piece;
+        if (next->is_tile_with_keys()) {
+          piece = next;
+          left = next->blocks();
+        }
+      }
       const bool has_keys = left > 0;
-      Scores scores;
       u32 block = 0;
       if (has_keys) {
-        memory.q[group].wait_full(turns.tiles);
+        if (begins) memory.q[group].wait_full(turns.tiles);
         wait_for_keys();
         block = block_of_keys();
       }
       if (has_values) wait_for_values();
       fence_if_gathered(block | last_block);
+      last_block = block;
       if (moved) rescale();
+      // Both are multiplied where there are none, too: the compiler does not let products overlap
+      // with anything where they depend on a condition. Nobody looks at what comes of it.
+      Scores scores;
       multiply_keys(scores);
       multiply_values(weights);
-      const SoftmaxRow done[2] = {rows[0], rows[1]};
-      rows[0] = rows[1] = {};
       wgmma_wait<1>();
       hold_registers(scores);
       if (has_keys) {
         give_back_keys();
         if (left == 1) give_back_queries();
       }
+      if (begins) {
+        wgmma_wait<0>();
+        hold_registers(o);
+        if (ended != nullptr) finish(*ended);
+        clear_outputs();
+        rows[0] = rows[1] = {};
+        if (!has_keys) {
+          if (has_values) give_back_values();
+          return;
+        }
+      }
       transform(block, scores);
-      weigh(scores);
+      moved = weigh(scores);
       wgmma_wait<0>();
       hold_registers(o);
       if (has_values) give_back_values();
       pack_weights(scores, weights);
-      if (ended != nullptr) finish(*ended, done);
-      if (!has_keys) return;
-      clear_outputs();
-      moved = false;
-      last_block = block;
-      ++turns.blocks;
-#pragma unroll 1
-      for (--left; left > 0; --left) {
-        wait_for_keys();
-        block = block_of_keys();
-        wait_for_values();
-        fence_if_gathered(block | last_block);
-        last_block = block;
-        multiply_keys(scores);
-        if (moved) rescale();
-        multiply_values(weights);
-        wgmma_wait<1>();
-        hold_registers(scores);
-        give_back_keys();
-        if (left == 1) give_back_queries();
-        transform(block, scores);
-        moved = weigh(scores);
-        wgmma_wait<0>();
-        hold_registers(o);
-        give_back_values();
-        pack_weights(scores, weights);
-        ++turns.blocks;
-      }
       has_values = true;
-      ended = piece;
-      const u32 behind = turns.pieces + 1;
-      memory.piece[behind % Hopper::kPieces].wait_full(behind / Hopper::kPieces);
-      const HopperPiece& next = memory.pieces[behind % Hopper::kPieces];
-      if (next.is_tile_with_keys()) {
-        piece = &next;
-        left = next.blocks();
-      }
+      --left;
+      ++turns.blocks;
     }
   }
 
  private:
+  TW_DEVICE const HopperPiece* wait_for_next_piece() {
+    const u32 behind = turns.pieces + 1;
+    memory.piece[behind % Hopper::kPieces].wait_full(behind / Hopper::kPieces);
+    return &memory.pieces[behind % Hopper::kPieces];
+  }
   TW_DEVICE void wait_for_keys() {
     memory.k[turns.blocks % Hopper::kStages].wait_full(turns.blocks / Hopper::kStages);
   }
@@ -141,10 +131,10 @@ class HopperPrefill {
   }
 
   // Stores the rows of a tile: in a slot, or where complete rows go.
-  TW_DEVICE void finish(const HopperPiece& ended, const SoftmaxRow (&done)[2]) {
+  TW_DEVICE void finish(const HopperPiece& ended) {
     store_rows_of_warp<16>(
         p, ended.tile, ended.slot, warp_id() * 16,
-        [&](i32 i) -> const SoftmaxRow& { return done[i]; },
+        [&](i32 i) -> const SoftmaxRow& { return rows[i]; },
         [&](i32 i, i32 d, i32 e) -> float& { return o[d * 4 + i * 2 + e]; });
     if (ended.slot >= 0) {
       sync_workers();
