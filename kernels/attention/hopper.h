@@ -37,6 +37,7 @@ TW_DEVICE void decode_piece(const AttentionParams& p, const HopperPiece& piece,
 // The groups that compute: all pieces that are handed over.
 TW_DEVICE void compute_pieces(const AttentionParams& p, HopperMemory& memory) {
   HopperTurns turns;
+  HopperPrefill::begin_turns(memory);
   for (;;) {
     const HopperPiece& piece = memory.pieces[turns.pieces % Hopper::kPieces];
     Handover& handover = memory.piece[turns.pieces % Hopper::kPieces];

@@ -88,6 +88,8 @@ struct HopperMemory {
   Handover q[Hopper::kGroups];  // a group's rows
   Handover k[Hopper::kStages];
   Handover v[Hopper::kStages];
+  // The groups take turns: while one has its products under way, the other has its softmax.
+  Mbarrier may_multiply[Hopper::kGroups];
 };
 
 static_assert(sizeof(HopperMemory) <= hopper_shared_bytes(Spec::kHeadDim, Spec::kValueDim,
@@ -116,6 +118,7 @@ TW_DEVICE void init_mbarriers(HopperMemory& memory) {
 #pragma unroll
   for (i32 i = 0; i < Hopper::kGroups; ++i) {
     init(memory.q[i], Hopper::kFills, Shape::kWarps / Hopper::kGroups);
+    mbarrier_init(&memory.may_multiply[i], Shape::kWarps / Hopper::kGroups);
   }
 }
 

@@ -17,6 +17,7 @@ struct HopperTurns {
   u32 pieces = 0;
   u32 tiles = 0;   // that have keys
   u32 blocks = 0;  // of keys
+  u32 steps = 0;
 };
 
 class HopperPrefill {
@@ -37,80 +38,76 @@ class HopperPrefill {
         turns(the_turns),
         group(uniform(thread_id() / 128)) {}
 
-  // The present piece and those behind it, as long as they are tiles that have keys; a tile that
-  // has none alone.
+  // The present piece, a tile.
   TW_DEVICE void run() {
     piece = &memory.pieces[turns.pieces % Hopper::kPieces];
     i32 left = piece->blocks();
-    bool has_values = false;  // of the block before
-    bool moved = false;
-    u32 last_block = 0;
-    Weights weights = {};
-#pragma unroll 1
-    for (;;) {
-      // Behind a tile's last keys come the first ones of the next.
-      const HopperPiece* ended = nullptr;
-      bool begins = !has_values;
-      if (left == 0) {
-        ended = piece;
-        begins = true;
-        const HopperPiece* const next = has_values ? wait_for_next_piece() : piece;
-        if (next->is_tile_with_keys()) {
-          piece = next;
-          left = next->blocks();
-        }
-      }
-      const bool has_keys = left > 0;
-      u32 block = 0;
-      if (has_keys) {
-        if (begins) memory.q[group].wait_full(turns.tiles);
+    if (left > 0) {
+      memory.q[group].wait_full(turns.tiles);
+      bool moved;
+      u32 last_block;
+      Weights weights;
+      {
+        Scores scores;
         wait_for_keys();
-        block = block_of_keys();
-      }
-      if (has_values) wait_for_values();
-      fence_if_gathered(block | last_block);
-      last_block = block;
-      if (moved) rescale();
-      // Both are multiplied where there are none, too: the compiler does not let products overlap
-      // with anything where they depend on a condition. Nobody looks at what comes of it.
-      Scores scores;
-      multiply_keys(scores);
-      multiply_values(weights);
-      wgmma_wait<1>();
-      hold_registers(scores);
-      if (has_keys) {
+        last_block = block_of_keys();
+        fence_if_gathered(last_block);
+        wait_for_turn();
+        multiply_keys(scores);
+        end_turn();
+        wgmma_wait<0>();
+        hold_registers(scores);
         give_back_keys();
         if (left == 1) give_back_queries();
+        transform(last_block, scores);
+        moved = weigh(scores);
+        pack_weights(scores, weights);
+        ++turns.blocks;
       }
-      if (begins) {
+#pragma unroll 1
+      for (--left; left > 0; --left) {
+        Scores scores;
+        wait_for_keys();
+        const u32 block = block_of_keys();
+        wait_for_values();
+        fence_if_gathered(block | last_block);
+        last_block = block;
+        wait_for_turn();
+        multiply_keys(scores);
+        if (moved) rescale();
+        multiply_values(weights);
+        end_turn();
+        wgmma_wait<1>();
+        hold_registers(scores);
+        give_back_keys();
+        if (left == 1) give_back_queries();
+        transform(block, scores);
+        moved = weigh(scores);
         wgmma_wait<0>();
         hold_registers(o);
-        if (ended != nullptr) finish(*ended);
-        clear_outputs();
-        rows[0] = rows[1] = {};
-        if (!has_keys) {
-          if (has_values) give_back_values();
-          return;
-        }
+        give_back_values();
+        pack_weights(scores, weights);
+        ++turns.blocks;
       }
-      transform(block, scores);
-      moved = weigh(scores);
+      if (moved) rescale();
+      wait_for_values();
+      fence_if_gathered(last_block);
+      wait_for_turn();
+      multiply_values(weights);
+      end_turn();
       wgmma_wait<0>();
       hold_registers(o);
-      if (has_values) give_back_values();
-      pack_weights(scores, weights);
-      has_values = true;
-      --left;
-      ++turns.blocks;
+      give_back_values();
     }
+    finish(*piece, rows);
+  }
+
+  // Before the first tile: the first group goes first.
+  TW_DEVICE static void begin_turns(HopperMemory& memory) {
+    if (thread_id() / 128 == Hopper::kGroups - 1) arrive_as_warp(memory.may_multiply[0]);
   }
 
  private:
-  TW_DEVICE const HopperPiece* wait_for_next_piece() {
-    const u32 behind = turns.pieces + 1;
-    memory.piece[behind % Hopper::kPieces].wait_full(behind / Hopper::kPieces);
-    return &memory.pieces[behind % Hopper::kPieces];
-  }
   TW_DEVICE void wait_for_keys() {
     memory.k[turns.blocks % Hopper::kStages].wait_full(turns.blocks / Hopper::kStages);
   }
@@ -131,10 +128,10 @@ class HopperPrefill {
   }
 
   // Stores the rows of a tile: in a slot, or where complete rows go.
-  TW_DEVICE void finish(const HopperPiece& ended) {
+  TW_DEVICE void finish(const HopperPiece& ended, const SoftmaxRow (&done)[2]) {
     store_rows_of_warp<16>(
         p, ended.tile, ended.slot, warp_id() * 16,
-        [&](i32 i) -> const SoftmaxRow& { return rows[i]; },
+        [&](i32 i) -> const SoftmaxRow& { return done[i]; },
         [&](i32 i, i32 d, i32 e) -> float& { return o[d * 4 + i * 2 + e]; });
     if (ended.slot >= 0) {
       sync_workers();
@@ -143,9 +140,14 @@ class HopperPrefill {
     arrive_as_warp(memory.piece[turns.pieces % Hopper::kPieces].empty);
     ++turns.pieces;
   }
-  TW_DEVICE void clear_outputs() {
-#pragma unroll
-    for (i32 i = 0; i < Shape::kValueTiles * 4; ++i) o[i] = 0;
+
+  // Each step takes one turn.
+  TW_DEVICE void wait_for_turn() {
+    wait_for(memory.may_multiply[group], turns.steps);
+  }
+  TW_DEVICE void end_turn() {
+    arrive_as_warp(memory.may_multiply[1 - group]);
+    ++turns.steps;
   }
 
   // Starts scores = Q K^T.

@@ -74,6 +74,9 @@ TW_DEVICE void rotate_rows(char* rows, char* rests, i32 count, i32 thread,
       reinterpret_cast<Element*>(rests + r * kRestPitch)[d] = from_float<Element>(0.0F);
     }
   }
+  // Together again: behind loops that some lanes go through more often than others NVRTC 13.0 lets
+  // the rest of the warp go ahead, also past a barrier of the block, to instructions that want all.
+  sync_warp();
 }
 
 // scores += A B^T over the rotated elements, of a warp's rows of A and all keys of B, whose rows
