@@ -124,6 +124,28 @@ TILEWRIGHT_API tw_status tw_plan_get_pieces(const tw_plan* plan, const tw_attent
 TILEWRIGHT_API tw_status tw_plan_get_status(const tw_plan* plan, int32_t* words, size_t capacity,
                                             size_t* count);
 
+/* Bits of a status word: RequestStatus. */
+enum {
+  TW_REQUEST_WELL = 0,
+  TW_REQUEST_Q_RANGE = 1,
+  TW_REQUEST_KV_LEN = 2,
+  TW_REQUEST_PAGE = 4,
+  TW_REQUEST_POSITION = 8,
+  TW_REQUEST_LEVEL_ROWS = 16,
+  TW_REQUEST_NUM_REQUESTS = 32,
+  TW_REQUEST_BLOCKS = 64
+};
+/* A status word in words: describe_status(). Valid until this thread's next call of it. */
+TILEWRIGHT_API tw_status tw_describe_status(int32_t word, const char** text);
+
+/* Without waiting: words is i32 in host memory, on a GPU page-locked, that stays until the copy is
+ * done. */
+TILEWRIGHT_API tw_status tw_plan_copy_status(const tw_plan* plan, const tw_tensor* words,
+                                             tw_stream stream);
+/* 0, 1: whether updates and runs first look at the words of the last update. */
+TILEWRIGHT_API tw_status tw_plan_set_debug(tw_plan* plan, int32_t debug);
+TILEWRIGHT_API tw_status tw_plan_get_debug(const tw_plan* plan, int32_t* debug);
+
 /* NOLINTEND(readability-identifier-naming) */
 
 #ifdef __cplusplus

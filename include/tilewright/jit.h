@@ -70,8 +70,9 @@ struct KernelCacheEntry {
 };
 // Reads every entry as a whole and checks it.
 TILEWRIGHT_API std::vector<KernelCacheEntry> kernel_cache_entries();
-// Removes entries, all or only the damaged ones, and files that an interrupted write has left.
-// Returns how many. Programs that run go on: what they need is compiled anew.
+// Removes entries, all or only the damaged ones, and files that an interrupted write has left; with
+// all entries also the file by which processes wait for each other. Returns how many files.
+// Programs that run go on: what they need is compiled anew.
 TILEWRIGHT_API std::size_t clear_kernel_cache(bool damaged_only = false);
 
 // ---- compiling ahead ----

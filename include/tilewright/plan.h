@@ -145,6 +145,20 @@ class TILEWRIGHT_API Plan {
   // outputs are zeros then. On the CPU, where bad values raise an Error, always 0. On a GPU this
   // waits for the last update.
   std::vector<std::int32_t> status() const;
+  // The same without waiting: puts the words into `words`, i32 [at least as many as the last
+  // update's qo_indptr has requests] in host memory, behind what the stream has been given. On a
+  // GPU that memory must be page-locked (cudaHostAlloc, torch's pin_memory()) and stay until the
+  // copy is done; the call may be captured into a graph behind the update, and each replay copies
+  // its own words. Error (invalid_state) before the first update.
+  void copy_status(const TensorView& words, Stream stream = {}) const;
+  // In debug mode an update() or run() first waits for the last update, and raises invalid_argument
+  // where that has marked requests: it says which ones and why, and the plan has no batch then.
+  // Calls on a stream that is being captured do not look, nor do those that follow an update on
+  // such a stream, until the capture is over. On the CPU, where bad values raise at once, there is
+  // nothing to look at. A new plan is in debug mode where the environment's TILEWRIGHT_DEBUG is
+  // neither empty nor 0.
+  void set_debug(bool on);
+  bool debug() const;
 
   PlanImpl& impl() { return *impl_; }
   const PlanImpl& impl() const { return *impl_; }

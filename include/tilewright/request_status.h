@@ -2,7 +2,10 @@
 // What Plan::status() says of a request whose lengths or pages are only known on the device.
 #pragma once
 
+#include <tilewright/export.h>
+
 #include <cstdint>
+#include <string>
 
 namespace tilewright {
 
@@ -27,5 +30,8 @@ enum class RequestStatus : std::uint32_t {
   // tensors, KV blocks that do not ascend from 0.
   blocks = 64,
 };
+
+// A status word in words: its bits by name, each with what must be. "well" for 0.
+TILEWRIGHT_API std::string describe_status(std::int32_t word);
 
 }  // namespace tilewright

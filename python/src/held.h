@@ -37,7 +37,7 @@ struct HeldBatch {
   Keep keep;
 };
 
-// A plan, and what its last update reads in place.
+// A plan, what its last update reads in place, and what its last copy of status words writes.
 class HeldPlan {
  public:
   HeldPlan(nb::tuple attentions, const Limits& limits, nb::handle workspace);
@@ -47,6 +47,8 @@ class HeldPlan {
   // Attention -> dict; blocks: dict of Attention -> BlockStructure.
   void update(const HeldBatch& batch, nb::handle tables, nb::handle params, nb::handle blocks,
               nb::handle stream);
+
+  void copy_status(nb::handle words, nb::handle stream);
 
   const nb::tuple& attentions() const { return attentions_; }
   Plan& plan() { return plan_; }
@@ -70,6 +72,7 @@ class HeldPlan {
   Plan plan_;
   Keep updated_;  // behind the last update that succeeded
   Keep failed_;   // behind the last that did not: nobody says which of the two the plan still reads
+  Keep copied_;   // what the last copy of status words is written to
   std::atomic<bool> busy_{false};
 };
 

@@ -256,6 +256,20 @@ void bind_stats(nb::module_& m) {
               "once: they were read with\neach of the rows below them.");
 }
 
+void bind_status(nb::module_& m) {
+  nb::enum_<RequestStatus>(m, "RequestStatus", nb::is_arithmetic(), nb::is_flag(),
+                           "Bits of a status word: what is wrong with a request (docs/cuda.md).")
+      .value("Q_RANGE", RequestStatus::q_range)
+      .value("KV_LEN", RequestStatus::kv_len)
+      .value("PAGE", RequestStatus::page)
+      .value("POSITION", RequestStatus::position)
+      .value("LEVEL_ROWS", RequestStatus::level_rows)
+      .value("NUM_REQUESTS", RequestStatus::num_requests)
+      .value("BLOCKS", RequestStatus::blocks);
+  m.def("describe_status", &describe_status, "word"_a,
+        "A status word in words: its bits by name, each with what must be. \"well\" for 0.");
+}
+
 void bind_piece(nb::module_& m) {
   nb::class_<PlanPiece>(m, "PlanPiece",
                         "A tile, or a part of one, that a worker computes. Costs are in the plan's "
@@ -364,7 +378,28 @@ void bind_plan_class(nb::module_& m) {
           },
           "A word for each request of the last update: 0 when it is well. On the CPU, where bad "
           "values "
-          "raise, always 0.\nOn CUDA a sum of bits (docs/cuda.md); waits for the update.")
+          "raise, always 0.\nOn CUDA bits of RequestStatus; waits for the update.")
+      .def("copy_status", &HeldPlan::copy_status, "words"_a.none(), "stream"_a = nb::none(),
+           nb::sig("def copy_status(self, words: tilewright._typing.Array, stream: object | None = "
+                   "None) -> None"),
+           "The words of status() without waiting: into `words`, int32 [at least as many as the "
+           "last update's qo_indptr has\nrequests] in host memory, behind what the stream has been "
+           "given. On CUDA that memory must be page-locked\n(torch.empty(..., pin_memory=True)); "
+           "the call may be captured into a graph behind the update. Read them when the\nstream "
+           "has come so far. The plan keeps `words` alive until the next copy; for a graph keep it "
+           "yourself.")
+      .def_prop_rw(
+          "debug", [](HeldPlan& self) { return self.plan().debug(); },
+          [](HeldPlan& self, bool on) {
+            const HeldPlan::Use use(self);
+            self.plan().set_debug(on);
+          },
+          nb::for_getter(nb::sig("def debug(self) -> bool")),
+          nb::for_setter(nb::sig("def debug(self, on: bool, /) -> None")),
+          "Whether an update or run first waits for the last update, and raises InvalidArgument "
+          "where that has marked\nrequests: which ones and why. The plan has no batch then. Not "
+          "under capture. On the CPU there is nothing to look\nat. A new plan is in debug mode "
+          "where the environment's TILEWRIGHT_DEBUG is neither empty nor 0.")
       .def_prop_ro("limits", [](HeldPlan& self) { return self.plan().limits(); })
       .def_prop_ro("attentions", &HeldPlan::attentions,
                    nb::sig("def attentions(self) -> tuple[Attention, ...]"));
@@ -426,6 +461,16 @@ void HeldPlan::update(const HeldBatch& batch, nb::handle tables, nb::handle para
   failed_.clear();
 }
 
+void HeldPlan::copy_status(nb::handle words, nb::handle stream) {
+  Keep keep;
+  const TensorView view = required(words, "words", keep, Access::write);
+  keep.push_back(nb::borrow(words));
+  const Stream on = to_stream(stream, plan_.attentions().front().device());
+  const Use use(*this);
+  plan_.copy_status(view, on);
+  copied_ = std::move(keep);
+}
+
 HeldPlan::Use::Use(HeldPlan& plan) : plan_(plan) {
   if (plan.busy_.exchange(true, std::memory_order_acquire)) {
     throw Error(ErrorCode::invalid_state,
@@ -434,6 +479,7 @@ HeldPlan::Use::Use(HeldPlan& plan) : plan_(plan) {
 }
 
 void bind_plan(nb::module_& m) {
+  bind_status(m);
   bind_limits(m);
   bind_batch(m);
   bind_stats(m);

@@ -186,6 +186,7 @@ void run_levels(const Attention& attention, PlanImpl& plan, const TensorView& q,
                 const KvCache* levels, std::size_t num_levels, const RunArgs& args) {
   if (plan.cuda != nullptr) {
     plan.require_updated();
+    plan.check_last_update(args.stream);
     const CudaPlan& cuda = *plan.cuda;
     const DevicePlan::Part& part = cuda.part(attention);
     cuda.run(part, check_cuda_call(part, cuda.num_requests(), q, levels, num_levels, args));

@@ -13,6 +13,9 @@ namespace tilewright {
 namespace {
 
 constexpr std::size_t kWorkspaceAlignment = 256;
+// Of plan_source's entries.
+constexpr std::size_t kCopyStatusEntry = 1;
+constexpr unsigned kCopyThreads = 256;
 
 }  // namespace
 
@@ -166,8 +169,25 @@ std::vector<std::int32_t> CudaPlan::status() const {
   cuda::copy_to_host(&turn, &plan_.parts()[0].view.schedule.header->status_turn, sizeof(turn),
                      last_stream_);
   cuda::synchronize(last_stream_);
-  const auto first = words.begin() + static_cast<std::ptrdiff_t>(stride) * turn;
+  // Nobody has written the turn where the only update so far was captured, and never ran.
+  const auto first = words.begin() + static_cast<std::ptrdiff_t>(stride) * (turn & 1);
   return {first, first + num_requests_};
+}
+
+void CudaPlan::copy_status(const TensorView& words, Stream stream) const {
+  if (num_requests_ == 0) return;
+  const cuda::ContextScope scope(device_);
+  plan::StatusCopy copy = plan_.status_copy(num_requests_);
+  copy.to = static_cast<std::int32_t*>(cuda::address_on_device(words.data));
+  require(copy.to != nullptr,
+          "words is at {}: it must be page-locked memory (cudaHostAlloc, torch's pin_memory())",
+          fmt::ptr(words.data));
+  update_.on(device_.index, kCopyStatusEntry).launch({1, kCopyThreads, 0, false}, stream, copy);
+}
+
+bool CudaPlan::is_captured(Stream call) const {
+  const cuda::ContextScope scope(device_);
+  return cuda::is_capturing(call) || cuda::is_capturing(last_stream_);
 }
 
 DeviceRecords CudaPlan::records(const char* what, const Attention& attention) const {

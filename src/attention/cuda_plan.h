@@ -52,6 +52,10 @@ class CudaPlan {
 
   // These wait for the last update; Error (invalid_state) while its stream is captured.
   std::vector<std::int32_t> status() const;
+  // Waits for nothing. There is an update.
+  void copy_status(const TensorView& words, Stream stream) const;
+  // Whether the words of the last update cannot be waited for by a call on this stream.
+  bool is_captured(Stream call) const;
   // The schedule of an attention on the host. `what`: who asks, for messages.
   DeviceRecords records(const char* what, const Attention& attention) const;
   int num_requests() const { return num_requests_; }  // the most that the last update may have had

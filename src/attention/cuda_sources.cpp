@@ -221,7 +221,7 @@ jit::KernelSource plan_source(const std::vector<Variant>& masks, std::size_t par
   jit::KernelSource source;
   source.name = fmt::format("plan_{}{}", parts, lists_blocks ? "_listed" : "");
   source.source = update_kernel_text(masks, parts, lists_blocks);
-  source.entries = {kUpdateKernelName};
+  source.entries = {kUpdateKernelName, kCopyStatusName};
   source.shared_bytes = static_cast<int>(plan::kMostUpdateShared);
   // Sets of intervals, and searches by single threads: latency, not throughput.
   source.budget.allow_stack = true;

@@ -201,6 +201,16 @@ std::size_t DevicePlan::place_arrays(const Part& part, int workers, Pieces& piec
   return static_cast<std::size_t>(used);
 }
 
+plan::StatusCopy DevicePlan::status_copy(int requests) const {
+  plan::StatusCopy copy;
+  copy.words = status_.words;
+  // That of any attention: an update writes all.
+  copy.turn = &parts_[0].memory.schedule.header->status_turn;
+  copy.stride = static_cast<std::int32_t>(limits_.requests + 1);
+  copy.count = requests;
+  return copy;
+}
+
 plan::PartInput& DevicePlan::input_of(std::size_t part) {
   return reinterpret_cast<plan::PartInput*>(params_.data() + kHeadBytes)[part];
 }

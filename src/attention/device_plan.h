@@ -85,6 +85,8 @@ class DevicePlan {
   const RunMemory& run_memory() const { return run_memory_; }
   // [2][limits.requests + 1], see StatusMemory; Header::status_turn says which.
   const plan::StatusMemory& status() const { return status_; }
+  // What copies the words of the last update's first requests, but for where to.
+  plan::StatusCopy status_copy(int requests) const;
 
  private:
   void read_part(const PlanInput& input, const DeviceBatch& batch, Part& part,

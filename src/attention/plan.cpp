@@ -66,7 +66,7 @@ void PlanImpl::AlignedDelete::operator()(std::byte* pointer) const {
 }
 
 PlanImpl::PlanImpl(std::vector<Attention> list, const Limits& most, const TensorView& workspace)
-    : limits(most), attentions(std::move(list)) {
+    : limits(most), attentions(std::move(list)), debug(debug_of_environment()) {
   require_attentions(attentions);
   require_limits(limits);
   if (workspace.defined()) require_workspace(workspace, attentions[0].device());
@@ -233,6 +233,7 @@ void PlanPart::make_schedule() {
 }
 
 void PlanImpl::update(const Batch& batch, const std::vector<PlanInput>& inputs, Stream stream) {
+  check_last_update(stream);
   updated = false;
   if (cuda != nullptr) {
     cuda->update(batch, inputs, stream);
@@ -311,11 +312,6 @@ const Limits& Plan::limits() const {
 
 const std::vector<Attention>& Plan::attentions() const {
   return impl_->attentions;
-}
-
-std::vector<std::int32_t> Plan::status() const {
-  if (impl_->cuda != nullptr) return impl_->cuda->status();
-  return std::vector<std::int32_t>(static_cast<std::size_t>(impl_->num_requests), 0);
 }
 
 PlanStats Plan::stats(const Attention& attention) const {

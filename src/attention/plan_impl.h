@@ -29,6 +29,9 @@ struct PlanPart {
   void measure_rows();
 };
 
+// Whether the environment's TILEWRIGHT_DEBUG asks for debug mode.
+bool debug_of_environment();
+
 class PlanImpl {
  public:
   PlanImpl(std::vector<Attention> attentions, const Limits& limits, const TensorView& workspace);
@@ -41,6 +44,9 @@ class PlanImpl {
   PlanPart& part_for_run(const Attention& attention);
   // Error unless update() was called.
   void require_updated() const;
+  // In debug mode: Error where the last update marked requests; the plan has no batch then.
+  // `stream`: of the call that looks.
+  void check_last_update(Stream stream);
 
   std::unique_ptr<CudaPlan> cuda;  // of a plan on a GPU; what follows is the CPU's
   Limits limits;
@@ -49,6 +55,7 @@ class PlanImpl {
   cpu::RunMemory memory;
   int num_requests = 0;
   bool updated = false;
+  bool debug = false;
 
  private:
   // Only for counting bytes: it has no workspace.

@@ -41,8 +41,9 @@ std::int32_t add_mask(std::vector<Variant>& masks, const Variant& variant) {
 std::string update_kernel_text(const std::vector<Variant>& masks, std::size_t parts,
                                bool lists_blocks) {
   std::string text =
-      "// The kernel that makes a plan on the device, written by the library.\n"
+      "// The kernels of a plan on the device, written by the library.\n"
       "#include \"attention/math.h\"\n"
+      "#include \"plan/copy_status.h\"\n"
       "#include \"plan/update.h\"\n"
       "#include \"plan/variant_mask.h\"\n\n";
   std::string list;
@@ -58,6 +59,12 @@ std::string update_kernel_text(const std::vector<Variant>& masks, std::size_t pa
       "  tw::{}<{}>(params);\n"
       "}}\n",
       kUpdateKernelName, parts, lists_blocks ? "update_listed_plan" : "update_plan", list);
+  text += fmt::format(
+      "TW_KERNEL TW_LAUNCH_BOUNDS(256, 1)\n"
+      "{}(TW_PARAMETER tilewright::plan::StatusCopy copy) {{\n"
+      "  tw::copy_status(copy);\n"
+      "}}\n",
+      kCopyStatusName);
   return text;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The text of the kernel that makes plans on the device (kernels/plan/update.h), for the masks of a
-// plan's attentions.
+// The text of the kernels of plans on the device: the one that makes them (kernels/plan/update.h),
+// for the masks of a plan's attentions, and the one that tells of them.
 #pragma once
 
 #include <tilewright/variant.h>
@@ -11,6 +11,8 @@
 namespace tilewright {
 
 inline constexpr const char* kUpdateKernelName = "tilewright_update_plan";
+// Beside it in the same text: copies status words, see kernels/plan/copy_status.h.
+inline constexpr const char* kCopyStatusName = "tilewright_copy_status";
 
 // A variant of nothing but the mask: variants that differ in other things share it.
 Variant mask_of(const Variant& variant);
@@ -18,8 +20,8 @@ Variant mask_of(const Variant& variant);
 // The mask's place in a list of different ones, at the end of which it is put if it is new.
 std::int32_t add_mask(std::vector<Variant>& masks, const Variant& variant);
 
-// A source file that defines kUpdateKernelName over UpdateParams<parts>. PartInput::mask is an
-// index of `masks`. `lists_blocks`: attentions may have block structures.
+// A source file that defines kUpdateKernelName over UpdateParams<parts>, and kCopyStatusName.
+// PartInput::mask is an index of `masks`. `lists_blocks`: attentions may have block structures.
 std::string update_kernel_text(const std::vector<Variant>& masks, std::size_t parts,
                                bool lists_blocks = false);
 

@@ -9,8 +9,14 @@ using namespace tilewright::c_api;
 namespace {
 
 AttentionSpec read_spec(const tw_attention_spec* spec) {
-  const Path path("spec");
-  const tw_attention_spec given = read_struct(path, spec);
+  return read_attention_spec("spec", read_struct("spec", spec));
+}
+
+}  // namespace
+
+namespace tilewright::c_api {
+
+AttentionSpec read_attention_spec(const Path& path, const tw_attention_spec& given) {
   AttentionSpec result;
   const auto optional = [&](const char* name, tw_dtype dtype) {
     return dtype == TW_DEFAULT_DTYPE ? std::nullopt
@@ -28,7 +34,21 @@ AttentionSpec read_spec(const tw_attention_spec* spec) {
   return result;
 }
 
-}  // namespace
+tw_attention_spec c_spec(const AttentionSpec& spec, const tw_variant& variant) {
+  tw_attention_spec result{};
+  result.num_qo_heads = spec.num_qo_heads;
+  result.num_kv_heads = spec.num_kv_heads;
+  result.head_dim = spec.head_dim;
+  result.head_dim_vo = spec.value_dim();
+  result.q_dtype = c_dtype(spec.q_dtype);
+  result.kv_dtype = c_dtype(spec.kv_dtype);
+  result.v_dtype = c_dtype(spec.value_dtype());
+  result.out_dtype = c_dtype(spec.output_dtype());
+  result.variant = &variant;
+  return result;
+}
+
+}  // namespace tilewright::c_api
 
 tw_status tw_supports(tw_device device, const tw_attention_spec* spec, int32_t* ok,
                       const char** reason) {
@@ -55,17 +75,7 @@ void tw_attention_destroy(tw_attention* attention) {
 tw_status tw_attention_get_spec(const tw_attention* attention, tw_attention_spec* spec) {
   return guarded([&] {
     const AttentionSpec& held = required("attention", attention).attention.spec();
-    tw_attention_spec result{};
-    result.num_qo_heads = held.num_qo_heads;
-    result.num_kv_heads = held.num_kv_heads;
-    result.head_dim = held.head_dim;
-    result.head_dim_vo = held.value_dim();
-    result.q_dtype = c_dtype(held.q_dtype);
-    result.kv_dtype = c_dtype(held.kv_dtype);
-    result.v_dtype = c_dtype(held.value_dtype());
-    result.out_dtype = c_dtype(held.output_dtype());
-    result.variant = &attention->variant;
-    write_struct("spec", spec, result);
+    write_struct("spec", spec, c_spec(held, attention->variant));
   });
 }
 

@@ -83,6 +83,9 @@ void give_back(Handle* handle) noexcept {
   const std::unique_ptr<Handle> owner(handle);
 }
 
+AttentionSpec read_attention_spec(const Path& path, const tw_attention_spec& given);
+// With the dtypes and dims that are not given written out.
+tw_attention_spec c_spec(const AttentionSpec& spec, const tw_variant& variant);
 Batch read_batch(const Path& path, const tw_batch* given);
 KvCache read_kv_cache(const Path& path, const tw_kv_cache& cache);
 

@@ -170,3 +170,27 @@ tw_status tw_plan_get_status(const tw_plan* plan, int32_t* words, size_t capacit
     *count = all.size();
   });
 }
+
+tw_status tw_describe_status(int32_t word, const char** text) {
+  return guarded([&] {
+    required("text", text);
+    thread_local std::string words;
+    words = describe_status(word);
+    *text = words.c_str();
+  });
+}
+
+tw_status tw_plan_copy_status(const tw_plan* plan, const tw_tensor* words, tw_stream stream) {
+  return guarded([&] {
+    required("plan", plan).require_batch();
+    plan->plan.copy_status(read_tensor("words", words), read_stream(stream));
+  });
+}
+
+tw_status tw_plan_set_debug(tw_plan* plan, int32_t debug) {
+  return guarded([&] { required("plan", plan).plan.set_debug(read_flag("debug", debug)); });
+}
+
+tw_status tw_plan_get_debug(const tw_plan* plan, int32_t* debug) {
+  return guarded([&] { required("debug", debug) = required("plan", plan).plan.debug() ? 1 : 0; });
+}

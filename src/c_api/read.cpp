@@ -33,6 +33,19 @@ void check_count(const Path& path, std::size_t count) {
   require(count <= kMaxCount, "{} is {}: it must be at most {}", path, count, kMaxCount);
 }
 
+void check_index(const Path& path, std::size_t index, std::size_t count, const char* things) {
+  require(index < count, "{} is {}: there are {} {}", path, index, count, things);
+}
+
+std::vector<std::string> read_strings(const Path& path, const char* const* texts,
+                                      std::size_t count) {
+  require(count <= kMaxCount, "{} has {} entries: at most {} are taken", path, count, kMaxCount);
+  if (count > 0) required(path, texts);
+  std::vector<std::string> list;
+  for (std::size_t i = 0; i < count; ++i) list.emplace_back(&required({path, i}, texts[i]));
+  return list;
+}
+
 void check_enum(const Path& path, std::int64_t value, std::int64_t last) {
   require(value >= 0 && value <= last, "{} is {}: it must be in [0, {}]", path, value, last);
 }

@@ -123,6 +123,12 @@ class StructList {
 inline constexpr std::size_t kMaxCount = 4096;
 void check_count(const Path& path, std::size_t count);
 
+// `things`: what there are `count` of, in the plural.
+void check_index(const Path& path, std::size_t index, std::size_t count, const char* things);
+
+std::vector<std::string> read_strings(const Path& path, const char* const* texts,
+                                      std::size_t count);
+
 // An enumeration's value, from 0 to `last`.
 void check_enum(const Path& path, std::int64_t value, std::int64_t last);
 template <typename T>

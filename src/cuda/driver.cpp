@@ -52,6 +52,7 @@ void resolve(void* library, Driver& d) {
   need("cuMemFree_v2", d.mem_free);
   need("cuMemHostAlloc", d.mem_host_alloc);
   need("cuMemFreeHost", d.mem_free_host);
+  need("cuPointerGetAttribute", d.pointer_get_attribute);
   need("cuMemsetD8Async", d.memset_d8_async);
   need("cuMemsetD32Async", d.memset_d32_async);
   need("cuMemcpyHtoDAsync_v2", d.memcpy_htod_async);

@@ -86,6 +86,7 @@ struct Driver {
   Result (*mem_free)(DevicePointer pointer) = nullptr;
   Result (*mem_host_alloc)(void** pointer, std::size_t bytes, unsigned flags) = nullptr;
   Result (*mem_free_host)(void* pointer) = nullptr;
+  Result (*pointer_get_attribute)(void* value, int attribute, DevicePointer pointer) = nullptr;
   Result (*memset_d8_async)(DevicePointer to, unsigned char value, std::size_t count,
                             StreamHandle) = nullptr;
   Result (*memset_d32_async)(DevicePointer to, unsigned value, std::size_t count,

@@ -9,6 +9,7 @@ namespace {
 constexpr unsigned kPortable = 1;           // CU_MEMHOSTALLOC_PORTABLE
 constexpr unsigned kNonBlocking = 1;        // CU_STREAM_NON_BLOCKING
 constexpr unsigned kDisableTiming = 2;      // CU_EVENT_DISABLE_TIMING
+constexpr int kDevicePointerAttribute = 3;  // CU_POINTER_ATTRIBUTE_DEVICE_POINTER
 constexpr int kCaptureModeThreadLocal = 1;  // CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 constexpr int kCaptureStatusNone = 0;       // CU_STREAM_CAPTURE_STATUS_NONE
 
@@ -56,6 +57,15 @@ PinnedBuffer::PinnedBuffer(const Device& device, std::size_t bytes)
 PinnedBuffer::~PinnedBuffer() {
   if (data_ == nullptr) return;
   release(device_, [&](const Driver& api) { api.mem_free_host(data_); });
+}
+
+void* address_on_device(const void* host) {
+  DevicePointer address = 0;
+  // Fails for what the driver does not know, which is no mistake of the caller's here.
+  const Result result =
+      driver().pointer_get_attribute(&address, kDevicePointerAttribute, address_of(host));
+  return result == kSuccess ? reinterpret_cast<void*>(address)
+                            : nullptr;  // NOLINT(performance-no-int-to-ptr)
 }
 
 void copy_to_device(void* to, const void* from, std::size_t bytes, Stream stream) {

@@ -64,6 +64,9 @@ class PinnedBuffer {
   std::size_t bytes_ = 0;
 };
 
+// Where kernels reach page-locked memory of the host; null for other memory.
+void* address_on_device(const void* host);
+
 // Asynchronous; host memory that is not pinned makes the call wait for the copy.
 void copy_to_device(void* to, const void* from, std::size_t bytes, Stream stream);
 void copy_to_host(void* to, const void* from, std::size_t bytes, Stream stream);

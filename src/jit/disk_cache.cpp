@@ -12,6 +12,7 @@
 #include <filesystem>
 
 #include "base/checks.h"
+#include "jit/entry_lock.h"
 #include "jit/settings.h"
 
 namespace tilewright {
@@ -210,7 +211,8 @@ std::size_t remove_entries(const std::string& folder, bool damaged_only) {
   std::size_t removed = 0;
   for_each_file(folder, [&](const fs::path& file) {
     const bool ours = file.extension() == kEntry ? !damaged_only || !describe(file).damage.empty()
-                                                 : file.extension() == kTemporary;
+                      : file.filename() == kLockFile ? !damaged_only
+                                                     : file.extension() == kTemporary;
     std::error_code error;
     if (ours && fs::remove(file, error)) ++removed;
   });

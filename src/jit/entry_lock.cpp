@@ -19,7 +19,7 @@ int open_locks(const std::string& folder) {
   if (folder.empty()) return -1;
   std::error_code error;
   std::filesystem::create_directories(folder, error);
-  const std::filesystem::path file = std::filesystem::path(folder) / "compiling.lock";
+  const std::filesystem::path file = std::filesystem::path(folder) / kLockFile;
   return ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
 }
 

@@ -13,6 +13,10 @@ namespace tilewright::jit {
 // Longer than any kernel takes to compile: who waits for so long waits for a process that hangs.
 inline constexpr std::chrono::seconds kMostWait{60};
 
+// The file in a cache's folder that processes lock bytes of. It stays: one that removed it after
+// its kernel would take it from under those that wait.
+inline constexpr const char* kLockFile = "compiling.lock";
+
 // One byte of one file in the folder, whose place is the entry's digest: nothing is left to be
 // cleaned up, and the system gives the lock back when a process ends, however it ends. Not held
 // where the folder cannot be written, or after `most`.

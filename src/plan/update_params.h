@@ -52,6 +52,15 @@ struct StatusMemory {
   std::uint32_t* blocks = nullptr;  // [1]: those of two updates, then from 0 again
 };
 
+// What the kernel that copies the words of the last update is given.
+struct StatusCopy {
+  const std::uint32_t* words = nullptr;  // StatusMemory's
+  const std::int32_t* turn = nullptr;    // Header::status_turn
+  std::int32_t stride = 0;               // requests + 1
+  std::int32_t count = 0;
+  std::int32_t* to = nullptr;  // [count]: host memory that the device reaches
+};
+
 struct BatchInput {
   IntList qo_indptr;
   const std::int32_t* num_requests = nullptr;

@@ -65,6 +65,10 @@ using TreeMaskHandle = Handle<tw_tree_mask, tw_tree_mask_destroy>;
 using MaskMapHandle = Handle<tw_mask_map, tw_mask_map_destroy>;
 using BlockMemoryHandle = Handle<tw_block_memory, tw_block_memory_destroy>;
 
+using SpecsHandle = Handle<tw_attention_specs, tw_attention_specs_destroy>;
+using ReportsHandle = Handle<tw_kernel_reports, tw_kernel_reports_destroy>;
+using KernelCacheHandle = Handle<tw_kernel_cache, tw_kernel_cache_destroy>;
+
 inline tw_dtype to_c(DType dtype) {
   return static_cast<tw_dtype>(dtype) + TW_F32;
 }

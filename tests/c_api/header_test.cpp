@@ -35,6 +35,13 @@ TEST(CHeader, StructsAreThoseOfC) {
       sizeof(tw_plan_input),
       sizeof(tw_plan_stats),
       sizeof(tw_plan_piece),
+      sizeof(tw_nvrtc_info),
+      sizeof(tw_cuda_info),
+      sizeof(tw_cuda_device),
+      sizeof(tw_kernel_cache_entry),
+      sizeof(tw_kernel_report),
+      sizeof(tw_shared_plan),
+      sizeof(tw_compile_options),
       sizeof(tw_rope_sections),
       sizeof(tw_sampling_args),
       offsetof(tw_tensor, device),
@@ -78,6 +85,13 @@ TEST(CHeader, NothingHidesBehindTheLastMember) {
   EXPECT_TRUE(ends_with(&tw_kv_level::kv_pos, offsetof(tw_kv_level, kv_pos)));
   EXPECT_TRUE(ends_with(&tw_attention_spec::variant, offsetof(tw_attention_spec, variant)));
   EXPECT_TRUE(ends_with(&tw_run_args::stream, offsetof(tw_run_args, stream)));
+  EXPECT_TRUE(ends_with(&tw_nvrtc_info::minor, offsetof(tw_nvrtc_info, minor)));
+  EXPECT_TRUE(ends_with(&tw_cuda_info::num_devices, offsetof(tw_cuda_info, num_devices)));
+  EXPECT_TRUE(ends_with(&tw_cuda_device::num_sms, offsetof(tw_cuda_device, num_sms)));
+  EXPECT_TRUE(ends_with(&tw_kernel_cache_entry::damage, offsetof(tw_kernel_cache_entry, damage)));
+  EXPECT_TRUE(ends_with(&tw_kernel_report::error, offsetof(tw_kernel_report, error)));
+  EXPECT_TRUE(ends_with(&tw_shared_plan::num_specs, offsetof(tw_shared_plan, num_specs)));
+  EXPECT_TRUE(ends_with(&tw_compile_options::reserved, offsetof(tw_compile_options, reserved)));
   EXPECT_TRUE(ends_with(&tw_limits::block_structures, offsetof(tw_limits, block_structures)));
   EXPECT_TRUE(ends_with(&tw_batch::interleave_rank, offsetof(tw_batch, interleave_rank)));
   EXPECT_TRUE(ends_with(&tw_block_structure::memory, offsetof(tw_block_structure, memory)));

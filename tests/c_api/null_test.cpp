@@ -54,6 +54,7 @@ class CNulls : public testing::Test {
   const std::array<std::int32_t, 1> parents = {-1};
   const std::array<std::uint8_t, 1> seen = {1};
   std::array<std::int32_t, 4> ints{};
+  tw_tensor words = to_c(TensorView(ints.data(), DType::i32, {4}));
   std::array<float, 64> floats{};
   tw_tensor t = to_c(TensorView(floats.data(), DType::f32, {1, 1, 8}));
   tw_attention_spec spec = sized<tw_attention_spec>();
@@ -231,6 +232,12 @@ TEST_F(CNulls, AttentionAndPlan) {
          {"plan", [&] { return tw_plan_get_status(nullptr, &number, 1, &count); }},
          {"words", [&] { return tw_plan_get_status(p, nullptr, 1, &count); }},
          {"count", [&] { return tw_plan_get_status(p, &number, 1, nullptr); }},
+         {"text", [&] { return tw_describe_status(1, nullptr); }},
+         {"plan", [&] { return tw_plan_copy_status(nullptr, &words, nullptr); }},
+         {"words", [&] { return tw_plan_copy_status(p, nullptr, nullptr); }},
+         {"plan", [&] { return tw_plan_set_debug(nullptr, 1); }},
+         {"plan", [&] { return tw_plan_get_debug(nullptr, &number); }},
+         {"debug", [&] { return tw_plan_get_debug(p, nullptr); }},
          {"variant",
           [&] {
             return tw_block_structure_make(nullptr, &batch, nullptr, 0, 0, 0, 0, 0, &blocks,
@@ -301,7 +308,53 @@ TEST_F(CNulls, Operators) {
        {"tokens", [&] { return tw_sample(&t, &sampling, nullptr); }}});
 }
 
+TEST_F(CNulls, Kernels) {
+  SpecsHandle specs;
+  EXPECT_OK(tw_model_attention_specs("llama-3.1-8b", TW_DEFAULT_DTYPE, specs.target()));
+  auto report = sized<tw_kernel_report>();
+  auto entry = sized<tw_kernel_cache_entry>();
+  const char* const* names = nullptr;
+  const char* const no_text = nullptr;
+  tw_kernel_reports* reports = nullptr;
+  auto options = sized<tw_compile_options>();
+  options.num_archs = 1;
+  auto plans = sized<tw_compile_options>();
+  plans.num_plans = 1;
+  check({{"path", [&] { return tw_set_nvrtc_path(nullptr); }},
+         {"folders", [&] { return tw_set_python_folders(nullptr, 1); }},
+         {"folders[0]", [&] { return tw_set_python_folders(&no_text, 1); }},
+         {"info", [&] { return tw_get_nvrtc_info(nullptr); }},
+         {"info", [&] { return tw_get_cuda_info(nullptr); }},
+         {"device", [&] { return tw_get_cuda_device(0, nullptr); }},
+         {"path", [&] { return tw_kernel_cache_path(nullptr); }},
+         {"folder", [&] { return tw_set_kernel_cache_path(nullptr); }},
+         {"cache", [&] { return tw_kernel_cache_read(nullptr); }},
+         {"cache", [&] { return tw_kernel_cache_count(nullptr, &count); }},
+         {"cache", [&] { return tw_kernel_cache_get(nullptr, 0, &entry); }},
+         {"names", [&] { return tw_model_names(nullptr, &count); }},
+         {"count", [&] { return tw_model_names(&names, nullptr); }},
+         {"model",
+          [&] { return tw_model_attention_specs(nullptr, TW_DEFAULT_DTYPE, specs.target()); }},
+         {"specs", [&] { return tw_model_attention_specs("phi-4", TW_DEFAULT_DTYPE, nullptr); }},
+         {"specs", [&] { return tw_common_attention_specs(nullptr); }},
+         {"specs", [&] { return tw_attention_specs_count(nullptr, &count); }},
+         {"count", [&] { return tw_attention_specs_count(specs.get(), nullptr); }},
+         {"specs", [&] { return tw_attention_specs_get(nullptr, 0, &spec); }},
+         {"spec", [&] { return tw_attention_specs_get(specs.get(), 0, nullptr); }},
+         {"reports", [&] { return tw_compile_kernels(nullptr, 0, nullptr, nullptr); }},
+         {"specs", [&] { return tw_compile_kernels(nullptr, 1, nullptr, &reports); }},
+         {"options.archs", [&] { return tw_compile_kernels(nullptr, 0, &options, &reports); }},
+         {"options.plans", [&] { return tw_compile_kernels(nullptr, 0, &plans, &reports); }},
+         {"reports", [&] { return tw_kernel_reports_count(nullptr, &count); }},
+         {"reports", [&] { return tw_kernel_reports_get(nullptr, 0, &report); }},
+         {"path", [&] { return tw_load_kernel_pack(nullptr, &count); }}});
+  EXPECT_EQ(reports, nullptr);
+}
+
 TEST_F(CNulls, DestroyTakesThem) {
+  tw_kernel_cache_destroy(nullptr);
+  tw_attention_specs_destroy(nullptr);
+  tw_kernel_reports_destroy(nullptr);
   tw_variant_destroy(nullptr);
   tw_rope_destroy(nullptr);
   tw_tree_mask_destroy(nullptr);

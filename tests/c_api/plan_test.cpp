@@ -120,6 +120,35 @@ TEST_F(CPlan, TellsWhatCppTells) {
   ASSERT_OK(tw_plan_get_status(c_plan.get(), nullptr, 0, &count));
 }
 
+TEST_F(CPlan, StatusWordsWithoutWaiting) {
+  std::vector<std::int32_t> memory(7, 77);
+  tw_tensor words = to_c(TensorView(memory.data(), DType::i32, {7}));
+  expect_failed(tw_plan_copy_status(c_plan.get(), &words, nullptr), TW_INVALID_STATE,
+                {"plan has no batch"});
+  ASSERT_OK(update());
+  ASSERT_OK(tw_plan_copy_status(c_plan.get(), &words, nullptr));
+  EXPECT_THAT(memory, testing::ElementsAre(0, 0, 0, 0, 0, 77, 77));
+  words.shape[0] = 4;
+  expect_invalid(tw_plan_copy_status(c_plan.get(), &words, nullptr), {"words is", "5 requests"});
+
+  const char* text = nullptr;
+  ASSERT_OK(tw_describe_status(TW_REQUEST_KV_LEN | TW_REQUEST_PAGE, &text));
+  EXPECT_EQ(text, describe_status(6));
+  EXPECT_THAT(text, testing::HasSubstr("kv_len"));
+  EXPECT_EQ(TW_REQUEST_BLOCKS, static_cast<int>(RequestStatus::blocks));
+  EXPECT_EQ(TW_REQUEST_NUM_REQUESTS, static_cast<int>(RequestStatus::num_requests));
+
+  std::int32_t debug = -1;
+  ASSERT_OK(tw_plan_get_debug(c_plan.get(), &debug));
+  EXPECT_EQ(debug, 0);
+  ASSERT_OK(tw_plan_set_debug(c_plan.get(), 1));
+  ASSERT_OK(tw_plan_get_debug(c_plan.get(), &debug));
+  EXPECT_EQ(debug, 1);
+  expect_invalid(tw_plan_set_debug(c_plan.get(), 2), {"debug is 2"});
+  ASSERT_OK(update());
+  ASSERT_OK(run());
+}
+
 // One update for several attentions, in any order; each with parameters of its own.
 TEST_F(CPlan, SeveralAttentions) {
   Variant windows = variants::causal();

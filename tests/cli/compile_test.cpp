@@ -65,6 +65,10 @@ TEST_F(CliCompile, FillsTheCacheOnceAndWritesAPack) {
 
   const Outcome list = run({"cache", "list", "--json"});
   EXPECT_EQ(list.lines().size(), first.lines().size());
+  // The kernels, and the file of locks.
+  EXPECT_EQ(run({"cache", "clear"}).out,
+            std::to_string(first.lines().size() + 1) + " files removed\n");
+  EXPECT_TRUE(std::filesystem::is_empty(kernels()));
 }
 
 TEST_F(CliCompile, CacheListsVerifiesAndClears) {

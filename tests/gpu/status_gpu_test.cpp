@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Lengths, ranges and pages that only the GPU knows to be wrong: the status word of that request
 // says so, its outputs are zeros, and nothing else is touched.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "gpu/gpu_batch.h"
+#include "support/expect_error.h"
 #include "support/shared_prefix.h"
 #include "support/simple_batch.h"
 
@@ -392,6 +394,86 @@ TEST_F(StatusOnGpu, SharedRowsMarkTheirRequests) {
 // There is no status before there is a batch.
 TEST_F(StatusOnGpu, IsEmptyBeforeTheFirstUpdate) {
   EXPECT_TRUE(plan_->status().empty());
+}
+
+// The words of a batch with lengths over the limit, of some of its requests.
+struct LongOnes {
+  Extents lens;
+  Words words;
+};
+LongOnes long_ones(const std::vector<Request>& requests, const std::vector<std::size_t>& which) {
+  LongOnes made{kv_lengths(requests), Words(requests.size(), 0)};
+  for (const std::size_t r : which) {
+    made.lens[r] = 311;
+    made.words[r] = kKvLen;
+  }
+  return made;
+}
+
+// Updates go round two arrays of words: a captured copy must follow them.
+TEST_F(StatusOnGpu, CopiesOfAGraphAreThoseOfEachReplay) {
+  const cuda::ContextScope scope(0);
+  const cuda::OwnedStream stream(cuda::device(0));
+  const cuda::PinnedBuffer pinned(cuda::device(0), 6 * sizeof(std::int32_t));
+  auto* const words = static_cast<std::int32_t*>(pinned.data());
+  Mirror lens(int_tensor(kv_lengths(batch_.requests)));
+  GpuCopies copies;
+  Batch own = copies.batch(batch_.batch());
+  own.kv_lens = lens.gpu.view();
+  const std::vector<KvLevel> own_levels = copies.levels(levels());
+  plan_->prepare();
+  cuda::synchronize({});
+  const cuda::Graph graph(cuda::device(0), stream.get(), [&] {
+    plan_->update(own, {PlanInput(*attention_, own_levels)}, stream.get());
+    plan_->copy_status(TensorView(words, DType::i32, {6}), stream.get());
+  });
+  EXPECT_EQ(plan_->status(), Words(5, 0));  // nothing has run yet
+  for (const std::vector<std::size_t>& which :
+       {std::vector<std::size_t>{3}, {}, {1, 4}, {1}, {}, {}, {0, 3}}) {
+    const LongOnes step = long_ones(batch_.requests, which);
+    for (std::size_t r = 0; r < step.lens.size(); ++r) {
+      lens.host.set({static_cast<std::int64_t>(r)}, static_cast<double>(step.lens[r]));
+    }
+    std::fill_n(words, 6, 77);
+    lens.gpu.upload(stream.get());
+    graph.launch(stream.get());
+    cuda::synchronize(stream.get());
+    EXPECT_EQ(Words(words, words + 5), step.words);
+    EXPECT_EQ(words[5], 77);
+    EXPECT_EQ(plan_->status(), step.words);
+  }
+}
+
+TEST_F(StatusOnGpu, CopiesNeedPinnedMemory) {
+  Outputs got = outputs();
+  run(batch_.batch(), levels(), got);
+  Words pageable(5, 77);
+  expect_error_of(ErrorCode::invalid_argument, {"words is at", "page-locked"},
+                  [&] { plan_->copy_status(TensorView(pageable.data(), DType::i32, {5})); });
+  expect_good();
+}
+
+TEST_F(StatusOnGpu, DebugModeRaisesAtTheNextCall) {
+  plan_->set_debug(true);
+  expect_good();
+  const LongOnes bad = long_ones(batch_.requests, {1, 3});
+  const Tensor lens = int_tensor(bad.lens);
+  Batch wrong = batch_.batch();
+  wrong.kv_lens = lens.view();
+  Outputs got = outputs();
+  expect_error_of(ErrorCode::invalid_argument, {"request 1: kv_len (", "request 3: kv_len ("},
+                  [&] { run(wrong, levels(), got); });
+  EXPECT_EQ(plan_->status(), bad.words);
+  expect_good();
+  GpuCopies copies;
+  const PlanInput input(*attention_, copies.levels(levels()));
+  const Batch wrong_copy = copies.batch(wrong);
+  const Batch good_copy = copies.batch(batch_.batch());
+  plan_->update(wrong_copy, {input});
+  expect_error_of(ErrorCode::invalid_argument, {"request 1: kv_len ("},
+                  [&] { plan_->update(good_copy, {input}); });
+  plan_->update(good_copy, {input});
+  expect_good();
 }
 
 // qo_indptr may be longer than the plan's limit where num_requests tells how many count.

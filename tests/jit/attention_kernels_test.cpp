@@ -93,7 +93,8 @@ TEST_P(AttentionKernels, OfPlansWithBlockStructuresCompile) {
 TEST_P(AttentionKernels, PlansOfSeveralMasksAreOneKernel) {
   const std::vector<Variant> masks = {mask_of(variants::causal()), mask_of(variants::document())};
   const jit::Binary binary = jit::compile(plan_source(masks, 3), GetParam());
-  EXPECT_EQ(binary.entries.size(), 1U);
+  // The second one copies status words.
+  EXPECT_EQ(binary.entries.size(), 2U);
 }
 
 INSTANTIATE_TEST_SUITE_P(Archs, AttentionKernels, testing::Values("sm_80", "sm_90a"));

@@ -150,6 +150,24 @@ TEST_F(DiskCache, IsListedVerifiedAndCleared) {
   EXPECT_EQ(folder_.files().size(), 1U);  // mine.txt
 }
 
+TEST_F(DiskCache, TheFileOfLocksStaysUntilAllIsCleared) {
+  jit::store_entry(made_up("a"));
+  const std::string folder = folder_.path().string();
+  const jit::Digest one = jit::digest_of("one");
+  const jit::EntryLock lock(folder, one);
+  ASSERT_TRUE(lock.held());
+  EXPECT_EQ(folder_.files().size(), 2U);
+  ASSERT_EQ(kernel_cache_entries().size(), 1U);  // it is no entry, and no damaged one
+  EXPECT_EQ(kernel_cache_entries()[0].damage, "");
+  EXPECT_EQ(clear_kernel_cache(true), 0U);
+  EXPECT_EQ(folder_.files().size(), 2U);
+  EXPECT_EQ(clear_kernel_cache(), 2U);
+  EXPECT_THAT(folder_.files(), IsEmpty());
+  // Who comes next does not wait for the one that has the file that is gone.
+  const jit::EntryLock next(folder, one, std::chrono::milliseconds(0));
+  EXPECT_TRUE(next.held());
+}
+
 TEST_F(DiskCache, FoldersThatCannotBeWrittenAreSaidOnce) {
   const std::filesystem::path file = folder_.path() / "file";
   write_file(file, "");

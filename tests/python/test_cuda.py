@@ -182,6 +182,142 @@ def test_bad_page_fails_its_request_alone(page):
         assert not out[1].any()
 
 
+@pytest.mark.parametrize("variant", [tw.variants.causal(), tw.variants.causal(window_left=60), tw.variants.full()])
+def test_stats_and_pieces(variant):
+    step = Step([512, 1, 0, 7], [600, 900, 3, 90], columns=64).on("cuda")
+    attention = tw.Attention(**SPEC, device="cuda", variant=variant)
+    plan = tw.Plan([attention], tw.Limits(requests=8, q_tokens=520, q_len=512, kv_len=1024, workers=9))
+    with pytest.raises(tw.Error, match="plan has no batch"):
+        plan.stats(attention)
+    step.update(plan, attention)
+    stats, pieces = plan.stats(attention), plan.pieces(attention)
+    assert stats.full_blocks <= stats.blocks == sum(piece.num_blocks for piece in pieces)
+    assert len({(p.level, p.row, p.kv_head, p.tile) for p in pieces}) == stats.tiles
+    assert {piece.request for piece in pieces} == {0, 1, 3}
+    # The prefill's first queries are at position 88: most of the 600 keys are behind them.
+    assert (stats.skipped_blocks > 0) == (variant != tw.variants.full())
+    ends = {}
+    for piece in pieces:
+        assert piece.start == ends.get(piece.worker, 0)
+        ends[piece.worker] = piece.start + piece.cost
+    assert max(ends) < 9
+    assert 0 < stats.balance <= 1
+    with pytest.raises(tw.Error, match="not made for this attention"):
+        plan.pieces(tw.Attention(**SPEC, device="cuda"))
+
+
+STRIPES = tw.Variant(mask=(tw.expr.kv_pos <= tw.expr.q_pos) & ((tw.expr.kv_pos >> 6) % 2 == 1))
+
+
+def on_gpu(structure, **arrays):
+    """A structure that block_structure() made, its lists on the GPU."""
+    names = ("request_rows", "indptr", "indices", "full")
+    tensors = {name: torch.from_numpy(np.array(getattr(structure, name))).cuda() for name in names}
+    sizes = dict(q_block=structure.q_block, kv_block=structure.kv_block, num_kv_heads=structure.num_kv_heads)
+    return tw.BlockStructure(**sizes, **{**tensors, **arrays})
+
+
+class TestBlockStructures:
+    def setup_method(self):
+        self.step = Step([64, 1, 0, 7], [200, 256, 3, 90])
+        self.expected = self.step.forward("cpu", variant=STRIPES)[0]
+        described = tw.Batch(qo_indptr=self.step.qo_indptr.numpy(), kv_lens=self.step.kv_lens.numpy())
+        self.made = tw.block_structure(STRIPES, described)
+        self.moved = self.step.on("cuda")
+        self.attention = tw.Attention(**SPEC, device="cuda", variant=STRIPES)
+        limits = dict(requests=8, q_tokens=96, q_len=64, kv_len=256)
+        self.plan = tw.Plan([self.attention], tw.Limits(**limits, block_structures=True))
+
+    def run(self, structure=None):
+        blocks = None if structure is None else {self.attention: structure}
+        self.moved.update(self.plan, self.attention, blocks=blocks)
+        return self.attention.run(self.plan, self.moved.q, self.moved.cache)
+
+    def test_same_outputs_less_work(self):
+        assert_same(self.run(), self.expected)
+        without = self.plan.stats(self.attention)
+        assert_same(self.run(on_gpu(self.made)), self.expected)
+        stats = self.plan.stats(self.attention)
+        assert stats.blocks < without.blocks
+        assert stats.blocks + stats.skipped_blocks == without.blocks + without.skipped_blocks
+        assert self.plan.status() == [0] * 4
+
+    def test_what_the_user_does_not_list_is_taken_for_empty(self):
+        indices = self.made.indices.copy()
+        # The second request decodes over blocks 1 and 3: the first of them alone is left.
+        first, end = self.made.indptr[self.made.request_rows[1] :][:2]
+        assert indices[first:end].tolist() == [1, 3]
+        lists = np.delete(indices, end - 1)
+        indptr = self.made.indptr.copy()
+        indptr[indptr >= end] -= 1
+        full = np.delete(self.made.full, end - 1)
+        own = {name: torch.from_numpy(x).cuda() for name, x in [("indices", lists), ("indptr", indptr), ("full", full)]}
+        out = self.run(on_gpu(self.made, **own))
+        assert_same(out[:64], self.expected[:64])
+        assert_same(out[65:], self.expected[65:])
+        alone = self.step.forward("cpu", variant=tw.Variant(mask=(tw.expr.kv_pos >> 6) == 1))[0]
+        assert_same(out[64:65], alone[64:65])
+
+    def test_bad_lists_mark_their_request(self):
+        bad = self.made.indices.copy()
+        bad[self.made.indptr[self.made.request_rows[1]]] = -1
+        out = self.run(on_gpu(self.made, indices=torch.from_numpy(bad).cuda()))
+        assert self.plan.status() == [0, int(tw.RequestStatus.BLOCKS), 0, 0]
+        assert not out[64].any()
+        assert_same(out[:64], self.expected[:64])
+
+    def test_limits_must_allow_them(self):
+        plan = tw.Plan([self.attention], self.step.limits())
+        with pytest.raises(tw.Error, match="block_structures must be true") as raised:
+            self.moved.update(plan, self.attention, blocks={self.attention: on_gpu(self.made)})
+        assert raised.value.code == "limit_exceeded"
+
+
+def test_status_words_of_each_replay():
+    step = Step([1, 1, 1], [40, 40, 40]).on("cuda")
+    attention = tw.Attention(**SPEC, device="cuda")
+    plan = tw.Plan([attention], step.limits()).prepare()
+    words = torch.full((4,), 77, dtype=torch.int32, pin_memory=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step.update(plan, attention)
+        plan.copy_status(words)
+    for long_ones in ([1], [], [0, 2], [2]):
+        step.kv_lens.fill_(40)
+        step.kv_lens[long_ones] = 257
+        graph.replay()
+        torch.cuda.synchronize()
+        expected = [int(tw.RequestStatus.KV_LEN) if r in long_ones else 0 for r in range(3)]
+        assert words.tolist() == [*expected, 77]
+        assert plan.status() == expected
+    with pytest.raises(ValueError, match="page-locked"):
+        plan.copy_status(torch.zeros(4, dtype=torch.int32))
+    with pytest.raises(ValueError, match="words is"):
+        plan.copy_status(torch.zeros(4, dtype=torch.int32, device="cuda"))
+
+
+def test_debug_mode_raises_at_the_next_call():
+    step = Step([1, 1, 1], [40, 40, 40])
+    expected = step.forward("cpu")[0]
+    moved = step.on("cuda")
+    attention = tw.Attention(**SPEC, device="cuda")
+    plan = tw.Plan([attention], step.limits())
+    plan.debug = True
+    moved.update(plan, attention)
+    assert_same(attention.run(plan, moved.q, moved.cache), expected)
+    moved.kv_lens[1] = 257
+    moved.update(plan, attention)
+    with pytest.raises(tw.InvalidArgument, match=r"request 1: kv_len \("):
+        attention.run(plan, moved.q, moved.cache)
+    assert plan.status() == [0, int(tw.RequestStatus.KV_LEN), 0]
+    moved.update(plan, attention)
+    moved.kv_lens[1] = 40
+    with pytest.raises(tw.InvalidArgument, match=r"request 1: kv_len \("):
+        moved.update(plan, attention)
+    moved.update(plan, attention)
+    assert_same(attention.run(plan, moved.q, moved.cache), expected)
+
+
 def test_operators():
     x, residual, weight = random(6, 256), random(6, 256, seed=1), random(256, seed=2)
     assert_same(tw.rms_norm(x.cuda(), weight.cuda()), tw.rms_norm(x, weight))

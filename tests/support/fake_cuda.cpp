@@ -230,6 +230,17 @@ FAKE int cuMemHostAlloc(void** pointer, std::size_t bytes, unsigned) {
 FAKE int cuMemFreeHost(void* pointer) {
   return give_back("cuMemFreeHost", pointer);
 }
+// The address of pinned memory on the device; it is the same.
+FAKE int cuPointerGetAttribute(void* value, int attribute, unsigned long long pointer) {
+  if (const int result = with_context("cuPointerGetAttribute"); result != 0) return result;
+  const std::lock_guard lock(mutex);
+  const auto behind = blocks.upper_bound(host(pointer));
+  if (attribute != 3 || behind == blocks.begin()) return 1;
+  const auto& [begin, block] = *std::prev(behind);
+  if (pointer - reinterpret_cast<unsigned long long>(begin) >= block.bytes) return 1;
+  std::memcpy(value, &pointer, sizeof pointer);
+  return 0;
+}
 FAKE int cuMemsetD8Async(unsigned long long to, unsigned char value, std::size_t count, void*) {
   const int result = with_context("cuMemsetD8Async");
   if (result == 0) std::memset(host(to), value, count);

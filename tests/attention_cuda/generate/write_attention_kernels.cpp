@@ -57,14 +57,14 @@ int main(int argc, char** argv) {
         cuda_shape(spec, cases[i].target, cases[i].use).hopper ? "hopper_attention" : "attention");
     // Plans differ in the masks alone.
     plans << fmt::format(
-        "#define Mask0 Mask0Of{0}\n#define {1} {1}_{0}\n#include \"plan_{0}.h\"\n"
-        "#undef Mask0\n#undef {1}\n"
+        "#define Mask0 Mask0Of{0}\n#define {1} {1}_{0}\n#define {2} {2}_{0}\n"
+        "#include \"plan_{0}.h\"\n#undef Mask0\n#undef {1}\n#undef {2}\n"
         "namespace tilewright::test {{\n"
         "void add_plan_{0}(EmulatedKernels& kernels) {{\n"
         "  kernels.plan_text =\n#include \"plan_{0}_text.h\"\n      ;\n"
         "  kernels.update_plan = {1}_{0};\n"
         "}}\n}}\n",
-        i, kUpdateKernelName);
+        i, kUpdateKernelName, kCopyStatusName);
     declarations += fmt::format(
         "void add_attention_{0}(EmulatedKernels&);\nvoid add_plan_{0}(EmulatedKernels&);\n", i);
     entries += fmt::format("  add_attention_{0}(all[{0}]);\n  add_plan_{0}(all[{0}]);\n", i);
