@@ -181,7 +181,7 @@ struct WarpGroupMultiply {
                    "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type              \
                    " {" TW_NAMES_N##n "}, " P0 ", " P1 ", p, 1, 1, 0, 0;\n}"                    \
                    : TW_REGISTERS_N##n                                                          \
-                   : "l"(a.descriptor()), "l"(b.descriptor()), "r"(static_cast<u32>(add)));         \
+                   : "l"(a.descriptor()), "l"(b.descriptor()), "r"(static_cast<u32>(add)));     \
     }                                                                                           \
     /* A from registers; 16 rows of B are summed over. */                                       \
     TW_DEVICE static void registers(float (&d)[n / 2], const u32 (&a)[4], SharedMatrix b) {     \
@@ -191,7 +191,7 @@ struct WarpGroupMultiply {
                    " {" TW_NAMES_N##n "}, {" P0 ", " P1 ", " P2 ", " P3 "}, " P4                \
                                       ", p, 1, 1, 1;\n}"                                        \
                    : TW_REGISTERS_N##n                                                          \
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor()), "r"(1));    \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor()), "r"(1));  \
     }                                                                                           \
   };
 TW_WGMMA(bf16, "bf16", 64, "%32", "%33", "%34", "%35", "%36", "%37")

@@ -85,7 +85,7 @@ struct HopperMemory {
   alignas(16) const char* v_rows[Shape::kBlock];
   Handover piece[Hopper::kPieces];
   Mbarrier loaded[Hopper::kPieces];  // no more keys of the tile are asked for
-  Handover q[Hopper::kGroups];  // a group's rows
+  Handover q[Hopper::kGroups];       // a group's rows
   Handover k[Hopper::kStages];
   Handover v[Hopper::kStages];
   // The groups take turns: while one has its products under way, the other has its softmax.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tiles of many rows on Hopper (FlashAttention-3, arXiv 2407.08608): two warp groups of 64 rows each
-// walk over the same blocks of keys. A group's softmax of one block hides its product of the next
-// block's keys and of the last one's values, and both hide under the other group's products. Tiles
-// follow each other as blocks do: while the last values of one are multiplied, the first keys of
-// the next are.
+// Tiles of many rows on Hopper (FlashAttention-3, arXiv 2407.08608): two warp groups of 64 rows
+// each walk over the same blocks of keys. A group's softmax of one block hides its product of the
+// next block's keys and of the last one's values, and both hide under the other group's products.
+// Tiles follow each other as blocks do: while the last values of one are multiplied, the first keys
+// of the next are.
 #pragma once
 
 #include "attention/hopper_memory.h"
@@ -33,10 +33,7 @@ class HopperPrefill {
 
   TW_DEVICE HopperPrefill(const AttentionParams& params, HopperMemory& the_memory,
                           HopperTurns& the_turns)
-      : p(params),
-        memory(the_memory),
-        turns(the_turns),
-        group(uniform(thread_id() / 128)) {}
+      : p(params), memory(the_memory), turns(the_turns), group(uniform(thread_id() / 128)) {}
 
   // The present piece, a tile.
   TW_DEVICE void run() {

@@ -144,17 +144,17 @@ void fill_boxes(const AttentionSpec& spec, BoxEncoder encode, tw::HopperParams& 
     if (tokens == 0) continue;
     const auto of = [&](const char* data, std::int64_t dim, std::int64_t token, std::int64_t head,
                         std::int64_t page) {
-      return cuda::BoxTensor{data,
-                             {dim, params.plan.levels[level].page_size, spec.num_kv_heads,
-                              cache.pages},
-                             {2, token, head, page},
-                             tokens};
+      return cuda::BoxTensor{
+          data,
+          {dim, params.plan.levels[level].page_size, spec.num_kv_heads, cache.pages},
+          {2, token, head, page},
+          tokens};
     };
-    const bool taken = encode(of(cache.k, spec.head_dim, cache.k_token, cache.k_head, cache.k_page),
-                              &params.k_boxes[level]) &&
-                       encode(of(cache.v, spec.value_dim(), cache.v_token, cache.v_head,
-                                 cache.v_page),
-                              &params.v_boxes[level]);
+    const bool taken =
+        encode(of(cache.k, spec.head_dim, cache.k_token, cache.k_head, cache.k_page),
+               &params.k_boxes[level]) &&
+        encode(of(cache.v, spec.value_dim(), cache.v_token, cache.v_head, cache.v_page),
+               &params.v_boxes[level]);
     params.box_tokens[level] = taken ? tokens : 0;
   }
 }

@@ -19,8 +19,8 @@ struct AttentionLaunch {
   // Of both kernels: what they are given is the first `params_bytes` of it, or AttentionParams.
   tw::HopperParams params;
   std::size_t params_bytes = sizeof(tw::AttentionParams);
-  unsigned blocks = 1;         // of tilewright_attention; threads and shared memory are the shape's
-  unsigned join_blocks = 0;    // of tilewright_join_levels behind it; 0: there is nothing to join
+  unsigned blocks = 1;       // of tilewright_attention; threads and shared memory are the shape's
+  unsigned join_blocks = 0;  // of tilewright_join_levels behind it; 0: there is nothing to join
 };
 inline constexpr unsigned kJoinThreads = 256;
 

@@ -22,13 +22,12 @@ bool encode_box_map(const BoxTensor& tensor, void* map) {
                          [](std::int64_t size) { return static_cast<std::uint64_t>(size); });
   for (std::size_t dim = 1; dim < 4; ++dim) {
     // The stride of one thing alone may be anything.
-    strides[dim - 1] =
-        tensor.shape[dim] > 1 ? static_cast<std::uint64_t>(tensor.strides[dim]) : 16;
+    strides[dim - 1] = tensor.shape[dim] > 1 ? static_cast<std::uint64_t>(tensor.strides[dim]) : 16;
   }
-  return driver().tensor_map_encode_tiled(
-             map, kUint16, 4, const_cast<void*>(tensor.data), shape.data(), strides.data(),
-             box.data(), kElementStrides.data(), kNoInterleave, kSwizzle128, kL2Promotion128,
-             kZeros) == kSuccess;
+  return driver().tensor_map_encode_tiled(map, kUint16, 4, const_cast<void*>(tensor.data),
+                                          shape.data(), strides.data(), box.data(),
+                                          kElementStrides.data(), kNoInterleave, kSwizzle128,
+                                          kL2Promotion128, kZeros) == kSuccess;
 }
 
 }  // namespace tilewright::cuda
