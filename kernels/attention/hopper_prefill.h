@@ -2,8 +2,6 @@
 // Tiles of many rows on Hopper (FlashAttention-3, arXiv 2407.08608): two warp groups of 64 rows
 // each walk over the same blocks of keys. A group's softmax of one block hides its product of the
 // next block's keys and of the last one's values, and both hide under the other group's products.
-// Tiles follow each other as blocks do: while the last values of one are multiplied, the first keys
-// of the next are.
 #pragma once
 
 #include "attention/hopper_memory.h"
@@ -96,7 +94,7 @@ class HopperPrefill {
       hold_registers(o);
       give_back_values();
     }
-    finish(*piece, rows);
+    finish();
   }
 
   // Before the first tile: the first group goes first.
@@ -124,15 +122,15 @@ class HopperPrefill {
     arrive_as_warp(memory.v[(turns.blocks - 1) % Hopper::kStages].empty);
   }
 
-  // Stores the rows of a tile: in a slot, or where complete rows go.
-  TW_DEVICE void finish(const HopperPiece& ended, const SoftmaxRow (&done)[2]) {
+  // Stores the tile's rows: in a slot, or where complete rows go.
+  TW_DEVICE void finish() {
     store_rows_of_warp<16>(
-        p, ended.tile, ended.slot, warp_id() * 16,
-        [&](i32 i) -> const SoftmaxRow& { return done[i]; },
+        p, piece->tile, piece->slot, warp_id() * 16,
+        [&](i32 i) -> const SoftmaxRow& { return rows[i]; },
         [&](i32 i, i32 d, i32 e) -> float& { return o[d * 4 + i * 2 + e]; });
-    if (ended.slot >= 0) {
+    if (piece->slot >= 0) {
       sync_workers();
-      merge_if_last(p, ended.tile, ended, memory.message);
+      merge_if_last(p, piece->tile, *piece, memory.message);
     }
     arrive_as_warp(memory.piece[turns.pieces % Hopper::kPieces].empty);
     ++turns.pieces;
@@ -275,13 +273,7 @@ class HopperPrefill {
   }
 
   TW_DEVICE void rescale() {
-#pragma unroll
-    for (i32 d = 0; d < Shape::kValueTiles; ++d) {
-      o[d * 4] *= factor[0];
-      o[d * 4 + 1] *= factor[0];
-      o[d * 4 + 2] *= factor[1];
-      o[d * 4 + 3] *= factor[1];
-    }
+    multiply_rows(factor, reinterpret_cast<float(&)[Shape::kValueTiles][4]>(o));
   }
 
   TW_DEVICE static void pack_weights(const Scores& scores, Weights& weights) {

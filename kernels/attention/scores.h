@@ -81,11 +81,9 @@ TW_DEVICE void weigh_row(i32 half, float scale, SoftmaxRow& sums, float (&scores
   }
 }
 
-// Multiplies the outputs of two rows by what advance() gave for each, where some row of the warp
-// needs it.
+// Multiplies the outputs of two rows by what advance() gave for each.
 template <i32 kTiles>
-TW_DEVICE void rescale_rows(const float (&factor)[2], float (&o)[kTiles][4]) {
-  if (!any_of_warp(factor[0] != 1.0F || factor[1] != 1.0F)) return;
+TW_DEVICE void multiply_rows(const float (&factor)[2], float (&o)[kTiles][4]) {
 #pragma unroll
   for (i32 d = 0; d < kTiles; ++d) {
     o[d][0] *= factor[0];
@@ -93,6 +91,11 @@ TW_DEVICE void rescale_rows(const float (&factor)[2], float (&o)[kTiles][4]) {
     o[d][2] *= factor[1];
     o[d][3] *= factor[1];
   }
+}
+// The same where some row of the warp needs it.
+template <i32 kTiles>
+TW_DEVICE void rescale_rows(const float (&factor)[2], float (&o)[kTiles][4]) {
+  if (any_of_warp(factor[0] != 1.0F || factor[1] != 1.0F)) multiply_rows(factor, o);
 }
 
 }  // namespace tw

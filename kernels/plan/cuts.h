@@ -21,10 +21,11 @@ class Cuts {
 
   // Behind it the plan is whole.
   TW_DEVICE void find() {
-    if (thread_id() == 0) header_.workers = workers_;
     sync_block();
+    if (plan::may_lie_evenly(config_, header_)) even_shares();
     // By a thread that has no worker, where there is one.
     if (thread_id() == num_threads() - 1) {
+      header_.workers = workers_;
       header_.status_turn = maker_.memory.turn;
       *maker_.part.view.schedule.header = header_;
     }
@@ -65,6 +66,21 @@ class Cuts {
   }
 
  private:
+  // Fewer workers where the items of all rows are equal.
+  TW_DEVICE void even_shares() {
+    bool uneven = false;
+#pragma unroll 1
+    for (i32 row = thread_id(); row < header_.num_rows; row += num_threads()) {
+      const plan::Row at = row_at(row);
+      uneven = uneven || at.tiles != 1 ||
+               !plan::lies_evenly(header_, row, at.tiles_before, at.cost_before);
+    }
+    if (any_of_block(uneven)) return;
+    const i32 even = plan::even_workers(header_.b_items, workers_);
+    all_work_ = all_work_ && even == workers_;
+    workers_ = even;
+  }
+
   TW_DEVICE std::int64_t share_begin(i32 worker) const {
     constexpr std::int64_t kMost = std::int64_t{1} << 42;  // times the square of workers: 2^62
     if (!all_work_ || b_cost_ >= kMost) return plan::share_begin(b_cost_, workers_, worker);

@@ -182,6 +182,7 @@ plan::Config kernel_config(const Attention& attention, const CudaShape& shape, i
   const auto rows = static_cast<std::int32_t>(limits.q_len) * config.group_size;
   const std::int32_t keys = config.cost.block + config.cost.block_row * rows;  // 64 of them
   config.cost.fixed = 300 * config.max_heads;
+  config.evens_shares = config.cuts_items;
   config.cost.block = keys * config.block_tokens / 64;
   config.cost.block_row = 0;
   config.largest_block = config.cost.block * config.max_heads;

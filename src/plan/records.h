@@ -41,6 +41,9 @@ struct Config {
   // Whether fewer workers than there may be are a power of two: as most numbers of threads are, so
   // that each has as many shares as the others.
   std::int32_t rounds_workers = 0;
+  // Whether a few workers may be left without work where all others then have whole items, or equal
+  // parts of one: where memory is the bound they are not missed, and parts cost more.
+  std::int32_t evens_shares = 0;
   // What a block costs at most in this batch, for all heads of its item; 0: it is not counted, and
   // may be what the rest allows.
   std::int64_t largest_block = 0;

@@ -297,6 +297,32 @@ TILEWRIGHT_HD inline std::int32_t count_workers(const Config& config, std::int64
   return count;
 }
 
+// So many of `workers` that `items` of equal cost are dealt out whole, or in equal parts; or all of
+// them, where too many would be left over.
+TILEWRIGHT_HD inline std::int32_t even_workers(std::int64_t items, std::int32_t workers) {
+  if (items == 0) return workers;
+  const std::int64_t whole = ceil_div(items, workers);
+  std::int64_t even = workers;
+  if (items <= workers) {
+    even = items * (workers / items);
+  } else if (items % whole == 0) {
+    even = items / whole;
+  }
+  return even * 16 >= std::int64_t{workers} * 15 ? static_cast<std::int32_t>(even) : workers;
+}
+
+// Whether what lies before a row of section B, which is row number `row` there, is what would lie
+// before it if all rows had equal items.
+TILEWRIGHT_HD inline bool lies_evenly(const Header& header, std::int32_t row, std::int64_t items,
+                                      std::int64_t cost) {
+  return items * header.num_rows == header.b_items * row &&
+         cost * header.num_rows == header.b_cost * row;
+}
+// Where that may be asked: section B is all there is, and rows are single tiles.
+TILEWRIGHT_HD inline bool may_lie_evenly(const Config& config, const Header& header) {
+  return config.evens_shares != 0 && config.heads_differ == 0 && header.num_a_rows == 0;
+}
+
 // Where on section B's line a worker's share should begin: floor(worker * b_cost / workers),
 // without overflow of the product. There are few workers: their squares fit 32 bits.
 TILEWRIGHT_HD inline std::int64_t share_begin(std::int64_t b_cost, std::int32_t workers,
@@ -348,6 +374,12 @@ TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, const Bl
   h.b_items = h.tail_items + items;
   h.b_cost = h.tail_cost + cost;
   h.workers = count_workers(s.config, h.b_cost);
+  bool even = may_lie_evenly(s.config, h);
+  for (row = 0; even && row < h.num_rows; ++row) {
+    even = s.rows[row].tiles == 1 &&
+           lies_evenly(h, row, s.rows[row].tiles_before, s.rows[row].cost_before);
+  }
+  if (even) h.workers = even_workers(h.b_items, h.workers);
 }
 
 // The cost of a worker's share of section B; a part of an item counts the fixed cost where it

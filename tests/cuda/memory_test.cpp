@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 
+#include "cuda/box_map.h"
 #include "support/expect_error.h"
 #include "support/use_fake_cuda.h"
 
@@ -45,6 +46,28 @@ TEST(DeviceBuffer, ADeadContextIsNoReasonToEndTheProcess) {
   cuda::DeviceBuffer buffer(device, 16);
   fake_cuda().failures["cuMemFree"] = 700;
   buffer = cuda::DeviceBuffer();
+}
+
+TEST(BoxMap, TakesTensorsAsTheDriverDoes) {
+  const cuda::Device& device = (fake_cuda(), cuda::device(0));
+  const cuda::DeviceBuffer buffer(device, 1 << 16);
+  // Of K in pages of 16 tokens, two heads of 80 elements side by side.
+  const cuda::BoxTensor good{buffer.data(), {80, 16, 2, 7}, {2, 320, 160, 5120}, 16};
+  alignas(64) std::array<std::uint64_t, 16> map{};
+  EXPECT_TRUE(cuda::encode_box_map(good, map.data()));
+  EXPECT_NE(map[15], 0U);
+  cuda::BoxTensor odd = good;
+  odd.strides[1] = 328;
+  EXPECT_FALSE(cuda::encode_box_map(odd, map.data()));
+  // The stride of one head alone may be anything.
+  odd = good;
+  odd.shape[2] = 1;
+  odd.strides[2] = 3;
+  EXPECT_TRUE(cuda::encode_box_map(odd, map.data()));
+  odd = good;
+  odd.strides[3] = std::int64_t{1} << 40;
+  EXPECT_FALSE(cuda::encode_box_map(odd, map.data()));
+  EXPECT_EQ(fake_cuda().calls["cuTensorMapEncodeTiled"], 2);
 }
 
 TEST(Memory, CopiesAndFills) {

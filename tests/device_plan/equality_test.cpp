@@ -31,6 +31,7 @@ plan::Config draw_config(Random& random, int workers) {
                  random.pick({0, 2, 4})};
   config.least_share = random.pick({1, 100, 512});
   config.rounds_workers = random.pick({0, 1});
+  config.evens_shares = random.pick({0, 1});
   return config;
 }
 
@@ -65,6 +66,7 @@ struct Seen {
   int joined_levels = 0;
   int folded_rows = 0;
   int known_starts = 0;
+  int even = 0;    // with fewer workers, that have equal shares
   int listed = 0;  // with block structures
 
   void add(const plan::View& view) {
@@ -78,6 +80,8 @@ struct Seen {
       const plan::Start& start = view.schedule.starts[worker];
       known_starts += start.items > 0 && start.request >= 0 && start.begin > 0 ? 1 : 0;
     }
+    const plan::Config& config = view.schedule.config;
+    even += header.workers < plan::count_workers(config, header.b_cost) ? 1 : 0;
     listed += view.blocks.defined() ? 1 : 0;
     for (std::int32_t i = 0; i < header.num_rows; ++i) {
       const plan::Row& row = view.schedule.rows[i];
@@ -171,7 +175,7 @@ TEST(DevicePlan, IsTheHostsForSmallBatches) {
   EXPECT_GT(seen.joint_heads, 30);
   EXPECT_GT(seen.joined_levels, 30);
   EXPECT_GT(seen.folded_rows, 30);
-  EXPECT_GT(seen.known_starts, 30);
+  EXPECT_GT(seen.known_starts, 20);
 }
 
 TEST(DevicePlan, IsTheHostsForLongQueries) {
@@ -207,6 +211,39 @@ TEST(DevicePlan, IsTheHostsWithBlockStructures) {
   }
   EXPECT_GT(seen.tails, 3);
   EXPECT_GT(seen.long_b_rows, 5);
+}
+
+TEST(DevicePlan, IsTheHostsForEqualRequests) {
+  Seen seen;
+  for (std::uint64_t seed = 0; seed < 300 && !HasFailure(); ++seed) {
+    SCOPED_TRACE(seed);
+    Random random(seed);
+    const auto requests = static_cast<std::int32_t>(random.range(1, 70));
+    const auto kv_len = static_cast<std::int32_t>(random.range(16, 3000));
+    Limits limits{70, 210, 3, 3000, 1, Determinism::repeatable, 33};
+    Case drawn = draw_case(random, limits, 1);
+    const auto q_len = static_cast<std::int32_t>(random.range(1, 3));
+    fuzz::BatchCase batch;
+    std::vector<std::int32_t> q_bounds = {0};
+    std::vector<std::int32_t> pages = {0};
+    for (std::int32_t r = 0; r < requests; ++r) {
+      q_bounds.push_back(q_bounds.back() + q_len);
+      const bool odd = random.chance(0.003);
+      pages.push_back(pages.back() + (odd ? kv_len / 2 : kv_len));
+    }
+    batch.qo_indptr = fuzz::Ints(q_bounds);
+    fuzz::LevelCase level;
+    level.form = PageTable::Form::ragged;
+    level.indptr = fuzz::Ints(pages);
+    batch.levels = {level};
+    drawn.plan->update(
+        batch.view(),
+        {PlanInput(drawn.attentions[0], {level.view()}, drawn.variants[0].plan_params)}, 64, seed);
+    drawn.plan->expect_equal();
+    ASSERT_TRUE(drawn.plan->intact());
+    seen.add(drawn.plan->view(0));
+  }
+  EXPECT_GT(seen.even, 5);
 }
 
 // More rows than shared memory has room for.

@@ -383,6 +383,37 @@ TEST(Schedule, WorkersAreRounded) {
   EXPECT_EQ(count_workers(config, 1200), 2);
 }
 
+// Equal rows are dealt out whole, or in equal parts, where few workers are left over for it.
+TEST(Schedule, EqualRowsHaveEvenShares) {
+  Config config;
+  config.num_kv_heads = 8;
+  config.group_size = 4;
+  config.tile_rows = 64;
+  config.block_tokens = 64;
+  config.workers = 33;
+  config.joint_rows = 128;
+  config.max_heads = 8;
+  config.cost = {10, 8, 1};
+  config.evens_shares = 1;
+  const auto shares = [&](std::vector<std::int32_t> kv_lens) {
+    OwnedSchedule owned(config, decode_rows(kv_lens));
+    make(owned, Blocks{config, 0});
+    return std::pair(owned.get().header->workers, owned.get().header->num_splits);
+  };
+  EXPECT_EQ(shares(std::vector<std::int32_t>(32, 4096)), std::pair(32, 0));
+  EXPECT_EQ(shares(std::vector<std::int32_t>(64, 4096)), std::pair(32, 0));
+  EXPECT_EQ(shares(std::vector<std::int32_t>(16, 4096)), std::pair(32, 16));  // halves
+  EXPECT_EQ(shares({1 << 20}), std::pair(33, 1));
+  // Nine would have no work.
+  EXPECT_EQ(shares(std::vector<std::int32_t>(24, 4096)).first, 33);
+  EXPECT_EQ(shares(std::vector<std::int32_t>(48, 4096)).first, 33);
+  std::vector<std::int32_t> uneven(32, 4096);
+  uneven[7] = 4000;
+  EXPECT_EQ(shares(uneven).first, 33);
+  config.evens_shares = 0;
+  EXPECT_EQ(shares(std::vector<std::int32_t>(32, 4096)).first, 33);
+}
+
 TEST(Schedule, FewRowsShareAnItemWithOtherHeads) {
   Config config;
   config.num_kv_heads = 8;
