@@ -22,7 +22,7 @@ struct Hopper {
   // all else.
   static constexpr u32 kFills = kWarpSize + 1;
   static constexpr i32 kStages = 2;  // of keys, and of values
-  static constexpr u32 kPieces = 4;  // of which some are found ahead: short tiles take less time
+  static constexpr u32 kPieces = hopper_pieces(Spec::kHeadDim, Spec::kValueDim);
   // Of positions, which are read when their keys' place may be filled again.
   static constexpr i32 kSteps = 4;
   static constexpr i32 kRowBytes = 128;  // a row of one block of columns, 64 elements

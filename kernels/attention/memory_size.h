@@ -12,14 +12,20 @@ constexpr int kDecodeWarps = 4;  // the others only help to store
 
 constexpr int kHopperWarps = 8;  // that compute: two warp groups
 
-// Warps that load keys, and as many that load values. One can not keep up with the products; two of
-// each take a fourth warp group, and with it the compiler has but 128 registers for an instruction:
-// too few where one writes a row of 256 elements.
+// Warps that load keys, and as many that load values. One can not keep up with the products where
+// rows are copied one by one; two of each take a fourth warp group, and with it the compiler has
+// but 128 registers for an instruction: too few for large heads.
 constexpr int hopper_loaders(int head_dim, int value_dim) {
-  return head_dim <= 192 && value_dim <= 192 ? 2 : 1;
+  return head_dim <= 128 && value_dim <= 128 ? 2 : 1;
 }
 constexpr int hopper_threads(int head_dim, int value_dim) {
   return 128 * (2 + hopper_loaders(head_dim, value_dim));
+}
+
+// Pieces that Hopper's kernel knows at a time: those ahead of the one that is computed take time to
+// find, more than short tiles do. Stages of large heads leave room for two.
+constexpr int hopper_pieces(int head_dim, int value_dim) {
+  return head_dim <= 128 && value_dim <= 128 ? 4 : 2;
 }
 
 // How a kernel tells which blocks of keys a tile needs: one span of them (masks that one interval
@@ -67,7 +73,7 @@ constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block, int de
   const int decode =
       attention_shared_bytes(head_dim, value_dim, block, decode_stages, 0, BlockForm::span, true);
   const int piece = 128 + kTileRows * (16 + 4 + 8) + 8 * 32 + 16 + 64;
-  const int pieces = 4 * piece + 3 * 128 + 96;
+  const int pieces = hopper_pieces(head_dim, value_dim) * piece + 3 * 128 + 96;
   const int addresses = (kTileRows / 2 + 2 * block) * 8;
   const int bytes =
       (prefill > decode ? prefill : decode) + pieces + 4 * block * 4 + addresses + 512;
