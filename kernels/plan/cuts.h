@@ -22,7 +22,11 @@ class Cuts {
   // Behind it the plan is whole.
   TW_DEVICE void find() {
     sync_block();
-    if (plan::may_lie_evenly(config_, header_)) even_shares();
+    const i32 even = plan::even_workers(header_.b_items, workers_);
+    if (even != workers_ && plan::may_lie_evenly(config_, header_) && lies_evenly()) {
+      all_work_ = false;
+      workers_ = even;
+    }
     // By a thread that has no worker, where there is one.
     if (thread_id() == num_threads() - 1) {
       header_.workers = workers_;
@@ -66,19 +70,20 @@ class Cuts {
   }
 
  private:
-  // Fewer workers where the items of all rows are equal.
-  TW_DEVICE void even_shares() {
+  // Whether the items of all rows are equal.
+  TW_DEVICE bool lies_evenly() const {
     bool uneven = false;
 #pragma unroll 1
     for (i32 row = thread_id(); row < header_.num_rows; row += num_threads()) {
-      const plan::Row at = row_at(row);
-      uneven = uneven || at.tiles != 1 ||
-               !plan::lies_evenly(header_, row, at.tiles_before, at.cost_before);
+      std::int64_t items = maker_.short_rows[row].items_before;
+      if (has_long_rows_) {
+        const plan::Row& of = maker_.work_rows[row];
+        uneven = uneven || of.tiles != 1;
+        items = of.tiles_before;
+      }
+      uneven = uneven || !plan::lies_evenly(header_, row, items, maker_.cost_before[row]);
     }
-    if (any_of_block(uneven)) return;
-    const i32 even = plan::even_workers(header_.b_items, workers_);
-    all_work_ = all_work_ && even == workers_;
-    workers_ = even;
+    return !any_of_block(uneven);
   }
 
   TW_DEVICE std::int64_t share_begin(i32 worker) const {
