@@ -124,6 +124,23 @@ TEST(EmulatedKernels, EveryCacheForm) {
   }
 }
 
+// Boxes are pages of eight tokens or more, or parts of large ones.
+TEST(EmulatedKernels, BoxesOfEveryPageSizeAndCacheForm) {
+  for (int form = 0; form < static_cast<int>(CacheForm::count); ++form) {
+    for (const std::int64_t page_size : {8, 32, 64, 256}) {
+      CompiledCase compiled = form % 2 == 0 ? causal_128() : causal_80();
+      Case& c = compiled.attention;
+      c.cache = static_cast<CacheForm>(form);
+      if (c.cache == CacheForm::separate_strided) continue;  // not aligned to 16 bytes
+      c.seed = static_cast<std::uint64_t>(form) * 300 + static_cast<std::uint64_t>(page_size);
+      c.lengths = form % 3 == 0 ? LengthKind::append : LengthKind::prefill;
+      c.kv_heads = 2;
+      c.page_size = page_size;
+      run_case(compiled, 1);
+    }
+  }
+}
+
 TEST(EmulatedKernels, ScalesSinksPositionsWorkers) {
   for (int i = 0; i < 18; ++i) {
     CompiledCase compiled = kCompiled[static_cast<std::size_t>(i) % std::size(kCompiled)]();
