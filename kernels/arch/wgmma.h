@@ -20,12 +20,10 @@ struct SharedMatrix {
   u32 start;  // and the bytes from one block of columns to the next: words of 16 bytes
 
   TW_DEVICE SharedMatrix at(i32 bytes) const { return {start + static_cast<u32>(bytes >> 4)}; }
-  TW_DEVICE u64 descriptor() const {
-    constexpr u64 kEightRows = 1024 >> 4;     // from eight rows to the next eight
-    constexpr u64 kSwizzled128 = 1ULL << 30;  // in rows of 128 bytes
-    return (kEightRows | kSwizzled128) << 32 | start;
-  }
 };
+// What instructions are given: 1024 bytes from eight rows to the next eight, swizzled in rows of
+// 128 bytes.
+#define TW_DESCRIPTOR(matrix) ((1024ULL >> 4 | 1ULL << 30) << 32 | (matrix).start)
 // `block_bytes`: from one block of columns to the next; counts where rows are summed over.
 TW_DEVICE SharedMatrix shared_matrix(const void* start, i32 block_bytes) {
   return {(shared_address(start) & 0x3FFFF) >> 4 | static_cast<u32>(block_bytes >> 4) << 16};
@@ -171,28 +169,28 @@ struct WarpGroupMultiply {
       TW_REGISTERS_6, TW_REGISTERS_7, TW_REGISTERS_8, TW_REGISTERS_9, TW_REGISTERS_10,            \
       TW_REGISTERS_11, TW_REGISTERS_12, TW_REGISTERS_13, TW_REGISTERS_14, TW_REGISTERS_15
 
-#define TW_WGMMA(T, type, n, P0, P1, P2, P3, P4, P5)                                            \
-  template <>                                                                                   \
-  struct WarpGroupMultiply<T, n> {                                                              \
-    /* Both from shared memory, summed along their rows. */                                     \
-    TW_DEVICE static void shared(float (&d)[n / 2], SharedMatrix a, SharedMatrix b, bool add) { \
-      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " P2                                       \
-                   ", 0;\n"                                                                     \
-                   "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type              \
-                   " {" TW_NAMES_N##n "}, " P0 ", " P1 ", p, 1, 1, 0, 0;\n}"                    \
-                   : TW_REGISTERS_N##n                                                          \
-                   : "l"(a.descriptor()), "l"(b.descriptor()), "r"(static_cast<u32>(add)));     \
-    }                                                                                           \
-    /* A from registers; 16 rows of B are summed over. */                                       \
-    TW_DEVICE static void registers(float (&d)[n / 2], const u32 (&a)[4], SharedMatrix b) {     \
-      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " P5                                       \
-                   ", 0;\n"                                                                     \
-                   "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type              \
-                   " {" TW_NAMES_N##n "}, {" P0 ", " P1 ", " P2 ", " P3 "}, " P4                \
-                                      ", p, 1, 1, 1;\n}"                                        \
-                   : TW_REGISTERS_N##n                                                          \
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor()), "r"(1));  \
-    }                                                                                           \
+#define TW_WGMMA(T, type, n, P0, P1, P2, P3, P4, P5)                                             \
+  template <>                                                                                    \
+  struct WarpGroupMultiply<T, n> {                                                               \
+    /* Both from shared memory, summed along their rows. */                                      \
+    TW_DEVICE static void shared(float (&d)[n / 2], SharedMatrix a, SharedMatrix b, bool add) {  \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " P2                                        \
+                   ", 0;\n"                                                                      \
+                   "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type               \
+                   " {" TW_NAMES_N##n "}, " P0 ", " P1 ", p, 1, 1, 0, 0;\n}"                     \
+                   : TW_REGISTERS_N##n                                                           \
+                   : "l"(TW_DESCRIPTOR(a)), "l"(TW_DESCRIPTOR(b)), "r"(static_cast<u32>(add)));  \
+    }                                                                                            \
+    /* A from registers; 16 rows of B are summed over. */                                        \
+    TW_DEVICE static void registers(float (&d)[n / 2], const u32 (&a)[4], SharedMatrix b) {      \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " P5                                        \
+                   ", 0;\n"                                                                      \
+                   "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type               \
+                   " {" TW_NAMES_N##n "}, {" P0 ", " P1 ", " P2 ", " P3 "}, " P4                 \
+                                      ", p, 1, 1, 1;\n}"                                         \
+                   : TW_REGISTERS_N##n                                                           \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(TW_DESCRIPTOR(b)), "r"(1)); \
+    }                                                                                            \
   };
 TW_WGMMA(bf16, "bf16", 64, "%32", "%33", "%34", "%35", "%36", "%37")
 TW_WGMMA(f16, "f16", 64, "%32", "%33", "%34", "%35", "%36", "%37")
@@ -209,6 +207,7 @@ TW_WGMMA(f16, "f16", 192, "%96", "%97", "%98", "%99", "%100", "%101")
 TW_WGMMA(bf16, "bf16", 256, "%128", "%129", "%130", "%131", "%132", "%133")
 TW_WGMMA(f16, "f16", 256, "%128", "%129", "%130", "%131", "%132", "%133")
 #undef TW_WGMMA
+#undef TW_DESCRIPTOR
 #undef TW_NAMES_N64
 #undef TW_REGISTERS_N64
 #undef TW_NAMES_N80

@@ -20,6 +20,11 @@ constexpr const char* kReportDoc =
     "that needs "
     "most. `error` says why it did not\ncompile; empty: it did.";
 
+constexpr const char* kCacheEntryDoc =
+    "A compiled kernel on disk: its `file`, what it is (`kernel`, `arch`, `compiler`; empty where "
+    "it is damaged), the\n`seconds` that compiling took, its size in `bytes`. `damage` says what "
+    "is wrong with it; empty: nothing.";
+
 // Goes to Python's warnings. The library may call it from any thread, with or without the GIL, and
 // at the end of the process.
 void warn(const std::string& message) {
@@ -121,6 +126,36 @@ void bind_jit(nb::module_& m) {
   m.def("kernel_cache_path", &kernel_cache_path,
         "The folder of compiled kernels; empty where there is neither XDG_CACHE_HOME nor HOME.");
   m.def("_set_kernel_cache_path", &set_kernel_cache_path, "folder"_a);
+  nb::class_<NvrtcInfo>(m, "NvrtcInfo", "The compiler of CUDA kernels.")
+      .def_ro("path", &NvrtcInfo::path)
+      .def_ro("major", &NvrtcInfo::major)
+      .def_ro("minor", &NvrtcInfo::minor)
+      .def("__repr__", [](const NvrtcInfo& n) {
+        return fmt::format("<tilewright.NvrtcInfo {}.{} {}>", n.major, n.minor, n.path);
+      });
+  m.def("_set_nvrtc_path", &set_nvrtc_path, "path"_a);
+  m.def("_nvrtc_info", &nvrtc_info);
+  nb::class_<KernelCacheEntry>(m, "KernelCacheEntry", kCacheEntryDoc)
+      .def_ro("file", &KernelCacheEntry::file)
+      .def_ro("kernel", &KernelCacheEntry::kernel)
+      .def_ro("arch", &KernelCacheEntry::arch)
+      .def_ro("compiler", &KernelCacheEntry::compiler)
+      .def_ro("seconds", &KernelCacheEntry::seconds)
+      .def_ro("bytes", &KernelCacheEntry::bytes)
+      .def_ro("damage", &KernelCacheEntry::damage)
+      .def("__repr__", [](const KernelCacheEntry& e) {
+        return e.damage.empty()
+                   ? fmt::format("<tilewright.KernelCacheEntry {} {}: {} bytes>", e.kernel, e.arch,
+                                 e.bytes)
+                   : fmt::format("<tilewright.KernelCacheEntry {}: {}>", e.file, e.damage);
+      });
+  m.def("kernel_cache_entries", &kernel_cache_entries, nb::call_guard<nb::gil_scoped_release>(),
+        "The compiled kernels on disk: reads every entry as a whole and checks it.");
+  m.def("clear_kernel_cache", &clear_kernel_cache, nb::kw_only(), "damaged_only"_a = false,
+        nb::call_guard<nb::gil_scoped_release>(),
+        "Removes compiled kernels from the disk, all or only the damaged ones, and files that an "
+        "interrupted write has left;\nreturns how many files. Programs that run go on: what they "
+        "need is compiled anew.");
   m.def("model_names", &model_names, "Names of the models that compile_kernels knows.");
 }
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 from . import _tilewright
-from ._tilewright import Attention, KernelReport
+from ._tilewright import Attention, KernelReport, NvrtcInfo
 
 
 def _package_folders() -> list[str]:
@@ -55,6 +55,24 @@ def compile_kernels(
         pack="" if pack is None else os.fspath(pack),
         progress=progress,
     )
+
+
+def nvrtc_info() -> NvrtcInfo:
+    """The NVRTC that kernels are compiled by: the first one of 12.4 or newer, whose major version the driver has too (where
+    there is one). Error (not_supported): what was tried, and how to mend it."""
+    _tilewright._set_python_folders(_package_folders())
+    return _tilewright._nvrtc_info()
+
+
+def set_nvrtc_path(path: str | os.PathLike[str] | None) -> None:
+    """Where NVRTC is looked for before all other places, as the environment's TILEWRIGHT_NVRTC says: the path of
+    libnvrtc.so.13 or its like; None takes it back."""
+    _tilewright._set_nvrtc_path("" if path is None else os.fspath(path))
+
+
+def set_kernel_cache_path(folder: str | os.PathLike[str] | None) -> None:
+    """Another folder for compiled kernels than kernel_cache_path() says; None: they are kept in memory alone."""
+    _tilewright._set_kernel_cache_path("" if folder is None else os.fspath(folder))
 
 
 def load_kernel_pack(path: str | os.PathLike[str]) -> int:

@@ -11,9 +11,9 @@ import tilewright as tw
 
 @pytest.fixture
 def cache(tmp_path):
-    tw._tilewright._set_kernel_cache_path(str(tmp_path / "kernels"))
+    tw.set_kernel_cache_path(tmp_path / "kernels")
     yield tmp_path / "kernels"
-    tw._tilewright._set_kernel_cache_path("")
+    tw.set_kernel_cache_path(None)
 
 
 def compile_some(**options):
@@ -34,6 +34,51 @@ def test_reports_progress_and_cache(cache):
         assert report.kernel in repr(report)
     assert all(report.from_cache for report in compile_some())
     assert len(list(cache.glob("*.kernel"))) == len(reports)
+
+
+def test_entries_of_the_cache(cache):
+    # Those that this process has in memory already are not written again.
+    attention = tw.Attention(num_qo_heads=6, num_kv_heads=2, head_dim=64)
+    reports = tw.compile_kernels(attention, archs=["sm_80"], ops=False)
+    entries = tw.kernel_cache_entries()
+    assert len(entries) >= 2
+    assert {entry.kernel for entry in entries} <= {report.kernel for report in reports}
+    for entry in entries:
+        assert entry.arch == "sm_80"
+        assert entry.damage == ""
+        assert entry.bytes == os.path.getsize(entry.file if os.path.isabs(entry.file) else cache / entry.file)
+        assert "NVRTC" in entry.compiler or str(tw.nvrtc_info().major) in entry.compiler
+        assert entry.kernel in repr(entry)
+    damaged = next(cache.glob("*.kernel"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    (found,) = (entry for entry in tw.kernel_cache_entries() if entry.damage)
+    assert damaged.name in found.file
+    assert found.damage in repr(found)
+    assert tw.clear_kernel_cache(damaged_only=True) == 1
+    assert len(tw.kernel_cache_entries()) == len(entries) - 1
+    assert tw.clear_kernel_cache() >= len(entries) - 1
+    assert tw.kernel_cache_entries() == []
+
+
+def test_nvrtc():
+    info = tw.nvrtc_info()
+    assert (info.major, info.minor) >= (12, 4)
+    assert f"{info.major}.{info.minor}" in repr(info)
+    assert info.path in repr(info)
+    code = (
+        "import tilewright as tw\n"
+        "tw.set_nvrtc_path('/nowhere/libnvrtc.so.13')\n"
+        "try:\n"
+        "    print(tw.nvrtc_info())\n"
+        "except tw.Error as error:\n"
+        "    print(error)\n"
+        "tw.set_nvrtc_path(None)\n"
+        "print(tw.nvrtc_info().path)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    tried, found = result.stdout.strip().rsplit("\n", 1)
+    assert "/nowhere/libnvrtc.so.13" in tried
+    assert found == info.path
 
 
 def test_pack(cache, tmp_path):
@@ -68,7 +113,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path):
     (tmp_path / "file").write_text("")
     code = (
         "import tilewright as tw, warnings\n"
-        f"tw._tilewright._set_kernel_cache_path({str(tmp_path / 'file' / 'kernels')!r})\n"
+        f"tw.set_kernel_cache_path({str(tmp_path / 'file' / 'kernels')!r})\n"
         "with warnings.catch_warnings(record=True) as caught:\n"
         "    warnings.simplefilter('always')\n"
         "    reports = tw.compile_kernels('llama-3.1-8b', archs=['sm_80'], ops=False)\n"

@@ -21,7 +21,7 @@ COMPILE = """
 import json, sys
 import tilewright as tw
 arch, cache = sys.argv[1:]
-tw._tilewright._set_kernel_cache_path(cache)
+tw.set_kernel_cache_path(cache)
 attention = tw.Attention(num_qo_heads=32, num_kv_heads=8, head_dim=128)
 reports = tw.compile_kernels(attention, archs=[arch])
 print(json.dumps({report.kernel: [report.registers, report.spill_bytes] for report in reports}))
