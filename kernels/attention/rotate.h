@@ -55,7 +55,12 @@ TW_DEVICE void rotate_rows(char* rows, char* rests, i32 count, i32 thread,
     rest[d] = from_float<Element>(value - to_float(row[d]));
   };
   const i32 lane = thread % kWarpSize;
-  for (i32 pair = lane; pair < kRotatedPairs; pair += kWarpSize) {
+  // All lanes go through loops as often: of a loop that some leave early NVRTC 13.0 takes for
+  // granted that they are together again behind it, and they are not.
+#pragma unroll 1
+  for (i32 begin = 0; begin < kRotatedPairs; begin += kWarpSize) {
+    const i32 pair = begin + lane;
+    if (pair >= kRotatedPairs) continue;
     const i32 i = first_of_pair(pair);
     const i32 j = second_of_pair(pair);
 #pragma unroll 4
@@ -69,13 +74,14 @@ TW_DEVICE void rotate_rows(char* rows, char* rests, i32 count, i32 thread,
     }
   }
   // Behind the rotated elements products meet whole steps.
-  for (i32 d = Variant::kRopeDim + lane; d < kRotatedSteps * 16; d += kWarpSize) {
+  constexpr i32 kBehind = kRotatedSteps * 16 - Variant::kRopeDim;
+  static_assert(kBehind < kWarpSize);
+  if (lane < kBehind) {
     for (i32 r = thread / kWarpSize; r < count; r += threads / kWarpSize) {
-      reinterpret_cast<Element*>(rests + r * kRestPitch)[d] = from_float<Element>(0.0F);
+      reinterpret_cast<Element*>(rests + r * kRestPitch)[Variant::kRopeDim + lane] =
+          from_float<Element>(0.0F);
     }
   }
-  // Together again: behind loops that some lanes go through more often than others NVRTC 13.0 lets
-  // the rest of the warp go ahead, also past a barrier of the block, to instructions that want all.
   sync_warp();
 }
 
