@@ -6,54 +6,24 @@
 
 #include "attention/hopper_loader.h"
 #include "attention/hopper_planner.h"
-#include "attention/hopper_prefill.h"
+#include "attention/hopper_tile.h"
 #include "attention/levels.h"
 
 namespace tw {
 
-// A piece of few rows, in the memory that stages have for others.
-TW_DEVICE void decode_piece(const AttentionParams& p, const HopperPiece& piece,
-                            HopperMemory& memory) {
-  sync_workers();  // all are done with the stages
-  DecodeTile& tile = memory.decode.tiles[0];
-  const i32 thread = thread_id();
-  if (thread < Shape::kDecodeRows) {
-    tile.rows[thread] = piece.tile.rows[thread];
-    tile.row_scale[thread] = piece.tile.row_scale[thread];
-  } else if (thread == Shape::kThreads - 1) {
-    static_cast<Tile&>(tile) = piece.tile;
-    memory.decoded[0] = piece;
-    memory.decoded[1].kind = Piece::none;
-  }
-  sync_workers();
-  Decode decode(p, memory.decoded, memory.decode);
-  decode.begin();
-  decode.take_queries();
-  decode.run();
-  decode.store(false);
-  fence_async_proxy();  // boxes may be copied to the same memory
-}
-
 // The groups that compute: all pieces that are handed over.
 TW_DEVICE void compute_pieces(const AttentionParams& p, HopperMemory& memory) {
   HopperTurns turns;
-  HopperPrefill::begin_turns(memory);
+  begin_turns(memory);
   for (;;) {
     const HopperPiece& piece = memory.pieces[turns.pieces % Hopper::kPieces];
-    Handover& handover = memory.piece[turns.pieces % Hopper::kPieces];
-    handover.wait_full(turns.pieces / Hopper::kPieces);
+    memory.piece[turns.pieces % Hopper::kPieces].wait_full(turns.pieces / Hopper::kPieces);
     if (piece.kind == Piece::none) break;
-    if (piece.kind == Piece::many_rows) {
-      HopperPrefill(p, memory, turns).run();
-      continue;
+    if (piece.kind == Piece::few_rows) {
+      HopperTile<true>(p, memory, turns).run();
+    } else {
+      HopperTile<false>(p, memory, turns).run();
     }
-    decode_piece(p, piece, memory);
-    if (piece.slot >= 0) {
-      sync_workers();
-      merge_if_last(p, piece.tile, piece, memory.message);
-    }
-    arrive_as_warp(handover.empty);
-    ++turns.pieces;
   }
   if (p.zero_padding != 0) zero_padding(p);
 }

@@ -107,29 +107,21 @@ class HopperLoader {
       : p(params), memory(the_memory) {}
 
   TW_DEVICE void load_queries() {
-    constexpr i32 kRows = Shape::kRows / Hopper::kGroups;
-    using Copy = MatrixCopy<Shape::kHeadUnits, kRows>;
     u32 tiles = 0;
-    for_each_tile([&](HopperPiece& piece) {
-      const TileOf<Shape::kRows>& tile = piece.tile;
-      for (i32 r = lane_id(); r < Shape::kRows; r += kWarpSize) set_up_row(piece, r);
-#pragma unroll 1
-      for (i32 group = 0; group < Hopper::kGroups; ++group) {
-        sync_warp();  // the last rows have been copied
-#pragma unroll
-        for (i32 i = lane_id(); i < kRows; i += kWarpSize) {
-          const i32 r = group * kRows + i;
-          const QueryRow row = query_row(p, tile, r);
-          // What is computed of others goes nowhere.
-          const bool exists = r < tile.num_rows && row.q_index < p.out_tokens;
-          memory.q_rows[Copy::table_index(i)] = exists ? query_at(p, row) : p.q;
+    bool behind_few = false;
+    for_each_tile([&](HopperPiece& piece, u32 turn) {
+      for (i32 r = lane_id(); r < piece.rows(); r += kWarpSize) set_up_row(piece, r);
+      if (piece.kind == Piece::few_rows) {
+        behind_few = true;
+        load_queries<Shape::kDecodeRows>(piece.tile, tiles);
+      } else {
+        // Results of few rows lie where all these rows do.
+        const u32 before = turn - 1;
+        if (behind_few) {
+          memory.piece[before % Hopper::kPieces].wait_empty(before / Hopper::kPieces + 1);
         }
-        Handover& place = memory.q[group];
-        place.wait_empty(tiles);
-        sync_warp();
-        Copy::copy(memory.stages.q[0], sizeof(memory.stages.q[0]), group * kRows, memory.q_rows);
-        mbarrier_arrive_behind_copies(&place.full);
-        arrive_as_warp(place.full);  // for the rows themselves
+        behind_few = false;
+        load_queries<Hopper::kGroupRows>(piece.tile, tiles);
       }
       ++tiles;
     });
@@ -140,7 +132,7 @@ class HopperLoader {
   TW_DEVICE void load_blocks(i32 part) {
     const i32 first = part * Hopper::kPartRows;
     u32 block = 0;
-    for_each_tile([&](const HopperPiece& piece) {
+    for_each_tile([&](const HopperPiece& piece, u32) {
       const Tile& tile = piece.tile;
       const TileRows<kValues> rows(p, tile);
       const i32 box_tokens = tile.plain ? p.box_tokens[tile.segments[0].level] : 0;
@@ -188,6 +180,31 @@ class HopperLoader {
 
  private:
   static constexpr i32 kLaneRows = Hopper::kPartRows / kWarpSize;
+
+  // A tile's: kRows for each group, the same ones where these are few.
+  template <i32 kRows>
+  TW_DEVICE void load_queries(const TileOf<Shape::kRows>& tile, u32 tiles) {
+    using Copy = MatrixCopy<Shape::kHeadUnits, kRows>;
+#pragma unroll 1
+    for (i32 group = 0; group < Hopper::kGroups; ++group) {
+      const i32 first = kRows == Hopper::kGroupRows ? group * kRows : 0;
+      sync_warp();  // the last rows have been copied
+#pragma unroll
+      for (i32 i = lane_id(); i < kRows; i += kWarpSize) {
+        const QueryRow row = query_row(p, tile, first + i);
+        // What is computed of others goes nowhere.
+        const bool exists = first + i < tile.num_rows && row.q_index < p.out_tokens;
+        memory.q_rows[Copy::table_index(i)] = exists ? query_at(p, row) : p.q;
+      }
+      Handover& place = memory.q[group];
+      place.wait_empty(tiles);
+      sync_warp();
+      Copy::copy(memory.stages.q[0], sizeof(memory.stages.q[0]), group * Hopper::kGroupRows,
+                 memory.q_rows);
+      mbarrier_arrive_behind_copies(&place.full);
+      arrive_as_warp(place.full);  // for the rows themselves
+    }
+  }
 
   template <bool kValues>
   TW_DEVICE Handover& place_of(u32 block) {
@@ -278,26 +295,15 @@ class HopperLoader {
     }
   }
 
-  // Calls load(piece) for all tiles that take matrix products and have keys, one after the other.
+  // Calls load(piece, turn) for all pieces that have keys, one after the other.
   template <typename Load>
   TW_DEVICE void for_each_tile(const Load& load) {
-    bool behind_decode = false;
     for (u32 turn = 0;; ++turn) {
       Handover& handover = memory.piece[turn % Hopper::kPieces];
       handover.wait_full(turn / Hopper::kPieces);
       HopperPiece& piece = memory.pieces[turn % Hopper::kPieces];
       if (piece.kind == Piece::none) break;
-      if (piece.kind == Piece::few_rows) {  // whose keys are loaded by those who compute
-        behind_decode = true;
-      } else {
-        // They have used the memory of the stages in another way.
-        const u32 before = turn - 1;
-        if (behind_decode) {
-          memory.piece[before % Hopper::kPieces].wait_empty(before / Hopper::kPieces + 1);
-        }
-        behind_decode = false;
-        if (piece.is_tile_with_keys()) load(piece);
-      }
+      if (piece.blocks() > 0) load(piece, turn);
       arrive_as_warp(memory.loaded[turn % Hopper::kPieces]);
       arrive_as_warp(handover.empty);
     }

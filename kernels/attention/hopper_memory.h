@@ -6,14 +6,14 @@
 
 #include "arch/bulk.h"
 #include "arch/wgmma.h"
-#include "attention/decode.h"
 #include "attention/pieces.h"
 #include "attention/workers.h"
 
 namespace tw {
 
 struct Hopper {
-  static constexpr i32 kGroups = 2;  // warp groups that compute, 64 rows of a tile each
+  static constexpr i32 kGroups = 2;  // warp groups that compute
+  static constexpr i32 kGroupRows = Shape::kRows / kGroups;
   // Warps that load keys, and as many that load values, each its part of a block.
   static constexpr i32 kParts = hopper_loaders(Spec::kHeadDim, Spec::kValueDim);
   static constexpr i32 kPartRows = Shape::kBlock / kParts;
@@ -60,17 +60,13 @@ struct HopperPiece : Piece {
   i32 row_end[Shape::kRows];
 
   TW_DEVICE i32 blocks() const { return tile.part_end - tile.first_block; }
-  TW_DEVICE bool is_tile_with_keys() const { return kind == many_rows && blocks() > 0; }
+  // How many rows are set up: those behind the last repeat it.
+  TW_DEVICE i32 rows() const { return kind == few_rows ? Shape::kDecodeRows : Shape::kRows; }
 };
 
 struct HopperMemory {
-  union {
-    HopperStages stages;
-    DecodeMemory decode;
-  };
+  HopperStages stages;
   HopperPiece pieces[Hopper::kPieces];
-  // The piece of few rows that is computed, and none behind it.
-  Piece decoded[kPieces];
   Share share;
   i32 message;  // from one thread that computes to all of them
   // Of a block of keys: their positions, and what else there is to know, as bits.
@@ -80,7 +76,7 @@ struct HopperMemory {
   static constexpr u32 kGathered = 2;  // copied row by row
   static constexpr u32 kRegular = 4;   // key i of it is at position begin + i, as far as there are
   // Where the rows lie that are copied next.
-  alignas(16) const char* q_rows[Shape::kRows / Hopper::kGroups];
+  alignas(16) const char* q_rows[Hopper::kGroupRows];
   alignas(16) const char* k_rows[Shape::kBlock];
   alignas(16) const char* v_rows[Shape::kBlock];
   Handover piece[Hopper::kPieces];
@@ -90,10 +86,25 @@ struct HopperMemory {
   Handover v[Hopper::kStages];
   // The groups take turns: while one has its products under way, the other has its softmax.
   Mbarrier may_multiply[Hopper::kGroups];
+  Handover joined;  // results of few rows, from the second group to the first
+
+  // Where this lane's part of eight columns of those results lies, four values that are
+  // kWarpSize apart: queries of few rows leave most of their place free.
+  TW_DEVICE float* result(i32 columns) {
+    constexpr i32 kBytes = 4 * 4 * kWarpSize;
+    constexpr i32 kUsed = Shape::kDecodeRows * Hopper::kRowBytes;
+    constexpr i32 kGroupBytes = Hopper::kGroupRows * Hopper::kRowBytes;
+    constexpr i32 kHere = (kGroupBytes - kUsed) / kBytes;  // in one group's rows of 64 elements
+    static_assert(Shape::kValueTiles < kHere * Hopper::kGroups * Hopper::kHeadColumns,
+                  "and their sums");
+    const i32 place = columns / kHere;
+    char* const from = stages.q[0] + place * kGroupBytes + kUsed + columns % kHere * kBytes;
+    return reinterpret_cast<float*>(from) + lane_id();
+  }
 };
 
-static_assert(sizeof(HopperMemory) <= hopper_shared_bytes(Spec::kHeadDim, Spec::kValueDim,
-                                                          Spec::kBlock, Spec::kDecodeStages));
+static_assert(sizeof(HopperMemory) <=
+              hopper_shared_bytes(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock));
 // What makes lists of spans crashes NVRTC 13.0 in a kernel whose warp groups have registers of
 // their own.
 static_assert(kBlockForm == BlockForm::span);
@@ -120,6 +131,7 @@ TW_DEVICE void init_mbarriers(HopperMemory& memory) {
     init(memory.q[i], Hopper::kFills, Shape::kWarps / Hopper::kGroups);
     mbarrier_init(&memory.may_multiply[i], Shape::kWarps / Hopper::kGroups);
   }
+  init(memory.joined, 1, 1);
 }
 
 // An arrival of a warp, behind what all its lanes did before.

@@ -49,8 +49,8 @@ class HopperPlanner {
     if (lane_id() == 1) set_up_blocks(p, piece, piece.tile);
     if (lane_id() == 2 && piece.slot >= 0) piece.split = p.plan.schedule.splits[piece.split_index];
     sync_warp();
-    if (piece.is_tile_with_keys()) return;
-    for (i32 r = lane_id(); r < Shape::kRows; r += kWarpSize) {
+    if (piece.blocks() > 0) return;
+    for (i32 r = lane_id(); r < piece.rows(); r += kWarpSize) {
       set_up_query_row<true>(p, piece, r, piece.tile);
     }
   }

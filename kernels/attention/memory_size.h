@@ -66,18 +66,20 @@ constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int
 }
 
 // The same of Hopper's kernel (hopper_memory.h), whose stages have no space between rows.
-constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block, int decode_stages) {
+constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block) {
   const auto columns = [](int dim) { return (dim + 63) / 64 * 128; };  // bytes of a row
-  const int prefill =
+  const int stages =
       kTileRows * columns(head_dim) + 2 * block * (columns(head_dim) + columns(value_dim));
-  const int decode =
-      attention_shared_bytes(head_dim, value_dim, block, decode_stages, 0, BlockForm::span, true);
   const int piece = 128 + kTileRows * (16 + 4 + 8) + 8 * 32 + 16 + 64;
-  const int pieces = hopper_pieces(head_dim, value_dim) * piece + 3 * 128 + 96;
+  const int pieces = hopper_pieces(head_dim, value_dim) * piece + 96;
   const int addresses = (kTileRows / 2 + 2 * block) * 8;
-  const int bytes =
-      (prefill > decode ? prefill : decode) + pieces + 4 * block * 4 + addresses + 512;
+  const int bytes = stages + pieces + 4 * block * 4 + addresses + 512;
   return (bytes + 1023) / 1024 * 1024;
+}
+// Where few rows' results are joined there are 24 units of 512 bytes for each 64 elements of a
+// query; eight columns of a value take one, the sums of weights another.
+constexpr bool hopper_joins(int head_dim, int value_dim) {
+  return value_dim / 8 < (head_dim + 63) / 64 * 24;
 }
 
 }  // namespace tw

@@ -82,6 +82,7 @@ bool takes_hopper_kernel(const AttentionSpec& spec, CudaTarget target, KernelUse
          spec.kv_dtype == spec.q_dtype && spec.value_dtype() == spec.q_dtype &&
          !spec.variant.rope.has_value() && block_form(spec.variant, use) == tw::BlockForm::span &&
          spec.head_dim % 16 == 0 && spec.head_dim <= 256 &&
+         tw::hopper_joins(spec.head_dim, spec.value_dim()) &&
          std::ranges::find(kValueDims, spec.value_dim()) != kValueDims.end();
 }
 
@@ -103,10 +104,9 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
     // With large heads the accumulators and stages of 128 keys do not fit.
     const bool large = spec.head_dim > 192 || spec.value_dim() > 128;
     shape.block_tokens = large ? 64 : 128;
-    shape.decode_stages = large ? 2 : 3;
     shape.threads = tw::hopper_threads(spec.head_dim, spec.value_dim());
-    shape.shared_bytes = tw::hopper_shared_bytes(spec.head_dim, spec.value_dim(),
-                                                 shape.block_tokens, shape.decode_stages);
+    shape.shared_bytes =
+        tw::hopper_shared_bytes(spec.head_dim, spec.value_dim(), shape.block_tokens);
     return shape;
   }
   const SharedMemory memory = shared_memory(target);
