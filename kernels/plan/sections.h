@@ -20,13 +20,14 @@ class Sections {
         rows_(maker.work_rows),
         a_list_(maker.part.arrays.a_rows),
         num_rows_(short_sums.rows),
-        order_{config_, plan::ceil_div(short_sums.cost + maker.memory.long_cost, config_.workers)} {
-  }
+        total_(short_sums.cost + maker.memory.long_cost),
+        order_{config_, plan::ceil_div(total_, config_.workers)} {}
 
-  // Sets the header's sections but for workers.
+  // Sets the header's sections.
   TW_DEVICE void lay_out() {
     divide();
     plan::Header& header = maker_.header();
+    workers_of_rows_ = plan::workers_of_rows(config_, total_, b_cost_);
     if (a_rows_ > 0) {
       move_b_rows();
       place_a_rows();
@@ -45,6 +46,7 @@ class Sections {
       header.tail_cost = tail_cost;
       header.b_items = header.tail_items + b_items_;
       header.b_cost = tail_cost + b_cost_;
+      plan::set_workers(config_, workers_of_rows_, header);
     }
     sync_block();
   }
@@ -128,7 +130,7 @@ class Sections {
       plan::Header& header = maker_.header();
       const std::int64_t items = (tiles + row.tiles) * config_.num_kv_heads;
       header.num_a_rows = a_rows_;
-      header.tail_items = items % config_.workers;
+      header.tail_items = items % (config_.workers - workers_of_rows_);
       header.a_items = items - header.tail_items;
     }
   }
@@ -168,7 +170,9 @@ class Sections {
   plan::Row* rows_;
   plan::Row* a_list_;
   i32 num_rows_;
+  std::int64_t total_;
   plan::RowOrder order_;
+  i32 workers_of_rows_ = 0;
   i32 a_rows_ = 0;
   std::int64_t b_items_ = 0;
   std::int64_t b_cost_ = 0;

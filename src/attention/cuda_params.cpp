@@ -167,11 +167,15 @@ plan::Config kernel_config(const Attention& attention, const CudaShape& shape, i
       cuda_config(attention.spec(), {num_sms * shape.blocks_per_sm, l2_bytes}, limits);
   config.block_tokens = shape.block_tokens;
   if (shape.hopper) {
-    // One block of threads an SM, whose matrix products cost a tile of 128 rows no more time than
-    // the bytes of its keys do.
-    config.cost = {400, 180 * shape.block_tokens / 128, 0, 6};
+    // One block of threads an SM; in nanoseconds or so. A block's keys and values arrive in half the
+    // time that their products with 128 rows take.
+    config.cost = {3200, 800 * shape.block_tokens / 128, 5 * shape.block_tokens / 128, 48};
+    config.least_share = 7200;
   }
-  if (!shape.decode_only) return config;
+  if (!shape.decode_only) {
+    config.divides_workers = 1;
+    return config;
+  }
   if (!attention.impl().variant.mask_depends_on_head) {
     config.max_heads = shape.heads_together;
     config.joint_rows = config.max_heads * tw::kDecodeRows;

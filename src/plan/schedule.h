@@ -6,7 +6,8 @@
 // partial results. Section B holds rows of few query rows (decode), rows whose tiles are longer
 // than a fair share, and what is left of A's last wave. Its items lie on a line of cost that is cut
 // into equal contiguous shares, one a worker (stream-K, arXiv 2301.03598): a cut falls on a block's
-// bound, so shares differ from the ideal by at most one fixed cost and a block.
+// bound, so shares differ from the ideal by at most one fixed cost and a block. Where both sections
+// have work their workers may be others (POD-Attention, arXiv 2410.18038, has both on one SM).
 //
 // `blocks` below is a callable (const Row&, head, tile) -> how many KV blocks the tile needs.
 #pragma once
@@ -323,13 +324,31 @@ TILEWRIGHT_HD inline bool may_lie_evenly(const Config& config, const Header& hea
   return config.evens_shares != 0 && config.heads_differ == 0 && header.num_a_rows == 0;
 }
 
-// Where on section B's line a worker's share should begin: floor(worker * b_cost / workers),
-// without overflow of the product. There are few workers: their squares fit 32 bits.
-TILEWRIGHT_HD inline std::int64_t share_begin(std::int64_t b_cost, std::int32_t workers,
+// How many workers section B's rows have for themselves, of a plan that costs `total`: their part
+// of it, rounded up, so that they rather end early and take items of section A. 0: workers are not
+// divided.
+TILEWRIGHT_HD inline std::int32_t workers_of_rows(const Config& config, std::int64_t total,
+                                                  std::int64_t rows) {
+  if (config.divides_workers == 0 || config.workers < 2 || rows == 0 || rows == total) return 0;
+  const std::int64_t count = min64(ceil_div(rows, max64(1, total / config.workers)),
+                                   count_workers(config, rows));
+  return static_cast<std::int32_t>(min64(count, config.workers - 1));
+}
+
+// Where the share of a worker of `workers` should begin: floor(worker * cost / workers), without
+// overflow of the product. There are few workers: their squares fit 32 bits.
+TILEWRIGHT_HD inline std::int64_t share_begin(std::int64_t cost, std::int32_t workers,
                                               std::int32_t worker) {
-  const std::int64_t share = b_cost / workers;
-  const auto rest = static_cast<std::int32_t>(b_cost - share * workers);
+  const std::int64_t share = cost / workers;
+  const auto rest = static_cast<std::int32_t>(cost - share * workers);
   return share * worker + rest * worker / workers;
+}
+// The same on section B's line.
+TILEWRIGHT_HD inline std::int64_t share_begin(const Header& header, std::int32_t worker) {
+  const std::int32_t tail = header.tail_workers;
+  if (worker < tail) return share_begin(header.tail_cost, tail, worker);
+  const std::int64_t before = tail > 0 ? header.tail_cost : 0;
+  return before + share_begin(header.b_cost - before, header.workers - tail, worker - tail);
 }
 
 // Whether the items of A's last, incomplete wave are shared out. Parts of items are written and
@@ -339,9 +358,25 @@ TILEWRIGHT_HD inline bool shares_tail(const Config& config, std::int64_t items, 
   return cost > 4 * config.cost.fixed * items;
 }
 
-// Sets the header's sections and the rows' prefix sums; rows are sorted by RowOrder.
+// Which workers share section B, whose costs are known; `of_rows` is workers_of_rows.
+TILEWRIGHT_HD inline void set_workers(const Config& config, std::int32_t of_rows, Header& header) {
+  header.tail_workers = 0;
+  if (of_rows == 0) {
+    header.workers = count_workers(config, header.b_cost);
+    return;
+  }
+  if (header.tail_items > 0) {
+    header.tail_workers = static_cast<std::int32_t>(
+        min64(count_workers(config, header.tail_cost), config.workers - of_rows));
+  }
+  header.workers = header.tail_workers + of_rows;
+}
+
+// Sets the header's sections and the rows' prefix sums; rows are sorted by RowOrder. `total`: the
+// cost of all rows.
 template <typename Blocks>
-TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, const Blocks& blocks) {
+TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, std::int64_t total,
+                                    const Blocks& blocks) {
   Header& h = *s.header;
   const std::int64_t heads = s.config.num_kv_heads;
   std::int64_t tiles = 0;
@@ -351,7 +386,16 @@ TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, const Bl
     tiles += s.rows[row].tiles;
   }
   h.num_a_rows = row;
-  h.tail_items = tiles * heads % s.config.workers;
+  std::int64_t items = 0;
+  std::int64_t cost = 0;
+  for (; row < h.num_rows; ++row) {
+    s.rows[row].tiles_before = items;
+    s.rows[row].cost_before = cost;
+    items += items_of(s.config, s.rows[row]);
+    cost += row_cost(s.config, s.rows[row]);
+  }
+  const std::int32_t of_rows = workers_of_rows(s.config, total, cost);
+  h.tail_items = tiles * heads % (s.config.workers - of_rows);
   h.a_items = tiles * heads - h.tail_items;
   h.tail_cost = 0;
   for (std::int64_t i = 0; i < h.tail_items; ++i) {
@@ -363,17 +407,9 @@ TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, const Bl
     h.tail_items = 0;
     h.tail_cost = 0;
   }
-  std::int64_t items = 0;
-  std::int64_t cost = 0;
-  for (; row < h.num_rows; ++row) {
-    s.rows[row].tiles_before = items;
-    s.rows[row].cost_before = cost;
-    items += items_of(s.config, s.rows[row]);
-    cost += row_cost(s.config, s.rows[row]);
-  }
   h.b_items = h.tail_items + items;
   h.b_cost = h.tail_cost + cost;
-  h.workers = count_workers(s.config, h.b_cost);
+  set_workers(s.config, of_rows, h);
   bool even = may_lie_evenly(s.config, h);
   for (row = 0; even && row < h.num_rows; ++row) {
     even = s.rows[row].tiles == 1 &&
@@ -412,9 +448,9 @@ void make_schedule(Schedule& s, const Blocks& blocks, const Sort& sort) {
   for (std::int32_t row = 0; row < h.num_rows; ++row) total += row_cost(s.config, s.rows[row]);
   const RowOrder order{s.config, ceil_div(total, s.config.workers)};
   sort(s.rows, s.rows + h.num_rows, order);
-  lay_out_sections(s, order, blocks);
+  lay_out_sections(s, order, total, blocks);
   for (std::int32_t worker = 0; worker <= h.workers; ++worker) {
-    s.cuts[worker] = find_cut(s, share_begin(h.b_cost, h.workers, worker), blocks);
+    s.cuts[worker] = find_cut(s, share_begin(h, worker), blocks);
   }
   list_splits(s);
 }
