@@ -72,17 +72,33 @@ TW_DEVICE void copy_bulk(void* shared, const void* global, u32 bytes, Mbarrier* 
       "l"(global), "r"(bytes), "r"(shared_address(mbarrier))
       : "memory");
 }
+// How long the L2 cache should keep what copies bring.
+struct CachePolicy {
+  u64 bits;
+};
+TW_DEVICE CachePolicy keep_as_usual() {
+  CachePolicy policy;
+  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy.bits));
+  return policy;
+}
+// What is read once should not drive out the rest.
+TW_DEVICE CachePolicy evict_first() {
+  CachePolicy policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy.bits));
+  return policy;
+}
 // One thread copies a box of a tensor [pages, heads, tokens, elements of 16 bits]: 64 elements of
 // each token, as many tokens as the map says, from the one given on; zeros for what is behind the
 // end of a dimension. A token's elements become a row of 128 bytes of a matrix for matrix
 // instructions, whose 16-byte units are swizzled by their addresses (see SharedMatrix). `map` must
 // be a parameter of the kernel.
 TW_DEVICE void copy_box(void* shared, const BoxMap& map, i32 element, i32 token, i32 head, i32 page,
-                        Mbarrier* mbarrier) {
+                        CachePolicy policy, Mbarrier* mbarrier) {
   asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
-      "[%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared_address(shared)),
-      "l"(&map), "r"(element), "r"(token), "r"(head), "r"(page), "r"(shared_address(mbarrier))
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(shared_address(shared)),
+      "l"(&map), "r"(element), "r"(token), "r"(head), "r"(page), "r"(shared_address(mbarrier)),
+      "l"(policy.bits)
       : "memory");
 }
 // Orders what this thread read and wrote in shared memory before bulk copies and matrix

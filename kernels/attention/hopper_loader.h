@@ -110,11 +110,12 @@ class HopperLoader {
     u32 tiles = 0;
     bool behind_few = false;
     for_each_tile([&](HopperPiece& piece, u32 turn) {
-      for (i32 r = lane_id(); r < piece.rows(); r += kWarpSize) set_up_row(piece, r);
       if (piece.kind == Piece::few_rows) {
+        set_up_few_rows(piece);
         behind_few = true;
         load_queries<Shape::kDecodeRows>(piece.tile, tiles);
       } else {
+        for (i32 r = lane_id(); r < Shape::kRows; r += kWarpSize) set_up_row(piece, r);
         // Results of few rows lie where all these rows do.
         const u32 before = turn - 1;
         if (behind_few) {
@@ -135,6 +136,8 @@ class HopperLoader {
     for_each_tile([&](const HopperPiece& piece, u32) {
       const Tile& tile = piece.tile;
       const TileRows<kValues> rows(p, tile);
+      // Rows of several tiles are read again.
+      const CachePolicy policy = piece.row.tiles == 1 ? evict_first() : keep_as_usual();
       const i32 box_tokens = tile.plain ? p.box_tokens[tile.segments[0].level] : 0;
       const auto key_of = [&](i32 n, i32 j) {
         return tile.block(n) * Shape::kBlock + first + j * kWarpSize + lane_id();
@@ -170,7 +173,7 @@ class HopperLoader {
           }
         }
         if (boxes) {
-          copy_boxes<kValues>(tile, block, first, begin + first, page, box_tokens);
+          copy_boxes<kValues>(tile, block, first, begin + first, page, box_tokens, policy);
         } else {
           gather<kValues>(rows, block, first, page, [&](i32 j) { return key_of(n, j); });
         }
@@ -180,6 +183,21 @@ class HopperLoader {
 
  private:
   static constexpr i32 kLaneRows = Hopper::kPartRows / kWarpSize;
+
+  // A lane a row; those of the last tile are known.
+  TW_DEVICE void set_up_few_rows(HopperPiece& piece) {
+    const i32 r = lane_id();
+    if (r >= Shape::kDecodeRows) return;
+    if (piece.repeats && knows_rows && p.scales_logits == 0) {
+      piece.tile.rows[r] = known.row;
+      piece.row_begin[r] = known.begin;
+      piece.row_end[r] = known.end;
+      return;
+    }
+    set_up_row(piece, r);
+    known = {piece.tile.rows[r], piece.row_begin[r], piece.row_end[r]};
+    knows_rows = true;
+  }
 
   // A tile's: kRows for each group, the same ones where these are few.
   template <i32 kRows>
@@ -207,13 +225,16 @@ class HopperLoader {
   }
 
   template <bool kValues>
+  static constexpr u32 kStages = kValues ? Hopper::kValueStages : Hopper::kStages;
+  template <bool kValues>
   TW_DEVICE Handover& place_of(u32 block) {
-    const u32 stage = block % Hopper::kStages;
-    return kValues ? memory.v[stage] : memory.k[stage];
+    const u32 stage = block % kStages<kValues>;
+    if constexpr (kValues) return memory.v[stage];
+    return memory.k[stage];
   }
   template <bool kValues>
   TW_DEVICE char* stage_of(u32 block, i32 column) {
-    const u32 stage = block % Hopper::kStages;
+    const u32 stage = block % kStages<kValues>;
     if constexpr (kValues) return memory.stages.v[stage][column];
     return memory.stages.k[stage][column];
   }
@@ -221,7 +242,7 @@ class HopperLoader {
   // The part's rows, from `key` on, by boxes, of which a lane copies one.
   template <bool kValues>
   TW_DEVICE void copy_boxes(const Tile& tile, u32 block, i32 first, i32 key,
-                            const i32 (&page)[kLaneRows], i32 box_tokens) {
+                            const i32 (&page)[kLaneRows], i32 box_tokens, CachePolicy policy) {
     constexpr i32 kColumns = kValues ? Hopper::kValueColumns : Hopper::kHeadColumns;
     const i32 shift = lowest_bit(static_cast<u32>(Hopper::kPartRows / box_tokens));
     const i32 column = lane_id() >> shift;
@@ -233,7 +254,7 @@ class HopperLoader {
       if (row >= j * kWarpSize) from = other;
     }
     Handover& place = place_of<kValues>(block);
-    place.wait_empty(block / Hopper::kStages);
+    place.wait_empty(block / kStages<kValues>);
     sync_warp();
     if (lane_id() == 0) {
       mbarrier_arrive_expect(&place.full, kColumns * Hopper::kPartRows * Hopper::kRowBytes);
@@ -244,7 +265,8 @@ class HopperLoader {
     const KeySegment& segment = tile.segments[0];
     copy_box(stage_of<kValues>(block, column) + (first + row) * Hopper::kRowBytes,
              kValues ? p.v_boxes[segment.level] : p.k_boxes[segment.level], column * 64,
-             (key + row) & ((1 << segment.page_shift) - 1), tile.kv_head, from, &place.full);
+             (key + row) & ((1 << segment.page_shift) - 1), tile.kv_head, from, policy,
+             &place.full);
   }
 
   // The same row by row.
@@ -259,7 +281,7 @@ class HopperLoader {
       table[Copy::table_index(j * kWarpSize + lane_id())] = rows.address_of(key_of(j), page[j]);
     }
     Handover& place = place_of<kValues>(block);
-    place.wait_empty(block / Hopper::kStages);
+    place.wait_empty(block / kStages<kValues>);
     sync_warp();
     constexpr i32 kColumnBytes = Shape::kBlock * Hopper::kRowBytes;
     Copy::copy(stage_of<kValues>(block, 0), kColumnBytes, first, table);
@@ -312,6 +334,13 @@ class HopperLoader {
 
   const HopperParams& p;
   HopperMemory& memory;
+  // The lane's row of the last tile of few rows.
+  struct {
+    TileRow row;
+    i32 begin;
+    i32 end;
+  } known;
+  bool knows_rows = false;
 };
 
 }  // namespace tw

@@ -21,7 +21,10 @@ struct Hopper {
   // Arrivals of a warp at what it fills: of all lanes behind their copies, and of one more behind
   // all else.
   static constexpr u32 kFills = kWarpSize + 1;
-  static constexpr i32 kStages = 2;  // of keys, and of values
+  static constexpr i32 kStages = 2;  // of keys
+  // Of values, which stay a block longer.
+  static constexpr i32 kValueStages =
+      hopper_value_stages(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock);
   static constexpr u32 kPieces = hopper_pieces(Spec::kHeadDim, Spec::kValueDim);
   // Of positions, which are read when their keys' place may be filled again.
   static constexpr i32 kSteps = 4;
@@ -33,7 +36,7 @@ struct Hopper {
 struct alignas(1024) HopperStages {
   char q[Hopper::kHeadColumns][Shape::kRows * Hopper::kRowBytes];
   char k[Hopper::kStages][Hopper::kHeadColumns][Shape::kBlock * Hopper::kRowBytes];
-  char v[Hopper::kStages][Hopper::kValueColumns][Shape::kBlock * Hopper::kRowBytes];
+  char v[Hopper::kValueStages][Hopper::kValueColumns][Shape::kBlock * Hopper::kRowBytes];
 };
 
 // By all who need it; `turn`: how often it has happened before.
@@ -54,6 +57,7 @@ struct Handover {
 // A piece and its tile. Rows of tiles that have keys are set up where their queries are loaded, all
 // others where pieces are found.
 struct HopperPiece : Piece {
+  bool repeats;  // keys and queries of the piece before it, with another head
   TileOf<Shape::kRows> tile;
   // The positions that a row attends to, [begin, end); begin > end: not an interval.
   i32 row_begin[Shape::kRows];
@@ -83,7 +87,7 @@ struct HopperMemory {
   Mbarrier loaded[Hopper::kPieces];  // no more keys of the tile are asked for
   Handover q[Hopper::kGroups];       // a group's rows
   Handover k[Hopper::kStages];
-  Handover v[Hopper::kStages];
+  Handover v[Hopper::kValueStages];
   // The groups take turns: while one has its products under way, the other has its softmax.
   Mbarrier may_multiply[Hopper::kGroups];
   Handover joined;  // results of few rows, from the second group to the first
@@ -124,6 +128,9 @@ TW_DEVICE void init_mbarriers(HopperMemory& memory) {
 #pragma unroll
   for (i32 i = 0; i < Hopper::kStages; ++i) {
     init(memory.k[i], Hopper::kParts * Hopper::kFills);
+  }
+#pragma unroll
+  for (i32 i = 0; i < Hopper::kValueStages; ++i) {
     init(memory.v[i], Hopper::kParts * Hopper::kFills);
   }
 #pragma unroll

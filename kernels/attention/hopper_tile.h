@@ -113,7 +113,7 @@ class HopperTile {
   // Of the last block.
   TW_DEVICE void wait_for_values() {
     const u32 last = turns.blocks - 1;
-    memory.v[last % Hopper::kStages].wait_full(last / Hopper::kStages);
+    memory.v[last % Hopper::kValueStages].wait_full(last / Hopper::kValueStages);
   }
   TW_DEVICE void give_back_queries() {
     arrive_as_warp(memory.q[group].empty);
@@ -123,7 +123,7 @@ class HopperTile {
     arrive_as_warp(memory.k[turns.blocks % Hopper::kStages].empty);
   }
   TW_DEVICE void give_back_values() {
-    arrive_as_warp(memory.v[(turns.blocks - 1) % Hopper::kStages].empty);
+    arrive_as_warp(memory.v[(turns.blocks - 1) % Hopper::kValueStages].empty);
   }
 
   // Stores the tile's rows: in a slot, or where complete rows go.
@@ -221,7 +221,7 @@ class HopperTile {
   TW_DEVICE void multiply_values(const Weights& weights) {
     const HopperStages& stages = memory.stages;
     const SharedMatrix v = shared_matrix(
-        stages.v[(turns.blocks - 1) % Hopper::kStages][0] + first_key() * Hopper::kRowBytes,
+        stages.v[(turns.blocks - 1) % Hopper::kValueStages][0] + first_key() * Hopper::kRowBytes,
         sizeof(stages.v[0][0]));
     hold_registers(o);
     wgmma_fence();

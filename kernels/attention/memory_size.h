@@ -66,10 +66,19 @@ constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int
 }
 
 // The same of Hopper's kernel (hopper_memory.h), whose stages have no space between rows.
+constexpr int hopper_row_bytes(int dim) {
+  return (dim + 63) / 64 * 128;
+}
+// Stages of values: three where there is room for them.
+constexpr int hopper_value_stages(int head_dim, int value_dim, int block) {
+  const int keys = kTileRows * hopper_row_bytes(head_dim) + 2 * block * hopper_row_bytes(head_dim);
+  return keys + 3 * block * hopper_row_bytes(value_dim) <= 192 * 1024 ? 3 : 2;
+}
 constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block) {
-  const auto columns = [](int dim) { return (dim + 63) / 64 * 128; };  // bytes of a row
-  const int stages =
-      kTileRows * columns(head_dim) + 2 * block * (columns(head_dim) + columns(value_dim));
+  const int stages = kTileRows * hopper_row_bytes(head_dim) +
+                     block * (2 * hopper_row_bytes(head_dim) +
+                              hopper_value_stages(head_dim, value_dim, block) *
+                                  hopper_row_bytes(value_dim));
   const int piece = 128 + kTileRows * (16 + 4 + 8) + 8 * 32 + 16 + 64;
   const int pieces = hopper_pieces(head_dim, value_dim) * piece + 96;
   const int addresses = (kTileRows / 2 + 2 * block) * 8;

@@ -84,7 +84,7 @@ struct Seen {
     }
     const plan::Config& config = view.schedule.config;
     divided += header.tail_workers > 0 ? 1 : 0;
-    if (config.divides_workers == 0) {
+    if (header.num_a_rows == 0) {
       even += header.workers < plan::count_workers(config, header.b_cost) ? 1 : 0;
     }
     listed += view.blocks.defined() ? 1 : 0;
