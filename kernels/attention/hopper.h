@@ -56,13 +56,13 @@ TW_KERNEL TW_LAUNCH_BOUNDS(tw::Hopper::kThreads, 1)
   constexpr bool kOneGroup = tw::Hopper::kParts == 1;
   const int warp = tw::warp_id() - tw::Shape::kWarps;
   if (warp < 0) {
-    tw::take_registers<kOneGroup ? 224 : 216>();
+    tw::take_registers<kOneGroup ? 224 : 208>();
     tw::compute_pieces(params, memory);
   } else if (kOneGroup || warp < 4) {
     tw::give_registers<kOneGroup ? 56 : 48>();
     tw::find_pieces_or_load(params, memory, warp);
   } else {
-    tw::give_registers<32>();
+    tw::give_registers<40>();
     tw::find_pieces_or_load(params, memory, warp);
   }
 }

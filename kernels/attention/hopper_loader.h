@@ -2,46 +2,11 @@
 // The warps that copy queries, keys and values into shared memory, ahead of those that compute.
 #pragma once
 
-#include "attention/hopper_memory.h"
+#include "attention/hopper_copies.h"
 #include "attention/keys.h"
+#include "attention/scores.h"
 
 namespace tw {
-
-// How a warp copies `rows` rows of `units` times 16 bytes into a matrix as wgmma takes it.
-template <i32 units, i32 rows>
-struct MatrixCopy {
-  static constexpr i32 kLanes = units <= 8 ? 8 : units <= 16 ? 16 : 32;
-  static constexpr i32 kAtOnce = kWarpSize / kLanes;
-  static constexpr i32 kPasses = rows / kAtOnce;
-  static constexpr i32 kBatch = kPasses < 8 ? kPasses : 8;
-  static_assert(units <= 32 && rows % 8 == 0);
-
-  // Of a row's address in the table: those that a thread copies lie together.
-  TW_DEVICE static i32 table_index(i32 row) { return row % kAtOnce * kPasses + row / kAtOnce; }
-
-  // Into rows [first, first + rows). `column_bytes`: from a block of columns to the next.
-  TW_DEVICE static void copy(char* to, i32 column_bytes, i32 first, const char* const* table) {
-    const u32 lane = static_cast<u32>(lane_id());
-    const i32 unit = static_cast<i32>(lane % kLanes);
-    if (unit >= units) return;
-    const i32 row = static_cast<i32>(lane / kLanes);  // and those kAtOnce further, a pass
-    const SharedPlace place = shared_place(
-        to + unit / 8 * column_bytes + (first + row) * Hopper::kRowBytes + (unit ^ row) % 8 * 16);
-#pragma unroll
-    for (i32 begin = 0; begin < kPasses; begin += kBatch) {
-      // Addresses are read before the first copy: a read between copies costs each of them three
-      // instructions more.
-      const char* from[kBatch];
-#pragma unroll
-      for (i32 i = 0; i < kBatch; ++i) from[i] = table[row * kPasses + begin + i] + unit * 16;
-#pragma unroll
-      for (i32 i = 0; i < kBatch; ++i) {
-        const i32 passed = (begin + i) * kAtOnce;
-        copy_async_16(flip(place, passed % 8 * 16), passed * Hopper::kRowBytes, from[i]);
-      }
-    }
-  }
-};
 
 // The keys of a tile, or its values, for who looks up many of them: where its pages are in one
 // table (the plain case) all that takes is in registers.
@@ -49,12 +14,13 @@ template <bool kValues>
 class TileRows {
  public:
   const i32 kv_len;
+  const bool plain;  // pages of one table
 
   TW_DEVICE TileRows(const AttentionParams& params, const Tile& the_tile)
       : kv_len(the_tile.kv_len),
+        plain(the_tile.plain),
         p(params),
         tile(the_tile),
-        plain(the_tile.plain),
         page_shift(the_tile.segments[0].page_shift),
         entries(the_tile.segments[0].entries) {
     const CacheView& cache = p.cache[the_tile.segments[0].level];
@@ -91,7 +57,6 @@ class TileRows {
 
   const AttentionParams& p;
   const Tile& tile;
-  const bool plain;
   const i32 page_shift;
   const i32* const entries;
   i32 pages;
@@ -136,46 +101,53 @@ class HopperLoader {
     for_each_tile([&](const HopperPiece& piece, u32) {
       const Tile& tile = piece.tile;
       const TileRows<kValues> rows(p, tile);
-      // Rows of several tiles are read again.
-      const CachePolicy policy = piece.row.tiles == 1 ? evict_first() : keep_as_usual();
-      const i32 box_tokens = tile.plain ? p.box_tokens[tile.segments[0].level] : 0;
-      const auto key_of = [&](i32 n, i32 j) {
-        return tile.block(n) * Shape::kBlock + first + j * kWarpSize + lane_id();
-      };
+      const BoxCopy<kValues> boxes(p, piece, first);
+      const plan::TileSpan span = tile.ranges;
+      // Blocks follow each other.
+      const i32 end = tile.block(tile.part_end) * Shape::kBlock;
+      i32 begin = tile.block(tile.first_block) * Shape::kBlock;
+      const auto key_of = [&](i32 j) { return begin + first + j * kWarpSize + lane_id(); };
       // Pages are asked for a block ahead.
       i32 pages[kLaneRows];
 #pragma unroll
-      for (i32 j = 0; j < kLaneRows; ++j) pages[j] = rows.page_of(key_of(tile.first_block, j));
+      for (i32 j = 0; j < kLaneRows; ++j) pages[j] = rows.page_of(key_of(j));
 #pragma unroll 1
-      for (i32 n = tile.first_block; n < tile.part_end; ++n, ++block) {
+      for (; begin < end; begin += Shape::kBlock, ++block) {
         i32 page[kLaneRows];
 #pragma unroll
         for (i32 j = 0; j < kLaneRows; ++j) {
           page[j] = pages[j];
-          if (n + 1 < tile.part_end) pages[j] = rows.page_of(key_of(n + 1, j));
+          if (begin + Shape::kBlock < end) pages[j] = rows.page_of(key_of(j) + Shape::kBlock);
         }
-        const i32 begin = tile.block(n) * Shape::kBlock;
+        const bool whole = begin + Shape::kBlock <= rows.kv_len;
         // Behind a row's last key there may be anything, which boxes would bring.
-        const bool boxes = box_tokens > 0 && begin + Shape::kBlock <= rows.kv_len;
+        const bool by_boxes = boxes.exist && whole;
         if constexpr (!kValues) {
-          bool regular = tile.plain;
+          const bool full = whole && span.is_full(begin, begin + Shape::kBlock);
+          u32 bits = (full ? HopperMemory::kFull : 0) | (by_boxes ? 0 : HopperMemory::kGathered);
+          if (!full || has_logits(p)) {
+            bool regular = rows.plain;
 #pragma unroll
-          for (i32 j = 0; j < kLaneRows; ++j) {
-            memory.positions[block % Hopper::kSteps][first + j * kWarpSize + lane_id()] =
-                rows.position_of(key_of(n, j), page[j]);
-            regular = regular && rows.follows(page[j]);
+            for (i32 j = 0; j < kLaneRows; ++j) {
+              memory.positions[block % Hopper::kSteps][first + j * kWarpSize + lane_id()] =
+                  rows.position_of(key_of(j), page[j]);
+              regular = regular && rows.follows(page[j]);
+            }
+            if (!any_of_warp(!regular)) bits |= HopperMemory::kRegular;
           }
-          regular = !any_of_warp(!regular);
-          if (lane_id() == 0) {
-            memory.block[block % Hopper::kSteps][part] =
-                (tile.is_full(n) ? HopperMemory::kFull : 0) |
-                (boxes ? 0 : HopperMemory::kGathered) | (regular ? HopperMemory::kRegular : 0);
-          }
+          if (lane_id() == 0) memory.block[block % Hopper::kSteps][part] = bits;
         }
-        if (boxes) {
-          copy_boxes<kValues>(tile, block, first, begin + first, page, box_tokens, policy);
+        if (by_boxes) {
+          const i32 from = boxes.page_of_lane(page);
+          Handover& place = wait_for_place<kValues>(block);
+          if (lane_id() == 0) {
+            mbarrier_arrive_expect(&place.full, BoxCopy<kValues>::kBytes);
+            mbarrier_arrive(&place.full, Hopper::kFills - 1);
+          }
+          sync_warp();
+          boxes.copy(stage_of<kValues>(block, 0), begin + first, from, place.full);
         } else {
-          gather<kValues>(rows, block, first, page, [&](i32 j) { return key_of(n, j); });
+          gather<kValues>(rows, block, first, page, key_of);
         }
       }
     });
@@ -239,37 +211,16 @@ class HopperLoader {
     return memory.stages.k[stage][column];
   }
 
-  // The part's rows, from `key` on, by boxes, of which a lane copies one.
+  // By a warp: where the block goes, which is free.
   template <bool kValues>
-  TW_DEVICE void copy_boxes(const Tile& tile, u32 block, i32 first, i32 key,
-                            const i32 (&page)[kLaneRows], i32 box_tokens, CachePolicy policy) {
-    constexpr i32 kColumns = kValues ? Hopper::kValueColumns : Hopper::kHeadColumns;
-    const i32 shift = lowest_bit(static_cast<u32>(Hopper::kPartRows / box_tokens));
-    const i32 column = lane_id() >> shift;
-    const i32 row = (lane_id() & ((1 << shift) - 1)) * box_tokens;
-    i32 from = shuffle(page[0], row % kWarpSize);
-#pragma unroll
-    for (i32 j = 1; j < kLaneRows; ++j) {
-      const i32 other = shuffle(page[j], row % kWarpSize);
-      if (row >= j * kWarpSize) from = other;
-    }
+  TW_DEVICE Handover& wait_for_place(u32 block) {
     Handover& place = place_of<kValues>(block);
     place.wait_empty(block / kStages<kValues>);
     sync_warp();
-    if (lane_id() == 0) {
-      mbarrier_arrive_expect(&place.full, kColumns * Hopper::kPartRows * Hopper::kRowBytes);
-      mbarrier_arrive(&place.full, Hopper::kFills - 1);
-    }
-    sync_warp();
-    if (column >= kColumns) return;
-    const KeySegment& segment = tile.segments[0];
-    copy_box(stage_of<kValues>(block, column) + (first + row) * Hopper::kRowBytes,
-             kValues ? p.v_boxes[segment.level] : p.k_boxes[segment.level], column * 64,
-             (key + row) & ((1 << segment.page_shift) - 1), tile.kv_head, from, policy,
-             &place.full);
+    return place;
   }
 
-  // The same row by row.
+  // A block's part row by row.
   template <bool kValues, typename KeyOf>
   TW_DEVICE void gather(const TileRows<kValues>& rows, u32 block, i32 first,
                         const i32 (&page)[kLaneRows], const KeyOf& key_of) {
@@ -280,9 +231,7 @@ class HopperLoader {
     for (i32 j = 0; j < kLaneRows; ++j) {
       table[Copy::table_index(j * kWarpSize + lane_id())] = rows.address_of(key_of(j), page[j]);
     }
-    Handover& place = place_of<kValues>(block);
-    place.wait_empty(block / kStages<kValues>);
-    sync_warp();
+    Handover& place = wait_for_place<kValues>(block);
     constexpr i32 kColumnBytes = Shape::kBlock * Hopper::kRowBytes;
     Copy::copy(stage_of<kValues>(block, 0), kColumnBytes, first, table);
     mbarrier_arrive_behind_copies(&place.full);

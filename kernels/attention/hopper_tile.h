@@ -146,53 +146,62 @@ class HopperTile {
   TW_DEVICE bool has_rows() const {
     return !few_rows || warp_id() % 4 == 0;
   }
+  // Of a thread's two: rows 8 to 15 of a warp are often not there in tiles of few.
+  TW_DEVICE bool has_row(i32 half) const {
+    return !few_rows || half == 0 || piece->tile.num_rows > 8;
+  }
 
   // Adds the other group's results to those of the first one's first warp: true there.
   TW_DEVICE bool join_groups() {
     const u32 turn = turns.joins++;
     if (!has_rows()) return false;
+    float* const sums = memory.result(Shape::kValueTiles);
     if (group != 0) {
       memory.joined.wait_empty(turn);
 #pragma unroll
       for (i32 half = 0; half < 2; ++half) {
-        memory.result(Shape::kValueTiles)[half * 2 * kWarpSize] = rows[half].m;
-        memory.result(Shape::kValueTiles)[(half * 2 + 1) * kWarpSize] = rows[half].l;
-      }
+        if (!has_row(half)) break;
+        sums[half * 2 * kWarpSize] = rows[half].m;
+        sums[(half * 2 + 1) * kWarpSize] = rows[half].l;
 #pragma unroll
-      for (i32 i = 0; i < Shape::kValueTiles * 4; ++i) {
-        memory.result(i / 4)[i % 4 * kWarpSize] = o[i];
+        for (i32 i = 0; i < Shape::kValueTiles * 2; ++i) {
+          const i32 within = half * 2 + i % 2;
+          memory.result(i / 2)[within * kWarpSize] = o[i / 2 * 4 + within];
+        }
       }
       arrive_as_warp(memory.joined.full);
       return false;
     }
     memory.joined.wait_full(turn);
     const float by = Variant::kSoftmax ? p.exponent_scale : 0.0F;
-    float other[2];
 #pragma unroll
     for (i32 half = 0; half < 2; ++half) {
-      const float m = memory.result(Shape::kValueTiles)[half * 2 * kWarpSize];
+      if (!has_row(half)) break;
+      const float m = sums[half * 2 * kWarpSize];
       const float top = max_of(rows[half].m, m);
       // Without keys any finite reference will do.
       const float reference = top == -kInfinity ? 0.0F : top;
-      factor[half] = exp2_fast((rows[half].m - reference) * by);
-      other[half] = exp2_fast((m - reference) * by);
+      const float own = exp2_fast((rows[half].m - reference) * by);
+      const float other = exp2_fast((m - reference) * by);
       rows[half].m = top;
-      rows[half].l = rows[half].l * factor[half] +
-                     memory.result(Shape::kValueTiles)[(half * 2 + 1) * kWarpSize] * other[half];
-    }
+      rows[half].l = rows[half].l * own + sums[(half * 2 + 1) * kWarpSize] * other;
 #pragma unroll
-    for (i32 i = 0; i < Shape::kValueTiles * 4; ++i) {
-      o[i] = o[i] * factor[i % 4 / 2] + memory.result(i / 4)[i % 4 * kWarpSize] * other[i % 4 / 2];
+      for (i32 i = 0; i < Shape::kValueTiles * 2; ++i) {
+        const i32 within = half * 2 + i % 2;
+        float& value = o[i / 2 * 4 + within];
+        value = value * own + memory.result(i / 2)[within * kWarpSize] * other;
+      }
     }
     arrive_as_warp(memory.joined.empty);
     return true;
   }
 
-  // Each step takes one turn.
+  // Each step of many rows takes one turn. Of few rows tensor cores are not short.
   TW_DEVICE void wait_for_turn() {
-    wait_for(memory.may_multiply[group], turns.steps);
+    if constexpr (!few_rows) wait_for(memory.may_multiply[group], turns.steps);
   }
   TW_DEVICE void end_turn() {
+    if constexpr (few_rows) return;
     arrive_as_warp(memory.may_multiply[1 - group]);
     ++turns.steps;
   }
@@ -264,6 +273,7 @@ class HopperTile {
     auto& tiles = reinterpret_cast<float(&)[kKeyTiles][4]>(scores);
 #pragma unroll
     for (i32 half = 0; half < 2; ++half) {
+      if (!has_row(half)) break;
       const i32 r = (few_rows ? 0 : warp_id() * 16) + half * 8 + lane_id() / 4;
       if (has_logits(p)) transform_row(p, piece->tile, r, half, positions, tiles);
       if (full) continue;
@@ -310,6 +320,11 @@ class HopperTile {
       weigh_without_softmax(scores);
       return false;
     }
+    if constexpr (few_rows) {
+      bool moved = weigh_half(0, scores);
+      if (has_row(1)) moved = weigh_half(1, scores) || moved;
+      return moved;
+    }
     const float by = p.exponent_scale;
     float largest[4] = {scores[0], scores[1], scores[2], scores[3]};
 #pragma unroll
@@ -331,6 +346,27 @@ class HopperTile {
     }
 #pragma unroll
     for (i32 half = 0; half < 2; ++half) rows[half].l += sums[half * 2] + sums[half * 2 + 1];
+    return moved;
+  }
+
+  // One of a thread's two rows.
+  TW_DEVICE bool weigh_half(i32 half, Scores& scores) {
+    const float by = p.exponent_scale;
+    const auto score = [&](i32 i) -> float& { return scores[i / 2 * 4 + half * 2 + i % 2]; };
+    float largest[4] = {score(0), score(1), score(2), score(3)};
+#pragma unroll
+    for (i32 i = 4; i < kKeyTiles * 2; ++i) largest[i % 4] = max_of(largest[i % 4], score(i));
+    largest[0] = max_of(max_of(largest[0], largest[1]), max_of(largest[2], largest[3]));
+    const bool moved = any_of_warp(rows[half].moves(largest[0], by));
+    factor[half] = moved ? rows[half].advance(max_of_quad(largest[0]), by) : 1.0F;
+    const float reference = rows[half].reference(by);
+    float sums[4] = {};
+#pragma unroll
+    for (i32 i = 0; i < kKeyTiles * 2; ++i) {
+      score(i) = exp2_fast(score(i) * by - reference);
+      sums[i % 4] += score(i);
+    }
+    rows[half].l += (sums[0] + sums[1]) + (sums[2] + sums[3]);
     return moved;
   }
 
@@ -358,7 +394,7 @@ class HopperTile {
   const HopperPiece* piece = nullptr;  // whose keys are multiplied
   const i32 group;
   SoftmaxRow rows[2];
-  float factor[2];
+  float factor[2] = {1.0F, 1.0F};
   float o[Shape::kValueTiles * 4] = {};
 };
 
