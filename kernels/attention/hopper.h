@@ -30,18 +30,20 @@ TW_DEVICE void compute_pieces(const AttentionParams& p, HopperMemory& memory) {
 
 // The warps behind those that compute, each with a task.
 TW_DEVICE void find_pieces_or_load(const HopperParams& p, HopperMemory& memory, i32 warp) {
-  constexpr i32 kParts = Hopper::kParts;
-  // With two warp groups, those that do not load keys and values are in one of them.
-  constexpr i32 kFirst = kParts == 1 ? 2 : 4;
-  if (warp >= kFirst + kParts) {
-    HopperLoader(p, memory).load_blocks<true>(warp - kFirst - kParts);
-  } else if (warp >= kFirst) {
-    HopperLoader(p, memory).load_blocks<false>(warp - kFirst);
+  constexpr i32 kKeys = 2;
+  constexpr i32 kValues = kKeys + Hopper::kKeyLoaders;
+  if (warp == 0) {
+    HopperPlanner(p, memory).run();
   } else if (warp == 1) {
     HopperLoader(p, memory).load_queries();
-  } else if (warp == 0) {
-    HopperPlanner(p, memory).run();
+  } else if (warp < kValues) {
+    HopperLoader(p, memory).load_blocks<false>(warp - kKeys);
+  } else if (!Hopper::kManyLoaders) {
+    HopperLoader(p, memory).load_blocks<true>(warp - kValues);
   }
+}
+TW_DEVICE void load_values(const HopperParams& p, HopperMemory& memory, i32 warp) {
+  if (warp < Hopper::kValueLoaders) HopperLoader(p, memory).load_blocks<true>(warp);
 }
 
 }  // namespace tw
@@ -53,16 +55,16 @@ TW_KERNEL TW_LAUNCH_BOUNDS(tw::Hopper::kThreads, 1)
   tw::sync_block();
   tw::wait_for_previous_kernel();
   // All together as many registers as an SM has.
-  constexpr bool kOneGroup = tw::Hopper::kParts == 1;
+  constexpr bool kMany = tw::Hopper::kManyLoaders;
   const int warp = tw::warp_id() - tw::Shape::kWarps;
   if (warp < 0) {
-    tw::take_registers<kOneGroup ? 224 : 208>();
+    tw::take_registers<kMany ? 216 : 224>();
     tw::compute_pieces(params, memory);
-  } else if (kOneGroup || warp < 4) {
-    tw::give_registers<kOneGroup ? 56 : 48>();
+  } else if (warp < 4) {
+    tw::give_registers<kMany ? 48 : 56>();
     tw::find_pieces_or_load(params, memory, warp);
   } else {
-    tw::give_registers<40>();
-    tw::find_pieces_or_load(params, memory, warp);
+    tw::give_registers<32>();
+    tw::load_values(params, memory, warp - 4);
   }
 }

@@ -42,58 +42,70 @@ struct MatrixCopy {
   }
 };
 
-// A warp's part of a block of keys or values by boxes, one a page and a block of columns, of which a
-// lane copies one at the most. What follows from the tile is kept in registers.
+// A warp's copies of blocks of keys or values by boxes, one a page and 64 elements, lane by lane. What
+// follows from the tile is kept in registers.
 template <bool kValues>
 class BoxCopy {
  public:
   static constexpr i32 kColumns = kValues ? Hopper::kValueColumns : Hopper::kHeadColumns;
-  static constexpr u32 kBytes = kColumns * Hopper::kPartRows * Hopper::kRowBytes;
+  static constexpr u32 kBytes = kColumns * Shape::kBlock * Hopper::kRowBytes;
+  // Boxes of a lane: they hold eight tokens or more.
+  static constexpr i32 kMost = (kColumns * Shape::kBlock / 8 + kWarpSize - 1) / kWarpSize;
+  struct Pages {
+    i32 id[kMost];
+  };
   const bool exist;  // else rows are copied one by one
 
-  // Rows [first, first + Hopper::kPartRows) of each block.
-  TW_DEVICE BoxCopy(const HopperParams& p, const HopperPiece& piece, i32 first)
+  TW_DEVICE BoxCopy(const HopperParams& p, const HopperPiece& piece)
       : exist(piece.tile.plain && p.box_tokens[piece.tile.segments[0].level] > 0),
         map(kValues ? p.v_boxes[piece.tile.segments[0].level]
                     : p.k_boxes[piece.tile.segments[0].level]),
         head(piece.tile.kv_head),
-        last_token((1 << piece.tile.segments[0].page_shift) - 1),
+        page_shift(piece.tile.segments[0].page_shift),
+        entries(piece.tile.segments[0].entries),
         // Rows of several tiles are read again.
         policy(piece.row.tiles == 1 ? evict_first() : keep_as_usual()) {
-    const i32 tokens = exist ? p.box_tokens[piece.tile.segments[0].level] : 1;
-    constexpr i32 kAll = Hopper::kPartRows;
-    const i32 shift = lowest_bit(static_cast<u32>(kAll)) - lowest_bit(static_cast<u32>(tokens));
-    column = lane_id() >> shift;
-    row = (lane_id() & ((1 << shift) - 1)) * tokens;
-    offset = column * Shape::kBlock * Hopper::kRowBytes + (first + row) * Hopper::kRowBytes;
+    const i32 tokens = exist ? p.box_tokens[piece.tile.segments[0].level] : Shape::kBlock;
+    tokens_shift = lowest_bit(static_cast<u32>(tokens));
   }
 
-  // The page of the lane's box, from those of the part's rows, lane by lane.
-  template <i32 count>
-  TW_DEVICE i32 page_of_lane(const i32 (&pages)[count]) const {
-    i32 page = shuffle(pages[0], row % kWarpSize);
+  // Those of the lane's boxes of the block whose first key is `begin`, of keys that there are.
+  TW_DEVICE Pages pages(i32 begin) const {
+    Pages pages;
 #pragma unroll
-    for (i32 j = 1; j < count; ++j) {
-      const i32 other = shuffle(pages[j], row % kWarpSize);
-      if (row >= j * kWarpSize) page = other;
+    for (i32 i = 0; i < kMost; ++i) {
+      const i32 row = row_of(i);
+      pages.id[i] = column_of(i) < kColumns ? load_once(entries + ((begin + row) >> page_shift)) : 0;
     }
-    return page;
+    return pages;
   }
 
-  // `key`: of the part's first row.
-  TW_DEVICE void copy(char* stage, i32 key, i32 page, Mbarrier& full) const {
-    if (column >= kColumns) return;
-    copy_box(stage + offset, map, column * 64, (key + row) & last_token, head, page, policy, &full);
+  TW_DEVICE void copy(char* stage, i32 begin, const Pages& pages, Mbarrier& full) const {
+#pragma unroll
+    for (i32 i = 0; i < kMost; ++i) {
+      const i32 column = column_of(i);
+      if (column >= kColumns) return;
+      const i32 row = row_of(i);
+      copy_box(stage + (column * Shape::kBlock + row) * Hopper::kRowBytes, map, column * 64,
+               (begin + row) & ((1 << page_shift) - 1), head, pages.id[i], policy, &full);
+    }
   }
 
  private:
+  // Of the lane's i-th box: 64 elements each, and the first of its rows.
+  TW_DEVICE i32 column_of(i32 i) const {
+    return (((lane_id() + i * kWarpSize) << tokens_shift) / Shape::kBlock);
+  }
+  TW_DEVICE i32 row_of(i32 i) const {
+    return ((lane_id() + i * kWarpSize) << tokens_shift) % Shape::kBlock;
+  }
+
   const BoxMap& map;
   const i32 head;
-  const i32 last_token;  // of a page
+  const i32 page_shift;
+  const i32* const entries;
   const CachePolicy policy;
-  i32 column;
-  i32 row;  // of the part: the box's first
-  i32 offset;
+  i32 tokens_shift;  // of a box
 };
 
 }  // namespace tw

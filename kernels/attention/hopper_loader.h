@@ -93,68 +93,73 @@ class HopperLoader {
     });
   }
 
-  // Keys, or values: part `part` of all blocks.
+  // Keys, or values: by loader `own`, of all blocks each kLoaders-th.
   template <bool kValues>
-  TW_DEVICE void load_blocks(i32 part) {
-    const i32 first = part * Hopper::kPartRows;
-    u32 block = 0;
+  TW_DEVICE void load_blocks(i32 own) {
+    constexpr i32 kLoaders = kValues ? Hopper::kValueLoaders : Hopper::kKeyLoaders;
+    u32 index = static_cast<u32>(own);  // of the next block
+    u32 before = 0;  // blocks of the tiles before
     for_each_tile([&](const HopperPiece& piece, u32) {
       const Tile& tile = piece.tile;
       const TileRows<kValues> rows(p, tile);
-      const BoxCopy<kValues> boxes(p, piece, first);
+      const BoxCopy<kValues> boxes(p, piece);
       const plan::TileSpan span = tile.ranges;
+      constexpr i32 kStep = kLoaders * Shape::kBlock;
       // Blocks follow each other.
+      const i32 first = tile.block(tile.first_block) * Shape::kBlock;
       const i32 end = tile.block(tile.part_end) * Shape::kBlock;
-      i32 begin = tile.block(tile.first_block) * Shape::kBlock;
-      const auto key_of = [&](i32 j) { return begin + first + j * kWarpSize + lane_id(); };
-      // Pages are asked for a block ahead.
-      i32 pages[kLaneRows];
-#pragma unroll
-      for (i32 j = 0; j < kLaneRows; ++j) pages[j] = rows.page_of(key_of(j));
+      i32 begin = first + static_cast<i32>(index - before) * Shape::kBlock;
+      before += static_cast<u32>(piece.blocks());
+      // Behind a row's last key there may be anything, which boxes would bring.
+      const auto is_boxes = [&] { return boxes.exist && begin + Shape::kBlock <= rows.kv_len; };
+      // Pages of boxes are asked for a block ahead.
+      typename BoxCopy<kValues>::Pages pages = {};
+      if (begin < end && is_boxes()) pages = boxes.pages(begin);
 #pragma unroll 1
-      for (; begin < end; begin += Shape::kBlock, ++block) {
-        i32 page[kLaneRows];
-#pragma unroll
-        for (i32 j = 0; j < kLaneRows; ++j) {
-          page[j] = pages[j];
-          if (begin + Shape::kBlock < end) pages[j] = rows.page_of(key_of(j) + Shape::kBlock);
-        }
-        const bool whole = begin + Shape::kBlock <= rows.kv_len;
-        // Behind a row's last key there may be anything, which boxes would bring.
-        const bool by_boxes = boxes.exist && whole;
-        if constexpr (!kValues) {
-          const bool full = whole && span.is_full(begin, begin + Shape::kBlock);
-          u32 bits = (full ? HopperMemory::kFull : 0) | (by_boxes ? 0 : HopperMemory::kGathered);
-          if (!full || has_logits(p)) {
-            bool regular = rows.plain;
-#pragma unroll
-            for (i32 j = 0; j < kLaneRows; ++j) {
-              memory.positions[block % Hopper::kSteps][first + j * kWarpSize + lane_id()] =
-                  rows.position_of(key_of(j), page[j]);
-              regular = regular && rows.follows(page[j]);
-            }
-            if (!any_of_warp(!regular)) bits |= HopperMemory::kRegular;
-          }
-          if (lane_id() == 0) memory.block[block % Hopper::kSteps][part] = bits;
-        }
-        if (by_boxes) {
-          const i32 from = boxes.page_of_lane(page);
-          Handover& place = wait_for_place<kValues>(block);
-          if (lane_id() == 0) {
-            mbarrier_arrive_expect(&place.full, BoxCopy<kValues>::kBytes);
-            mbarrier_arrive(&place.full, Hopper::kFills - 1);
-          }
+      for (; begin < end; begin += kStep, index += kLoaders) {
+        Handover& place = place_of<kValues>(index);
+        place.wait_empty(index / kStages<kValues>);
+        sync_warp();
+        if (is_boxes()) {
+          if (lane_id() == 0) mbarrier_arrive_expect(&place.full, BoxCopy<kValues>::kBytes);
           sync_warp();
-          boxes.copy(stage_of<kValues>(block, 0), begin + first, from, place.full);
+          boxes.copy(stage_of<kValues>(index, 0), begin, pages, place.full);
+          if constexpr (!kValues) describe<true>(rows, span, index, begin);
+          sync_warp();
+          if (lane_id() == 0) mbarrier_arrive(&place.full, Hopper::kFills - 1);
+          begin += kStep;
+          if (begin < end && is_boxes()) pages = boxes.pages(begin);
+          begin -= kStep;
         } else {
-          gather<kValues>(rows, block, first, page, key_of);
+          gather(rows, own, index, begin);
+          mbarrier_arrive_behind_copies(&place.full);
+          if constexpr (!kValues) describe<false>(rows, span, index, begin);
+          arrive_as_warp(place.full);  // for what was written otherwise
         }
       }
     });
   }
 
  private:
-  static constexpr i32 kLaneRows = Hopper::kPartRows / kWarpSize;
+  // What those who compute must know of a block of keys.
+  template <bool by_boxes>
+  TW_DEVICE void describe(const TileRows<false>& rows, const plan::TileSpan& span, u32 index,
+                          i32 begin) {
+    const bool full = begin + Shape::kBlock <= rows.kv_len &&
+                      span.is_full(begin, begin + Shape::kBlock);
+    u32 bits = (full ? HopperMemory::kFull : 0) | (by_boxes ? 0 : HopperMemory::kGathered);
+    if (!full || has_logits(p)) {
+      bool regular = rows.plain;
+#pragma unroll 1
+      for (i32 i = lane_id(); i < Shape::kBlock; i += kWarpSize) {
+        const i32 page = rows.page_of(begin + i);
+        memory.positions[index % Hopper::kSteps][i] = rows.position_of(begin + i, page);
+        regular = regular && rows.follows(page);
+      }
+      if (!any_of_warp(!regular)) bits |= HopperMemory::kRegular;
+    }
+    if (lane_id() == 0) memory.block[index % Hopper::kSteps] = bits;
+  }
 
   // A lane a row; those of the last tile are known.
   TW_DEVICE void set_up_few_rows(HopperPiece& piece) {
@@ -211,31 +216,28 @@ class HopperLoader {
     return memory.stages.k[stage][column];
   }
 
-  // By a warp: where the block goes, which is free.
+  // A block row by row.
   template <bool kValues>
-  TW_DEVICE Handover& wait_for_place(u32 block) {
-    Handover& place = place_of<kValues>(block);
-    place.wait_empty(block / kStages<kValues>);
-    sync_warp();
-    return place;
-  }
-
-  // A block's part row by row.
-  template <bool kValues, typename KeyOf>
-  TW_DEVICE void gather(const TileRows<kValues>& rows, u32 block, i32 first,
-                        const i32 (&page)[kLaneRows], const KeyOf& key_of) {
-    using Copy = MatrixCopy<kValues ? Shape::kValueTiles : Shape::kHeadUnits, Hopper::kPartRows>;
-    const char** const table = (kValues ? memory.v_rows : memory.k_rows) + first;
-    sync_warp();  // the last rows have been copied
-#pragma unroll
-    for (i32 j = 0; j < kLaneRows; ++j) {
-      table[Copy::table_index(j * kWarpSize + lane_id())] = rows.address_of(key_of(j), page[j]);
-    }
-    Handover& place = wait_for_place<kValues>(block);
+  TW_DEVICE void gather(const TileRows<kValues>& rows, i32 own, u32 index, i32 begin) {
+    using Copy = MatrixCopy<kValues ? Shape::kValueTiles : Shape::kHeadUnits, kHopperTableRows>;
+    const char** const table = kValues ? memory.v_rows[own] : memory.k_rows[own];
     constexpr i32 kColumnBytes = Shape::kBlock * Hopper::kRowBytes;
-    Copy::copy(stage_of<kValues>(block, 0), kColumnBytes, first, table);
-    mbarrier_arrive_behind_copies(&place.full);
-    arrive_as_warp(place.full);  // for what was written otherwise
+    constexpr i32 kLaneRows = kHopperTableRows / kWarpSize;
+#pragma unroll 1
+    for (i32 first = 0; first < Shape::kBlock; first += kHopperTableRows) {
+      const i32 key = begin + first + lane_id();
+      i32 pages[kLaneRows];
+#pragma unroll
+      for (i32 j = 0; j < kLaneRows; ++j) pages[j] = rows.page_of(key + j * kWarpSize);
+      sync_warp();  // the last rows have been copied
+#pragma unroll
+      for (i32 j = 0; j < kLaneRows; ++j) {
+        table[Copy::table_index(j * kWarpSize + lane_id())] =
+            rows.address_of(key + j * kWarpSize, pages[j]);
+      }
+      sync_warp();
+      Copy::copy(stage_of<kValues>(index, 0), kColumnBytes, first, table);
+    }
   }
 
   TW_DEVICE void set_up_row(HopperPiece& piece, i32 r) {

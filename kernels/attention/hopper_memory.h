@@ -14,9 +14,6 @@ namespace tw {
 struct Hopper {
   static constexpr i32 kGroups = 2;  // warp groups that compute
   static constexpr i32 kGroupRows = Shape::kRows / kGroups;
-  // Warps that load keys, and as many that load values, each its part of a block.
-  static constexpr i32 kParts = hopper_loaders(Spec::kHeadDim, Spec::kValueDim);
-  static constexpr i32 kPartRows = Shape::kBlock / kParts;
   static constexpr i32 kThreads = hopper_threads(Spec::kHeadDim, Spec::kValueDim);
   // Arrivals of a warp at what it fills: of all lanes behind their copies, and of one more behind
   // all else.
@@ -25,6 +22,11 @@ struct Hopper {
   // Of values, which stay a block longer.
   static constexpr i32 kValueStages =
       hopper_value_stages(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock);
+  // Warps that load them: one, or one a stage. Two that share a stage could take a phase of its
+  // mbarriers for the one after the next.
+  static constexpr bool kManyLoaders = hopper_has_many_loaders(Spec::kHeadDim, Spec::kValueDim);
+  static constexpr i32 kKeyLoaders = kManyLoaders ? kStages : 1;
+  static constexpr i32 kValueLoaders = kManyLoaders ? kValueStages : 1;
   static constexpr u32 kPieces = hopper_pieces(Spec::kHeadDim, Spec::kValueDim);
   // Of positions, which are read when their keys' place may be filled again.
   static constexpr i32 kSteps = 4;
@@ -75,14 +77,14 @@ struct HopperMemory {
   i32 message;  // from one thread that computes to all of them
   // Of a block of keys: their positions, and what else there is to know, as bits.
   i32 positions[Hopper::kSteps][Shape::kBlock];
-  u32 block[Hopper::kSteps][Hopper::kParts];
+  u32 block[Hopper::kSteps];
   static constexpr u32 kFull = 1;      // every row of the tile attends to all its keys
   static constexpr u32 kGathered = 2;  // copied row by row
   static constexpr u32 kRegular = 4;   // key i of it is at position begin + i, as far as there are
   // Where the rows lie that are copied next.
   alignas(16) const char* q_rows[Hopper::kGroupRows];
-  alignas(16) const char* k_rows[Shape::kBlock];
-  alignas(16) const char* v_rows[Shape::kBlock];
+  alignas(16) const char* k_rows[Hopper::kKeyLoaders][kHopperTableRows];
+  alignas(16) const char* v_rows[Hopper::kValueLoaders][kHopperTableRows];
   Handover piece[Hopper::kPieces];
   Mbarrier loaded[Hopper::kPieces];  // no more keys of the tile are asked for
   Handover q[Hopper::kGroups];       // a group's rows
@@ -115,7 +117,7 @@ static_assert(kBlockForm == BlockForm::span);
 
 // By one thread; then a barrier.
 TW_DEVICE void init_mbarriers(HopperMemory& memory) {
-  constexpr u32 kLoaders = 1 + 2 * Hopper::kParts;  // warps
+  constexpr u32 kLoaders = 1 + Hopper::kKeyLoaders + Hopper::kValueLoaders;  // warps
   const auto init = [](Handover& place, u32 fills, u32 releases = Shape::kWarps) {
     mbarrier_init(&place.full, fills);
     mbarrier_init(&place.empty, releases);
@@ -127,11 +129,11 @@ TW_DEVICE void init_mbarriers(HopperMemory& memory) {
   }
 #pragma unroll
   for (i32 i = 0; i < Hopper::kStages; ++i) {
-    init(memory.k[i], Hopper::kParts * Hopper::kFills);
+    init(memory.k[i], Hopper::kFills);
   }
 #pragma unroll
   for (i32 i = 0; i < Hopper::kValueStages; ++i) {
-    init(memory.v[i], Hopper::kParts * Hopper::kFills);
+    init(memory.v[i], Hopper::kFills);
   }
 #pragma unroll
   for (i32 i = 0; i < Hopper::kGroups; ++i) {

@@ -242,8 +242,7 @@ class HopperTile {
   }
 
   TW_DEVICE u32 block_of_keys() const {
-    const auto& parts = memory.block[turns.blocks % Hopper::kSteps];
-    return Hopper::kParts == 1 ? parts[0] : parts[0] & parts[Hopper::kParts - 1];
+    return memory.block[turns.blocks % Hopper::kSteps];
   }
   // Rows that threads copied are handed to matrix instructions by those who wait for them.
   TW_DEVICE static void fence_if_gathered(u32 block) {
