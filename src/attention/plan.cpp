@@ -226,7 +226,7 @@ void PlanPart::make_schedule() {
         if (row.tiles == 1 && schedule.config.heads_differ == 0) return row.max_tile_blocks;
         return cpu::tile_ranges(plan, attention.impl().variant.mask, row, head, tile).blocks;
       },
-      [](plan::Row* begin, plan::Row* end, const plan::RowOrder& order) {
+      [](plan::Row* begin, plan::Row* end, const plan::SortRows& order) {
         if (!std::is_sorted(begin, end, order)) std::sort(begin, end, order);
       });
   count_shares(schedule, stats);

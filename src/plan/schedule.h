@@ -257,20 +257,48 @@ TILEWRIGHT_HD Cut find_cut(const Schedule& s, std::int64_t cost, const Blocks& b
   return {point.item, 0, cost - point.cost};
 }
 
-// Orders two rows for section A and within it: A before B, longest items first, then as given.
+// Which rows are section A's.
 struct RowOrder {
   Config config;
-  std::int64_t share;
+  std::int64_t longest;  // of section A's items
 
   TILEWRIGHT_HD bool in_section_a(const Row& row) const {
-    return row.tiles > 1 && longest_item(config, row) <= share;
+    return row.tiles > 1 && longest_item(config, row) <= longest;
   }
+  // See TallRows.
+  TILEWRIGHT_HD bool is_all_tail() const { return longest == kAnyLength; }
+  static constexpr std::int64_t kAnyLength = 0x7FFFFFFFFFFFFFFF;
+};
+
+// Rows of several tiles. Mostly section A's items are no longer than a fair share. Where none of
+// theirs is that short, and they have few items (a prefix of many requests), these are its tail: cut
+// into as many equal parts each, so that the tiles of a row read the same keys at the same time.
+struct TallRows {
+  std::int64_t items = 0;
+  bool some_short = false;
+
+  TILEWRIGHT_HD void include(const Config& config, const Row& row, std::int64_t share) {
+    if (row.tiles <= 1) return;
+    items += items_of(config, row);
+    some_short = some_short || longest_item(config, row) <= share;
+  }
+  TILEWRIGHT_HD std::int64_t longest_a_item(const Config& config, std::int64_t share) const {
+    const bool all_tail =
+        config.divides_workers != 0 && !some_short && 2 * items <= config.workers;
+    return all_tail ? RowOrder::kAnyLength : share;
+  }
+};
+
+// Section A before B; A's rows with the longest items first, then as given.
+struct SortRows {
+  RowOrder order;
+
   TILEWRIGHT_HD bool operator()(const Row& a, const Row& b) const {
-    const bool a_first = in_section_a(a);
-    if (a_first != in_section_a(b)) return a_first;
+    const bool a_first = order.in_section_a(a);
+    if (a_first != order.in_section_a(b)) return a_first;
     if (a_first) {
-      const std::int64_t longest_a = longest_item(config, a);
-      const std::int64_t longest_b = longest_item(config, b);
+      const std::int64_t longest_a = longest_item(order.config, a);
+      const std::int64_t longest_b = longest_item(order.config, b);
       if (longest_a != longest_b) return longest_a > longest_b;
     }
     return a.level != b.level ? a.level < b.level : a.index < b.index;
@@ -358,8 +386,10 @@ TILEWRIGHT_HD inline bool shares_tail(const Config& config, std::int64_t items, 
   return cost > 4 * config.cost.fixed * items;
 }
 
-// Which workers share section B, whose costs are known; `of_rows` is workers_of_rows.
-TILEWRIGHT_HD inline void set_workers(const Config& config, std::int32_t of_rows, Header& header) {
+// Which workers share section B, whose costs are known; `of_rows` is workers_of_rows, `all_tail`
+// RowOrder::is_all_tail.
+TILEWRIGHT_HD inline void set_workers(const Config& config, std::int32_t of_rows, bool all_tail,
+                                      Header& header) {
   header.tail_workers = 0;
   if (of_rows == 0) {
     header.workers = count_workers(config, header.b_cost);
@@ -368,11 +398,23 @@ TILEWRIGHT_HD inline void set_workers(const Config& config, std::int32_t of_rows
   if (header.tail_items > 0) {
     header.tail_workers = static_cast<std::int32_t>(
         min64(count_workers(config, header.tail_cost), config.workers - of_rows));
+    const auto items = static_cast<std::int32_t>(header.tail_items);
+    if (all_tail && header.tail_workers >= items) {
+      // Parts are rather short than long: what they wait for grows with them.
+      std::int32_t parts = div32(header.tail_workers + items / 2, items);
+      if (parts * items > min64(count_workers(config, header.tail_cost), config.workers - 1)) {
+        --parts;
+      }
+      header.tail_workers = parts * items;
+      of_rows = static_cast<std::int32_t>(
+          min64(count_workers(config, header.b_cost - header.tail_cost),
+                config.workers - header.tail_workers));
+    }
   }
   header.workers = header.tail_workers + of_rows;
 }
 
-// Sets the header's sections and the rows' prefix sums; rows are sorted by RowOrder. `total`: the
+// Sets the header's sections and the rows' prefix sums; rows are sorted. `total`: the
 // cost of all rows.
 template <typename Blocks>
 TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, std::int64_t total,
@@ -395,21 +437,22 @@ TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, std::int
     cost += row_cost(s.config, s.rows[row]);
   }
   const std::int32_t of_rows = workers_of_rows(s.config, total, cost);
-  h.tail_items = tiles * heads % (s.config.workers - of_rows);
+  h.tail_items =
+      order.is_all_tail() ? tiles * heads : tiles * heads % (s.config.workers - of_rows);
   h.a_items = tiles * heads - h.tail_items;
   h.tail_cost = 0;
   for (std::int64_t i = 0; i < h.tail_items; ++i) {
     const Item at = a_item(s, h.a_items + i);
     h.tail_cost += item_cost(s.config, s.rows[at.row], at.head, at.tile, blocks);
   }
-  if (!shares_tail(s.config, h.tail_items, h.tail_cost)) {
+  if (!order.is_all_tail() && !shares_tail(s.config, h.tail_items, h.tail_cost)) {
     h.a_items += h.tail_items;
     h.tail_items = 0;
     h.tail_cost = 0;
   }
   h.b_items = h.tail_items + items;
   h.b_cost = h.tail_cost + cost;
-  set_workers(s.config, of_rows, h);
+  set_workers(s.config, of_rows, order.is_all_tail(), h);
   bool even = may_lie_evenly(s.config, h);
   for (row = 0; even && row < h.num_rows; ++row) {
     even = s.rows[row].tiles == 1 &&
@@ -440,14 +483,17 @@ TILEWRIGHT_HD inline void list_splits(Schedule& s) {
 }
 
 // All of it, for one thread, from rows that are measured. Rows without query tokens are left out.
-// `sort` is sort(begin, end, order).
+// `sort` is sort(begin, end, SortRows).
 template <typename Blocks, typename Sort>
 void make_schedule(Schedule& s, const Blocks& blocks, const Sort& sort) {
   Header& h = *s.header;
   std::int64_t total = 0;
   for (std::int32_t row = 0; row < h.num_rows; ++row) total += row_cost(s.config, s.rows[row]);
-  const RowOrder order{s.config, ceil_div(total, s.config.workers)};
-  sort(s.rows, s.rows + h.num_rows, order);
+  const std::int64_t share = ceil_div(total, s.config.workers);
+  TallRows tall;
+  for (std::int32_t row = 0; row < h.num_rows; ++row) tall.include(s.config, s.rows[row], share);
+  const RowOrder order{s.config, tall.longest_a_item(s.config, share)};
+  sort(s.rows, s.rows + h.num_rows, SortRows{order});
   lay_out_sections(s, order, total, blocks);
   for (std::int32_t worker = 0; worker <= h.workers; ++worker) {
     s.cuts[worker] = find_cut(s, share_begin(h, worker), blocks);

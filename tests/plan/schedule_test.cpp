@@ -108,7 +108,7 @@ void make(OwnedSchedule& owned, const Blocks& blocks) {
     measure_row(s.config, s.rows[row], blocks);
   }
   make_schedule(s, blocks,
-                [](Row* begin, Row* end, const RowOrder& order) { std::sort(begin, end, order); });
+                [](Row* begin, Row* end, const SortRows& order) { std::sort(begin, end, order); });
 }
 
 // (row, head, tile, block) in one number; block -1 is the item itself, which must be finished even
@@ -470,6 +470,40 @@ TEST(Schedule, WorkersAreDividedBetweenDecodeAndPrefill) {
   EXPECT_EQ(s.cuts[h.tail_workers].item, h.tail_items);
   EXPECT_EQ(s.cuts[h.tail_workers].block, 0);
   EXPECT_EQ(s.cuts[h.tail_workers].cost, h.tail_cost);
+}
+
+// Both tiles of a prefix are cut at the same keys, and computed at the same time.
+TEST(Schedule, TilesOfAPrefixAreCutAlike) {
+  Config config;
+  config.num_kv_heads = 8;
+  config.group_size = 4;
+  config.tile_rows = 128;
+  config.block_tokens = 128;
+  config.workers = 132;
+  config.heads_per_group = 8;
+  config.cost = {100, 100, 1};
+  config.least_share = 100;
+  config.divides_workers = 1;
+  std::vector<Row> rows = decode_rows(std::vector<std::int32_t>(64, 256));
+  Row prefix;
+  prefix.index = 64;
+  prefix.q_len = 64;
+  prefix.kv_len = 32768;
+  rows.push_back(prefix);
+  OwnedSchedule owned(config, rows);
+  make(owned, Blocks{config, 0});
+  const Schedule& s = owned.get();
+  const Header& h = *s.header;
+  EXPECT_EQ(h.a_items, 0);
+  ASSERT_EQ(h.tail_items, 16);
+  ASSERT_EQ(h.tail_workers % 16, 0);
+  EXPECT_GT(h.tail_workers, 64);
+  EXPECT_EQ(h.workers, 132);
+  const std::int32_t parts = h.tail_workers / 16;
+  for (std::int32_t worker = 0; worker < h.tail_workers; ++worker) {
+    EXPECT_EQ(s.cuts[worker].item, worker / parts);
+    EXPECT_EQ(s.cuts[worker].block, s.cuts[worker % parts].block);
+  }
 }
 
 TEST(Schedule, FewRowsShareAnItemWithOtherHeads) {
