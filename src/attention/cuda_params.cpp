@@ -114,8 +114,9 @@ void fill_params(const DevicePlan& plan, const DevicePlan::Part& part, const Cud
     params.sinks = static_cast<const float*>(call.sinks.data);
     params.sinks_stride = call.sinks.strides[0];
   }
+  const Bindings& bindings = call.bindings();
   for (std::size_t i = 0; i < part.attention.impl().variant.binder.params().size(); ++i) {
-    params.params[i] = param_slot(call.bindings.params[i]);
+    params.params[i] = param_slot(bindings.params[i]);
   }
   const DevicePlan::RunMemory& memory = plan.run_memory();
   params.slots = reinterpret_cast<float*>(memory.slots);
