@@ -137,7 +137,7 @@ int box_tokens(const plan::LevelPages& pages) {
   return has_boxes ? static_cast<int>(std::min<std::uint64_t>(size, 64)) : 0;
 }
 
-void fill_boxes(const AttentionSpec& spec, BoxEncoder encode, tw::HopperParams& params) {
+void fill_boxes(const AttentionSpec& spec, cuda::BoxMaps& boxes, tw::HopperParams& params) {
   const int levels = std::min(params.plan.num_levels, tw::HopperParams::kBoxLevels);
   for (int level = 0; level < levels; ++level) {
     const tw::CacheView& cache = params.cache[level];
@@ -152,10 +152,10 @@ void fill_boxes(const AttentionSpec& spec, BoxEncoder encode, tw::HopperParams& 
           tokens};
     };
     const bool taken =
-        encode(of(cache.k, spec.head_dim, cache.k_token, cache.k_head, cache.k_page),
-               &params.k_boxes[level]) &&
-        encode(of(cache.v, spec.value_dim(), cache.v_token, cache.v_head, cache.v_page),
-               &params.v_boxes[level]);
+        boxes.write(of(cache.k, spec.head_dim, cache.k_token, cache.k_head, cache.k_page),
+                    &params.k_boxes[level]) &&
+        boxes.write(of(cache.v, spec.value_dim(), cache.v_token, cache.v_head, cache.v_page),
+                    &params.v_boxes[level]);
     params.box_tokens[level] = taken ? tokens : 0;
   }
 }
@@ -197,11 +197,11 @@ plan::Config kernel_config(const Attention& attention, const CudaShape& shape, i
 
 AttentionLaunch attention_launch(const DevicePlan& plan, const DevicePlan::Part& part,
                                  const CudaShape& shape, int num_sms, const CudaCall& call,
-                                 BoxEncoder encode) {
+                                 cuda::BoxMaps& boxes) {
   AttentionLaunch launch{};
   fill_params(plan, part, call, launch.params);
   if (shape.hopper) {
-    fill_boxes(part.attention.spec(), encode, launch.params);
+    fill_boxes(part.attention.spec(), boxes, launch.params);
     launch.params_bytes = sizeof(launch.params);
   }
   // A worker is as many blocks of threads as it has heads.

@@ -131,13 +131,13 @@ const DevicePlan::Part& CudaPlan::part(const Attention& attention) const {
   return *found;
 }
 
-void CudaPlan::run(const DevicePlan::Part& part, const CudaCall& call) const {
+void CudaPlan::run(const DevicePlan::Part& part, const CudaCall& call) {
   // Rows that are not simply the requests may have any number of queries.
   const CudaKernels::Kernel& kernel = part.view.token_levels == nullptr
                                           ? usual_kernel(part.attention, limits_)
                                           : level_kernel(part.attention, limits_);
   const AttentionLaunch launch =
-      attention_launch(plan_, part, kernel.shape, device_.num_sms, call, cuda::encode_box_map);
+      attention_launch(plan_, part, kernel.shape, device_.num_sms, call, boxes_);
   const bool programmatic = device_.has_programmatic_launch();
   kernel.handle.on(device_.index, kAttentionEntry)
       .launch_bytes({launch.blocks, static_cast<unsigned>(kernel.shape.threads),

@@ -12,6 +12,7 @@
 #include "attention/cuda_sources.h"
 #include "attention/device_plan.h"
 #include "attention/device_records.h"
+#include "cuda/box_map.h"
 #include "cuda/memory.h"
 #include "jit/kernel_handle.h"
 
@@ -48,7 +49,7 @@ class CudaPlan {
 
   // The part of an attention of the plan.
   const DevicePlan::Part& part(const Attention& attention) const;
-  void run(const DevicePlan::Part& part, const CudaCall& call) const;
+  void run(const DevicePlan::Part& part, const CudaCall& call);
 
   // These wait for the last update; Error (invalid_state) while its stream is captured.
   std::vector<std::int32_t> status() const;
@@ -75,6 +76,7 @@ class CudaPlan {
   DevicePlan plan_;
   cuda::DeviceBuffer owned_;
   jit::KernelHandle update_;
+  cuda::BoxMaps boxes_{cuda::encode_box_map};
   int num_requests_ = 0;
   Stream last_stream_;
 };

@@ -110,6 +110,7 @@ EmulatedAttention::EmulatedAttention(const AttentionSpec& spec, CudaTarget targe
                             kL2Bytes, limits)}},
             num_sms),
       kernels_(kernels_of(spec, target, use_)),
+      boxes_(encode_box_map),
       workspace_(
           std::make_unique<tw::emulator::GuardedBuffer>("workspace", plan_.lay_out(nullptr))) {
   plan_.lay_out(reinterpret_cast<std::byte*>(workspace_->data()));
@@ -147,8 +148,7 @@ void EmulatedAttention::run(const TensorView& q, const std::vector<KvCache>& kv,
   const KernelUse use = plain ? use_ : level_use(plan_.limits());
   const CudaShape shape = plain ? shape_ : cuda_shape(spec, target_, use);
   const EmulatedKernels kernels = plain ? kernels_ : kernels_of(spec, target_, use);
-  const AttentionLaunch launch =
-      attention_launch(plan_, part(), shape, num_sms_, call, encode_box_map);
+  const AttentionLaunch launch = attention_launch(plan_, part(), shape, num_sms_, call, boxes_);
   const tw::emulator::Launch grid{.grid = static_cast<int>(launch.blocks),
                                   .block = shape.threads,
                                   .shared_bytes = shape.shared_bytes,
