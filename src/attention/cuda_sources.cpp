@@ -62,27 +62,21 @@ tw::BlockForm block_form(const Variant& variant, KernelUse use) {
                                                                          : tw::BlockForm::spans;
 }
 
-const char* name_of(KernelUse use) {
-  switch (use) {
-    case KernelUse::decode_only:
-      return "decode";
-    case KernelUse::listed_blocks:
-      return "listed";
-    default:
-      return "attention";
-  }
+const char* name_of(const CudaShape& shape) {
+  if (shape.lists_blocks) return "listed";
+  return shape.decode_only ? "decode" : "attention";
 }
 
 // Hopper's own instructions multiply 16-bit elements as they are cached, and widths that
 // kernels/arch/wgmma.h has. Masks of several intervals take the kernel for all GPUs: on the code
 // that makes lists of them NVRTC 13.0 crashes where warp groups have registers of their own.
-bool takes_hopper_kernel(const AttentionSpec& spec, CudaTarget target, KernelUse use) {
+bool takes_hopper_kernel(const AttentionSpec& spec, CudaTarget target, KernelUse use,
+                         tw::BlockForm form) {
   constexpr std::array kValueDims = {64, 80, 96, 128, 160, 192, 256};
   return target.major == 9 && target.specific && use == KernelUse::any_batch &&
          spec.kv_dtype == spec.q_dtype && spec.value_dtype() == spec.q_dtype &&
-         !spec.variant.rope.has_value() && block_form(spec.variant, use) == tw::BlockForm::span &&
-         spec.head_dim % 16 == 0 && spec.head_dim <= 256 &&
-         tw::hopper_joins(spec.head_dim, spec.value_dim()) &&
+         !spec.variant.rope.has_value() && form == tw::BlockForm::span && spec.head_dim % 16 == 0 &&
+         spec.head_dim <= 256 && tw::hopper_joins(spec.head_dim, spec.value_dim()) &&
          std::ranges::find(kValueDims, spec.value_dim()) != kValueDims.end();
 }
 
@@ -99,7 +93,10 @@ CudaTarget CudaTarget::of_arch(const std::string& arch) {
 
 CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use) {
   CudaShape shape;
-  if (takes_hopper_kernel(spec, target, use)) {
+  const tw::BlockForm form = block_form(spec.variant, use);
+  shape.lists_blocks = use == KernelUse::listed_blocks;
+  shape.one_interval = form == tw::BlockForm::span;
+  if (takes_hopper_kernel(spec, target, use, form)) {
     shape.hopper = true;
     // With large heads the accumulators and stages of 128 keys do not fit.
     const bool large = spec.head_dim > 192 || spec.value_dim() > 128;
@@ -121,8 +118,7 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
   shape.threads = tw::attention_warps(spec.head_dim, spec.value_dim()) * 32;
   shape.shared_bytes = tw::attention_shared_bytes(
       spec.head_dim, spec.value_dim(), shape.block_tokens, shape.decode_stages,
-      rotates ? rope_dim(*spec.variant.rope, spec.head_dim) : 0, block_form(spec.variant, use),
-      decode_only);
+      rotates ? rope_dim(*spec.variant.rope, spec.head_dim) : 0, form, decode_only);
   constexpr int kReserved = 1024;  // by the system, a block
   // More blocks would leave a thread too few registers; of decoding ones, more keys would be under
   // way than memory is served by (seen on a Hopper GPU).
@@ -175,10 +171,13 @@ Support cuda_supports(const AttentionSpec& spec, CudaTarget target) {
 }
 
 jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target, KernelUse use) {
-  const CudaShape shape = cuda_shape(spec, target, use);
+  return attention_source(spec, cuda_shape(spec, target, use));
+}
+
+jit::KernelSource attention_source(const AttentionSpec& spec, const CudaShape& shape) {
   jit::KernelSource source;
   source.name = fmt::format(
-      "{}_{}{}_{}_d{}{}_g{}", name_of(use), element_name(spec.q_dtype), kv_name(spec),
+      "{}_{}{}_{}_d{}{}_g{}", name_of(shape), element_name(spec.q_dtype), kv_name(spec),
       element_name(spec.output_dtype()), spec.head_dim,
       spec.value_dim() == spec.head_dim ? std::string() : fmt::format("_v{}", spec.value_dim()),
       spec.group_size());
@@ -205,14 +204,14 @@ jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target,
       cuda_variant(spec.variant, spec.head_dim), element_name(spec.q_dtype),
       element_name(spec.kv_dtype), element_name(spec.value_dtype()),
       element_name(spec.output_dtype()), spec.head_dim, spec.value_dim(), spec.group_size(),
-      shape.block_tokens, shape.decode_stages, shape.blocks_per_sm, use == KernelUse::decode_only,
-      shape.hopper, use == KernelUse::listed_blocks, shape.hopper ? "hopper" : "attention");
+      shape.block_tokens, shape.decode_stages, shape.blocks_per_sm, shape.decode_only, shape.hopper,
+      shape.lists_blocks, shape.hopper ? "hopper" : "attention");
   source.entries = {"tilewright_attention", "tilewright_join_levels"};
   source.shared_bytes = shape.shared_bytes;
   // A few registers outside the inner loop, which depend on the compiler's version.
   source.budget.max_spill_bytes = 1024;
   // Lists of spans are made by one thread before the work on a tile begins.
-  source.budget.allow_stack = block_form(spec.variant, use) != tw::BlockForm::span;
+  source.budget.allow_stack = !shape.one_interval;
   return source;
 }
 

@@ -29,6 +29,8 @@ struct CudaShape {
   int shared_bytes = 0;
   bool hopper = false;  // the kernel of Hopper's own instructions (kernels/attention/hopper.h)
   bool decode_only = false;
+  bool lists_blocks = false;
+  bool one_interval = true;  // a tile's blocks are: else the kernel makes lists
   // KV heads of an item, which as many blocks of threads compute at the same time: a power of two.
   int heads_together = 1;
 };
@@ -44,6 +46,7 @@ Support cuda_supports(const AttentionSpec& spec, CudaTarget target);
 inline constexpr std::size_t kAttentionEntry = 0;
 inline constexpr std::size_t kJoinEntry = 1;
 jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target, KernelUse use);
+jit::KernelSource attention_source(const AttentionSpec& spec, const CudaShape& shape);
 
 // The kernel that makes plans of `parts` attentions with these masks (see mask_of).
 // `lists_blocks`: they may have block structures.
