@@ -25,13 +25,20 @@ CudaKernels::CudaKernels(const AttentionSpec& spec, Device where)
 CudaKernels::CudaKernels(const AttentionSpec& spec, CudaTarget target)
     : any_batch(spec, target, KernelUse::any_batch),
       decode_only(spec, target, KernelUse::decode_only),
-      listed_blocks(spec, target, KernelUse::listed_blocks) {}
+      spec_(spec),
+      target_(target) {}
+
+const CudaKernels::Kernel& CudaKernels::listed_blocks() const {
+  std::call_once(listed_is_written_,
+                 [&] { listed_blocks_.emplace(spec_, target_, KernelUse::listed_blocks); });
+  return *listed_blocks_;
+}
 
 const CudaKernels::Kernel& CudaPlan::level_kernel(const Attention& attention,
                                                   const Limits& limits) {
   const CudaKernels& kernels = *attention.impl().cuda;
   const bool listed = limits.block_structures && attention.spec().variant.mask.defined();
-  return listed ? kernels.listed_blocks : kernels.any_batch;
+  return listed ? kernels.listed_blocks() : kernels.any_batch;
 }
 
 const CudaKernels::Kernel& CudaPlan::usual_kernel(const Attention& attention,

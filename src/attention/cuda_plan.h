@@ -6,6 +6,8 @@
 
 #include <cstddef>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <vector>
 
 #include "attention/cuda_call.h"
@@ -18,14 +20,15 @@
 
 namespace tilewright {
 
-// What an Attention on a GPU holds.
-struct CudaKernels {
+// What an Attention on a GPU holds. Thread-safe.
+class CudaKernels {
+ public:
   CudaKernels(const AttentionSpec& spec, Device device);
   CudaKernels(const AttentionSpec& spec, CudaTarget target);
 
   struct Kernel {
     Kernel(const AttentionSpec& spec, CudaTarget target, KernelUse use)
-        : shape(cuda_shape(spec, target, use)), handle(attention_source(spec, target, use)) {}
+        : shape(cuda_shape(spec, target, use)), handle(attention_source(spec, shape)) {}
 
     CudaShape shape;
     jit::KernelHandle handle;
@@ -33,7 +36,14 @@ struct CudaKernels {
 
   Kernel any_batch;
   Kernel decode_only;
-  Kernel listed_blocks;
+  // Few attentions need it: written when it is asked for.
+  const Kernel& listed_blocks() const;
+
+ private:
+  AttentionSpec spec_;
+  CudaTarget target_;
+  mutable std::once_flag listed_is_written_;
+  mutable std::optional<Kernel> listed_blocks_;
 };
 
 class CudaPlan {
