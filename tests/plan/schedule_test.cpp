@@ -351,15 +351,21 @@ std::vector<Row> decode_rows(const std::vector<std::int32_t>& kv_lens) {
   return rows;
 }
 
-TEST(Schedule, DecodeIsCutIntoEqualShares) {
+// 32 query heads over 8 KV heads, as in many models.
+Config llama_config(int workers) {
   Config config;
   config.num_kv_heads = 8;
   config.group_size = 4;
   config.tile_rows = 64;
   config.block_tokens = 64;
-  config.workers = 16;
-  config.heads_per_group = 8;
+  config.workers = workers;
   config.cost = {10, 8, 1};
+  return config;
+}
+
+TEST(Schedule, DecodeIsCutIntoEqualShares) {
+  Config config = llama_config(16);
+  config.heads_per_group = 8;
   config.least_share = 100;
   std::vector<std::int32_t> kv_lens(32, 256);
   kv_lens[0] = 32768;
@@ -400,15 +406,9 @@ TEST(Schedule, WorkersAreRounded) {
 
 // Equal rows are dealt out whole, or in equal parts, where few workers are left over for it.
 TEST(Schedule, EqualRowsHaveEvenShares) {
-  Config config;
-  config.num_kv_heads = 8;
-  config.group_size = 4;
-  config.tile_rows = 64;
-  config.block_tokens = 64;
-  config.workers = 33;
+  Config config = llama_config(33);
   config.joint_rows = 128;
   config.max_heads = 8;
-  config.cost = {10, 8, 1};
   config.evens_shares = 1;
   const auto shares = [&](std::vector<std::int32_t> kv_lens) {
     OwnedSchedule owned(config, decode_rows(kv_lens));
