@@ -2,7 +2,6 @@
 #include "attention/cuda_params.h"
 
 #include <algorithm>
-#include <bit>
 #include <type_traits>
 
 #include "attention/attention_impl.h"
@@ -129,27 +128,20 @@ void fill_params(const DevicePlan& plan, const DevicePlan::Part& part, const Cud
   params.needed_blocks = memory.needed_blocks;
 }
 
-// Whole tokens of a page, or of a page's part: copies take boxes where these fill the rows that
-// eight of a swizzled matrix repeat.
-int box_tokens(const plan::LevelPages& pages) {
-  const auto size = static_cast<std::uint64_t>(pages.page_size);
-  const bool has_boxes = pages.indices != nullptr && size >= 8 && std::has_single_bit(size);
-  return has_boxes ? static_cast<int>(std::min<std::uint64_t>(size, 64)) : 0;
-}
-
 void fill_boxes(const AttentionSpec& spec, cuda::BoxMaps& boxes, tw::HopperParams& params) {
   const int levels = std::min(params.plan.num_levels, tw::HopperParams::kBoxLevels);
   for (int level = 0; level < levels; ++level) {
     const tw::CacheView& cache = params.cache[level];
-    const int tokens = cache.pages > 0 ? box_tokens(params.plan.levels[level]) : 0;
+    const plan::LevelPages& pages = params.plan.levels[level];
+    const bool has_table = cache.pages > 0 && pages.indices != nullptr;
+    const int tokens = box_tokens(has_table ? pages.page_size : 0);
     if (tokens == 0) continue;
     const auto of = [&](const char* data, std::int64_t dim, std::int64_t token, std::int64_t head,
                         std::int64_t page) {
-      return cuda::BoxTensor{
-          data,
-          {dim, params.plan.levels[level].page_size, spec.num_kv_heads, cache.pages},
-          {2, token, head, page},
-          tokens};
+      return cuda::BoxTensor{data,
+                             {dim, pages.page_size, spec.num_kv_heads, cache.pages},
+                             {2, token, head, page},
+                             tokens};
     };
     const bool taken =
         boxes.write(of(cache.k, spec.head_dim, cache.k_token, cache.k_head, cache.k_page),
@@ -167,13 +159,13 @@ plan::Config kernel_config(const Attention& attention, const CudaShape& shape, i
   plan::Config config =
       cuda_config(attention.spec(), {num_sms * shape.blocks_per_sm, l2_bytes}, limits);
   config.block_tokens = shape.block_tokens;
-  if (shape.hopper) {
+  if (shape.kind == KernelKind::hopper) {
     // One block of threads an SM; in nanoseconds or so. A block of keys takes few rows two thirds
     // of the time that its products with 128 rows take.
     config.cost = {1600, 900 * shape.block_tokens / 128, 4 * shape.block_tokens / 128, 48};
     config.least_share = 7200;
   }
-  if (!shape.decode_only) {
+  if (shape.kind != KernelKind::decode) {
     config.divides_workers = 1;
     return config;
   }
@@ -200,7 +192,7 @@ AttentionLaunch attention_launch(const DevicePlan& plan, const DevicePlan::Part&
                                  cuda::BoxMaps& boxes) {
   AttentionLaunch launch{};
   fill_params(plan, part, call, launch.params);
-  if (shape.hopper) {
+  if (shape.kind == KernelKind::hopper) {
     fill_boxes(part.attention.spec(), boxes, launch.params);
     launch.params_bytes = sizeof(launch.params);
   }

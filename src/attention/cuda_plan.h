@@ -28,18 +28,20 @@ class CudaKernels {
 
   struct Kernel {
     Kernel(const AttentionSpec& spec, CudaTarget target, KernelUse use)
-        : shape(cuda_shape(spec, target, use)), handle(attention_source(spec, shape)) {}
+        : shape(cuda_shape(spec, target, use)), handle(attention_source(spec, target, use)) {}
 
     CudaShape shape;
     jit::KernelHandle handle;
   };
 
-  Kernel any_batch;
-  Kernel decode_only;
+  const Kernel& of(KernelUse use) const;
+
+ private:
   // Few attentions need it: written when it is asked for.
   const Kernel& listed_blocks() const;
 
- private:
+  Kernel any_batch_;
+  Kernel decode_only_;
   AttentionSpec spec_;
   CudaTarget target_;
   mutable std::once_flag listed_is_written_;
@@ -74,15 +76,19 @@ class CudaPlan {
  private:
   // Error (invalid_state) while the stream of the last update is captured. In the device's context.
   void require_not_captured(const char* what) const;
-  // The kernel that plans of these limits may take, where rows are the requests, and elsewhere.
-  static const CudaKernels::Kernel& usual_kernel(const Attention& attention, const Limits& limits);
-  static const CudaKernels::Kernel& level_kernel(const Attention& attention, const Limits& limits);
+  // Of an attention: where rows are simply the requests, and where they may be any. See PlanUses.
+  struct Chosen {
+    const CudaKernels::Kernel* requests;
+    const CudaKernels::Kernel* rows;
+  };
+  static std::vector<Chosen> choose(const std::vector<Attention>& attentions, const Limits& limits);
   static std::vector<DevicePlan::Configs> configs_of(const std::vector<Attention>& attentions,
                                                      const Limits& limits,
                                                      const cuda::Device& device);
 
   const cuda::Device& device_;
   Limits limits_;
+  std::vector<Chosen> chosen_;  // in the order of plan_'s parts
   DevicePlan plan_;
   cuda::DeviceBuffer owned_;
   jit::KernelHandle update_;
