@@ -91,7 +91,7 @@ class HostSchedule {
       plan::measure_row(schedule.config, schedule.rows[i], blocks);
     }
     plan::make_schedule(schedule, blocks,
-                        [](plan::Row* begin, plan::Row* end, const plan::RowOrder& order) {
+                        [](plan::Row* begin, plan::Row* end, const plan::SortRows& order) {
                           std::sort(begin, end, order);
                         });
   }
