@@ -28,7 +28,7 @@ class CudaKernels {
 
   struct Kernel {
     Kernel(const AttentionSpec& spec, CudaTarget target, KernelUse use)
-        : shape(cuda_shape(spec, target, use)), handle(attention_source(spec, target, use)) {}
+        : shape(cuda_shape(spec, target, use)), handle(attention_source(spec, shape)) {}
 
     CudaShape shape;
     jit::KernelHandle handle;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "attention/cuda_sources.h"
 
-#include "attention/memory_size.h"
 #include "attention/update_kernel.h"
 #include "base/checks.h"
 #include "plan/update_memory.h"
@@ -10,10 +9,13 @@
 namespace tilewright {
 
 jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target, KernelUse use) {
-  const CudaShape shape = cuda_shape(spec, target, use);
+  return attention_source(spec, cuda_shape(spec, target, use));
+}
+
+jit::KernelSource attention_source(const AttentionSpec& spec, const CudaShape& shape) {
   const bool hopper = shape.kind == KernelKind::hopper;
   jit::KernelSource source;
-  source.name = kernel_name(spec, use);
+  source.name = kernel_name(spec, shape);
   source.source = fmt::format(
       "{}\n"
       "namespace tw {{\n"
@@ -38,14 +40,14 @@ jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target,
       element_name(spec.kv_dtype), element_name(spec.value_dtype()),
       element_name(spec.output_dtype()), spec.head_dim, spec.value_dim(), spec.group_size(),
       shape.block_tokens, shape.decode_stages, shape.blocks_per_sm,
-      shape.kind == KernelKind::decode, hopper, use == KernelUse::listed_blocks,
+      shape.kind == KernelKind::decode, hopper, shape.lists_blocks,
       hopper ? "hopper" : "attention");
   source.entries = {"tilewright_attention", "tilewright_join_levels"};
   source.shared_bytes = shape.shared_bytes;
   // A few registers outside the inner loop, which depend on the compiler's version.
   source.budget.max_spill_bytes = 1024;
   // Lists of spans are made by one thread before the work on a tile begins.
-  source.budget.allow_stack = block_form(spec.variant, use) != tw::BlockForm::span;
+  source.budget.allow_stack = !shape.one_interval;
   return source;
 }
 

@@ -16,6 +16,7 @@ namespace tilewright {
 inline constexpr std::size_t kAttentionEntry = 0;
 inline constexpr std::size_t kJoinEntry = 1;
 jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target, KernelUse use);
+jit::KernelSource attention_source(const AttentionSpec& spec, const CudaShape& shape);
 
 // The kernel that makes plans of `parts` attentions with these masks (see mask_of).
 // `lists_blocks`: they may have block structures.

@@ -38,15 +38,9 @@ std::string kv_name(const AttentionSpec& spec) {
   return fmt::format("_{}_{}", element_name(spec.kv_dtype), element_name(spec.value_dtype()));
 }
 
-const char* name_of(KernelUse use) {
-  switch (use) {
-    case KernelUse::decode_only:
-      return "decode";
-    case KernelUse::listed_blocks:
-      return "listed";
-    default:
-      return "attention";
-  }
+const char* name_of(const CudaShape& shape) {
+  if (shape.lists_blocks) return "listed";
+  return shape.kind == KernelKind::decode ? "decode" : "attention";
 }
 
 const char* name_of(KernelKind kind) {
@@ -60,6 +54,57 @@ const char* name_of(KernelKind kind) {
   }
 }
 
+tw::BlockForm block_form(const Variant& variant, KernelUse use) {
+  if (use == KernelUse::listed_blocks) return tw::BlockForm::listed;
+  return !variant.mask.defined() || MaskAnalysis(variant).one_interval() ? tw::BlockForm::span
+                                                                         : tw::BlockForm::spans;
+}
+
+// Hopper's own instructions multiply 16-bit elements as they are cached, and widths that
+// kernels/arch/wgmma.h has. Masks of several intervals take the kernel for all GPUs: on the code
+// that makes lists of them NVRTC 13.0 crashes where warp groups have registers of their own.
+std::vector<std::string> hopper_obstacles(const AttentionSpec& spec, CudaTarget target,
+                                          tw::BlockForm form) {
+  constexpr std::array kValueDims = {64, 80, 96, 128, 160, 192, 256};
+  const int dim = spec.head_dim;
+  const int value_dim = spec.value_dim();
+  std::vector<std::string> reasons;
+  if (target.major != 9) {
+    reasons.push_back(
+        fmt::format("arch is sm_{}{}: the GPU is not a Hopper", target.major, target.minor));
+    return reasons;
+  }
+  if (!target.specific) reasons.emplace_back("arch is sm_90: it must be sm_90a");
+  if (spec.kv_dtype != spec.q_dtype || spec.value_dtype() != spec.q_dtype) {
+    reasons.push_back(fmt::format("kv_dtype is {}, v_dtype {}: they must be q_dtype, {}",
+                                  dtype_name(spec.kv_dtype), dtype_name(spec.value_dtype()),
+                                  dtype_name(spec.q_dtype)));
+  }
+  if (spec.variant.rope.has_value()) {
+    reasons.emplace_back("variant.rope is given: keys must be rotated before they are cached");
+  }
+  if (form == tw::BlockForm::listed) {
+    reasons.emplace_back("limits.block_structures is true: the kernel does not read them");
+  } else if (form != tw::BlockForm::span) {
+    reasons.emplace_back(
+        "variant.mask is not known to leave each query one interval of keys: it must be");
+  }
+  if (dim % 16 != 0 || dim > 256) {
+    reasons.push_back(fmt::format("head_dim is {}: it must be a multiple of 16, at most 256", dim));
+  }
+  if (std::ranges::find(kValueDims, value_dim) == kValueDims.end()) {
+    reasons.push_back(fmt::format("{} is {}: it must be one of {}",
+                                  spec.head_dim_vo != 0 ? "head_dim_vo" : "head_dim", value_dim,
+                                  fmt::join(kValueDims, ", ")));
+  }
+  if (!tw::hopper_joins(dim, value_dim)) {
+    reasons.push_back(fmt::format(
+        "head_dim is {}, head_dim_vo {}: results of few rows do not fit the queries' place", dim,
+        value_dim));
+  }
+  return reasons;
+}
+
 // Blocks of keys in shared memory, as memory_size.h counts them.
 constexpr int kStages = 2;
 
@@ -69,9 +114,9 @@ KernelChoice choice_of(const AttentionSpec& spec, CudaTarget target, const std::
   const bool decodes = shape.kind == KernelKind::decode;
   KernelChoice choice;
   choice.kernel = name_of(shape.kind);
-  choice.name = kernel_name(spec, use);
+  choice.name = kernel_name(spec, shape);
   choice.arch = arch;
-  choice.lists_blocks = use == KernelUse::listed_blocks;
+  choice.lists_blocks = shape.lists_blocks;
   choice.tile_rows = decodes ? tw::kDecodeRows : tw::kTileRows;
   choice.block_tokens = shape.block_tokens;
   choice.key_stages = choice.value_stages = decodes ? 0 : kStages;
@@ -116,15 +161,9 @@ const char* element_name(DType dtype) {
   }
 }
 
-tw::BlockForm block_form(const Variant& variant, KernelUse use) {
-  if (use == KernelUse::listed_blocks) return tw::BlockForm::listed;
-  return !variant.mask.defined() || MaskAnalysis(variant).one_interval() ? tw::BlockForm::span
-                                                                         : tw::BlockForm::spans;
-}
-
-std::string kernel_name(const AttentionSpec& spec, KernelUse use) {
+std::string kernel_name(const AttentionSpec& spec, const CudaShape& shape) {
   return fmt::format(
-      "{}_{}{}_{}_d{}{}_g{}", name_of(use), element_name(spec.q_dtype), kv_name(spec),
+      "{}_{}{}_{}_d{}{}_g{}", name_of(shape), element_name(spec.q_dtype), kv_name(spec),
       element_name(spec.output_dtype()), spec.head_dim,
       spec.value_dim() == spec.head_dim ? std::string() : fmt::format("_v{}", spec.value_dim()),
       spec.group_size());
@@ -161,55 +200,18 @@ PlanUses plan_uses(const AttentionSpec& spec, const Limits& limits) {
   return {decode_obstacles(spec, limits).empty() ? KernelUse::decode_only : any, any};
 }
 
-// Hopper's own instructions multiply 16-bit elements as they are cached, and widths that
-// kernels/arch/wgmma.h has. Masks of several intervals take the kernel for all GPUs: on the code
-// that makes lists of them NVRTC 13.0 crashes where warp groups have registers of their own.
 std::vector<std::string> hopper_obstacles(const AttentionSpec& spec, CudaTarget target,
                                           KernelUse use) {
-  constexpr std::array kValueDims = {64, 80, 96, 128, 160, 192, 256};
-  const int dim = spec.head_dim;
-  const int value_dim = spec.value_dim();
-  std::vector<std::string> reasons;
-  if (target.major != 9) {
-    reasons.push_back(
-        fmt::format("arch is sm_{}{}: the GPU is not a Hopper", target.major, target.minor));
-    return reasons;
-  }
-  if (!target.specific) reasons.emplace_back("arch is sm_90: it must be sm_90a");
-  if (spec.kv_dtype != spec.q_dtype || spec.value_dtype() != spec.q_dtype) {
-    reasons.push_back(fmt::format("kv_dtype is {}, v_dtype {}: they must be q_dtype, {}",
-                                  dtype_name(spec.kv_dtype), dtype_name(spec.value_dtype()),
-                                  dtype_name(spec.q_dtype)));
-  }
-  if (spec.variant.rope.has_value()) {
-    reasons.emplace_back("variant.rope is given: keys must be rotated before they are cached");
-  }
-  if (use == KernelUse::listed_blocks) {
-    reasons.emplace_back("limits.block_structures is true: the kernel does not read them");
-  } else if (block_form(spec.variant, use) != tw::BlockForm::span) {
-    reasons.emplace_back(
-        "variant.mask is not known to leave each query one interval of keys: it must be");
-  }
-  if (dim % 16 != 0 || dim > 256) {
-    reasons.push_back(fmt::format("head_dim is {}: it must be a multiple of 16, at most 256", dim));
-  }
-  if (std::ranges::find(kValueDims, value_dim) == kValueDims.end()) {
-    reasons.push_back(fmt::format("{} is {}: it must be one of {}",
-                                  spec.head_dim_vo != 0 ? "head_dim_vo" : "head_dim", value_dim,
-                                  fmt::join(kValueDims, ", ")));
-  }
-  if (!tw::hopper_joins(dim, value_dim)) {
-    reasons.push_back(fmt::format(
-        "head_dim is {}, head_dim_vo {}: results of few rows do not fit the queries' place", dim,
-        value_dim));
-  }
-  return reasons;
+  return hopper_obstacles(spec, target, block_form(spec.variant, use));
 }
 
 CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use) {
   CudaShape shape;
   const bool decode_only = use == KernelUse::decode_only;
-  if (!decode_only && hopper_obstacles(spec, target, use).empty()) {
+  const tw::BlockForm form = block_form(spec.variant, use);
+  shape.lists_blocks = form == tw::BlockForm::listed;
+  shape.one_interval = form == tw::BlockForm::span;
+  if (!decode_only && hopper_obstacles(spec, target, form).empty()) {
     shape.kind = KernelKind::hopper;
     // With large heads the accumulators and stages of 128 keys do not fit.
     const bool large = spec.head_dim > 192 || spec.value_dim() > 128;
@@ -230,8 +232,7 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
   shape.threads = tw::attention_warps(spec.head_dim, spec.value_dim()) * 32;
   shape.shared_bytes = tw::attention_shared_bytes(
       spec.head_dim, spec.value_dim(), shape.block_tokens, shape.decode_stages,
-      rotates ? rope_dim(*spec.variant.rope, spec.head_dim) : 0, block_form(spec.variant, use),
-      decode_only);
+      rotates ? rope_dim(*spec.variant.rope, spec.head_dim) : 0, form, decode_only);
   constexpr int kReserved = 1024;  // by the system, a block
   // More blocks would leave a thread too few registers; of decoding ones, more keys would be under
   // way than memory is served by (seen on a Hopper GPU).

@@ -9,10 +9,6 @@
 #include <string>
 #include <vector>
 
-namespace tw {
-enum class BlockForm : int;
-}
-
 namespace tilewright {
 
 // What decides a kernel's shape: "sm_86", "sm_90a". Error (invalid_argument) for other texts.
@@ -46,6 +42,8 @@ struct CudaShape {
   int threads = 128;
   int blocks_per_sm = 1;
   int shared_bytes = 0;
+  bool lists_blocks = false;
+  bool one_interval = true;  // a tile's blocks are: else the kernel makes lists
   // KV heads of an item, which as many blocks of threads compute at the same time: a power of two.
   int heads_together = 1;
 };
@@ -57,13 +55,11 @@ std::vector<std::string> decode_obstacles(const AttentionSpec& spec, const Limit
 std::vector<std::string> hopper_obstacles(const AttentionSpec& spec, CudaTarget target,
                                           KernelUse use);
 
-tw::BlockForm block_form(const Variant& variant, KernelUse use);
-
 // As kernels call it: "f16", "f8e4m3".
 const char* element_name(DType dtype);
 
 // The text that lists, messages and the cache show a kernel as.
-std::string kernel_name(const AttentionSpec& spec, KernelUse use);
+std::string kernel_name(const AttentionSpec& spec, const CudaShape& shape);
 
 // Whether the kernels do what a spec asks for.
 Support cuda_supports(const AttentionSpec& spec, CudaTarget target);
