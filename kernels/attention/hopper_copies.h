@@ -42,8 +42,8 @@ struct MatrixCopy {
   }
 };
 
-// A warp's copies of blocks of keys or values by boxes, one a page and 64 elements, lane by lane. What
-// follows from the tile is kept in registers.
+// A warp's copies of blocks of keys or values by boxes, one a page and 64 elements, lane by lane.
+// What follows from the tile is kept in registers.
 template <bool kValues>
 class BoxCopy {
  public:
@@ -75,7 +75,8 @@ class BoxCopy {
 #pragma unroll
     for (i32 i = 0; i < kMost; ++i) {
       const i32 row = row_of(i);
-      pages.id[i] = column_of(i) < kColumns ? load_once(entries + ((begin + row) >> page_shift)) : 0;
+      pages.id[i] =
+          column_of(i) < kColumns ? load_once(entries + ((begin + row) >> page_shift)) : 0;
     }
     return pages;
   }

@@ -98,7 +98,7 @@ class HopperLoader {
   TW_DEVICE void load_blocks(i32 own) {
     constexpr i32 kLoaders = kValues ? Hopper::kValueLoaders : Hopper::kKeyLoaders;
     u32 index = static_cast<u32>(own);  // of the next block
-    u32 before = 0;  // blocks of the tiles before
+    u32 before = 0;                     // blocks of the tiles before
     for_each_tile([&](const HopperPiece& piece, u32) {
       const Tile& tile = piece.tile;
       const TileRows<kValues> rows(p, tile);
@@ -145,8 +145,8 @@ class HopperLoader {
   template <bool by_boxes>
   TW_DEVICE void describe(const TileRows<false>& rows, const plan::TileSpan& span, u32 index,
                           i32 begin) {
-    const bool full = begin + Shape::kBlock <= rows.kv_len &&
-                      span.is_full(begin, begin + Shape::kBlock);
+    const bool full =
+        begin + Shape::kBlock <= rows.kv_len && span.is_full(begin, begin + Shape::kBlock);
     u32 bits = (full ? HopperMemory::kFull : 0) | (by_boxes ? 0 : HopperMemory::kGathered);
     if (!full || has_logits(p)) {
       bool regular = rows.plain;

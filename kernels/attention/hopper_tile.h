@@ -209,9 +209,8 @@ class HopperTile {
   // Starts scores = Q K^T.
   TW_DEVICE void multiply_keys(Scores& scores) {
     const HopperStages& stages = memory.stages;
-    const SharedMatrix q =
-        shared_matrix(stages.q[0] + group * Hopper::kGroupRows * Hopper::kRowBytes,
-                      sizeof(stages.q[0]));
+    const SharedMatrix q = shared_matrix(
+        stages.q[0] + group * Hopper::kGroupRows * Hopper::kRowBytes, sizeof(stages.q[0]));
     const SharedMatrix k =
         shared_matrix(stages.k[turns.blocks % Hopper::kStages][0] + first_key() * Hopper::kRowBytes,
                       sizeof(stages.k[0][0]));

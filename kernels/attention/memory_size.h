@@ -77,10 +77,10 @@ constexpr int hopper_value_stages(int head_dim, int value_dim, int block) {
   return keys + 3 * block * hopper_row_bytes(value_dim) <= 192 * 1024 ? 3 : 2;
 }
 constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block) {
-  const int stages = kTileRows * hopper_row_bytes(head_dim) +
-                     block * (2 * hopper_row_bytes(head_dim) +
-                              hopper_value_stages(head_dim, value_dim, block) *
-                                  hopper_row_bytes(value_dim));
+  const int stages =
+      kTileRows * hopper_row_bytes(head_dim) +
+      block * (2 * hopper_row_bytes(head_dim) +
+               hopper_value_stages(head_dim, value_dim, block) * hopper_row_bytes(value_dim));
   const int piece = 128 + kTileRows * (16 + 4 + 8) + 8 * 32 + 16 + 64;
   const int pieces = hopper_pieces(head_dim, value_dim) * piece + 96;
   const int loaders = hopper_has_many_loaders(head_dim, value_dim) ? 5 : 2;

@@ -242,8 +242,8 @@ TW_DEVICE void set_up_keys(const AttentionParams& p, const Piece& piece, Tile& t
   }
 }
 
-// The same of a tile whose rows may be those of many requests, by all lanes of a warp: each asks for
-// other ones.
+// The same of a tile whose rows may be those of many requests, by all lanes of a warp: each asks
+// for other ones.
 TW_DEVICE void include_lanes(plan::TileSpan& span) {
 #pragma unroll
   for (i32 step = kWarpSize / 2; step > 0; step /= 2) {
@@ -282,8 +282,8 @@ TW_DEVICE plan::TileSpan span_by_warp(const AttentionParams& p, const Piece& pie
         ++token_end;
       }
     }
-    span.include(plan::span_of_queries(
-        p.plan, mask, row, plan::query_range(p.plan, r, piece.head, token, token_end)));
+    span.include(plan::span_of_queries(p.plan, mask, row,
+                                       plan::query_range(p.plan, r, piece.head, token, token_end)));
   }
   include_lanes(span);
   if (span.full_begin >= span.full_end) span.full_begin = span.full_end = 0;

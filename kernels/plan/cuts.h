@@ -33,7 +33,7 @@ class Cuts {
     }
     // By a thread that has no worker, where there is one.
     if (thread_id() == num_threads() - 1) {
-      header_.workers = workers_;
+      if (header_.workers != workers_) header_.workers = workers_;  // else others read it
       header_.status_turn = maker_.memory.turn;
       *maker_.part.view.schedule.header = header_;
     }
@@ -69,7 +69,7 @@ class Cuts {
     if (thread_id() == 0) maker_.part.view.schedule.header->num_splits = splits;
 #pragma unroll 1
     for (i32 worker = workers_ + thread_id(); worker < config_.workers; worker += num_threads()) {
-      maker_.part.view.schedule.starts[worker].items = 0;
+      maker_.part.view.schedule.starts[worker] = {};  // all of it is read
     }
   }
 

@@ -271,8 +271,9 @@ struct RowOrder {
 };
 
 // Rows of several tiles. Mostly section A's items are no longer than a fair share. Where none of
-// theirs is that short, and they have few items (a prefix of many requests), these are its tail: cut
-// into as many equal parts each, so that the tiles of a row read the same keys at the same time.
+// theirs is that short, and they have few items (a prefix of many requests), these are its tail:
+// cut into as many equal parts each, so that the tiles of a row read the same keys at the same
+// time.
 struct TallRows {
   std::int64_t items = 0;
   bool some_short = false;
@@ -283,8 +284,7 @@ struct TallRows {
     some_short = some_short || longest_item(config, row) <= share;
   }
   TILEWRIGHT_HD std::int64_t longest_a_item(const Config& config, std::int64_t share) const {
-    const bool all_tail =
-        config.divides_workers != 0 && !some_short && 2 * items <= config.workers;
+    const bool all_tail = config.divides_workers != 0 && !some_short && 2 * items <= config.workers;
     return all_tail ? RowOrder::kAnyLength : share;
   }
 };
@@ -358,8 +358,8 @@ TILEWRIGHT_HD inline bool may_lie_evenly(const Config& config, const Header& hea
 TILEWRIGHT_HD inline std::int32_t workers_of_rows(const Config& config, std::int64_t total,
                                                   std::int64_t rows) {
   if (config.divides_workers == 0 || config.workers < 2 || rows == 0 || rows == total) return 0;
-  const std::int64_t count = min64(ceil_div(rows, max64(1, total / config.workers)),
-                                   count_workers(config, rows));
+  const std::int64_t count =
+      min64(ceil_div(rows, max64(1, total / config.workers)), count_workers(config, rows));
   return static_cast<std::int32_t>(min64(count, config.workers - 1));
 }
 
@@ -406,9 +406,9 @@ TILEWRIGHT_HD inline void set_workers(const Config& config, std::int32_t of_rows
         --parts;
       }
       header.tail_workers = parts * items;
-      of_rows = static_cast<std::int32_t>(
-          min64(count_workers(config, header.b_cost - header.tail_cost),
-                config.workers - header.tail_workers));
+      of_rows =
+          static_cast<std::int32_t>(min64(count_workers(config, header.b_cost - header.tail_cost),
+                                          config.workers - header.tail_workers));
     }
   }
   header.workers = header.tail_workers + of_rows;
@@ -437,8 +437,7 @@ TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, std::int
     cost += row_cost(s.config, s.rows[row]);
   }
   const std::int32_t of_rows = workers_of_rows(s.config, total, cost);
-  h.tail_items =
-      order.is_all_tail() ? tiles * heads : tiles * heads % (s.config.workers - of_rows);
+  h.tail_items = order.is_all_tail() ? tiles * heads : tiles * heads % (s.config.workers - of_rows);
   h.a_items = tiles * heads - h.tail_items;
   h.tail_cost = 0;
   for (std::int64_t i = 0; i < h.tail_items; ++i) {

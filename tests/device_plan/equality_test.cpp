@@ -68,8 +68,8 @@ struct Seen {
   int folded_rows = 0;
   int known_starts = 0;
   int divided = 0;  // workers between the sections
-  int even = 0;    // with fewer workers, that have equal shares
-  int listed = 0;  // with block structures
+  int even = 0;     // with fewer workers, that have equal shares
+  int listed = 0;   // with block structures
 
   void add(const plan::View& view) {
     const plan::Header& header = *view.schedule.header;
