@@ -72,21 +72,6 @@ TW_DEVICE void copy_bulk(void* shared, const void* global, u32 bytes, Mbarrier* 
       "l"(global), "r"(bytes), "r"(shared_address(mbarrier))
       : "memory");
 }
-// How long the L2 cache should keep what copies bring.
-struct CachePolicy {
-  u64 bits;
-};
-TW_DEVICE CachePolicy keep_as_usual() {
-  CachePolicy policy;
-  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy.bits));
-  return policy;
-}
-// What is read once should not drive out the rest.
-TW_DEVICE CachePolicy evict_first() {
-  CachePolicy policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy.bits));
-  return policy;
-}
 // One thread copies a box of a tensor [pages, heads, tokens, elements of 16 bits]: 64 elements of
 // each token, as many tokens as the map says, from the one given on; zeros for what is behind the
 // end of a dimension. A token's elements become a row of 128 bytes of a matrix for matrix

@@ -38,13 +38,6 @@ TW_DEVICE void mbarrier_arrive_behind_copies(Mbarrier* mbarrier) {
 TW_DEVICE void copy_bulk(void* shared, const void* global, u32 bytes, Mbarrier* mbarrier) {
   emulator::issue_bulk_copy(shared, global, bytes, &mbarrier->state);
 }
-struct CachePolicy {};
-TW_DEVICE CachePolicy keep_as_usual() {
-  return {};
-}
-TW_DEVICE CachePolicy evict_first() {
-  return {};
-}
 TW_DEVICE void copy_box(void* shared, const BoxMap& map, i32 element, i32 token, i32 head, i32 page,
                         CachePolicy /*policy*/, Mbarrier* mbarrier) {
   emulator::issue_box_copy(shared, map, {element, token, head, page}, &mbarrier->state);
