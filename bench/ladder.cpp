@@ -7,7 +7,8 @@
 // FILE has a row a line (ladder_row.h), "-" is the standard input. Prints a JSON object a row:
 // us: a run on the device, in a CUDA graph of many, over copies of KV that the L2 cache cannot
 //     hold; tflops, gbs: what that is; flat_us: the same without levels, where requests share a
-//     prefix
+//     prefix; mixed_us, mixed_update_us: the same under limits that leave room for prefill
+// timed_s: when us was measured, from and to, seconds of the steady clock
 // update_us: Plan::update on the device, in a graph of many; update_host_us, run_host_us: what the
 //     calls cost the host, median of up to 1000 that nothing waits for
 // prepare_s: compiling and loading
@@ -16,6 +17,7 @@
 // --device cpu runs and checks, and times runs alone.
 #include <tilewright/tilewright.h>
 
+#include <array>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
@@ -29,16 +31,20 @@ namespace {
 
 // Three times the L2 cache of the largest GPU this is for, so that a call's KV is never in it.
 constexpr std::size_t kColdBytes = std::size_t{180} << 20;
+constexpr std::uint16_t kNotANumber = 0xFFFF;  // in bf16
 
 Attention attention_of(const LadderRow& row, Device device) {
   AttentionSpec spec;
   spec.num_qo_heads = row.qo_heads;
   spec.num_kv_heads = row.kv_heads;
   spec.head_dim = row.head_dim;
-  spec.variant = row.causal ? variants::causal() : variants::full();
+  spec.kv_dtype = row.kv_dtype;
+  spec.variant =
+      row.causal ? variants::causal(row.window > 0 ? row.window - 1 : -1) : variants::full();
   return Attention(spec, device);
 }
 
+// Those of the row itself, which nothing larger fits.
 Limits limits_of(const LadderRow& row, int levels) {
   Limits limits;
   limits.requests = row.requests();
@@ -49,14 +55,61 @@ Limits limits_of(const LadderRow& row, int levels) {
   return limits;
 }
 
+// As a server's one graph for all its batches has them: decode and some prefill.
+Limits mixed_limits_of(const LadderRow& row) {
+  Limits limits = limits_of(row, 1);
+  limits.requests += 1;
+  limits.q_tokens += row.prefill_limit;
+  limits.q_len = std::max<std::int64_t>(limits.q_len, row.prefill_limit);
+  return limits;
+}
+
+// The tensors of a row, KV as often as it takes to find none of it in the L2 cache.
+struct RowTensors {
+  Halves q_host, out_host;
+  LadderKv kv_host;
+  std::vector<float> sinks_host;
+  TensorView q, out, sinks;
+  std::vector<TensorView> kv;
+  int calls = 1;
+
+  RowTensors(Place& place, const LadderRow& row, const LadderPages& pages)
+      : q_host(random_halves(static_cast<std::size_t>(row.q_tokens() * row.qo_heads * row.head_dim),
+                             3)),
+        out_host(q_host.size(), kNotANumber),
+        kv_host(row, pages.count),
+        sinks_host(ladder_sinks(row)) {
+    const auto uploaded = [&](const Halves& values) {
+      return TensorView(place.upload(values.data(), values.size() * sizeof(values[0])), DType::bf16,
+                        {row.q_tokens(), row.qo_heads, row.head_dim}, place.device());
+    };
+    q = uploaded(q_host);
+    out = uploaded(out_host);
+    if (row.sinks) {
+      void* data = place.upload(sinks_host.data(), sinks_host.size() * sizeof(sinks_host[0]));
+      sinks = TensorView(data, DType::f32, {row.qo_heads}, place.device());
+    }
+    const auto copies = static_cast<int>(std::ceil(kColdBytes / row.kv_bytes()));
+    calls = place.is_gpu() ? std::max(10, copies) : 1;
+    void* data = place.upload(kv_host.data(), kv_host.bytes());
+    for (int i = 0; i < (place.is_gpu() ? copies : 1); ++i) {
+      kv.emplace_back(i == 0 ? data : place.duplicate(data, kv_host.bytes()), row.kv_dtype,
+                      std::initializer_list<std::int64_t>{pages.count, 2, row.page_size,
+                                                          row.kv_heads, row.head_dim},
+                      place.device());
+    }
+    place.synchronize();
+  }
+};
+
 // The plan of a row, with its prefix as a level or in the requests' own tables.
 class PlannedRow {
  public:
-  PlannedRow(Place& place, const LadderRow& row, const LadderPages& pages, int levels)
+  PlannedRow(Place& place, const LadderRow& row, const LadderPages& pages, const Limits& limits)
       : place_(place),
         attention_(attention_of(row, place.device())),
-        plan_({attention_}, limits_of(row, levels)),
-        levels_(levels) {
+        plan_({attention_}, limits),
+        levels_(limits.levels) {
     Ints indptr = {0};
     for (const std::int32_t length : row.q_lens) indptr.push_back(indptr.back() + length);
     // On the CPU these are the tensors' memory.
@@ -66,7 +119,7 @@ class PlannedRow {
     const auto padded = [&](const Ints& table, std::int64_t rows) {
       return PageTable::padded(place.ints(table, rows), row.page_size);
     };
-    if (levels == 1) {
+    if (levels_ == 1) {
       batch_.kv_lens = place.ints(ints_[1]);
       inputs_.emplace_back(attention_, padded(pages.flat, row.requests()));
     } else {
@@ -81,15 +134,17 @@ class PlannedRow {
   }
 
   void update() { plan_.update(batch_, inputs_, place_.stream()); }
-  void run(const TensorView& q, const TensorView& kv, const TensorView& out) {
-    const KvCache cache = KvCache::combined(kv);
+  // With the tensors' copy of KV of this number.
+  void run(const RowTensors& tensors, std::size_t copy = 0) {
+    const KvCache cache = KvCache::combined(tensors.kv[copy]);
     RunArgs args;
-    args.out = out;
+    args.out = tensors.out;
+    args.sinks = tensors.sinks;
     args.stream = place_.stream();
     if (levels_ == 1) {
-      attention_.run(plan_, q, cache, args);
+      attention_.run(plan_, tensors.q, cache, args);
     } else {
-      attention_.run(plan_, q, {cache, cache}, args);
+      attention_.run(plan_, tensors.q, {cache, cache}, args);
     }
   }
   int faults() const {
@@ -110,105 +165,116 @@ class PlannedRow {
   double prepare_s_ = 0;
 };
 
-// The tensors of a row, KV as often as it takes to find none of it in the L2 cache.
-struct RowTensors {
-  Halves q_host, kv_host, out_host;
-  TensorView q, out;
-  std::vector<TensorView> kv;
-  int calls = 1;
-
-  RowTensors(Place& place, const LadderRow& row, const LadderPages& pages) {
-    const auto size = [](std::initializer_list<std::int64_t> shape) {
-      return static_cast<std::size_t>(
-          std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>()));
-    };
-    q_host = random_halves(size({row.q_tokens(), row.qo_heads, row.head_dim}), 3);
-    kv_host = random_halves(size({pages.count, 2, row.page_size, row.kv_heads, row.head_dim}), 7);
-    out_host = Halves(q_host.size(), 0xFFFF);  // NaN
-    const auto bf16 = [&](void* data, std::initializer_list<std::int64_t> shape) {
-      return TensorView(data, DType::bf16, shape, place.device());
-    };
-    const auto uploaded = [&](const Halves& values) {
-      return place.upload(values.data(), values.size() * sizeof(values[0]));
-    };
-    q = bf16(uploaded(q_host), {row.q_tokens(), row.qo_heads, row.head_dim});
-    out = bf16(uploaded(out_host), {row.q_tokens(), row.qo_heads, row.head_dim});
-    const std::size_t bytes = kv_host.size() * sizeof(kv_host[0]);
-    const auto copies = static_cast<int>((kColdBytes + bytes - 1) / bytes);
-    calls = place.is_gpu() ? std::max(10, copies) : 1;
-    void* data = uploaded(kv_host);
-    for (int i = 0; i < (place.is_gpu() ? copies : 1); ++i) {
-      kv.push_back(bf16(i == 0 ? data : place.duplicate(data, bytes),
-                        {pages.count, 2, row.page_size, row.kv_heads, row.head_dim}));
-    }
-    place.synchronize();
-  }
-};
-
 struct Checked {
   double error = 0;
   bool same = true;
+  int faults = 0;  // requests
+
+  // What the weights' rounding to bf16 and that of outputs leave far behind.
+  static constexpr double kMostError = 1e-2;
+  bool right() const { return error < kMostError && same && faults == 0; }
 };
 
-// Runs twice: over what the first run left behind, the second must give the same bits.
+// Runs twice: over what the first run left behind, the second must give the same bits. What plans
+// before this one left behind is gone.
 Checked checked(Place& place, PlannedRow& planned, const LadderRow& row, const LadderPages& pages,
                 RowTensors& tensors) {
+  std::fill(tensors.out_host.begin(), tensors.out_host.end(), kNotANumber);
+  place.overwrite(tensors.out.data, tensors.out_host);
   Halves first;
   Checked result;
   for (int time = 0; time < 2; ++time) {
     planned.update();
-    planned.run(tensors.q, tensors.kv[0], tensors.out);
+    planned.run(tensors);
     place.download(tensors.out_host, tensors.out.data);
     if (time == 0) first = tensors.out_host;
   }
   result.same = first == tensors.out_host;
-  result.error = ladder_error(row, pages, tensors.q_host, tensors.kv_host, tensors.out_host);
+  result.error = ladder_error({row, pages, tensors.q_host, tensors.kv_host, tensors.sinks_host},
+                              tensors.out_host);
+  result.faults = planned.faults();
   return result;
 }
 
-double timed_run(const Place& place, PlannedRow& planned, RowTensors& tensors) {
+double timed_run(const Place& place, PlannedRow& planned, const RowTensors& tensors) {
   return place.device_us(tensors.calls, [&](int i) {
-    planned.run(tensors.q, tensors.kv[static_cast<std::size_t>(i) % tensors.kv.size()],
-                tensors.out);
+    planned.run(tensors, static_cast<std::size_t>(i) % tensors.kv.size());
   });
 }
 
-// What the weights' rounding to bf16 and that of outputs leave far behind.
-constexpr double kMostError = 1e-2;
+double timed_update(const Place& place, PlannedRow& planned) {
+  return place.device_us(20, [&](int) { planned.update(); });
+}
+
+// The figures of a row, one after the other as they become known.
+class RowReport {
+ public:
+  explicit RowReport(const LadderRow& row) : text_("{\"name\": \"" + row.name + "\"") {
+    text_ += ", \"kind\": \"" + row.kind + "\"";
+  }
+  void add(const char* name, const char* format, double value) {
+    std::array<char, 64> number{};
+    std::snprintf(number.data(), number.size(), format, value);
+    text_ += std::string(", \"") + name + "\": " + number.data();
+  }
+  void add(const char* name, double from, double to) {
+    std::array<char, 64> range{};
+    std::snprintf(range.data(), range.size(), "[%.4f, %.4f]", from, to);
+    text_ += std::string(", \"") + name + "\": " + range.data();
+  }
+  void add(const char* name, bool value) {
+    text_ += std::string(", \"") + name + "\": " + (value ? "true" : "false");
+  }
+  void print() const {
+    std::printf("%s}\n", text_.c_str());
+    std::fflush(stdout);
+  }
+
+ private:
+  std::string text_;
+};
+
+double seconds_now() {
+  return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+}
 
 // Whether the row is right.
 bool run_row(const LadderRow& row, Device device) {
   Place place(device);
   const LadderPages pages(row);
   RowTensors tensors(place, row, pages);
-  const int levels = row.prefix > 0 ? 2 : 1;
-  PlannedRow planned(place, row, pages, levels);
+  RowReport report(row);
+  PlannedRow planned(place, row, pages, limits_of(row, row.prefix > 0 ? 2 : 1));
   Checked check = checked(place, planned, row, pages, tensors);
-  const int faults = planned.faults();
+  const double begin = seconds_now();
   const double us = timed_run(place, planned, tensors);
-  const double update_us = place.device_us(20, [&](int) { planned.update(); });
-  const double run_host_us =
-      place.host_us(us, [&] { planned.run(tensors.q, tensors.kv[0], tensors.out); });
-  const double update_host_us = place.host_us(update_us, [&] { planned.update(); });
-  std::string flat;
-  if (levels > 1) {
-    PlannedRow flat_row(place, row, pages, 1);
-    const Checked flat_check = checked(place, flat_row, row, pages, tensors);
-    check.error = std::max(check.error, flat_check.error);
-    check.same = check.same && flat_check.same;
-    flat = "\"flat_us\": " + std::to_string(timed_run(place, flat_row, tensors)) + ", ";
-  }
-  const bool right = check.error < kMostError && check.same && faults == 0;
-  std::printf(
-      "{\"name\": \"%s\", \"kind\": \"%s\", \"us\": %.2f, %s\"tflops\": %.1f, \"gbs\": %.0f, "
-      "\"update_us\": %.2f, \"run_host_us\": %.2f, \"update_host_us\": %.2f, \"prepare_s\": %.2f, "
-      "\"err\": %.1e, \"same\": %s, \"status\": %d, \"ok\": %s}\n",
-      row.name.c_str(), row.kind.c_str(), us, flat.c_str(), row.flops() / us * 1e-6,
-      row.bytes() / us * 1e-3, update_us, run_host_us, update_host_us, planned.prepare_s(),
-      std::isfinite(check.error) ? check.error : 9e9, check.same ? "true" : "false", faults,
-      right ? "true" : "false");
-  std::fflush(stdout);
-  return right;
+  const double end = seconds_now();
+  report.add("us", "%.2f", us);
+  report.add("tflops", "%.1f", row.flops() / us * 1e-6);
+  report.add("gbs", "%.0f", row.bytes() / us * 1e-3);
+  const double update_us = timed_update(place, planned);
+  report.add("update_us", "%.2f", update_us);
+  report.add("run_host_us", "%.2f", place.host_us(us, [&] { planned.run(tensors); }));
+  report.add("update_host_us", "%.2f", place.host_us(update_us, [&] { planned.update(); }));
+  report.add("prepare_s", "%.2f", planned.prepare_s());
+  const auto add_plan = [&](const std::string& name, const Limits& limits) {
+    PlannedRow other(place, row, pages, limits);
+    const Checked also = checked(place, other, row, pages, tensors);
+    check.error = std::max(check.error, also.error);
+    check.same = check.same && also.same;
+    check.faults += also.faults;
+    report.add((name + "_us").c_str(), "%.2f", timed_run(place, other, tensors));
+    report.add((name + "_update_us").c_str(), "%.2f", timed_update(place, other));
+  };
+  if (row.prefix > 0) add_plan("flat", limits_of(row, 1));
+  if (row.prefill_limit > 0) add_plan("mixed", mixed_limits_of(row));
+  report.add("err", "%.1e", std::isfinite(check.error) ? check.error : 9e9);
+  report.add("same", check.same);
+  report.add("status", "%.0f", check.faults);
+  report.add("ok", check.right());
+  report.add("timed_s", begin, end);
+  report.print();
+  return check.right();
 }
 
 std::string without_quotes(std::string text) {

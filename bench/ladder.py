@@ -1,88 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention on a GPU over a fixed ladder of work: prefill, decode, mixed batches, shared prefixes.
+"""Attention on a GPU over fixed sets of work; ladder_rows.py has them:
+
+  ladder        prefill, decode, mixed batches, shared prefixes
+  extra         an fp8 cache, learned sinks, windows; decode under the limits of mixed batches
+  head_dim_64, head_dim_256
+                the ladder with other heads
+  growth        1k to 128k tokens, 1 to 1024 requests (growth_figure.py draws it)
 
 The rows are timed and checked by the program `ladder` (bench/ladder.cpp says what its figures are). With `--peers
 FOLDER`, FlashInfer and FlashAttention-3 from that folder do the same work, row by row between ours, on the same GPU; the
 folder's setup.sh must have been sourced, and torch is needed. `--python` adds what calls of the Python module cost the
-host. Prints a table; `--json FILE` writes all figures.
+host. Where NVML is, the SM clock and the power are those while the row was timed. Prints a table; `--json FILE` writes
+all figures.
 
 Needs NumPy, which draws the lengths.
 """
 
 import argparse
-import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
+from clocks import Clocks
+from ladder_rows import SETS, Row
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@dataclasses.dataclass
-class Row:
-    name: str
-    kind: str
-    q_lens: list[int]
-    kv_lens: list[int]  # with the prefix
-    qo_heads: int = 32
-    kv_heads: int = 8
-    head_dim: int = 128
-    page_size: int = 16
-    causal: bool = True
-    prefix: int = 0  # tokens that all requests share
-
-    def line(self) -> str:
-        """What the program reads."""
-        fields = [self.name, self.kind, self.qo_heads, self.kv_heads, self.head_dim, self.page_size, int(self.causal),
-                  len(self.q_lens), *self.q_lens, *self.kv_lens]  # fmt: skip
-        return " ".join(map(str, fields + [self.prefix] * (self.prefix > 0)))
-
-
-def zipf_lens(rng: np.random.Generator, requests: int, mean: int) -> list[int]:
-    """Few long requests, many short ones."""
-    ranks = np.minimum(rng.zipf(1.3, size=requests), 4000).astype(float)
-    return np.clip(ranks / ranks.mean() * mean, 16, 32768).astype(int).tolist()
-
-
-def ladder() -> list[Row]:
-    """The same rows each time: lengths are drawn in the order of the rows."""
-    rng = np.random.default_rng(7)
-    rows = []
-
-    def prefill(name: str, q_lens: list[int], **options) -> None:
-        rows.append(Row(name, "prefill", q_lens, options.pop("kv_lens", q_lens), **options))
-
-    def decode(name: str, kv_lens: list[int], q_len: int = 1, **options) -> None:
-        rows.append(Row(name, "decode", [q_len] * len(kv_lens), kv_lens, **options))
-
-    for requests, length in ((16, 1024), (4, 4096), (1, 16384)):
-        prefill(f"prefill_{requests}x{length}", [length] * requests)
-    prefill("prefill_16384_noncausal_mha", [16384], kv_heads=32, causal=False)
-    prefill("prefill_ragged16", rng.integers(128, 8192, size=16).tolist())
-    prefill("prefill_1x16384_page1", [16384], page_size=1)
-    prefill("chunk_2048_on_16k", [2048], kv_lens=[18432])
-    for requests, length in ((1, 1024), (1, 32768), (16, 4096), (64, 4096), (128, 2048)):
-        decode(f"decode_{requests}x{length}", [length] * requests)
-    decode("decode_128_uniform512_2048", rng.integers(512, 2048, size=128).tolist())
-    decode("decode_64_zipf", zipf_lens(rng, 64, 4096))
-    decode("decode_16x4096_mha", [4096] * 16, kv_heads=32)
-    decode("decode_64x8192_8q1kv", [8192] * 64, qo_heads=8, kv_heads=1)
-    decode("decode_64x4096_page1", [4096] * 64, page_size=1)
-    decode("spec_32x4_on_4096", [4096] * 32, q_len=4)
-    rows.append(Row("mixed_64dec4096_1x2048on8192", "mixed", [1] * 64 + [2048], [4096] * 64 + [8192]))
-    decode("decode_256_uniform512_2048", rng.integers(512, 2048, size=256).tolist())
-    for requests, prefix in ((16, 8192), (64, 8192), (64, 32768)):
-        rows.append(Row(f"shared_{requests}_on_{prefix}", "levels", [1] * requests, [prefix + 256] * requests,
-                        prefix=prefix))  # fmt: skip
-    return rows
-
-
-def run_program(program: Path, row: Row) -> dict:
+def run_program(program: Path, device: str, row: Row) -> dict:
     """The program's object of one row."""
-    done = subprocess.run([program, "-"], input=row.line() + "\n", stdout=subprocess.PIPE, text=True, check=False)
+    command = [program, "-"] + (["--device", "cpu"] if device == "cpu" else [])
+    done = subprocess.run(command, input=row.line() + "\n", stdout=subprocess.PIPE, text=True, check=False)
     lines = done.stdout.splitlines()
     if not lines:
         return {"name": row.name, "error": f"{program} ended with status {done.returncode}"}
@@ -92,7 +42,7 @@ def run_program(program: Path, row: Row) -> dict:
 class Table:
     def __init__(self, peers: bool, python: bool) -> None:
         self.peers, self.python = peers, python
-        columns = ["us", "TFLOP/s", "GB/s", "update us", "run() us", "update()"]
+        columns = ["us", "TFLOP/s", "GB/s", "update us", "run() us", "update()", "MHz", "W"]
         columns += ["py run()", "py upd()"] * python + ["best peer", "ratio"] * peers
         print(f"{'':30}" + "".join(f"{column:>10}" for column in columns) + "  of")
 
@@ -100,8 +50,9 @@ class Table:
         if "error" in result:
             print(f"{result['name']:30}  {result['error']}", flush=True)
             return
+        clocks = result.get("clocks", {})
         numbers = [result["us"], result["tflops"], result["gbs"], result["update_us"], result["run_host_us"],
-                   result["update_host_us"]]  # fmt: skip
+                   result["update_host_us"], clocks.get("sm_mhz", 0), clocks.get("watts", 0)]  # fmt: skip
         if self.python:
             numbers += [result.get("python_run_us", 0), result.get("python_update_us", 0)]
         text = f"{result['name']:30}" + "".join(f"{number:10.1f}" for number in numbers)
@@ -111,43 +62,88 @@ class Table:
             text += f"{best['us']:10.1f}{best['us'] / result['us']:10.2f}  {best['peer']}"
         if "flat_us" in result:
             text += f"  flat: {result['flat_us']:.1f} us"
+        if "mixed_us" in result:
+            text += f"  mixed limits: {result['mixed_us']:.1f} us, update {result['mixed_update_us']:.1f} us"
+        for cause in ("power", "heat"):
+            share = clocks.get(f"{cause}_throttled", 0)
+            text += f"  {cause} held the clock down {share:.0%} of the time" if share else ""
         if not result["ok"]:
             text += f"  WRONG: error {result['err']}, same bits {result['same']}, bad requests {result['status']}"
         print(text, flush=True)
 
 
+class WithTorch:
+    """What takes torch: peers, and calls of the Python module."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        import ladder_torch
+
+        self._torch = ladder_torch
+        self._python = arguments.python
+        self._peers = None
+        if arguments.peers:
+            from ladder_peers import Peers
+
+            self._peers = Peers(arguments.peers, arguments.xqa)
+        self._broken = False
+
+    def figures(self, row: Row, run_us: float, clocks: Clocks) -> dict:
+        if self._broken:
+            return {}
+        result: dict = {}
+        try:
+            if self._python:
+                result |= self._torch.host_times(row, run_us)
+            # Decode under other limits is for comparison with itself.
+            if self._peers and not row.prefill_limit:
+                result["peers"] = self._peers.measure(row, clocks)
+            self._torch.release_memory()
+        except Exception as failure:  # noqa: BLE001
+            # A kernel that faults takes torch's context with it. The program has its own.
+            print(f"{row.name}: {type(failure).__name__}: {failure}: nothing with torch from here on", file=sys.stderr)
+            self._broken = True
+        return result
+
+
+def measured_rows(arguments: argparse.Namespace, rows: list[tuple[str, Row]], clocks: Clocks) -> Iterator[dict]:
+    """What --json has of each row."""
+    with_torch = WithTorch(arguments) if arguments.peers or arguments.python else None
+    for set_name, row in rows:
+        result = {"set": set_name, "requests": len(row.q_lens), "kv_len": max(row.kv_lens)}
+        result |= run_program(arguments.program, arguments.device, row)
+        seen = clocks.between(*result["timed_s"]) if "timed_s" in result else None
+        if seen:
+            result |= {"clocks": seen} | clocks.about
+        if "error" not in result and with_torch:
+            result |= with_torch.figures(row, result["us"], clocks)
+        yield result
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", nargs="+", default=["ladder"], choices=SETS, metavar="SET", dest="sets")
     parser.add_argument("--rows", default="", metavar="SUBSTRING", help="only rows whose names have it")
     parser.add_argument("--program", type=Path, default=ROOT / "build/release/bin/ladder")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="of the program")
     parser.add_argument("--peers", type=Path, metavar="FOLDER", help="made by its own `prepare`")
+    parser.add_argument("--xqa", action="store_true", help="TensorRT-LLM's decode kernels are peers, too; FlashInfer "
+                        "builds them for minutes")  # fmt: skip
     parser.add_argument("--python", action="store_true", help="time the Python module's calls too")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--list", action="store_true", help="print the rows as the program reads them, and stop")
     arguments = parser.parse_args()
-    rows = [row for row in ladder() if arguments.rows in row.name]
+    rows = [(name, row) for name in arguments.sets for row in SETS[name]() if arguments.rows in row.name]
     if arguments.list:
-        print("\n".join(row.line() for row in rows))
+        print("\n".join(row.line() for _, row in rows))
         return 0
-    if arguments.peers or arguments.python:
-        import ladder_torch
-
-        if arguments.peers:
-            ladder_torch.add_peers(arguments.peers)
     table = Table(arguments.peers is not None, arguments.python)
     results = []
-    for row in rows:
-        result = run_program(arguments.program, row)
-        if "error" not in result and arguments.python:
-            result |= ladder_torch.host_times(row)
-        if "error" not in result and arguments.peers:
-            result["peers"] = ladder_torch.run_peers(row)
-        if arguments.python or arguments.peers:
-            ladder_torch.release_memory()
-        table.add(result)
-        results.append(result)
-        if arguments.json:  # after each row: nothing is lost when the time is up
-            Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")
+    with Clocks.of_this_machine() as clocks:
+        for result in measured_rows(arguments, rows, clocks):
+            table.add(result)
+            results.append(result)
+            if arguments.json:  # after each row: nothing is lost when the time is up
+                Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")
     return 0 if all(result.get("ok") for result in results) else 1
 
 

@@ -2,6 +2,8 @@
 // A row of the ladder: the lengths of a batch, where its pages lie, what it counts for.
 #pragma once
 
+#include <tilewright/tensor_view.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <istream>
@@ -27,6 +29,11 @@ struct LadderRow {
   Ints q_lens;
   Ints kv_lens;             // with the prefix
   std::int32_t prefix = 0;  // tokens that all requests share, whole pages: a level of its own
+  std::int32_t window = 0;  // keys that a query sees at most, its own position's among them; 0: all
+  bool sinks = false;       // a learned logit a head in the denominator of each row
+  DType kv_dtype = DType::bf16;
+  // 0, or: the row is timed once more under limits that leave room for a prefill of so many tokens.
+  std::int32_t prefill_limit = 0;
 
   int requests() const { return static_cast<int>(q_lens.size()); }
   std::int64_t q_tokens() const {
@@ -35,28 +42,68 @@ struct LadderRow {
   std::int32_t longest_q() const { return *std::max_element(q_lens.begin(), q_lens.end()); }
   std::int32_t longest_kv() const { return *std::max_element(kv_lens.begin(), kv_lens.end()); }
 
+  // The keys [first_key, end_key) are those that query token i of request r attends to.
+  std::int32_t end_key(std::size_t r, std::int32_t i) const {
+    return causal ? kv_lens[r] - q_lens[r] + i + 1 : kv_lens[r];
+  }
+  std::int32_t first_key(std::size_t r, std::int32_t i) const {
+    return window > 0 ? std::max(0, end_key(r, i) - window) : 0;
+  }
+
   // Multiplications and additions of the pairs that attend.
   double flops() const {
     double pairs = 0;
     for (std::size_t r = 0; r < q_lens.size(); ++r) {
-      const double q = q_lens[r];
-      const double kv = kv_lens[r];
-      pairs += q * kv - (causal ? q * (q - 1) / 2 : 0);
+      for (std::int32_t i = 0; i < q_lens[r]; ++i) pairs += end_key(r, i) - first_key(r, i);
     }
     return 4 * pairs * head_dim * qo_heads;
   }
 
+  // Of keys and values that any query attends to, once.
+  double kv_bytes() const {
+    double tokens = prefix;
+    for (std::size_t r = 0; r < kv_lens.size(); ++r) {
+      tokens += kv_lens[r] - prefix - first_key(r, 0);
+    }
+    return 2 * tokens * kv_heads * head_dim * (kv_dtype == DType::bf16 ? 2 : 1);
+  }
+
   // Of K and V, once, and of Q and the output, in bf16.
   double bytes() const {
-    double tokens = prefix;
-    for (const std::int32_t length : kv_lens) tokens += length - prefix;
-    return 2 * tokens * kv_heads * head_dim * 2 +
-           2 * static_cast<double>(q_tokens()) * qo_heads * head_dim * 2;
+    return kv_bytes() + 2 * static_cast<double>(q_tokens()) * qo_heads * head_dim * 2;
   }
 };
 
+// Sets the option `text`, name=value, of a row.
+inline void read_ladder_option(LadderRow& row, const std::string& text) {
+  const std::size_t at = text.find('=');
+  const std::string name = text.substr(0, at);
+  const std::string value = at == std::string::npos ? "" : text.substr(at + 1);
+  const auto number = [&] {
+    std::int32_t result = -1;
+    if (!(std::istringstream(value) >> result) || result < 0) {
+      throw std::runtime_error(row.name + " has the option " + text + ": not a number");
+    }
+    return result;
+  };
+  if (name == "prefix") {
+    row.prefix = number();
+  } else if (name == "window") {
+    row.window = number();
+  } else if (name == "sinks") {
+    row.sinks = number() != 0;
+  } else if (name == "prefill_limit") {
+    row.prefill_limit = number();
+  } else if (name == "kv_dtype" && (value == "bf16" || value == "f8e4m3")) {
+    row.kv_dtype = value == "bf16" ? DType::bf16 : DType::f8e4m3;
+  } else {
+    throw std::runtime_error(row.name + " has an option that is not known: " + text);
+  }
+}
+
 // A line: name kind qo_heads kv_heads head_dim page_size causal requests, the query lengths, the KV
-// lengths, and, where requests share one, the prefix. Error (std::runtime_error) for other lines.
+// lengths, and options as name=value: prefix, window, sinks (0 or 1), kv_dtype (bf16 or f8e4m3),
+// prefill_limit. Error (std::runtime_error) for other lines.
 inline LadderRow read_ladder_row(const std::string& line) {
   std::istringstream in(line);
   LadderRow row;
@@ -71,9 +118,15 @@ inline LadderRow read_ladder_row(const std::string& line) {
   for (std::int32_t& length : row.q_lens) in >> length;
   for (std::int32_t& length : row.kv_lens) in >> length;
   if (!in) throw std::runtime_error(row.name + " has fewer lengths than requests");
-  if (!(in >> row.prefix)) row.prefix = 0;
+  for (std::string option; in >> option;) read_ladder_option(row, option);
   if (row.prefix % row.page_size != 0) {
     throw std::runtime_error(row.name + " has a prefix that is not of whole pages");
+  }
+  if (row.window > 0 && (!row.causal || row.prefix > 0)) {
+    throw std::runtime_error(row.name + " has a window: rows with one are causal, without prefix");
+  }
+  if (row.prefill_limit > 0 && row.prefix > 0) {
+    throw std::runtime_error(row.name + " has a prefix: its plan is for prefill anyway");
   }
   return row;
 }

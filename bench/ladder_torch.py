@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ladder.py does with torch: other libraries on the ladder's rows, and what calls of the Python module cost.
-
-Every peer is checked against attention in float32 at sampled query rows, and timed as ours is: a CUDA graph of calls
-over copies of KV that the L2 cache cannot hold.
+"""What ladder.py does with torch: the tensors of a row, what attention over them is, how calls are timed, and what
+calls of the Python module cost.
 """
 
 import itertools
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from ladder import Row
+from ladder_rows import Row
 
 DEVICE = "cuda"
 COLD_BYTES = 180 << 20
@@ -28,13 +24,20 @@ class Tensors:
         own = [-(-(length - row.prefix) // page) for length in row.kv_lens]
         order = torch.randperm(prefix_pages + sum(own), generator=generator, device=DEVICE).to(torch.int32)
         shape = (len(order), 2, page, row.kv_heads, row.head_dim)
-        kv = torch.randn(shape, device=DEVICE, dtype=torch.bfloat16, generator=generator)
-        copies = -(-COLD_BYTES // (2 * kv.numel()))
+        self.kv_dtype = torch.bfloat16 if row.kv_dtype == "bf16" else torch.float8_e4m3fn
+        kv = torch.randn(shape, device=DEVICE, dtype=torch.bfloat16, generator=generator).to(self.kv_dtype)
+        copies = -(-COLD_BYTES // row.kv_bytes())
         self.calls = max(10, copies)
         self.kvs = [kv] + [kv.clone() for _ in range(copies - 1)]
         self._turn = itertools.cycle(self.kvs)
         self.q = torch.randn(sum(row.q_lens), row.qo_heads, row.head_dim, device=DEVICE, dtype=torch.bfloat16,
                              generator=generator)  # fmt: skip
+        self.sinks = None
+        if row.sinks:
+            # As large as the logarithm of the sum of some 2000 keys' exponentials: without them a result is wrong.
+            # Of values that bf16 holds exactly, as some libraries take them so.
+            normal = torch.randn(row.qo_heads, device=DEVICE, generator=generator)
+            self.sinks = (normal * 4).round() / 4 + 8
         self.prefix_pages = order[:prefix_pages]
         ends = [prefix_pages + end for end in itertools.accumulate(own, initial=0)]
         self.own_pages = [order[begin:end] for begin, end in itertools.pairwise(ends)]
@@ -55,24 +58,35 @@ class Tensors:
         """The same values at each call, elsewhere in memory."""
         return next(self._turn)
 
+    def expected(self, request: int, at: torch.Tensor) -> torch.Tensor:
+        """Attention in float64 of a request's query tokens `at`."""
+        row = self.row
+        group = row.qo_heads // row.kv_heads
+        q_len, kv_len = row.q_lens[request], row.kv_lens[request]
+        # Of fp8 not every operator is there.
+        bits = self.kvs[0].view(torch.uint8) if self.kv_dtype.itemsize == 1 else self.kvs[0]
+        pages = bits[self.pages[request].long()].view(self.kv_dtype).transpose(0, 1).float()
+        k, v = (x.reshape(-1, row.kv_heads, row.head_dim)[:kv_len].double() for x in pages)
+        q = self.q[int(self.qo_indptr[request]) + at].double().reshape(len(at), row.kv_heads, group, row.head_dim)
+        logits = torch.einsum("qhgd,khd->hgqk", q, k) * row.head_dim**-0.5
+        if row.causal:
+            behind = (at + kv_len - q_len)[:, None] - torch.arange(kv_len, device=DEVICE)
+            seen = (behind >= 0) & (behind < (row.window or kv_len))
+            logits = logits.masked_fill(~seen, -torch.inf)
+        if self.sinks is not None:
+            sinks = self.sinks.double().reshape(row.kv_heads, group, 1, 1).expand(-1, -1, len(at), 1)
+            logits = torch.cat([logits, sinks], dim=-1)
+        weights = logits.softmax(-1)[..., :kv_len]
+        return torch.einsum("hgqk,khd->qhgd", weights, v).reshape(len(at), row.qo_heads, -1)
+
     def error(self, out: torch.Tensor) -> float:
         """The largest relative error of sampled rows; inf where one is not finite."""
         row, worst = self.row, 0.0
-        picks = {0, len(row.q_lens) - 1, max(range(len(row.kv_lens)), key=row.kv_lens.__getitem__)}
-        group = row.qo_heads // row.kv_heads
-        for request in picks:
-            q_len, kv_len = row.q_lens[request], row.kv_lens[request]
-            at = torch.unique(torch.linspace(0, q_len - 1, 32, device=DEVICE).long())
-            pages = self.kvs[0][self.pages[request].long()].transpose(0, 1).float()
-            k, v = (x.reshape(-1, row.kv_heads, row.head_dim)[:kv_len] for x in pages)
-            tokens = int(self.qo_indptr[request]) + at
-            q = self.q[tokens].float().reshape(len(at), row.kv_heads, group, row.head_dim)
-            logits = torch.einsum("qhgd,khd->hgqk", q, k) * row.head_dim**-0.5
-            if row.causal:
-                seen = torch.arange(kv_len, device=DEVICE) <= (at + kv_len - q_len)[:, None]
-                logits = logits.masked_fill(~seen, -torch.inf)
-            expected = torch.einsum("hgqk,khd->qhgd", logits.softmax(-1), v).reshape(len(at), row.qo_heads, -1)
-            difference = (out[tokens].float() - expected).norm(dim=-1) / expected.norm(dim=-1)
+        for request in {0, len(row.q_lens) - 1, max(range(len(row.kv_lens)), key=row.kv_lens.__getitem__)}:
+            at = torch.unique(torch.linspace(0, row.q_lens[request] - 1, 32, device=DEVICE).long())
+            expected = self.expected(request, at)
+            actual = out[int(self.qo_indptr[request]) + at].double()
+            difference = (actual - expected).norm(dim=-1) / expected.norm(dim=-1)
             worst = max(worst, float(difference.nan_to_num(torch.inf).max()))
         return worst
 
@@ -101,8 +115,10 @@ def device_us(work: Callable[[], object], calls: int) -> float:
     return statistics.median(rounds) * 1e3 / calls
 
 
-def host_us(work: Callable[[], object], calls: int = 200) -> float:
-    """Microseconds of the host a call, median; the device's queue never fills."""
+def host_us(work: Callable[[], object], device_us: float = 0, calls: int = 200) -> float:
+    """Microseconds of the host a call, median; the device's queue never fills. Calls that take the device long are
+    fewer: half a second's worth."""
+    calls = max(10, min(calls, int(5e5 / max(device_us, 1))))
     times = []
     for i in range(calls):
         if i % 20 == 0:
@@ -114,14 +130,15 @@ def host_us(work: Callable[[], object], calls: int = 200) -> float:
     return statistics.median(times) * 1e6
 
 
-def host_times(row: Row) -> dict:
-    """Of calls of the Python module with torch tensors."""
+def host_times(row: Row, run_us: float) -> dict:
+    """Of calls of the Python module with torch tensors. A run takes the device `run_us`."""
     import tilewright as tw
 
     tensors = Tensors(row)
-    variant = tw.variants.causal() if row.causal else tw.variants.full()
+    variant = tw.variants.causal(window_left=row.window - 1) if row.causal else tw.variants.full()
     attention = tw.Attention(num_qo_heads=row.qo_heads, num_kv_heads=row.kv_heads, head_dim=row.head_dim,
-                             dtype="bfloat16", variant=variant, device=DEVICE)  # fmt: skip
+                             q_dtype="bfloat16", kv_dtype=str(tensors.kv_dtype).removeprefix("torch."),
+                             variant=variant, device=DEVICE)  # fmt: skip
     limits = tw.Limits(requests=len(row.q_lens), q_tokens=sum(row.q_lens), q_len=max(row.q_lens),
                        kv_len=max(row.kv_lens))  # fmt: skip
     plan = tw.Plan([attention], limits).prepare()
@@ -133,165 +150,15 @@ def host_times(row: Row) -> dict:
         plan.update(batch, tables=tables)
 
     def run() -> None:
-        attention.run(plan, tensors.q, tensors.kvs[0], out=out)
+        attention.run(plan, tensors.q, tensors.kvs[0], out=out, sinks=tensors.sinks)
 
     update()
     run()
     error = tensors.error(out)
-    result = {"python_err": error, "python_update_us": host_us(update), "python_run_us": host_us(run)}
+    result = {"python_err": error, "python_update_us": host_us(update), "python_run_us": host_us(run, run_us)}
     if error > MOST_ERROR:
         result["ok"] = False
     return result
-
-
-class Peers:
-    """The libraries of a folder, as far as they can be imported."""
-
-    def __init__(self, folder: Path) -> None:
-        sys.path[:0] = [str(folder), str(folder / "fa3")]
-        self.flashinfer, self.fa3 = None, None
-        try:
-            import flashinfer
-
-            self.flashinfer = flashinfer
-            self.workspace = torch.empty(512 << 20, dtype=torch.uint8, device=DEVICE)
-        except ImportError as error:
-            print(f"no FlashInfer: {error}", file=sys.stderr)
-        try:
-            import flash_attn_interface
-
-            self.fa3 = flash_attn_interface
-        except ImportError as error:
-            print(f"no FlashAttention-3: {error}", file=sys.stderr)
-
-    # Each gives (plan or None, run).
-
-    def decode(self, t: Tensors, backend: str, tensor_cores: bool):
-        row = t.row
-        wrapper = self.flashinfer.BatchDecodeWithPagedKVCacheWrapper(
-            self.workspace, "NHD", use_tensor_cores=tensor_cores, backend=backend
-        )
-        indices = torch.cat(t.pages)
-
-        def plan() -> None:
-            wrapper.plan(t.kv_indptr, indices, t.last, row.qo_heads, row.kv_heads, row.head_dim, row.page_size,
-                         q_data_type=torch.bfloat16, kv_data_type=torch.bfloat16)  # fmt: skip
-
-        return plan, lambda: wrapper.run(t.q, t.next_kv())
-
-    def prefill(self, t: Tensors, backend: str):
-        row = t.row
-        wrapper = self.flashinfer.BatchPrefillWithPagedKVCacheWrapper(self.workspace, "NHD", backend=backend)
-        indices = torch.cat(t.pages)
-
-        def plan() -> None:
-            wrapper.plan(t.qo_indptr, t.kv_indptr, indices, t.last, row.qo_heads, row.kv_heads, row.head_dim,
-                         row.page_size, causal=row.causal, q_data_type=torch.bfloat16,
-                         kv_data_type=torch.bfloat16)  # fmt: skip
-
-        return plan, lambda: wrapper.run(t.q, t.next_kv())
-
-    def persistent(self, t: Tensors):
-        row = t.row
-        wrapper = self.flashinfer.BatchAttention("NHD")
-        indices = torch.cat(t.pages)
-        on_device = [x.to(DEVICE) for x in (t.qo_indptr, t.kv_indptr)]
-        lens = t.kv_lens.to(DEVICE)
-
-        def plan() -> None:
-            wrapper.plan(*on_device, indices, lens, row.qo_heads, row.kv_heads, row.head_dim, row.head_dim,
-                         row.page_size, causal=row.causal, q_data_type=torch.bfloat16,
-                         kv_data_type=torch.bfloat16)  # fmt: skip
-
-        return plan, lambda: wrapper.run(t.q, t.next_kv())
-
-    def cascade(self, t: Tensors):
-        row = t.row
-        wrapper = self.flashinfer.MultiLevelCascadeAttentionWrapper(2, self.workspace, "NHD")
-        requests = len(row.q_lens)
-
-        def ints(*values: int) -> torch.Tensor:
-            return torch.tensor(values, dtype=torch.int32, device=DEVICE)
-
-        own_last = ((t.kv_lens - row.prefix - 1) % row.page_size + 1).to(DEVICE)
-        levels = ([ints(0, requests), t.qo_indptr.to(DEVICE)], [ints(0, len(t.prefix_pages)), t.own_indptr.to(DEVICE)],
-                  [t.prefix_pages, torch.cat(t.own_pages)], [ints(row.page_size), own_last])  # fmt: skip
-
-        def plan() -> None:
-            wrapper.plan(*levels, row.qo_heads, row.kv_heads, row.head_dim, row.page_size, q_data_type=torch.bfloat16)
-
-        return plan, lambda: wrapper.run(t.q, t.next_kv())
-
-    def flash_attention(self, t: Tensors, splits: int):
-        row = t.row
-        lens, qo_indptr = t.kv_lens.to(DEVICE), t.qo_indptr.to(DEVICE)
-        if len(set(row.q_lens)) == 1:
-            q = t.q.view(len(row.q_lens), row.q_lens[0], row.qo_heads, row.head_dim)
-            queries = {}
-        else:
-            q, queries = t.q, {"cu_seqlens_q": qo_indptr, "max_seqlen_q": max(row.q_lens)}
-
-        def run() -> torch.Tensor:
-            kv = t.next_kv()
-            return self.fa3.flash_attn_with_kvcache(q, kv[:, 0], kv[:, 1], cache_seqlens=lens, page_table=t.table,
-                                                    causal=row.causal, num_splits=splits, **queries)  # fmt: skip
-
-        return None, run
-
-    def candidates(self, t: Tensors) -> dict[str, Callable]:
-        row = t.row
-        decodes = max(row.q_lens) == 1
-        ways: dict[str, Callable] = {}
-        if self.flashinfer:
-            if row.prefix:
-                ways["flashinfer cascade"] = lambda: self.cascade(t)
-            if decodes:
-                ways["flashinfer fa2"] = lambda: self.decode(t, "fa2", False)
-                ways["flashinfer fa2 tc"] = lambda: self.decode(t, "fa2", True)
-                ways["flashinfer auto"] = lambda: self.decode(t, "auto", True)
-            else:
-                ways["flashinfer fa2"] = lambda: self.prefill(t, "fa2")
-                ways["flashinfer fa3"] = lambda: self.prefill(t, "fa3")
-            if row.kind != "prefill":
-                ways["flashinfer BatchAttention"] = lambda: self.persistent(t)
-        if self.fa3:
-            ways["fa3"] = lambda: self.flash_attention(t, 0)
-            if decodes:
-                ways["fa3 unsplit"] = lambda: self.flash_attention(t, 1)
-        return ways
-
-
-_peers: Peers | None = None
-
-
-def add_peers(folder: Path) -> None:
-    global _peers
-    _peers = Peers(folder)
-
-
-def run_peers(row: Row) -> list[dict]:
-    """What every peer that does the row reaches; one that fails or is wrong is left out, and named on stderr."""
-    tensors = Tensors(row)
-    results = []
-    for name, make in _peers.candidates(tensors).items():
-        try:
-            plan, run = make()
-            if plan:
-                plan()
-            out = run()
-            out = out[0] if isinstance(out, tuple) else out
-            error = tensors.error(out.reshape(-1, row.qo_heads, row.head_dim))
-            result = {"peer": name, "us": device_us(run, tensors.calls), "err": error, "run_host_us": host_us(run)}
-            if plan:
-                result["plan_host_us"] = host_us(plan, 20)
-        except Exception as failure:  # noqa: BLE001: libraries fail in ways of their own; the others still run
-            print(f"{row.name}: {name}: {type(failure).__name__}: {str(failure)[:300]}", file=sys.stderr)
-            continue
-        if error > MOST_ERROR:
-            print(f"{row.name}: {name} is wrong: error {error:.1e}", file=sys.stderr)
-            continue
-        results.append(result)
-    return results
 
 
 def release_memory() -> None:

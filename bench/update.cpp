@@ -194,10 +194,11 @@ std::string difference(const Place& place, const plan::View& host, const plan::V
   const plan::Header& a = *host.schedule.header;
   const plan::Header& b = headers[0];
   if (a.num_requests != b.num_requests || a.num_rows != b.num_rows ||
-      a.num_a_rows != b.num_a_rows || a.workers != b.workers || a.num_splits != b.num_splits ||
-      a.q_tokens != b.q_tokens || a.num_segments != b.num_segments ||
-      a.joins_levels != b.joins_levels || a.a_items != b.a_items || a.tail_items != b.tail_items ||
-      a.b_items != b.b_items || a.tail_cost != b.tail_cost || a.b_cost != b.b_cost) {
+      a.num_a_rows != b.num_a_rows || a.workers != b.workers || a.tail_workers != b.tail_workers ||
+      a.num_splits != b.num_splits || a.q_tokens != b.q_tokens ||
+      a.num_segments != b.num_segments || a.joins_levels != b.joins_levels ||
+      a.a_items != b.a_items || a.tail_items != b.tail_items || a.b_items != b.b_items ||
+      a.tail_cost != b.tail_cost || a.b_cost != b.b_cost) {
     return "header";
   }
   if (!same(place, host.requests, device.requests, a.num_requests)) return "requests";

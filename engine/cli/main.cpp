@@ -25,6 +25,7 @@ int run(int argc, char** argv) {
   add_trace(app, status);
   add_compile(app, status);
   add_cache(app, status);
+  add_explain(app, status);
   for (CLI::App* command : app.get_subcommands({})) {
     command->set_version_flag("--version", version());
   }

@@ -69,5 +69,6 @@ void add_plan(CLI::App& app, int& status);
 void add_trace(CLI::App& app, int& status);
 void add_compile(CLI::App& app, int& status);
 void add_cache(CLI::App& app, int& status);
+void add_explain(CLI::App& app, int& status);
 
 }  // namespace tilewright::engine::cli

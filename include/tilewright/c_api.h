@@ -8,6 +8,7 @@
 #include <tilewright/c_attention.h>
 #include <tilewright/c_base.h>
 #include <tilewright/c_jit.h>
+#include <tilewright/c_kernel_choice.h>
 #include <tilewright/c_kv_cache.h>
 #include <tilewright/c_ops.h>
 #include <tilewright/c_plan.h>

@@ -3,7 +3,7 @@
 #ifndef TILEWRIGHT_C_JIT_H
 #define TILEWRIGHT_C_JIT_H
 
-#include <tilewright/c_attention.h>
+#include <tilewright/c_plan.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -117,7 +117,8 @@ typedef struct tw_compile_options {
   size_t num_archs;
   const tw_shared_plan* plans; /* [num_plans] */
   size_t num_plans;
-  const char* pack; /* NULL: none is written */
+  const tw_limits* limits; /* NULL: whatever the limits of plans */
+  const char* pack;        /* NULL: none is written */
   /* After each kernel, one call at a time, from any thread; the report lives until it returns.
    * May be NULL. */
   void (*progress)(const tw_kernel_report* report, size_t done, size_t total, void* context);

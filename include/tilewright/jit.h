@@ -5,10 +5,12 @@
 
 #include <tilewright/attention.h>
 #include <tilewright/export.h>
+#include <tilewright/plan.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -94,6 +96,9 @@ struct CompileOptions {
   int jobs = 0;                    // kernels compiled at a time; 0: as many as there are cores
   bool ops = true;                 // also the operators (ops.h) and sampling
   bool block_structures = false;   // also for plans whose limits have block_structures
+  // Only what plans of these limits launch (see choose_kernels), and nothing else of attention;
+  // `block_structures` above then does not count.
+  std::optional<Limits> limits;
   // Attentions that one plan serves together, in its order: such a plan has a kernel of its own.
   // Those of plans of one attention are there anyway.
   std::vector<std::vector<AttentionSpec>> plans;

@@ -8,6 +8,7 @@
 #include <tilewright/error.h>
 #include <tilewright/explain.h>
 #include <tilewright/jit.h>
+#include <tilewright/kernel_choice.h>
 #include <tilewright/kv_cache.h>
 #include <tilewright/ops.h>
 #include <tilewright/plan.h>

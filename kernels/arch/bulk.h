@@ -78,11 +78,12 @@ TW_DEVICE void copy_bulk(void* shared, const void* global, u32 bytes, Mbarrier* 
 // instructions, whose 16-byte units are swizzled by their addresses (see SharedMatrix). `map` must
 // be a parameter of the kernel.
 TW_DEVICE void copy_box(void* shared, const BoxMap& map, i32 element, i32 token, i32 head, i32 page,
-                        Mbarrier* mbarrier) {
+                        CachePolicy policy, Mbarrier* mbarrier) {
   asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
-      "[%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared_address(shared)),
-      "l"(&map), "r"(element), "r"(token), "r"(head), "r"(page), "r"(shared_address(mbarrier))
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(shared_address(shared)),
+      "l"(&map), "r"(element), "r"(token), "r"(head), "r"(page), "r"(shared_address(mbarrier)),
+      "l"(policy.bits)
       : "memory");
 }
 // Orders what this thread read and wrote in shared memory before bulk copies and matrix

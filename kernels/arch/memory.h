@@ -26,6 +26,21 @@ TW_DEVICE SharedPlace flip(SharedPlace place, u32 bits) {
   return {place.address ^ bits};
 }
 
+// How long the L2 cache should keep what copies bring.
+struct CachePolicy {
+  u64 bits;
+};
+TW_DEVICE CachePolicy keep_as_usual() {
+  CachePolicy policy;
+  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy.bits));
+  return policy;
+}
+// What is read once should not drive out the rest.
+TW_DEVICE CachePolicy evict_first() {
+  CachePolicy policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy.bits));
+  return policy;
+}
 // Copies 16 bytes from global to shared memory, asynchronously.
 TW_DEVICE void copy_async_16(SharedPlace place, i32 offset, const void* global) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(place.address +
@@ -37,6 +52,13 @@ TW_DEVICE void copy_async_16(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared_address(shared)),
                "l"(global)
                : "memory");
+}
+TW_DEVICE void copy_async_16(void* shared, const void* global, CachePolicy policy) {
+  asm volatile(
+      "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;" ::"r"(
+          shared_address(shared)),
+      "l"(global), "l"(policy.bits)
+      : "memory");
 }
 // The same; where not `valid`, zeros are written and nothing is read.
 TW_DEVICE void copy_async_16(void* shared, const void* global, bool valid) {

@@ -131,6 +131,8 @@ struct WarpGroupMultiply {
 #define TW_REGISTERS_15                                                               \
   "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), \
       "+f"(d[126]), "+f"(d[127])
+#define TW_NAMES_N32 TW_NAMES_0 ", " TW_NAMES_1
+#define TW_REGISTERS_N32 TW_REGISTERS_0, TW_REGISTERS_1
 #define TW_NAMES_N64 TW_NAMES_0 ", " TW_NAMES_1 ", " TW_NAMES_2 ", " TW_NAMES_3
 #define TW_REGISTERS_N64 TW_REGISTERS_0, TW_REGISTERS_1, TW_REGISTERS_2, TW_REGISTERS_3
 #define TW_NAMES_N80 TW_NAMES_0 ", " TW_NAMES_1 ", " TW_NAMES_2 ", " TW_NAMES_3 ", " TW_NAMES_4
@@ -192,6 +194,8 @@ struct WarpGroupMultiply {
                    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(TW_DESCRIPTOR(b)), "r"(1)); \
     }                                                                                            \
   };
+TW_WGMMA(bf16, "bf16", 32, "%16", "%17", "%18", "%19", "%20", "%21")
+TW_WGMMA(f16, "f16", 32, "%16", "%17", "%18", "%19", "%20", "%21")
 TW_WGMMA(bf16, "bf16", 64, "%32", "%33", "%34", "%35", "%36", "%37")
 TW_WGMMA(f16, "f16", 64, "%32", "%33", "%34", "%35", "%36", "%37")
 TW_WGMMA(bf16, "bf16", 80, "%40", "%41", "%42", "%43", "%44", "%45")
@@ -208,6 +212,8 @@ TW_WGMMA(bf16, "bf16", 256, "%128", "%129", "%130", "%131", "%132", "%133")
 TW_WGMMA(f16, "f16", 256, "%128", "%129", "%130", "%131", "%132", "%133")
 #undef TW_WGMMA
 #undef TW_DESCRIPTOR
+#undef TW_NAMES_N32
+#undef TW_REGISTERS_N32
 #undef TW_NAMES_N64
 #undef TW_REGISTERS_N64
 #undef TW_NAMES_N80

@@ -128,7 +128,7 @@ class Worker {
     Piece& piece = memory.pieces[at];
     TileRow& row = memory.decode.tiles[at].rows[lane_id()];
     if (lane_id() == 0 && piece.slot >= 0) piece.split = p.plan.schedule.splits[piece.split_index];
-    row.failed = has_failed(p, row.batch);
+    ask_outcome(p, row);
   }
 
   // pieces[0]; the piece behind it is pieces[0] then.

@@ -280,8 +280,10 @@ class Decode {
     ++next_chunk;
     find_next_chunk<next_is_known>();
     DecodeStage& to = memory.ring[load_stage][warp].stage;
-    KeyCopy::copy<Shape::kHeadPitch, Spec::kHeadDim>(to.k, table.keys, lane);
-    ValueCopy::copy<Shape::kValuePitch, Spec::kValueDim>(to.v, table.values, lane);
+    // Nobody else reads them soon.
+    const CachePolicy policy = evict_first();
+    KeyCopy::copy<Shape::kHeadPitch, Spec::kHeadDim>(to.k, table.keys, lane, policy);
+    ValueCopy::copy<Shape::kValuePitch, Spec::kValueDim>(to.v, table.values, lane, policy);
     copy_async_commit();
     ++in_flight;
   }

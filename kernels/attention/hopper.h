@@ -6,72 +6,44 @@
 
 #include "attention/hopper_loader.h"
 #include "attention/hopper_planner.h"
-#include "attention/hopper_prefill.h"
+#include "attention/hopper_tile.h"
 #include "attention/levels.h"
 
 namespace tw {
 
-// A piece of few rows, in the memory that stages have for others.
-TW_DEVICE void decode_piece(const AttentionParams& p, const HopperPiece& piece,
-                            HopperMemory& memory) {
-  sync_workers();  // all are done with the stages
-  DecodeTile& tile = memory.decode.tiles[0];
-  const i32 thread = thread_id();
-  if (thread < Shape::kDecodeRows) {
-    tile.rows[thread] = piece.tile.rows[thread];
-    tile.row_scale[thread] = piece.tile.row_scale[thread];
-  } else if (thread == Shape::kThreads - 1) {
-    static_cast<Tile&>(tile) = piece.tile;
-    memory.decoded[0] = piece;
-    memory.decoded[1].kind = Piece::none;
-  }
-  sync_workers();
-  Decode decode(p, memory.decoded, memory.decode);
-  decode.begin();
-  decode.take_queries();
-  decode.run();
-  decode.store(false);
-  fence_async_proxy();  // boxes may be copied to the same memory
-}
-
 // The groups that compute: all pieces that are handed over.
 TW_DEVICE void compute_pieces(const AttentionParams& p, HopperMemory& memory) {
   HopperTurns turns;
-  HopperPrefill::begin_turns(memory);
+  begin_turns(memory);
   for (;;) {
     const HopperPiece& piece = memory.pieces[turns.pieces % Hopper::kPieces];
-    Handover& handover = memory.piece[turns.pieces % Hopper::kPieces];
-    handover.wait_full(turns.pieces / Hopper::kPieces);
+    memory.piece[turns.pieces % Hopper::kPieces].wait_full(turns.pieces / Hopper::kPieces);
     if (piece.kind == Piece::none) break;
-    if (piece.kind == Piece::many_rows) {
-      HopperPrefill(p, memory, turns).run();
-      continue;
+    if (piece.kind == Piece::few_rows) {
+      HopperTile<true>(p, memory, turns).run();
+    } else {
+      HopperTile<false>(p, memory, turns).run();
     }
-    decode_piece(p, piece, memory);
-    if (piece.slot >= 0) {
-      sync_workers();
-      merge_if_last(p, piece.tile, piece, memory.message);
-    }
-    arrive_as_warp(handover.empty);
-    ++turns.pieces;
   }
   if (p.zero_padding != 0) zero_padding(p);
 }
 
 // The warps behind those that compute, each with a task.
 TW_DEVICE void find_pieces_or_load(const HopperParams& p, HopperMemory& memory, i32 warp) {
-  constexpr i32 kParts = Hopper::kParts;
-  // With two warp groups, those that do not load keys and values are in one of them.
-  constexpr i32 kFirst = kParts == 1 ? 2 : 4;
-  if (warp >= kFirst + kParts) {
-    HopperLoader(p, memory).load_blocks<true>(warp - kFirst - kParts);
-  } else if (warp >= kFirst) {
-    HopperLoader(p, memory).load_blocks<false>(warp - kFirst);
+  constexpr i32 kKeys = 2;
+  constexpr i32 kValues = kKeys + Hopper::kKeyLoaders;
+  if (warp == 0) {
+    HopperPlanner(p, memory).run();
   } else if (warp == 1) {
     HopperLoader(p, memory).load_queries();
-  } else if (warp == 0) {
-    HopperPlanner(p, memory).run();
+  } else if (warp < kValues) {
+    HopperLoader(p, memory).load_blocks<false>(warp - kKeys);
+  } else if (!Hopper::kManyLoaders) {
+    HopperLoader(p, memory).load_blocks<true>(warp - kValues);
   }
+}
+TW_DEVICE void load_values(const HopperParams& p, HopperMemory& memory, i32 warp) {
+  if (warp < Hopper::kValueLoaders) HopperLoader(p, memory).load_blocks<true>(warp);
 }
 
 }  // namespace tw
@@ -83,16 +55,16 @@ TW_KERNEL TW_LAUNCH_BOUNDS(tw::Hopper::kThreads, 1)
   tw::sync_block();
   tw::wait_for_previous_kernel();
   // All together as many registers as an SM has.
-  constexpr bool kOneGroup = tw::Hopper::kParts == 1;
+  constexpr bool kMany = tw::Hopper::kManyLoaders;
   const int warp = tw::warp_id() - tw::Shape::kWarps;
   if (warp < 0) {
-    tw::take_registers<kOneGroup ? 224 : 216>();
+    tw::take_registers<kMany ? 216 : 224>();
     tw::compute_pieces(params, memory);
-  } else if (kOneGroup || warp < 4) {
-    tw::give_registers<kOneGroup ? 56 : 48>();
+  } else if (warp < 4) {
+    tw::give_registers<kMany ? 48 : 56>();
     tw::find_pieces_or_load(params, memory, warp);
   } else {
     tw::give_registers<32>();
-    tw::find_pieces_or_load(params, memory, warp);
+    tw::load_values(params, memory, warp - 4);
   }
 }

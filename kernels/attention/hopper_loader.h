@@ -2,46 +2,11 @@
 // The warps that copy queries, keys and values into shared memory, ahead of those that compute.
 #pragma once
 
-#include "attention/hopper_memory.h"
+#include "attention/hopper_copies.h"
 #include "attention/keys.h"
+#include "attention/scores.h"
 
 namespace tw {
-
-// How a warp copies `rows` rows of `units` times 16 bytes into a matrix as wgmma takes it.
-template <i32 units, i32 rows>
-struct MatrixCopy {
-  static constexpr i32 kLanes = units <= 8 ? 8 : units <= 16 ? 16 : 32;
-  static constexpr i32 kAtOnce = kWarpSize / kLanes;
-  static constexpr i32 kPasses = rows / kAtOnce;
-  static constexpr i32 kBatch = kPasses < 8 ? kPasses : 8;
-  static_assert(units <= 32 && rows % 8 == 0);
-
-  // Of a row's address in the table: those that a thread copies lie together.
-  TW_DEVICE static i32 table_index(i32 row) { return row % kAtOnce * kPasses + row / kAtOnce; }
-
-  // Into rows [first, first + rows). `column_bytes`: from a block of columns to the next.
-  TW_DEVICE static void copy(char* to, i32 column_bytes, i32 first, const char* const* table) {
-    const u32 lane = static_cast<u32>(lane_id());
-    const i32 unit = static_cast<i32>(lane % kLanes);
-    if (unit >= units) return;
-    const i32 row = static_cast<i32>(lane / kLanes);  // and those kAtOnce further, a pass
-    const SharedPlace place = shared_place(
-        to + unit / 8 * column_bytes + (first + row) * Hopper::kRowBytes + (unit ^ row) % 8 * 16);
-#pragma unroll
-    for (i32 begin = 0; begin < kPasses; begin += kBatch) {
-      // Addresses are read before the first copy: a read between copies costs each of them three
-      // instructions more.
-      const char* from[kBatch];
-#pragma unroll
-      for (i32 i = 0; i < kBatch; ++i) from[i] = table[row * kPasses + begin + i] + unit * 16;
-#pragma unroll
-      for (i32 i = 0; i < kBatch; ++i) {
-        const i32 passed = (begin + i) * kAtOnce;
-        copy_async_16(flip(place, passed % 8 * 16), passed * Hopper::kRowBytes, from[i]);
-      }
-    }
-  }
-};
 
 // The keys of a tile, or its values, for who looks up many of them: where its pages are in one
 // table (the plain case) all that takes is in registers.
@@ -49,12 +14,13 @@ template <bool kValues>
 class TileRows {
  public:
   const i32 kv_len;
+  const bool plain;  // pages of one table
 
   TW_DEVICE TileRows(const AttentionParams& params, const Tile& the_tile)
       : kv_len(the_tile.kv_len),
+        plain(the_tile.plain),
         p(params),
         tile(the_tile),
-        plain(the_tile.plain),
         page_shift(the_tile.segments[0].page_shift),
         entries(the_tile.segments[0].entries) {
     const CacheView& cache = p.cache[the_tile.segments[0].level];
@@ -91,7 +57,6 @@ class TileRows {
 
   const AttentionParams& p;
   const Tile& tile;
-  const bool plain;
   const i32 page_shift;
   const i32* const entries;
   i32 pages;
@@ -107,147 +72,172 @@ class HopperLoader {
       : p(params), memory(the_memory) {}
 
   TW_DEVICE void load_queries() {
-    constexpr i32 kRows = Shape::kRows / Hopper::kGroups;
-    using Copy = MatrixCopy<Shape::kHeadUnits, kRows>;
     u32 tiles = 0;
-    for_each_tile([&](HopperPiece& piece) {
-      const TileOf<Shape::kRows>& tile = piece.tile;
-      for (i32 r = lane_id(); r < Shape::kRows; r += kWarpSize) set_up_row(piece, r);
-#pragma unroll 1
-      for (i32 group = 0; group < Hopper::kGroups; ++group) {
-        sync_warp();  // the last rows have been copied
-#pragma unroll
-        for (i32 i = lane_id(); i < kRows; i += kWarpSize) {
-          const i32 r = group * kRows + i;
-          const QueryRow row = query_row(p, tile, r);
-          // What is computed of others goes nowhere.
-          const bool exists = r < tile.num_rows && row.q_index < p.out_tokens;
-          memory.q_rows[Copy::table_index(i)] = exists ? query_at(p, row) : p.q;
+    bool behind_few = false;
+    for_each_tile([&](HopperPiece& piece, u32 turn) {
+      if (piece.kind == Piece::few_rows) {
+        set_up_few_rows(piece);
+        behind_few = true;
+        load_queries<Shape::kDecodeRows>(piece.tile, tiles);
+      } else {
+        for (i32 r = lane_id(); r < Shape::kRows; r += kWarpSize) set_up_row(piece, r);
+        // Results of few rows lie where all these rows do.
+        const u32 before = turn - 1;
+        if (behind_few) {
+          memory.piece[before % Hopper::kPieces].wait_empty(before / Hopper::kPieces + 1);
         }
-        Handover& place = memory.q[group];
-        place.wait_empty(tiles);
-        sync_warp();
-        Copy::copy(memory.stages.q[0], sizeof(memory.stages.q[0]), group * kRows, memory.q_rows);
-        mbarrier_arrive_behind_copies(&place.full);
-        arrive_as_warp(place.full);  // for the rows themselves
+        behind_few = false;
+        load_queries<Hopper::kGroupRows>(piece.tile, tiles);
       }
       ++tiles;
     });
   }
 
-  // Keys, or values: part `part` of all blocks.
+  // Keys, or values: by loader `own`, of all blocks each kLoaders-th.
   template <bool kValues>
-  TW_DEVICE void load_blocks(i32 part) {
-    const i32 first = part * Hopper::kPartRows;
-    u32 block = 0;
-    for_each_tile([&](const HopperPiece& piece) {
+  TW_DEVICE void load_blocks(i32 own) {
+    constexpr i32 kLoaders = kValues ? Hopper::kValueLoaders : Hopper::kKeyLoaders;
+    u32 index = static_cast<u32>(own);  // of the next block
+    u32 before = 0;                     // blocks of the tiles before
+    for_each_tile([&](const HopperPiece& piece, u32) {
       const Tile& tile = piece.tile;
       const TileRows<kValues> rows(p, tile);
-      const i32 box_tokens = tile.plain ? p.box_tokens[tile.segments[0].level] : 0;
-      const auto key_of = [&](i32 n, i32 j) {
-        return tile.block(n) * Shape::kBlock + first + j * kWarpSize + lane_id();
-      };
-      // Pages are asked for a block ahead.
-      i32 pages[kLaneRows];
-#pragma unroll
-      for (i32 j = 0; j < kLaneRows; ++j) pages[j] = rows.page_of(key_of(tile.first_block, j));
+      const BoxCopy<kValues> boxes(p, piece);
+      const plan::TileSpan span = tile.ranges;
+      constexpr i32 kStep = kLoaders * Shape::kBlock;
+      // Blocks follow each other.
+      const i32 first = tile.block(tile.first_block) * Shape::kBlock;
+      const i32 end = tile.block(tile.part_end) * Shape::kBlock;
+      i32 begin = first + static_cast<i32>(index - before) * Shape::kBlock;
+      before += static_cast<u32>(piece.blocks());
+      // Behind a row's last key there may be anything, which boxes would bring.
+      const auto is_boxes = [&] { return boxes.exist && begin + Shape::kBlock <= rows.kv_len; };
+      // Pages of boxes are asked for a block ahead.
+      typename BoxCopy<kValues>::Pages pages = {};
+      if (begin < end && is_boxes()) pages = boxes.pages(begin);
 #pragma unroll 1
-      for (i32 n = tile.first_block; n < tile.part_end; ++n, ++block) {
-        i32 page[kLaneRows];
-#pragma unroll
-        for (i32 j = 0; j < kLaneRows; ++j) {
-          page[j] = pages[j];
-          if (n + 1 < tile.part_end) pages[j] = rows.page_of(key_of(n + 1, j));
-        }
-        const i32 begin = tile.block(n) * Shape::kBlock;
-        // Behind a row's last key there may be anything, which boxes would bring.
-        const bool boxes = box_tokens > 0 && begin + Shape::kBlock <= rows.kv_len;
-        if constexpr (!kValues) {
-          bool regular = tile.plain;
-#pragma unroll
-          for (i32 j = 0; j < kLaneRows; ++j) {
-            memory.positions[block % Hopper::kSteps][first + j * kWarpSize + lane_id()] =
-                rows.position_of(key_of(n, j), page[j]);
-            regular = regular && rows.follows(page[j]);
-          }
-          regular = !any_of_warp(!regular);
-          if (lane_id() == 0) {
-            memory.block[block % Hopper::kSteps][part] =
-                (tile.is_full(n) ? HopperMemory::kFull : 0) |
-                (boxes ? 0 : HopperMemory::kGathered) | (regular ? HopperMemory::kRegular : 0);
-          }
-        }
-        if (boxes) {
-          copy_boxes<kValues>(tile, block, first, begin + first, page, box_tokens);
+      for (; begin < end; begin += kStep, index += kLoaders) {
+        Handover& place = place_of<kValues>(index);
+        place.wait_empty(index / kStages<kValues>);
+        sync_warp();
+        if (is_boxes()) {
+          if (lane_id() == 0) mbarrier_arrive_expect(&place.full, BoxCopy<kValues>::kBytes);
+          sync_warp();
+          boxes.copy(stage_of<kValues>(index, 0), begin, pages, place.full);
+          if constexpr (!kValues) describe<true>(rows, span, index, begin);
+          sync_warp();
+          if (lane_id() == 0) mbarrier_arrive(&place.full, Hopper::kFills - 1);
+          begin += kStep;
+          if (begin < end && is_boxes()) pages = boxes.pages(begin);
+          begin -= kStep;
         } else {
-          gather<kValues>(rows, block, first, page, [&](i32 j) { return key_of(n, j); });
+          gather(rows, own, index, begin);
+          mbarrier_arrive_behind_copies(&place.full);
+          if constexpr (!kValues) describe<false>(rows, span, index, begin);
+          arrive_as_warp(place.full);  // for what was written otherwise
         }
       }
     });
   }
 
  private:
-  static constexpr i32 kLaneRows = Hopper::kPartRows / kWarpSize;
+  // What those who compute must know of a block of keys.
+  template <bool by_boxes>
+  TW_DEVICE void describe(const TileRows<false>& rows, const plan::TileSpan& span, u32 index,
+                          i32 begin) {
+    const bool full =
+        begin + Shape::kBlock <= rows.kv_len && span.is_full(begin, begin + Shape::kBlock);
+    u32 bits = (full ? HopperMemory::kFull : 0) | (by_boxes ? 0 : HopperMemory::kGathered);
+    if (!full || has_logits(p)) {
+      bool regular = rows.plain;
+#pragma unroll 1
+      for (i32 i = lane_id(); i < Shape::kBlock; i += kWarpSize) {
+        const i32 page = rows.page_of(begin + i);
+        memory.positions[index % Hopper::kSteps][i] = rows.position_of(begin + i, page);
+        regular = regular && rows.follows(page);
+      }
+      if (!any_of_warp(!regular)) bits |= HopperMemory::kRegular;
+    }
+    if (lane_id() == 0) memory.block[index % Hopper::kSteps] = bits;
+  }
+
+  // A lane a row; those of the last tile are known.
+  TW_DEVICE void set_up_few_rows(HopperPiece& piece) {
+    const i32 r = lane_id();
+    if (r >= Shape::kDecodeRows) return;
+    if (piece.repeats && knows_rows && p.scales_logits == 0) {
+      piece.tile.rows[r] = known.row;
+      piece.row_begin[r] = known.begin;
+      piece.row_end[r] = known.end;
+      return;
+    }
+    set_up_row(piece, r);
+    known = {piece.tile.rows[r], piece.row_begin[r], piece.row_end[r]};
+    knows_rows = true;
+  }
+
+  // A tile's: kRows for each group, the same ones where these are few.
+  template <i32 kRows>
+  TW_DEVICE void load_queries(const TileOf<Shape::kRows>& tile, u32 tiles) {
+    using Copy = MatrixCopy<Shape::kHeadUnits, kRows>;
+#pragma unroll 1
+    for (i32 group = 0; group < Hopper::kGroups; ++group) {
+      const i32 first = kRows == Hopper::kGroupRows ? group * kRows : 0;
+      sync_warp();  // the last rows have been copied
+#pragma unroll
+      for (i32 i = lane_id(); i < kRows; i += kWarpSize) {
+        const QueryRow row = query_row(p, tile, first + i);
+        // What is computed of others goes nowhere.
+        const bool exists = first + i < tile.num_rows && row.q_index < p.out_tokens;
+        memory.q_rows[Copy::table_index(i)] = exists ? query_at(p, row) : p.q;
+      }
+      Handover& place = memory.q[group];
+      place.wait_empty(tiles);
+      sync_warp();
+      Copy::copy(memory.stages.q[0], sizeof(memory.stages.q[0]), group * Hopper::kGroupRows,
+                 memory.q_rows);
+      mbarrier_arrive_behind_copies(&place.full);
+      arrive_as_warp(place.full);  // for the rows themselves
+    }
+  }
 
   template <bool kValues>
+  static constexpr u32 kStages = kValues ? Hopper::kValueStages : Hopper::kStages;
+  template <bool kValues>
   TW_DEVICE Handover& place_of(u32 block) {
-    const u32 stage = block % Hopper::kStages;
-    return kValues ? memory.v[stage] : memory.k[stage];
+    const u32 stage = block % kStages<kValues>;
+    if constexpr (kValues) return memory.v[stage];
+    return memory.k[stage];
   }
   template <bool kValues>
   TW_DEVICE char* stage_of(u32 block, i32 column) {
-    const u32 stage = block % Hopper::kStages;
+    const u32 stage = block % kStages<kValues>;
     if constexpr (kValues) return memory.stages.v[stage][column];
     return memory.stages.k[stage][column];
   }
 
-  // The part's rows, from `key` on, by boxes, of which a lane copies one.
+  // A block row by row.
   template <bool kValues>
-  TW_DEVICE void copy_boxes(const Tile& tile, u32 block, i32 first, i32 key,
-                            const i32 (&page)[kLaneRows], i32 box_tokens) {
-    constexpr i32 kColumns = kValues ? Hopper::kValueColumns : Hopper::kHeadColumns;
-    const i32 shift = lowest_bit(static_cast<u32>(Hopper::kPartRows / box_tokens));
-    const i32 column = lane_id() >> shift;
-    const i32 row = (lane_id() & ((1 << shift) - 1)) * box_tokens;
-    i32 from = shuffle(page[0], row % kWarpSize);
-#pragma unroll
-    for (i32 j = 1; j < kLaneRows; ++j) {
-      const i32 other = shuffle(page[j], row % kWarpSize);
-      if (row >= j * kWarpSize) from = other;
-    }
-    Handover& place = place_of<kValues>(block);
-    place.wait_empty(block / Hopper::kStages);
-    sync_warp();
-    if (lane_id() == 0) {
-      mbarrier_arrive_expect(&place.full, kColumns * Hopper::kPartRows * Hopper::kRowBytes);
-      mbarrier_arrive(&place.full, Hopper::kFills - 1);
-    }
-    sync_warp();
-    if (column >= kColumns) return;
-    const KeySegment& segment = tile.segments[0];
-    copy_box(stage_of<kValues>(block, column) + (first + row) * Hopper::kRowBytes,
-             kValues ? p.v_boxes[segment.level] : p.k_boxes[segment.level], column * 64,
-             (key + row) & ((1 << segment.page_shift) - 1), tile.kv_head, from, &place.full);
-  }
-
-  // The same row by row.
-  template <bool kValues, typename KeyOf>
-  TW_DEVICE void gather(const TileRows<kValues>& rows, u32 block, i32 first,
-                        const i32 (&page)[kLaneRows], const KeyOf& key_of) {
-    using Copy = MatrixCopy<kValues ? Shape::kValueTiles : Shape::kHeadUnits, Hopper::kPartRows>;
-    const char** const table = (kValues ? memory.v_rows : memory.k_rows) + first;
-    sync_warp();  // the last rows have been copied
-#pragma unroll
-    for (i32 j = 0; j < kLaneRows; ++j) {
-      table[Copy::table_index(j * kWarpSize + lane_id())] = rows.address_of(key_of(j), page[j]);
-    }
-    Handover& place = place_of<kValues>(block);
-    place.wait_empty(block / Hopper::kStages);
-    sync_warp();
+  TW_DEVICE void gather(const TileRows<kValues>& rows, i32 own, u32 index, i32 begin) {
+    using Copy = MatrixCopy<kValues ? Shape::kValueTiles : Shape::kHeadUnits, kHopperTableRows>;
+    const char** const table = kValues ? memory.v_rows[own] : memory.k_rows[own];
     constexpr i32 kColumnBytes = Shape::kBlock * Hopper::kRowBytes;
-    Copy::copy(stage_of<kValues>(block, 0), kColumnBytes, first, table);
-    mbarrier_arrive_behind_copies(&place.full);
-    arrive_as_warp(place.full);  // for what was written otherwise
+    constexpr i32 kLaneRows = kHopperTableRows / kWarpSize;
+#pragma unroll 1
+    for (i32 first = 0; first < Shape::kBlock; first += kHopperTableRows) {
+      const i32 key = begin + first + lane_id();
+      i32 pages[kLaneRows];
+#pragma unroll
+      for (i32 j = 0; j < kLaneRows; ++j) pages[j] = rows.page_of(key + j * kWarpSize);
+      sync_warp();  // the last rows have been copied
+#pragma unroll
+      for (i32 j = 0; j < kLaneRows; ++j) {
+        table[Copy::table_index(j * kWarpSize + lane_id())] =
+            rows.address_of(key + j * kWarpSize, pages[j]);
+      }
+      sync_warp();
+      Copy::copy(stage_of<kValues>(index, 0), kColumnBytes, first, table);
+    }
   }
 
   TW_DEVICE void set_up_row(HopperPiece& piece, i32 r) {
@@ -278,26 +268,15 @@ class HopperLoader {
     }
   }
 
-  // Calls load(piece) for all tiles that take matrix products and have keys, one after the other.
+  // Calls load(piece, turn) for all pieces that have keys, one after the other.
   template <typename Load>
   TW_DEVICE void for_each_tile(const Load& load) {
-    bool behind_decode = false;
     for (u32 turn = 0;; ++turn) {
       Handover& handover = memory.piece[turn % Hopper::kPieces];
       handover.wait_full(turn / Hopper::kPieces);
       HopperPiece& piece = memory.pieces[turn % Hopper::kPieces];
       if (piece.kind == Piece::none) break;
-      if (piece.kind == Piece::few_rows) {  // whose keys are loaded by those who compute
-        behind_decode = true;
-      } else {
-        // They have used the memory of the stages in another way.
-        const u32 before = turn - 1;
-        if (behind_decode) {
-          memory.piece[before % Hopper::kPieces].wait_empty(before / Hopper::kPieces + 1);
-        }
-        behind_decode = false;
-        if (piece.is_tile_with_keys()) load(piece);
-      }
+      if (piece.blocks() > 0) load(piece, turn);
       arrive_as_warp(memory.loaded[turn % Hopper::kPieces]);
       arrive_as_warp(handover.empty);
     }
@@ -306,6 +285,13 @@ class HopperLoader {
 
   const HopperParams& p;
   HopperMemory& memory;
+  // The lane's row of the last tile of few rows.
+  struct {
+    TileRow row;
+    i32 begin;
+    i32 end;
+  } known;
+  bool knows_rows = false;
 };
 
 }  // namespace tw

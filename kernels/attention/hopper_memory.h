@@ -6,22 +6,27 @@
 
 #include "arch/bulk.h"
 #include "arch/wgmma.h"
-#include "attention/decode.h"
 #include "attention/pieces.h"
 #include "attention/workers.h"
 
 namespace tw {
 
 struct Hopper {
-  static constexpr i32 kGroups = 2;  // warp groups that compute, 64 rows of a tile each
-  // Warps that load keys, and as many that load values, each its part of a block.
-  static constexpr i32 kParts = hopper_loaders(Spec::kHeadDim, Spec::kValueDim);
-  static constexpr i32 kPartRows = Shape::kBlock / kParts;
+  static constexpr i32 kGroups = 2;  // warp groups that compute
+  static constexpr i32 kGroupRows = Shape::kRows / kGroups;
   static constexpr i32 kThreads = hopper_threads(Spec::kHeadDim, Spec::kValueDim);
   // Arrivals of a warp at what it fills: of all lanes behind their copies, and of one more behind
   // all else.
   static constexpr u32 kFills = kWarpSize + 1;
-  static constexpr i32 kStages = 2;  // of keys, and of values
+  static constexpr i32 kStages = 2;  // of keys
+  // Of values, which stay a block longer.
+  static constexpr i32 kValueStages =
+      hopper_value_stages(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock);
+  // Warps that load them: one, or one a stage. Two that share a stage could take a phase of its
+  // mbarriers for the one after the next.
+  static constexpr bool kManyLoaders = hopper_has_many_loaders(Spec::kHeadDim, Spec::kValueDim);
+  static constexpr i32 kKeyLoaders = kManyLoaders ? kStages : 1;
+  static constexpr i32 kValueLoaders = kManyLoaders ? kValueStages : 1;
   static constexpr u32 kPieces = hopper_pieces(Spec::kHeadDim, Spec::kValueDim);
   // Of positions, which are read when their keys' place may be filled again.
   static constexpr i32 kSteps = 4;
@@ -33,7 +38,7 @@ struct Hopper {
 struct alignas(1024) HopperStages {
   char q[Hopper::kHeadColumns][Shape::kRows * Hopper::kRowBytes];
   char k[Hopper::kStages][Hopper::kHeadColumns][Shape::kBlock * Hopper::kRowBytes];
-  char v[Hopper::kStages][Hopper::kValueColumns][Shape::kBlock * Hopper::kRowBytes];
+  char v[Hopper::kValueStages][Hopper::kValueColumns][Shape::kBlock * Hopper::kRowBytes];
 };
 
 // By all who need it; `turn`: how often it has happened before.
@@ -54,53 +59,65 @@ struct Handover {
 // A piece and its tile. Rows of tiles that have keys are set up where their queries are loaded, all
 // others where pieces are found.
 struct HopperPiece : Piece {
+  bool repeats;  // keys and queries of the piece before it, with another head
   TileOf<Shape::kRows> tile;
   // The positions that a row attends to, [begin, end); begin > end: not an interval.
   i32 row_begin[Shape::kRows];
   i32 row_end[Shape::kRows];
 
   TW_DEVICE i32 blocks() const { return tile.part_end - tile.first_block; }
-  TW_DEVICE bool is_tile_with_keys() const { return kind == many_rows && blocks() > 0; }
+  // How many rows are set up: those behind the last repeat it.
+  TW_DEVICE i32 rows() const { return kind == few_rows ? Shape::kDecodeRows : Shape::kRows; }
 };
 
 struct HopperMemory {
-  union {
-    HopperStages stages;
-    DecodeMemory decode;
-  };
+  HopperStages stages;
   HopperPiece pieces[Hopper::kPieces];
-  // The piece of few rows that is computed, and none behind it.
-  Piece decoded[kPieces];
   Share share;
   i32 message;  // from one thread that computes to all of them
   // Of a block of keys: their positions, and what else there is to know, as bits.
   i32 positions[Hopper::kSteps][Shape::kBlock];
-  u32 block[Hopper::kSteps][Hopper::kParts];
+  u32 block[Hopper::kSteps];
   static constexpr u32 kFull = 1;      // every row of the tile attends to all its keys
   static constexpr u32 kGathered = 2;  // copied row by row
   static constexpr u32 kRegular = 4;   // key i of it is at position begin + i, as far as there are
   // Where the rows lie that are copied next.
-  alignas(16) const char* q_rows[Shape::kRows / Hopper::kGroups];
-  alignas(16) const char* k_rows[Shape::kBlock];
-  alignas(16) const char* v_rows[Shape::kBlock];
+  alignas(16) const char* q_rows[Hopper::kGroupRows];
+  alignas(16) const char* k_rows[Hopper::kKeyLoaders][kHopperTableRows];
+  alignas(16) const char* v_rows[Hopper::kValueLoaders][kHopperTableRows];
   Handover piece[Hopper::kPieces];
   Mbarrier loaded[Hopper::kPieces];  // no more keys of the tile are asked for
   Handover q[Hopper::kGroups];       // a group's rows
   Handover k[Hopper::kStages];
-  Handover v[Hopper::kStages];
+  Handover v[Hopper::kValueStages];
   // The groups take turns: while one has its products under way, the other has its softmax.
   Mbarrier may_multiply[Hopper::kGroups];
+  Handover joined;  // results of few rows, from the second group to the first
+
+  // Where this lane's part of eight columns of those results lies, four values that are
+  // kWarpSize apart: queries of few rows leave most of their place free.
+  TW_DEVICE float* result(i32 columns) {
+    constexpr i32 kBytes = 4 * 4 * kWarpSize;
+    constexpr i32 kUsed = Shape::kDecodeRows * Hopper::kRowBytes;
+    constexpr i32 kGroupBytes = Hopper::kGroupRows * Hopper::kRowBytes;
+    constexpr i32 kHere = (kGroupBytes - kUsed) / kBytes;  // in one group's rows of 64 elements
+    static_assert(Shape::kValueTiles < kHere * Hopper::kGroups * Hopper::kHeadColumns,
+                  "and their sums");
+    const i32 place = columns / kHere;
+    char* const from = stages.q[0] + place * kGroupBytes + kUsed + columns % kHere * kBytes;
+    return reinterpret_cast<float*>(from) + lane_id();
+  }
 };
 
-static_assert(sizeof(HopperMemory) <= hopper_shared_bytes(Spec::kHeadDim, Spec::kValueDim,
-                                                          Spec::kBlock, Spec::kDecodeStages));
+static_assert(sizeof(HopperMemory) <=
+              hopper_shared_bytes(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock));
 // What makes lists of spans crashes NVRTC 13.0 in a kernel whose warp groups have registers of
 // their own.
 static_assert(kBlockForm == BlockForm::span);
 
 // By one thread; then a barrier.
 TW_DEVICE void init_mbarriers(HopperMemory& memory) {
-  constexpr u32 kLoaders = 1 + 2 * Hopper::kParts;  // warps
+  constexpr u32 kLoaders = 1 + Hopper::kKeyLoaders + Hopper::kValueLoaders;  // warps
   const auto init = [](Handover& place, u32 fills, u32 releases = Shape::kWarps) {
     mbarrier_init(&place.full, fills);
     mbarrier_init(&place.empty, releases);
@@ -112,14 +129,18 @@ TW_DEVICE void init_mbarriers(HopperMemory& memory) {
   }
 #pragma unroll
   for (i32 i = 0; i < Hopper::kStages; ++i) {
-    init(memory.k[i], Hopper::kParts * Hopper::kFills);
-    init(memory.v[i], Hopper::kParts * Hopper::kFills);
+    init(memory.k[i], Hopper::kFills);
+  }
+#pragma unroll
+  for (i32 i = 0; i < Hopper::kValueStages; ++i) {
+    init(memory.v[i], Hopper::kFills);
   }
 #pragma unroll
   for (i32 i = 0; i < Hopper::kGroups; ++i) {
     init(memory.q[i], Hopper::kFills, Shape::kWarps / Hopper::kGroups);
     mbarrier_init(&memory.may_multiply[i], Shape::kWarps / Hopper::kGroups);
   }
+  init(memory.joined, 1, 1);
 }
 
 // An arrival of a warp, behind what all its lanes did before.

@@ -17,7 +17,7 @@ class HopperPlanner {
     for (u32 turn = 0;; ++turn) {
       HopperPiece& piece = memory.pieces[turn % Hopper::kPieces];
       const u32 before = turn - 1;
-      const Piece& last = memory.pieces[before % Hopper::kPieces];
+      const HopperPiece& last = memory.pieces[before % Hopper::kPieces];
       memory.piece[turn % Hopper::kPieces].wait_empty(turn / Hopper::kPieces);
       bool found = find(piece, [&] { finder.find_early(last, piece); });
       if (!found) {
@@ -25,7 +25,7 @@ class HopperPlanner {
         if (turn > 0) wait_for(memory.loaded[before % Hopper::kPieces], before / Hopper::kPieces);
         found = find(piece, [&] { finder.take_a_item(piece); });
       }
-      if (found) set_up(piece);
+      if (found) set_up(piece, turn > 0 && has_same_keys(last, piece) ? &last : nullptr);
       arrive_as_warp(memory.piece[turn % Hopper::kPieces].full);
       if (!found) break;
     }
@@ -44,13 +44,40 @@ class HopperPlanner {
     return any_of_warp(found);
   }
 
-  TW_DEVICE void set_up(HopperPiece& piece) {
-    if (lane_id() == 0) set_up_keys(p, piece, piece.tile);
-    if (lane_id() == 1) set_up_blocks(p, piece, piece.tile);
+  // Whether two tiles differ in their head alone, and that does not matter to the mask.
+  TW_DEVICE bool has_same_keys(const Piece& last, const Piece& piece) const {
+    return last.item.row == piece.item.row && last.item.tile == piece.item.tile &&
+           p.plan.schedule.config.heads_differ == 0;
+  }
+
+  // `last`: the piece before, where it has the same keys and queries.
+  TW_DEVICE void set_up(HopperPiece& piece, const HopperPiece* last) {
+    piece.repeats = last != nullptr;
+    if (last != nullptr) {
+      const auto* const from = reinterpret_cast<const u32*>(static_cast<const Tile*>(&last->tile));
+      auto* const to = reinterpret_cast<u32*>(static_cast<Tile*>(&piece.tile));
+      for (i32 i = lane_id(); i < static_cast<i32>(sizeof(Tile) / sizeof(u32)); i += kWarpSize) {
+        to[i] = from[i];
+      }
+    } else if (rows_are_requests(p)) {
+      if (lane_id() == 0) set_up_keys(p, piece, piece.tile);
+      if (lane_id() == 1) set_up_blocks(p, piece, piece.tile);
+    } else {
+      if (lane_id() == 0) set_up_keys(p, piece, piece.tile);
+      sync_warp();
+      const plan::TileSpan span = span_by_warp(p, piece);
+      if (lane_id() == 1) piece.tile.ranges = span;
+    }
+    sync_warp();
+    if (lane_id() == 0) {
+      piece.tile.kv_head = piece.head;
+      piece.tile.first_block = piece.begin;
+      piece.tile.part_end = piece.end < 0 ? piece.tile.ranges.blocks() : piece.end;
+    }
     if (lane_id() == 2 && piece.slot >= 0) piece.split = p.plan.schedule.splits[piece.split_index];
     sync_warp();
-    if (piece.is_tile_with_keys()) return;
-    for (i32 r = lane_id(); r < Shape::kRows; r += kWarpSize) {
+    if (piece.blocks() > 0) return;
+    for (i32 r = lane_id(); r < piece.rows(); r += kWarpSize) {
       set_up_query_row<true>(p, piece, r, piece.tile);
     }
   }

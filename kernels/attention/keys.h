@@ -95,9 +95,10 @@ struct RowCopy {
 
   TW_DEVICE static i32 table_index(i32 key) { return key % kAtOnce * kPasses + key / kAtOnce; }
 
-  // `dim` elements of 16 bits a row; what is behind them in the last unit becomes zeros.
-  template <i32 pitch, i32 dim>
-  TW_DEVICE static void copy(char* to, const char* const* table, i32 thread) {
+  // `dim` elements of 16 bits a row; what is behind them in the last unit becomes zeros. `policy`:
+  // none, or a CachePolicy, which whole rows are copied with.
+  template <i32 pitch, i32 dim, typename... Policy>
+  TW_DEVICE static void copy(char* to, const char* const* table, i32 thread, Policy... policy) {
     const i32 unit = thread % kLanes;
     const i32 row = thread / kLanes;
     if (unit >= units || row >= kAtOnce) return;
@@ -109,7 +110,7 @@ struct RowCopy {
 #pragma unroll
     for (i32 pass = 0; pass < kPasses; ++pass) {
       if constexpr (dim % 16 == 0) {
-        copy_async_16(place + pass * kAtOnce * pitch, from[pass] + unit * 16);
+        copy_async_16(place + pass * kAtOnce * pitch, from[pass] + unit * 16, policy...);
       } else {
         const bool valid = unit * 8 < dim;
         copy_async_16(place + pass * kAtOnce * pitch, from[pass] + (valid ? unit * 16 : 0), valid);

@@ -12,15 +12,17 @@ constexpr int kDecodeWarps = 4;  // the others only help to store
 
 constexpr int kHopperWarps = 8;  // that compute: two warp groups
 
-// Warps that load keys, and as many that load values. One can not keep up with the products where
-// rows are copied one by one; two of each take a fourth warp group, and with it the compiler has
-// but 128 registers for an instruction: too few for large heads.
-constexpr int hopper_loaders(int head_dim, int value_dim) {
-  return head_dim <= 128 && value_dim <= 128 ? 2 : 1;
+// Whether each stage of keys and of values has a warp of its own that loads it. One for all can not
+// keep up with the products where rows are copied one by one, nor with decoding; but more take a
+// fourth warp group, and with it the compiler has but 128 registers for an instruction: too few for
+// large heads.
+constexpr bool hopper_has_many_loaders(int head_dim, int value_dim) {
+  return head_dim <= 128 && value_dim <= 128;
 }
 constexpr int hopper_threads(int head_dim, int value_dim) {
-  return 128 * (2 + hopper_loaders(head_dim, value_dim));
+  return 128 * (hopper_has_many_loaders(head_dim, value_dim) ? 4 : 3);
 }
+constexpr int kHopperTableRows = 64;  // that a warp copies one by one at a time
 
 // Pieces that Hopper's kernel knows at a time: those ahead of the one that is computed take time to
 // find, more than short tiles do. Stages of large heads leave room for two.
@@ -66,18 +68,30 @@ constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int
 }
 
 // The same of Hopper's kernel (hopper_memory.h), whose stages have no space between rows.
-constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block, int decode_stages) {
-  const auto columns = [](int dim) { return (dim + 63) / 64 * 128; };  // bytes of a row
-  const int prefill =
-      kTileRows * columns(head_dim) + 2 * block * (columns(head_dim) + columns(value_dim));
-  const int decode =
-      attention_shared_bytes(head_dim, value_dim, block, decode_stages, 0, BlockForm::span, true);
+constexpr int hopper_row_bytes(int dim) {
+  return (dim + 63) / 64 * 128;
+}
+// Stages of values: three where there is room for them.
+constexpr int hopper_value_stages(int head_dim, int value_dim, int block) {
+  const int keys = kTileRows * hopper_row_bytes(head_dim) + 2 * block * hopper_row_bytes(head_dim);
+  return keys + 3 * block * hopper_row_bytes(value_dim) <= 192 * 1024 ? 3 : 2;
+}
+constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block) {
+  const int stages =
+      kTileRows * hopper_row_bytes(head_dim) +
+      block * (2 * hopper_row_bytes(head_dim) +
+               hopper_value_stages(head_dim, value_dim, block) * hopper_row_bytes(value_dim));
   const int piece = 128 + kTileRows * (16 + 4 + 8) + 8 * 32 + 16 + 64;
-  const int pieces = hopper_pieces(head_dim, value_dim) * piece + 3 * 128 + 96;
-  const int addresses = (kTileRows / 2 + 2 * block) * 8;
-  const int bytes =
-      (prefill > decode ? prefill : decode) + pieces + 4 * block * 4 + addresses + 512;
+  const int pieces = hopper_pieces(head_dim, value_dim) * piece + 96;
+  const int loaders = hopper_has_many_loaders(head_dim, value_dim) ? 5 : 2;
+  const int addresses = (kTileRows / 2 + loaders * kHopperTableRows) * 8;
+  const int bytes = stages + pieces + 4 * block * 4 + addresses + 512;
   return (bytes + 1023) / 1024 * 1024;
+}
+// Where few rows' results are joined there are 24 units of 512 bytes for each 64 elements of a
+// query; eight columns of a value take one, the sums of weights another.
+constexpr bool hopper_joins(int head_dim, int value_dim) {
+  return value_dim / 8 < (head_dim + 63) / 64 * 24;
 }
 
 }  // namespace tw

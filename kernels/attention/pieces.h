@@ -181,7 +181,7 @@ TW_DEVICE void merge_if_last(const AttentionParams& p, const TileOf<most_rows>& 
   const auto is_merged = [&] {
     bool some = false;
     for (i32 r = thread_id(); r < tile.num_rows; r += Shape::kThreads) {
-      some = some || !is_joined(p, tile.rows[r].q_index);
+      some = some || !tile.rows[r].is_joined;
     }
     return any_of_workers(some);
   };

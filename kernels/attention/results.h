@@ -75,13 +75,6 @@ TW_DEVICE void add(Float4& sum, float own, const Float4& other, float by) {
   sum.w = sum.w * own + other.w * by;
 }
 
-// Whether several levels have keys of a query: their results are joined when all are there.
-TW_DEVICE bool is_joined(const AttentionParams& p, i64 token) {
-  if (rows_are_requests(p)) return false;
-  const u32 levels = p.plan.token_levels[token];
-  return (levels & (levels - 1)) != 0;
-}
-
 // Where the columns of a row go, and what they are multiplied by.
 struct RowTarget {
   char* to;
@@ -146,7 +139,7 @@ TW_DEVICE RowTarget target_of(const AttentionParams& p, const TileOf<most_rows>&
     return keep_row(row_of_slot(p, slot, r), m, l);
   }
   const QueryRow row = query_row(p, tile, r);
-  if (is_joined(p, row.q_index)) {
+  if (!rows_are_requests(p) && tile.rows[r].is_joined) {
     return keep_row(level_row(p, tile.level, row.q_index, row.q_head), m, l);
   }
   return finish_row(p, row, tile.rows[r].failed, m, l);

@@ -52,6 +52,7 @@ TW_DEVICE void store_rows_of_warp(const AttentionParams& p, const TileOf<most_ro
   if (lane < count && own < tile.num_rows) target = target_of(p, tile, slot, own, m, l);
 #pragma unroll
   for (i32 i = 0; i < count / 8; ++i) {
+    if (first_row + i * 8 >= tile.num_rows) break;
     const i32 r = i * 8 + lane / 4;
     const RowTarget to = shuffle_target(target, r);
     float total = 0;

@@ -120,7 +120,9 @@ struct TileRow {
   i32 q_pos;
   i32 q_index;
   i32 batch;
-  bool failed;  // the update of the plan found something wrong with the request
+  // What is not needed before the piece's end: see ask_outcome.
+  bool failed;     // the update of the plan found something wrong with the request
+  bool is_joined;  // several levels have keys of it: their results are joined when all are there
 };
 
 // In shared memory. All but its rows, which keys do not need.
@@ -181,6 +183,11 @@ TW_DEVICE bool rows_are_requests(const AttentionParams& p) {
   return Spec::kDecodeOnly || p.plan.token_levels == nullptr;
 }
 
+TW_DEVICE bool is_joined(const AttentionParams& p, i64 token) {
+  if (rows_are_requests(p)) return false;
+  const u32 levels = p.plan.token_levels[token];
+  return (levels & (levels - 1)) != 0;
+}
 // Whether the update of the plan found something wrong with a request: its outputs are zeros then.
 TW_DEVICE bool has_failed(const AttentionParams& p, i32 request) {
   return p.status[p.plan.schedule.header->status_turn * p.status_stride + request] != 0;
@@ -235,6 +242,54 @@ TW_DEVICE void set_up_keys(const AttentionParams& p, const Piece& piece, Tile& t
   }
 }
 
+// The same of a tile whose rows may be those of many requests, by all lanes of a warp: each asks
+// for other ones.
+TW_DEVICE void include_lanes(plan::TileSpan& span) {
+#pragma unroll
+  for (i32 step = kWarpSize / 2; step > 0; step /= 2) {
+    span.include({shuffle_xor(span.begin, step), shuffle_xor(span.end, step),
+                  shuffle_xor(span.full_begin, step), shuffle_xor(span.full_end, step)});
+  }
+}
+TW_DEVICE plan::TileSpan span_by_warp(const AttentionParams& p, const Piece& piece) {
+  const DeviceMask mask{p.params};
+  const plan::Row& row = piece.row;
+  plan::TileSpan span;
+  if (row.kv_len == 0 || !mask.has_mask()) {
+    return plan::tile_span(p.plan, mask, row, piece.head, piece.item.tile);
+  }
+  span.full_end = row.kv_len;
+  const i32 first = piece.item.tile * Shape::kRows;  // of the packed rows
+  const i32 end = (first + piece.num_rows - 1) / Spec::kGroupSize + 1;
+  const i32 begin = first / Spec::kGroupSize;
+  const bool listed = p.plan.levels[row.level].q_rows != nullptr;
+#pragma unroll 1
+  for (i32 entry = begin + lane_id(); entry < end; entry += kWarpSize) {
+    const std::int64_t token = p.plan.token_of(row, entry);
+    const i32 r = p.plan.request_of(token);
+    const plan::Request request = p.plan.requests[r];
+    // Those of one request that follow each other are asked for together, as update does.
+    const bool goes_on = entry > begin && request.q_begin != token &&
+                         (!listed || p.plan.token_of(row, entry - 1) == token - 1);
+    if (goes_on) continue;
+    const std::int64_t past = std::int64_t{request.q_begin} + request.q_len;
+    std::int64_t token_end = plan::min64(past, token + end - entry);
+    if (listed) {
+      token_end = token + 1;
+#pragma unroll 1
+      while (entry + token_end - token < end && token_end < past &&
+             p.plan.token_of(row, entry + token_end - token) == token_end) {
+        ++token_end;
+      }
+    }
+    span.include(plan::span_of_queries(p.plan, mask, row,
+                                       plan::query_range(p.plan, r, piece.head, token, token_end)));
+  }
+  include_lanes(span);
+  if (span.full_begin >= span.full_end) span.full_begin = span.full_end = 0;
+  return span;
+}
+
 // Whether what a worker begins with tells the needed blocks, as far as its share goes.
 TW_DEVICE bool knows_blocks(const plan::Start& start, plan::TileSpan& blocks) {
   blocks = {start.first_block, start.first_block + start.end, start.full_begin, start.full_end};
@@ -258,15 +313,22 @@ TW_DEVICE i64 token_of_row(const AttentionParams& p, const Piece& piece, i32 r) 
   return p.plan.token_of(piece.row, packed / Spec::kGroupSize);
 }
 
-// A row of queries; with `asks_failure` also whether its request has failed, which waits for memory
-// twice, and is not needed before the end. A thread a row.
-template <bool asks_failure, i32 most_rows>
+// What becomes of a row's outputs, which waits for memory twice.
+TW_DEVICE void ask_outcome(const AttentionParams& p, TileRow& row) {
+  row.is_joined = is_joined(p, row.q_index);
+  row.failed = has_failed(p, row.batch);
+}
+
+// A row of queries; with `asks_outcome` all of it. A thread a row.
+template <bool asks_outcome, i32 most_rows>
 TW_DEVICE void set_up_query_row(const AttentionParams& p, const Piece& piece, i32 r,
                                 TileOf<most_rows>& tile) {
   const i64 token = token_of_row(p, piece, r);
   const i32 batch = rows_are_requests(p) ? piece.row.index : p.plan.request_of(token);
-  bool failed = false;
-  if constexpr (asks_failure) failed = has_failed(p, batch);
+  TileRow outcome;
+  outcome.q_index = static_cast<i32>(token);
+  outcome.batch = batch;
+  if constexpr (asks_outcome) ask_outcome(p, outcome);
   plan::Request request;
   request.q_begin = piece.row.q_begin;
   request.q_pos = piece.q_pos;
@@ -275,7 +337,10 @@ TW_DEVICE void set_up_query_row(const AttentionParams& p, const Piece& piece, i3
   row.q_pos = static_cast<i32>(p.plan.position_of_query(request, token));
   row.q_index = static_cast<i32>(token);
   row.batch = batch;
-  if constexpr (asks_failure) row.failed = failed;
+  if constexpr (asks_outcome) {
+    row.failed = outcome.failed;
+    row.is_joined = outcome.is_joined;
+  }
   if (p.scales_logits != 0) {
     const i32 head = piece.head;
     tile.row_scale[r] =

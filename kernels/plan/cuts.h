@@ -17,7 +17,11 @@ class Cuts {
         has_long_rows_(has_long_rows),
         b_cost_(b_cost),
         all_work_(b_cost >= maker.part.cost_for_all && config_.workers > 1),
-        workers_(all_work_ ? config_.workers : plan::count_workers(config_, b_cost)) {}
+        workers_(all_work_ ? config_.workers : plan::count_workers(config_, b_cost)) {
+    if (!has_long_rows) return;
+    workers_ = header_.workers;
+    all_work_ = all_work_ && workers_ == config_.workers && header_.tail_workers == 0;
+  }
 
   // Behind it the plan is whole.
   TW_DEVICE void find() {
@@ -29,7 +33,7 @@ class Cuts {
     }
     // By a thread that has no worker, where there is one.
     if (thread_id() == num_threads() - 1) {
-      header_.workers = workers_;
+      if (header_.workers != workers_) header_.workers = workers_;  // else others read it
       header_.status_turn = maker_.memory.turn;
       *maker_.part.view.schedule.header = header_;
     }
@@ -65,7 +69,7 @@ class Cuts {
     if (thread_id() == 0) maker_.part.view.schedule.header->num_splits = splits;
 #pragma unroll 1
     for (i32 worker = workers_ + thread_id(); worker < config_.workers; worker += num_threads()) {
-      maker_.part.view.schedule.starts[worker].items = 0;
+      maker_.part.view.schedule.starts[worker] = {};  // all of it is read
     }
   }
 
@@ -88,6 +92,7 @@ class Cuts {
 
   TW_DEVICE std::int64_t share_begin(i32 worker) const {
     constexpr std::int64_t kMost = std::int64_t{1} << 42;  // times the square of workers: 2^62
+    if (header_.tail_workers > 0) return plan::share_begin(header_, worker);
     if (!all_work_ || b_cost_ >= kMost) return plan::share_begin(b_cost_, workers_, worker);
     return static_cast<std::int64_t>(
         multiply_high(static_cast<u64>(b_cost_ * worker), maker_.part.worker_reciprocal));

@@ -208,8 +208,10 @@ TW_DEVICE void read_level_rows(PartMaker& maker) {
 #pragma unroll 1
   for (i32 token = thread_id(); token < tokens; token += num_threads()) {
     const i32 keys = view.token_keys[token];
-    atomic_max(&view.requests[request_of(view, token)].kv_len, keys);
+    const i32 request = request_of(view, token);
+    atomic_max(&view.requests[request].kv_len, keys);
     maker.part.view.token_keys[token] = keys;
+    maker.part.view.token_requests[token] = request;
   }
   sync_block();
 #pragma unroll 1

@@ -20,13 +20,15 @@ class Sections {
         rows_(maker.work_rows),
         a_list_(maker.part.arrays.a_rows),
         num_rows_(short_sums.rows),
-        order_{config_, plan::ceil_div(short_sums.cost + maker.memory.long_cost, config_.workers)} {
-  }
+        total_(short_sums.cost + maker.memory.long_cost),
+        order_{config_, plan::ceil_div(total_, config_.workers)} {}
 
-  // Sets the header's sections but for workers.
+  // Sets the header's sections.
   TW_DEVICE void lay_out() {
+    if (config_.divides_workers != 0) look_at_tall_rows();
     divide();
     plan::Header& header = maker_.header();
+    workers_of_rows_ = plan::workers_of_rows(config_, total_, b_cost_);
     if (a_rows_ > 0) {
       move_b_rows();
       place_a_rows();
@@ -34,7 +36,8 @@ class Sections {
     sync_block();
     write_rows();
     std::int64_t tail_cost = a_rows_ > 0 ? sum_tail() : 0;
-    const bool shares = plan::shares_tail(config_, header.tail_items, tail_cost);
+    const bool shares =
+        order_.is_all_tail() || plan::shares_tail(config_, header.tail_items, tail_cost);
     sync_block();  // all have asked for the tail's items
     if (!shares) tail_cost = 0;
     if (thread_id() == 0) {
@@ -45,11 +48,27 @@ class Sections {
       header.tail_cost = tail_cost;
       header.b_items = header.tail_items + b_items_;
       header.b_cost = tail_cost + b_cost_;
+      plan::set_workers(config_, workers_of_rows_, order_.is_all_tail(), header);
     }
     sync_block();
   }
 
  private:
+  TW_DEVICE void look_at_tall_rows() {
+    plan::TallRows tall;
+#pragma unroll 1
+    for (i32 i = thread_id(); i < num_rows_; i += num_threads()) {
+      tall.include(config_, rows_[i], order_.longest);
+    }
+    Sums mine;
+    mine.cost = tall.items;
+    Sums all;
+    maker_.scan.exclusive(mine, all);
+    tall.items = all.cost;
+    tall.some_short = any_of_block(tall.some_short);
+    order_.longest = tall.longest_a_item(config_, order_.longest);
+  }
+
   // Sums up B's rows where they stand, and copies A's to a list, where cost_before is how long an
   // item of theirs is.
   TW_DEVICE void divide() {
@@ -128,7 +147,8 @@ class Sections {
       plan::Header& header = maker_.header();
       const std::int64_t items = (tiles + row.tiles) * config_.num_kv_heads;
       header.num_a_rows = a_rows_;
-      header.tail_items = items % config_.workers;
+      header.tail_items =
+          order_.is_all_tail() ? items : items % (config_.workers - workers_of_rows_);
       header.a_items = items - header.tail_items;
     }
   }
@@ -168,7 +188,9 @@ class Sections {
   plan::Row* rows_;
   plan::Row* a_list_;
   i32 num_rows_;
+  std::int64_t total_;
   plan::RowOrder order_;
+  i32 workers_of_rows_ = 0;
   i32 a_rows_ = 0;
   std::int64_t b_items_ = 0;
   std::int64_t b_cost_ = 0;

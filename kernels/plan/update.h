@@ -65,6 +65,7 @@ TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
     memory.view.schedule.header = &memory.header;
     memory.view.schedule.rows = work_rows;
     memory.view.requests = requests;
+    memory.view.token_requests = nullptr;  // written here, for others
     if (part.view.token_levels != nullptr) {
       memory.view.token_keys = arrays.token_keys.in(shared);
       memory.view.token_levels = arrays.token_levels.in(shared);

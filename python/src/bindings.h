@@ -28,6 +28,7 @@ void bind_masks(nb::module_& m);
 void bind_ops(nb::module_& m);
 void bind_sampling(nb::module_& m);
 void bind_jit(nb::module_& m);
+void bind_kernel_choice(nb::module_& m);
 
 // An expression or a bare Python number; TypeError naming the argument for anything else.
 Expr to_expr(nb::handle object, const char* name);

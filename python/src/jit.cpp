@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // CUDA kernels compiled ahead, packs, the cache, and warnings.
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 #include <tilewright/jit.h>
@@ -62,12 +63,14 @@ std::vector<AttentionSpec> specs_of(const nb::args& attentions,
 
 std::vector<KernelReport> compile(const nb::args& attentions, const std::vector<std::string>& archs,
                                   int jobs, bool ops, bool block_structures,
-                                  const std::string& pack, nb::handle progress) {
+                                  std::optional<Limits> limits, const std::string& pack,
+                                  nb::handle progress) {
   CompileOptions options;
   options.archs = archs;
   options.jobs = jobs;
   options.ops = ops;
   options.block_structures = block_structures;
+  options.limits = limits;
   options.pack = pack;
   if (!progress.is_none()) {
     options.progress = [&](const KernelReport& report, std::size_t done, std::size_t total) {
@@ -117,10 +120,10 @@ void bind_jit(nb::module_& m) {
       "The GPUs that this process sees. Error (not_supported) where there is no driver or none of "
       "them: what was tried and\nhow to mend it.");
   m.def("_compile_kernels", &compile, "attentions"_a, nb::kw_only(), "archs"_a, "jobs"_a, "ops"_a,
-        "block_structures"_a, "pack"_a, "progress"_a.none(),
+        "block_structures"_a, "limits"_a.none(), "pack"_a, "progress"_a.none(),
         nb::sig("def _compile_kernels(*attentions: Attention | str, archs: list[str], jobs: int, "
-                "ops: bool, block_structures: bool, pack: "
-                "str, progress: object) -> list[KernelReport]"));
+                "ops: bool, block_structures: bool, limits: Limits | None, pack: str, progress: "
+                "object) -> list[KernelReport]"));
   m.def("_set_python_folders", &set_python_folders, "folders"_a);
   m.def("_load_kernel_pack", &load_kernel_pack, "path"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("kernel_cache_path", &kernel_cache_path,

@@ -23,6 +23,7 @@ NB_MODULE(_tilewright, m) {
   python::bind_ops(m);
   python::bind_sampling(m);
   python::bind_jit(m);
+  python::bind_kernel_choice(m);
   m.def("version", &tilewright::version, "Version of the library.");
   m.def("cpu_features", &tilewright::cpu_features,
         "The SIMD target chosen at run time: \"AVX3_DL\", \"AVX2\", ...");

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 from . import _tilewright
-from ._tilewright import Attention, KernelReport, NvrtcInfo
+from ._tilewright import Attention, KernelReport, Limits, NvrtcInfo
 
 
 def _package_folders() -> list[str]:
@@ -30,6 +30,7 @@ def compile_kernels(
     jobs: int = 0,
     ops: bool = True,
     block_structures: bool = False,
+    limits: Limits | None = None,
     pack: str | os.PathLike[str] | None = None,
     progress: Callable[[KernelReport, int, int], object] | None = None,
 ) -> list[KernelReport]:
@@ -38,7 +39,8 @@ def compile_kernels(
     attentions: Attention objects (of any device), names of models ("llama-3.1-8b", see model_names()), or "all" for what
     users meet first. archs: "sm_80", "sm_90a", ...; default: those of this machine's GPUs. jobs: kernels at a time; 0: as
     many as there are cores. ops: also the kernels of operators and sampling. block_structures: also those of plans whose
-    limits have block_structures. pack: a file to be written with all these kernels, for load_kernel_pack. progress: called
+    limits have block_structures. limits: only what plans of these limits launch (choose_kernels); block_structures then does
+    not count. pack: a file to be written with all these kernels, for load_kernel_pack. progress: called
     as progress(report, done, total) after each kernel, from any thread. Of a model with several kinds of layers the kernel
     of plans that they share, full attention first, is among them.
 
@@ -52,6 +54,7 @@ def compile_kernels(
         jobs=jobs,
         ops=ops,
         block_structures=block_structures,
+        limits=limits,
         pack="" if pack is None else os.fspath(pack),
         progress=progress,
     )

@@ -187,7 +187,7 @@ void run_levels(const Attention& attention, PlanImpl& plan, const TensorView& q,
   if (plan.cuda != nullptr) {
     plan.require_updated();
     plan.check_last_update(args.stream);
-    const CudaPlan& cuda = *plan.cuda;
+    CudaPlan& cuda = *plan.cuda;
     const DevicePlan::Part& part = cuda.part(attention);
     cuda.run(part, check_cuda_call(part, cuda.num_requests(), q, levels, num_levels, args));
     return;
@@ -202,8 +202,12 @@ CudaCall check_cuda_call(const DevicePlan::Part& part, int num_requests, const T
   const AttentionImpl& attention = part.attention.impl();
   require_call(attention, part.view, 0, num_requests, q, levels, num_levels, args);
   CudaCall call;
-  call.bindings = part.bindings;
-  bind_run_params(attention, args, num_requests, 0, call.bindings);
+  call.plan_bindings = &part.bindings;
+  // They are kilobytes: not copied by every layer of a variant that needs none.
+  if (attention.variant.binder.binds_at(Bind::run) || !args.params.empty() ||
+      args.logits_soft_cap.has_value()) {
+    bind_run_params(attention, args, num_requests, 0, call.run_bindings.emplace(part.bindings));
+  }
   fill_call(attention.spec, q, args, call);
   call.kv = levels;
   call.stream = args.stream;

@@ -10,7 +10,7 @@
 
 namespace tilewright {
 
-struct CudaKernels;
+class CudaKernels;
 
 class AttentionImpl {
  public:

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <limits>
 #include <string_view>
 #include <utility>
@@ -28,13 +29,24 @@ struct FieldName {
   int level;
   const char* field;
 
+  // Without fmt: every update makes some of them, and few are read.
   Text text() const {
     Text text;
-    const auto size = text.characters.size();
-    const auto end =
-        level < 0 ? fmt::format_to_n(text.characters.data(), size, "batch.{}", field)
-                  : fmt::format_to_n(text.characters.data(), size, "levels[{}].{}", level, field);
-    text.size = std::min(end.size, text.characters.size());
+    const auto add = [&](std::string_view part) {
+      const std::size_t size = std::min(part.size(), text.characters.size() - text.size);
+      std::copy_n(part.data(), size, text.characters.data() + text.size);
+      text.size += size;
+    };
+    if (level < 0) {
+      add("batch.");
+    } else {
+      std::array<char, 12> digits;
+      const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), level).ptr;
+      add("levels[");
+      add({digits.data(), static_cast<std::size_t>(end - digits.data())});
+      add("].");
+    }
+    add(field);
     return text;
   }
 };

@@ -6,6 +6,7 @@
 #include <tilewright/plan.h>
 
 #include <cstddef>
+#include <optional>
 
 #include "attention/device_plan.h"
 #include "variant/bindings.h"
@@ -22,13 +23,18 @@ struct CudaCall {
   Scale q_scale, k_scale, v_scale, out_scale;
   TensorView sinks;
   bool zero_padding = false;
-  Bindings bindings;  // all parameters of the variant
   Stream stream;
+
+  // All parameters of the variant.
+  const Bindings& bindings() const { return run_bindings ? *run_bindings : *plan_bindings; }
+  const Bindings* plan_bindings = nullptr;
+  std::optional<Bindings> run_bindings;  // where some are bound at run
 };
 
 // Checks what the host knows of a call of Attention::run. `num_requests`: the most that the plan's
 // batch may have. The batch's numbers are the device's: what they would make wrong, the kernel
-// leaves out. `levels` must outlive the call.
+// leaves out. `part` and `levels` must outlive
+// the call.
 CudaCall check_cuda_call(const DevicePlan::Part& part, int num_requests, const TensorView& q,
                          const KvCache* levels, std::size_t num_levels, const RunArgs& args);
 

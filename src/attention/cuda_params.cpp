@@ -2,7 +2,6 @@
 #include "attention/cuda_params.h"
 
 #include <algorithm>
-#include <bit>
 #include <type_traits>
 
 #include "attention/attention_impl.h"
@@ -114,8 +113,9 @@ void fill_params(const DevicePlan& plan, const DevicePlan::Part& part, const Cud
     params.sinks = static_cast<const float*>(call.sinks.data);
     params.sinks_stride = call.sinks.strides[0];
   }
+  const Bindings& bindings = call.bindings();
   for (std::size_t i = 0; i < part.attention.impl().variant.binder.params().size(); ++i) {
-    params.params[i] = param_slot(call.bindings.params[i]);
+    params.params[i] = param_slot(bindings.params[i]);
   }
   const DevicePlan::RunMemory& memory = plan.run_memory();
   params.slots = reinterpret_cast<float*>(memory.slots);
@@ -128,33 +128,26 @@ void fill_params(const DevicePlan& plan, const DevicePlan::Part& part, const Cud
   params.needed_blocks = memory.needed_blocks;
 }
 
-// Whole tokens of a page, or of a page's part: copies take boxes where these fill the rows that
-// eight of a swizzled matrix repeat.
-int box_tokens(const plan::LevelPages& pages) {
-  const auto size = static_cast<std::uint64_t>(pages.page_size);
-  const bool has_boxes = pages.indices != nullptr && size >= 8 && std::has_single_bit(size);
-  return has_boxes ? static_cast<int>(std::min<std::uint64_t>(size, 64)) : 0;
-}
-
-void fill_boxes(const AttentionSpec& spec, BoxEncoder encode, tw::HopperParams& params) {
+void fill_boxes(const AttentionSpec& spec, cuda::BoxMaps& boxes, tw::HopperParams& params) {
   const int levels = std::min(params.plan.num_levels, tw::HopperParams::kBoxLevels);
   for (int level = 0; level < levels; ++level) {
     const tw::CacheView& cache = params.cache[level];
-    const int tokens = cache.pages > 0 ? box_tokens(params.plan.levels[level]) : 0;
+    const plan::LevelPages& pages = params.plan.levels[level];
+    const bool has_table = cache.pages > 0 && pages.indices != nullptr;
+    const int tokens = box_tokens(has_table ? pages.page_size : 0);
     if (tokens == 0) continue;
     const auto of = [&](const char* data, std::int64_t dim, std::int64_t token, std::int64_t head,
                         std::int64_t page) {
-      return cuda::BoxTensor{
-          data,
-          {dim, params.plan.levels[level].page_size, spec.num_kv_heads, cache.pages},
-          {2, token, head, page},
-          tokens};
+      return cuda::BoxTensor{data,
+                             {dim, pages.page_size, spec.num_kv_heads, cache.pages},
+                             {2, token, head, page},
+                             tokens};
     };
     const bool taken =
-        encode(of(cache.k, spec.head_dim, cache.k_token, cache.k_head, cache.k_page),
-               &params.k_boxes[level]) &&
-        encode(of(cache.v, spec.value_dim(), cache.v_token, cache.v_head, cache.v_page),
-               &params.v_boxes[level]);
+        boxes.write(of(cache.k, spec.head_dim, cache.k_token, cache.k_head, cache.k_page),
+                    &params.k_boxes[level]) &&
+        boxes.write(of(cache.v, spec.value_dim(), cache.v_token, cache.v_head, cache.v_page),
+                    &params.v_boxes[level]);
     params.box_tokens[level] = taken ? tokens : 0;
   }
 }
@@ -166,12 +159,16 @@ plan::Config kernel_config(const Attention& attention, const CudaShape& shape, i
   plan::Config config =
       cuda_config(attention.spec(), {num_sms * shape.blocks_per_sm, l2_bytes}, limits);
   config.block_tokens = shape.block_tokens;
-  if (shape.hopper) {
-    // One block of threads an SM, whose matrix products cost a tile of 128 rows no more time than
-    // the bytes of its keys do.
-    config.cost = {400, 180 * shape.block_tokens / 128, 0, 6};
+  if (shape.kind == KernelKind::hopper) {
+    // One block of threads an SM; in nanoseconds or so. A block of keys takes few rows two thirds
+    // of the time that its products with 128 rows take.
+    config.cost = {1600, 900 * shape.block_tokens / 128, 4 * shape.block_tokens / 128, 48};
+    config.least_share = 7200;
   }
-  if (!shape.decode_only) return config;
+  if (shape.kind != KernelKind::decode) {
+    config.divides_workers = 1;
+    return config;
+  }
   if (!attention.impl().variant.mask_depends_on_head) {
     config.max_heads = shape.heads_together;
     config.joint_rows = config.max_heads * tw::kDecodeRows;
@@ -192,11 +189,11 @@ plan::Config kernel_config(const Attention& attention, const CudaShape& shape, i
 
 AttentionLaunch attention_launch(const DevicePlan& plan, const DevicePlan::Part& part,
                                  const CudaShape& shape, int num_sms, const CudaCall& call,
-                                 BoxEncoder encode) {
+                                 cuda::BoxMaps& boxes) {
   AttentionLaunch launch{};
   fill_params(plan, part, call, launch.params);
-  if (shape.hopper) {
-    fill_boxes(part.attention.spec(), encode, launch.params);
+  if (shape.kind == KernelKind::hopper) {
+    fill_boxes(part.attention.spec(), boxes, launch.params);
     launch.params_bytes = sizeof(launch.params);
   }
   // A worker is as many blocks of threads as it has heads.

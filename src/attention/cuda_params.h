@@ -24,12 +24,9 @@ struct AttentionLaunch {
 };
 inline constexpr unsigned kJoinThreads = 256;
 
-// cuda::encode_box_map, or what an emulator has for it.
-using BoxEncoder = bool (*)(const cuda::BoxTensor& tensor, void* map);
-
 // Errors: tensors that are not aligned as kernels need it.
 AttentionLaunch attention_launch(const DevicePlan& plan, const DevicePlan::Part& part,
                                  const CudaShape& shape, int num_sms, const CudaCall& call,
-                                 BoxEncoder encode);
+                                 cuda::BoxMaps& boxes);
 
 }  // namespace tilewright

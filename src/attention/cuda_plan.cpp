@@ -6,7 +6,6 @@
 
 #include "attention/attention_impl.h"
 #include "attention/cuda_params.h"
-#include "attention/memory_size.h"
 #include "base/checks.h"
 
 namespace tilewright {
@@ -23,37 +22,49 @@ CudaKernels::CudaKernels(const AttentionSpec& spec, Device where)
     : CudaKernels(spec, CudaTarget::of_arch(cuda::device(where.index).arch)) {}
 
 CudaKernels::CudaKernels(const AttentionSpec& spec, CudaTarget target)
-    : any_batch(spec, target, KernelUse::any_batch),
-      decode_only(spec, target, KernelUse::decode_only),
-      listed_blocks(spec, target, KernelUse::listed_blocks) {}
+    : any_batch_(spec, target, KernelUse::any_batch),
+      decode_only_(spec, target, KernelUse::decode_only),
+      spec_(spec),
+      target_(target) {}
 
-const CudaKernels::Kernel& CudaPlan::level_kernel(const Attention& attention,
-                                                  const Limits& limits) {
-  const CudaKernels& kernels = *attention.impl().cuda;
-  const bool listed = limits.block_structures && attention.spec().variant.mask.defined();
-  return listed ? kernels.listed_blocks : kernels.any_batch;
+const CudaKernels::Kernel& CudaKernels::listed_blocks() const {
+  std::call_once(listed_is_written_,
+                 [&] { listed_blocks_.emplace(spec_, target_, KernelUse::listed_blocks); });
+  return *listed_blocks_;
 }
 
-const CudaKernels::Kernel& CudaPlan::usual_kernel(const Attention& attention,
-                                                  const Limits& limits) {
-  const CudaKernels& kernels = *attention.impl().cuda;
-  const bool few_rows =
-      limits.q_len * attention.spec().group_size() <= tw::kDecodeRows && limits.levels == 1;
-  // Decode's sums have another order than those of longer rows.
-  const bool decode = few_rows && limits.determinism != Determinism::batch_invariant;
-  const CudaKernels::Kernel& other = level_kernel(attention, limits);
-  return decode && &other == &kernels.any_batch ? kernels.decode_only : other;
+const CudaKernels::Kernel& CudaKernels::of(KernelUse use) const {
+  switch (use) {
+    case KernelUse::decode_only:
+      return decode_only_;
+    case KernelUse::listed_blocks:
+      return listed_blocks();
+    default:
+      return any_batch_;
+  }
+}
+
+std::vector<CudaPlan::Chosen> CudaPlan::choose(const std::vector<Attention>& attentions,
+                                               const Limits& limits) {
+  std::vector<Chosen> chosen;
+  for (const Attention& attention : attentions) {
+    const PlanUses uses = plan_uses(attention.spec(), limits);
+    const CudaKernels& kernels = *attention.impl().cuda;
+    chosen.push_back({&kernels.of(uses.requests), &kernels.of(uses.rows)});
+  }
+  return chosen;
 }
 
 std::vector<DevicePlan::Configs> CudaPlan::configs_of(const std::vector<Attention>& attentions,
                                                       const Limits& limits,
                                                       const cuda::Device& device) {
+  const std::vector<Chosen> chosen = choose(attentions, limits);
   std::vector<DevicePlan::Configs> configs;
-  for (const Attention& attention : attentions) {
+  for (std::size_t i = 0; i < attentions.size(); ++i) {
     const auto of = [&](const CudaKernels::Kernel& kernel) {
-      return kernel_config(attention, kernel.shape, device.num_sms, device.l2_bytes, limits);
+      return kernel_config(attentions[i], kernel.shape, device.num_sms, device.l2_bytes, limits);
     };
-    configs.push_back({of(usual_kernel(attention, limits)), of(level_kernel(attention, limits))});
+    configs.push_back({of(*chosen[i].requests), of(*chosen[i].rows)});
   }
   return configs;
 }
@@ -62,6 +73,7 @@ CudaPlan::CudaPlan(const std::vector<Attention>& attentions, const Limits& limit
                    const TensorView& workspace)
     : device_(cuda::device(attentions[0].device().index)),
       limits_(limits),
+      chosen_(choose(attentions, limits)),
       plan_(attentions, limits, configs_of(attentions, limits, device_), device_.num_sms),
       update_(plan_source(plan_.masks(), plan_.parts().size(), limits.block_structures)) {
   const std::size_t bytes = plan_.lay_out(nullptr);
@@ -95,10 +107,9 @@ void CudaPlan::prepare() {
     compiling.push_back(std::async(std::launch::async, [&] { handle.on(device_.index); }));
   };
   load(update_);
-  for (const DevicePlan::Part& part : plan_.parts()) {
-    load(usual_kernel(part.attention, limits_).handle);
-    // Rows of a level may cover many requests.
-    load(level_kernel(part.attention, limits_).handle);
+  for (const Chosen& chosen : chosen_) {
+    load(chosen.requests->handle);
+    load(chosen.rows->handle);
   }
   for (std::future<void>& one : compiling) one.get();
 }
@@ -131,13 +142,12 @@ const DevicePlan::Part& CudaPlan::part(const Attention& attention) const {
   return *found;
 }
 
-void CudaPlan::run(const DevicePlan::Part& part, const CudaCall& call) const {
-  // Rows that are not simply the requests may have any number of queries.
-  const CudaKernels::Kernel& kernel = part.view.token_levels == nullptr
-                                          ? usual_kernel(part.attention, limits_)
-                                          : level_kernel(part.attention, limits_);
+void CudaPlan::run(const DevicePlan::Part& part, const CudaCall& call) {
+  const Chosen& chosen = chosen_[static_cast<std::size_t>(&part - plan_.parts().data())];
+  const CudaKernels::Kernel& kernel =
+      part.view.token_levels == nullptr ? *chosen.requests : *chosen.rows;
   const AttentionLaunch launch =
-      attention_launch(plan_, part, kernel.shape, device_.num_sms, call, cuda::encode_box_map);
+      attention_launch(plan_, part, kernel.shape, device_.num_sms, call, boxes_);
   const bool programmatic = device_.has_programmatic_launch();
   kernel.handle.on(device_.index, kAttentionEntry)
       .launch_bytes({launch.blocks, static_cast<unsigned>(kernel.shape.threads),

@@ -133,6 +133,7 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
     pieces.take_array(view.schedule.starts, workers);
     pieces.take_array(view.token_levels, limits_.q_tokens);
     pieces.take_array(view.token_keys, limits_.q_tokens);
+    pieces.take_array(view.token_requests, limits_.q_tokens);
     shared_bytes_ = std::max(shared_bytes_, place_arrays(parts_[i], workers, pieces, input.arrays));
     input.mask = parts_[i].mask;
     input.has_long_rows = limits_.q_len * config.group_size > config.tile_rows ||
@@ -228,6 +229,7 @@ void DevicePlan::read_part(const PlanInput& input, const DeviceBatch& batch, Par
   if (input.levels.size() == 1 && !input.levels[0].qo_indptr.defined()) {
     written.view.token_levels = nullptr;
     written.view.token_keys = nullptr;
+    written.view.token_requests = nullptr;
   } else {
     written.view.schedule.config = part.row_config;
   }

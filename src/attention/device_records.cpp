@@ -53,6 +53,7 @@ DeviceRecords::DeviceRecords(const DevicePlan::Part& part, Copier copier)
   fetch(schedule.splits, header.num_splits);
   fetch(plan_.token_levels, header.q_tokens);
   fetch(plan_.token_keys, header.q_tokens);
+  fetch(plan_.token_requests, header.q_tokens);
   copier_.wait();
   // What masks and lists of query tokens are asked for; pages are not.
   std::array<std::int64_t, plan::kMaxLevels> entries{};

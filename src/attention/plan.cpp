@@ -23,22 +23,6 @@ constexpr std::size_t kWorkspaceAlignment = 256;
 // Enough for a large server's cores; more only costs slots.
 constexpr int kDefaultWorkers = 64;
 
-void require_limits(const Limits& limits) {
-  static constexpr std::int64_t kMost = std::int64_t{1} << 30;
-  const auto in_range = [](std::string_view name, std::int64_t value, std::int64_t least) {
-    require(value >= least && value <= kMost, "limits.{} is {}: it must be in [{}, {}]", name,
-            value, least, kMost);
-  };
-  in_range("requests", limits.requests, 1);
-  in_range("q_tokens", limits.q_tokens, 1);
-  in_range("q_len", limits.q_len, 1);
-  in_range("kv_len", limits.kv_len, 0);
-  require(limits.levels >= 1 && limits.levels <= cpu::kMaxLevels,
-          "limits.levels is {}: it must be in [1, {}]", limits.levels, cpu::kMaxLevels);
-  require(limits.workers >= 0 && limits.workers <= 4096,
-          "limits.workers is {}: it must be in [0, 4096]", limits.workers);
-}
-
 void require_attentions(const std::vector<Attention>& attentions) {
   require(!attentions.empty(), "attentions is empty: a plan needs at least one");
   for (std::size_t i = 0; i < attentions.size(); ++i) {
@@ -60,6 +44,22 @@ void require_workspace(const TensorView& workspace, Device device) {
 }
 
 }  // namespace
+
+void require_limits(const Limits& limits) {
+  static constexpr std::int64_t kMost = std::int64_t{1} << 30;
+  const auto in_range = [](std::string_view name, std::int64_t value, std::int64_t least) {
+    require(value >= least && value <= kMost, "limits.{} is {}: it must be in [{}, {}]", name,
+            value, least, kMost);
+  };
+  in_range("requests", limits.requests, 1);
+  in_range("q_tokens", limits.q_tokens, 1);
+  in_range("q_len", limits.q_len, 1);
+  in_range("kv_len", limits.kv_len, 0);
+  require(limits.levels >= 1 && limits.levels <= cpu::kMaxLevels,
+          "limits.levels is {}: it must be in [1, {}]", limits.levels, cpu::kMaxLevels);
+  require(limits.workers >= 0 && limits.workers <= 4096,
+          "limits.workers is {}: it must be in [0, 4096]", limits.workers);
+}
 
 void PlanImpl::AlignedDelete::operator()(std::byte* pointer) const {
   ::operator delete[](pointer, std::align_val_t{kWorkspaceAlignment});
@@ -226,7 +226,7 @@ void PlanPart::make_schedule() {
         if (row.tiles == 1 && schedule.config.heads_differ == 0) return row.max_tile_blocks;
         return cpu::tile_ranges(plan, attention.impl().variant.mask, row, head, tile).blocks;
       },
-      [](plan::Row* begin, plan::Row* end, const plan::RowOrder& order) {
+      [](plan::Row* begin, plan::Row* end, const plan::SortRows& order) {
         if (!std::is_sorted(begin, end, order)) std::sort(begin, end, order);
       });
   count_shares(schedule, stats);

@@ -29,6 +29,9 @@ struct PlanPart {
   void measure_rows();
 };
 
+// Error unless a plan may be of these.
+void require_limits(const Limits& limits);
+
 // Whether the environment's TILEWRIGHT_DEBUG asks for debug mode.
 bool debug_of_environment();
 

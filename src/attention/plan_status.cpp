@@ -2,11 +2,11 @@
 // What a plan tells of its requests' data: status words, copies of them, debug mode.
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <string_view>
 
 #include "attention/plan_impl.h"
 #include "base/checks.h"
+#include "base/environment.h"
 
 namespace tilewright {
 namespace {
@@ -72,8 +72,7 @@ std::string describe_status(std::int32_t word) {
 }
 
 bool debug_of_environment() {
-  const char* const value = std::getenv("TILEWRIGHT_DEBUG");
-  return value != nullptr && *value != '\0' && std::string_view(value) != "0";
+  return environment_asks("TILEWRIGHT_DEBUG");
 }
 
 void PlanImpl::check_last_update(Stream stream) {

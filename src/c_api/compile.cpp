@@ -62,6 +62,7 @@ CompileOptions read_options(const tw_compile_options* options) {
   result.jobs = given.jobs;
   result.ops = !read_flag({path, "without_ops"}, given.without_ops);
   result.block_structures = read_flag({path, "block_structures"}, given.block_structures);
+  if (given.limits != nullptr) result.limits = read_limits({path, "limits"}, given.limits);
   if (given.pack != nullptr) result.pack = given.pack;
   check_count({path, "num_plans"}, given.num_plans);
   const Path plans(path, "plans");

@@ -86,6 +86,8 @@ void give_back(Handle* handle) noexcept {
 AttentionSpec read_attention_spec(const Path& path, const tw_attention_spec& given);
 // With the dtypes and dims that are not given written out.
 tw_attention_spec c_spec(const AttentionSpec& spec, const tw_variant& variant);
+Limits read_limits(const Path& path, const tw_limits* limits);
+tw_limits c_limits(const Limits& limits);
 Batch read_batch(const Path& path, const tw_batch* given);
 KvCache read_kv_cache(const Path& path, const tw_kv_cache& cache);
 

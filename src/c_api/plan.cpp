@@ -21,8 +21,18 @@ std::vector<Attention> read_attentions(const tw_attention* const* attentions, st
   return list;
 }
 
-Limits read_limits(const tw_limits* limits) {
-  const Path path("limits");
+}  // namespace
+
+void tw_plan::require_batch() const {
+  if (failed) {
+    raise(ErrorCode::invalid_state,
+          "plan has no batch: its last tw_plan_update() failed; call it with one first");
+  }
+}
+
+namespace tilewright::c_api {
+
+Limits read_limits(const Path& path, const tw_limits* limits) {
   const tw_limits given = read_struct(path, limits);
   Limits most;
   most.requests = given.requests;
@@ -37,16 +47,18 @@ Limits read_limits(const tw_limits* limits) {
   return most;
 }
 
-}  // namespace
-
-void tw_plan::require_batch() const {
-  if (failed) {
-    raise(ErrorCode::invalid_state,
-          "plan has no batch: its last tw_plan_update() failed; call it with one first");
-  }
+tw_limits c_limits(const Limits& limits) {
+  tw_limits result{};
+  result.requests = limits.requests;
+  result.q_tokens = limits.q_tokens;
+  result.q_len = limits.q_len;
+  result.kv_len = limits.kv_len;
+  result.levels = limits.levels;
+  result.determinism = static_cast<std::int32_t>(limits.determinism);
+  result.workers = limits.workers;
+  result.block_structures = limits.block_structures ? 1 : 0;
+  return result;
 }
-
-namespace tilewright::c_api {
 
 Batch read_batch(const Path& path, const tw_batch* batch) {
   const tw_batch given = read_struct(path, batch);
@@ -67,16 +79,16 @@ Batch read_batch(const Path& path, const tw_batch* batch) {
 tw_status tw_plan_workspace_bytes(const tw_attention* const* attentions, size_t num_attentions,
                                   const tw_limits* limits, size_t* bytes) {
   return guarded([&] {
-    required("bytes", bytes) =
-        Plan::workspace_bytes(read_attentions(attentions, num_attentions), read_limits(limits));
+    required("bytes", bytes) = Plan::workspace_bytes(read_attentions(attentions, num_attentions),
+                                                     read_limits("limits", limits));
   });
 }
 
 tw_status tw_plan_create(const tw_attention* const* attentions, size_t num_attentions,
                          const tw_limits* limits, const tw_tensor* workspace, tw_plan** plan) {
   return guarded([&] {
-    hand_out("plan", plan, read_attentions(attentions, num_attentions), read_limits(limits),
-             read_optional_tensor("workspace", workspace));
+    hand_out("plan", plan, read_attentions(attentions, num_attentions),
+             read_limits("limits", limits), read_optional_tensor("workspace", workspace));
   });
 }
 
@@ -100,19 +112,8 @@ tw_status tw_plan_update(tw_plan* plan, const tw_batch* batch, const tw_plan_inp
 }
 
 tw_status tw_plan_get_limits(const tw_plan* plan, tw_limits* limits) {
-  return guarded([&] {
-    const Limits& most = required("plan", plan).plan.limits();
-    tw_limits result{};
-    result.requests = most.requests;
-    result.q_tokens = most.q_tokens;
-    result.q_len = most.q_len;
-    result.kv_len = most.kv_len;
-    result.levels = most.levels;
-    result.determinism = static_cast<std::int32_t>(most.determinism);
-    result.workers = most.workers;
-    result.block_structures = most.block_structures ? 1 : 0;
-    write_struct("limits", limits, result);
-  });
+  return guarded(
+      [&] { write_struct("limits", limits, c_limits(required("plan", plan).plan.limits())); });
 }
 
 tw_status tw_plan_get_stats(const tw_plan* plan, const tw_attention* attention,

@@ -60,10 +60,17 @@ std::vector<jit::KernelSource> sources_of(const std::vector<AttentionSpec>& spec
       if (seen.insert(jit::digest_of(source, "")).second) sources.push_back(std::move(source));
     }
   };
-  for (const AttentionSpec& spec : specs) add(kernels_of(spec, arch, options.block_structures));
+  for (const AttentionSpec& spec : specs) {
+    add(options.limits ? kernels_of(spec, arch, *options.limits)
+                       : kernels_of(spec, arch, options.block_structures));
+  }
   for (const std::vector<AttentionSpec>& together : options.plans) {
     require(!together.empty(), "plans has an empty list: a plan has at least one attention");
-    add(plan_kernels_of(together, options.block_structures));
+    if (options.limits) {
+      add({plan_kernel_of(together, options.limits->block_structures)});
+    } else {
+      add(plan_kernels_of(together, options.block_structures));
+    }
   }
   if (options.ops) add(kernels_of_ops());
   return sources;

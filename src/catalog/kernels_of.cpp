@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "attention/cuda_sources.h"
+#include "attention/plan_impl.h"
 #include "attention/update_kernel.h"
 
 namespace tilewright {
@@ -23,12 +24,28 @@ std::vector<jit::KernelSource> kernels_of(const AttentionSpec& spec, const std::
   return kernels;
 }
 
-std::vector<jit::KernelSource> plan_kernels_of(const std::vector<AttentionSpec>& specs,
-                                               bool block_structures) {
+std::vector<jit::KernelSource> kernels_of(const AttentionSpec& spec, const std::string& arch,
+                                          const Limits& limits) {
+  require_limits(limits);
+  const CudaTarget target = CudaTarget::of_arch(arch);
+  if (!cuda_supports(spec, target)) return {};
+  const PlanUses uses = plan_uses(spec, limits);
+  std::vector<jit::KernelSource> kernels = {attention_source(spec, target, uses.requests)};
+  if (uses.rows != uses.requests) kernels.push_back(attention_source(spec, target, uses.rows));
+  kernels.push_back(plan_kernel_of({spec}, limits.block_structures));
+  return kernels;
+}
+
+jit::KernelSource plan_kernel_of(const std::vector<AttentionSpec>& specs, bool lists_blocks) {
   std::vector<Variant> masks;
   for (const AttentionSpec& spec : specs) add_mask(masks, spec.variant);
-  std::vector<jit::KernelSource> kernels = {plan_source(masks, specs.size())};
-  if (block_structures) kernels.push_back(plan_source(masks, specs.size(), true));
+  return plan_source(masks, specs.size(), lists_blocks);
+}
+
+std::vector<jit::KernelSource> plan_kernels_of(const std::vector<AttentionSpec>& specs,
+                                               bool block_structures) {
+  std::vector<jit::KernelSource> kernels = {plan_kernel_of(specs, false)};
+  if (block_structures) kernels.push_back(plan_kernel_of(specs, true));
   return kernels;
 }
 

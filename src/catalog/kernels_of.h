@@ -3,6 +3,7 @@
 #pragma once
 
 #include <tilewright/attention.h>
+#include <tilewright/plan.h>
 
 #include <string>
 #include <vector>
@@ -17,7 +18,14 @@ namespace tilewright {
 std::vector<jit::KernelSource> kernels_of(const AttentionSpec& spec, const std::string& arch,
                                           bool block_structures);
 
-// Those that make plans of these attentions together, in this order.
+// Those alone that plans of these limits launch, of this attention alone.
+std::vector<jit::KernelSource> kernels_of(const AttentionSpec& spec, const std::string& arch,
+                                          const Limits& limits);
+
+// The one that makes plans of these attentions together, in this order. `lists_blocks`: of limits
+// with block structures.
+jit::KernelSource plan_kernel_of(const std::vector<AttentionSpec>& specs, bool lists_blocks);
+// Those of all limits; of limits with block structures only where these are asked for.
 std::vector<jit::KernelSource> plan_kernels_of(const std::vector<AttentionSpec>& specs,
                                                bool block_structures);
 

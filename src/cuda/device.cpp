@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/checks.h"
+#include "base/environment.h"
 
 namespace tilewright {
 namespace cuda {
@@ -69,7 +70,8 @@ Device describe_device(int index) {
     check(api, api.device_get_attribute(value, attribute, out.handle), "cuDeviceGetAttribute");
   }
   check(api, api.device_total_mem(&out.memory_bytes, out.handle), "cuDeviceTotalMem");
-  out.arch = fmt::format("sm_{}{}{}", out.major, out.minor, out.major == 9 ? "a" : "");
+  const bool own_instructions = out.major == 9 && !environment_asks("TILEWRIGHT_PORTABLE");
+  out.arch = fmt::format("sm_{}{}{}", out.major, out.minor, own_instructions ? "a" : "");
   return out;
 }
 

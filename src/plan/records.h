@@ -44,6 +44,9 @@ struct Config {
   // Whether a few workers may be left without work where all others then have whole items, or equal
   // parts of one: where memory is the bound they are not missed, and parts cost more.
   std::int32_t evens_shares = 0;
+  // Whether workers are divided between sections A and B where both have work: what memory bounds
+  // (rows of few queries) then runs beside what products bound, not before it.
+  std::int32_t divides_workers = 0;
   // What a block costs at most in this batch, for all heads of its item; 0: it is not counted, and
   // may be what the rest allows.
   std::int64_t largest_block = 0;
@@ -91,6 +94,8 @@ struct Header {
   std::int32_t num_rows = 0;  // those with query tokens, section A first, longest tiles first
   std::int32_t num_a_rows = 0;
   std::int32_t workers = 0;  // that have a share of section B
+  // The first so many of them share its tail alone, all others its rows; 0: there is one line.
+  std::int32_t tail_workers = 0;
   std::int32_t num_splits = 0;
   std::int32_t q_tokens = 0;
   std::int32_t num_segments = 0;

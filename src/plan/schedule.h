@@ -6,7 +6,8 @@
 // partial results. Section B holds rows of few query rows (decode), rows whose tiles are longer
 // than a fair share, and what is left of A's last wave. Its items lie on a line of cost that is cut
 // into equal contiguous shares, one a worker (stream-K, arXiv 2301.03598): a cut falls on a block's
-// bound, so shares differ from the ideal by at most one fixed cost and a block.
+// bound, so shares differ from the ideal by at most one fixed cost and a block. Where both sections
+// have work their workers may be others (POD-Attention, arXiv 2410.18038, has both on one SM).
 //
 // `blocks` below is a callable (const Row&, head, tile) -> how many KV blocks the tile needs.
 #pragma once
@@ -256,20 +257,48 @@ TILEWRIGHT_HD Cut find_cut(const Schedule& s, std::int64_t cost, const Blocks& b
   return {point.item, 0, cost - point.cost};
 }
 
-// Orders two rows for section A and within it: A before B, longest items first, then as given.
+// Which rows are section A's.
 struct RowOrder {
   Config config;
-  std::int64_t share;
+  std::int64_t longest;  // of section A's items
 
   TILEWRIGHT_HD bool in_section_a(const Row& row) const {
-    return row.tiles > 1 && longest_item(config, row) <= share;
+    return row.tiles > 1 && longest_item(config, row) <= longest;
   }
+  // See TallRows.
+  TILEWRIGHT_HD bool is_all_tail() const { return longest == kAnyLength; }
+  static constexpr std::int64_t kAnyLength = 0x7FFFFFFFFFFFFFFF;
+};
+
+// Rows of several tiles. Mostly section A's items are no longer than a fair share. Where none of
+// theirs is that short, and they have few items (a prefix of many requests), these are its tail:
+// cut into as many equal parts each, so that the tiles of a row read the same keys at the same
+// time.
+struct TallRows {
+  std::int64_t items = 0;
+  bool some_short = false;
+
+  TILEWRIGHT_HD void include(const Config& config, const Row& row, std::int64_t share) {
+    if (row.tiles <= 1) return;
+    items += items_of(config, row);
+    some_short = some_short || longest_item(config, row) <= share;
+  }
+  TILEWRIGHT_HD std::int64_t longest_a_item(const Config& config, std::int64_t share) const {
+    const bool all_tail = config.divides_workers != 0 && !some_short && 2 * items <= config.workers;
+    return all_tail ? RowOrder::kAnyLength : share;
+  }
+};
+
+// Section A before B; A's rows with the longest items first, then as given.
+struct SortRows {
+  RowOrder order;
+
   TILEWRIGHT_HD bool operator()(const Row& a, const Row& b) const {
-    const bool a_first = in_section_a(a);
-    if (a_first != in_section_a(b)) return a_first;
+    const bool a_first = order.in_section_a(a);
+    if (a_first != order.in_section_a(b)) return a_first;
     if (a_first) {
-      const std::int64_t longest_a = longest_item(config, a);
-      const std::int64_t longest_b = longest_item(config, b);
+      const std::int64_t longest_a = longest_item(order.config, a);
+      const std::int64_t longest_b = longest_item(order.config, b);
       if (longest_a != longest_b) return longest_a > longest_b;
     }
     return a.level != b.level ? a.level < b.level : a.index < b.index;
@@ -323,13 +352,31 @@ TILEWRIGHT_HD inline bool may_lie_evenly(const Config& config, const Header& hea
   return config.evens_shares != 0 && config.heads_differ == 0 && header.num_a_rows == 0;
 }
 
-// Where on section B's line a worker's share should begin: floor(worker * b_cost / workers),
-// without overflow of the product. There are few workers: their squares fit 32 bits.
-TILEWRIGHT_HD inline std::int64_t share_begin(std::int64_t b_cost, std::int32_t workers,
+// How many workers section B's rows have for themselves, of a plan that costs `total`: their part
+// of it, rounded up, so that they rather end early and take items of section A. 0: workers are not
+// divided.
+TILEWRIGHT_HD inline std::int32_t workers_of_rows(const Config& config, std::int64_t total,
+                                                  std::int64_t rows) {
+  if (config.divides_workers == 0 || config.workers < 2 || rows == 0 || rows == total) return 0;
+  const std::int64_t count =
+      min64(ceil_div(rows, max64(1, total / config.workers)), count_workers(config, rows));
+  return static_cast<std::int32_t>(min64(count, config.workers - 1));
+}
+
+// Where the share of a worker of `workers` should begin: floor(worker * cost / workers), without
+// overflow of the product. There are few workers: their squares fit 32 bits.
+TILEWRIGHT_HD inline std::int64_t share_begin(std::int64_t cost, std::int32_t workers,
                                               std::int32_t worker) {
-  const std::int64_t share = b_cost / workers;
-  const auto rest = static_cast<std::int32_t>(b_cost - share * workers);
+  const std::int64_t share = cost / workers;
+  const auto rest = static_cast<std::int32_t>(cost - share * workers);
   return share * worker + rest * worker / workers;
+}
+// The same on section B's line.
+TILEWRIGHT_HD inline std::int64_t share_begin(const Header& header, std::int32_t worker) {
+  const std::int32_t tail = header.tail_workers;
+  if (worker < tail) return share_begin(header.tail_cost, tail, worker);
+  const std::int64_t before = tail > 0 ? header.tail_cost : 0;
+  return before + share_begin(header.b_cost - before, header.workers - tail, worker - tail);
 }
 
 // Whether the items of A's last, incomplete wave are shared out. Parts of items are written and
@@ -339,9 +386,39 @@ TILEWRIGHT_HD inline bool shares_tail(const Config& config, std::int64_t items, 
   return cost > 4 * config.cost.fixed * items;
 }
 
-// Sets the header's sections and the rows' prefix sums; rows are sorted by RowOrder.
+// Which workers share section B, whose costs are known; `of_rows` is workers_of_rows, `all_tail`
+// RowOrder::is_all_tail.
+TILEWRIGHT_HD inline void set_workers(const Config& config, std::int32_t of_rows, bool all_tail,
+                                      Header& header) {
+  header.tail_workers = 0;
+  if (of_rows == 0) {
+    header.workers = count_workers(config, header.b_cost);
+    return;
+  }
+  if (header.tail_items > 0) {
+    header.tail_workers = static_cast<std::int32_t>(
+        min64(count_workers(config, header.tail_cost), config.workers - of_rows));
+    const auto items = static_cast<std::int32_t>(header.tail_items);
+    if (all_tail && header.tail_workers >= items) {
+      // Parts are rather short than long: what they wait for grows with them.
+      std::int32_t parts = div32(header.tail_workers + items / 2, items);
+      if (parts * items > min64(count_workers(config, header.tail_cost), config.workers - 1)) {
+        --parts;
+      }
+      header.tail_workers = parts * items;
+      of_rows =
+          static_cast<std::int32_t>(min64(count_workers(config, header.b_cost - header.tail_cost),
+                                          config.workers - header.tail_workers));
+    }
+  }
+  header.workers = header.tail_workers + of_rows;
+}
+
+// Sets the header's sections and the rows' prefix sums; rows are sorted. `total`: the
+// cost of all rows.
 template <typename Blocks>
-TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, const Blocks& blocks) {
+TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, std::int64_t total,
+                                    const Blocks& blocks) {
   Header& h = *s.header;
   const std::int64_t heads = s.config.num_kv_heads;
   std::int64_t tiles = 0;
@@ -351,18 +428,6 @@ TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, const Bl
     tiles += s.rows[row].tiles;
   }
   h.num_a_rows = row;
-  h.tail_items = tiles * heads % s.config.workers;
-  h.a_items = tiles * heads - h.tail_items;
-  h.tail_cost = 0;
-  for (std::int64_t i = 0; i < h.tail_items; ++i) {
-    const Item at = a_item(s, h.a_items + i);
-    h.tail_cost += item_cost(s.config, s.rows[at.row], at.head, at.tile, blocks);
-  }
-  if (!shares_tail(s.config, h.tail_items, h.tail_cost)) {
-    h.a_items += h.tail_items;
-    h.tail_items = 0;
-    h.tail_cost = 0;
-  }
   std::int64_t items = 0;
   std::int64_t cost = 0;
   for (; row < h.num_rows; ++row) {
@@ -371,9 +436,22 @@ TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, const Bl
     items += items_of(s.config, s.rows[row]);
     cost += row_cost(s.config, s.rows[row]);
   }
+  const std::int32_t of_rows = workers_of_rows(s.config, total, cost);
+  h.tail_items = order.is_all_tail() ? tiles * heads : tiles * heads % (s.config.workers - of_rows);
+  h.a_items = tiles * heads - h.tail_items;
+  h.tail_cost = 0;
+  for (std::int64_t i = 0; i < h.tail_items; ++i) {
+    const Item at = a_item(s, h.a_items + i);
+    h.tail_cost += item_cost(s.config, s.rows[at.row], at.head, at.tile, blocks);
+  }
+  if (!order.is_all_tail() && !shares_tail(s.config, h.tail_items, h.tail_cost)) {
+    h.a_items += h.tail_items;
+    h.tail_items = 0;
+    h.tail_cost = 0;
+  }
   h.b_items = h.tail_items + items;
   h.b_cost = h.tail_cost + cost;
-  h.workers = count_workers(s.config, h.b_cost);
+  set_workers(s.config, of_rows, order.is_all_tail(), h);
   bool even = may_lie_evenly(s.config, h);
   for (row = 0; even && row < h.num_rows; ++row) {
     even = s.rows[row].tiles == 1 &&
@@ -404,17 +482,20 @@ TILEWRIGHT_HD inline void list_splits(Schedule& s) {
 }
 
 // All of it, for one thread, from rows that are measured. Rows without query tokens are left out.
-// `sort` is sort(begin, end, order).
+// `sort` is sort(begin, end, SortRows).
 template <typename Blocks, typename Sort>
 void make_schedule(Schedule& s, const Blocks& blocks, const Sort& sort) {
   Header& h = *s.header;
   std::int64_t total = 0;
   for (std::int32_t row = 0; row < h.num_rows; ++row) total += row_cost(s.config, s.rows[row]);
-  const RowOrder order{s.config, ceil_div(total, s.config.workers)};
-  sort(s.rows, s.rows + h.num_rows, order);
-  lay_out_sections(s, order, blocks);
+  const std::int64_t share = ceil_div(total, s.config.workers);
+  TallRows tall;
+  for (std::int32_t row = 0; row < h.num_rows; ++row) tall.include(s.config, s.rows[row], share);
+  const RowOrder order{s.config, tall.longest_a_item(s.config, share)};
+  sort(s.rows, s.rows + h.num_rows, SortRows{order});
+  lay_out_sections(s, order, total, blocks);
   for (std::int32_t worker = 0; worker <= h.workers; ++worker) {
-    s.cuts[worker] = find_cut(s, share_begin(h.b_cost, h.workers, worker), blocks);
+    s.cuts[worker] = find_cut(s, share_begin(h, worker), blocks);
   }
   list_splits(s);
 }

@@ -82,6 +82,8 @@ struct View {
   // covers it. Else null.
   std::uint8_t* token_levels = nullptr;
   std::int32_t* token_keys = nullptr;  // by query token: keys of all its rows
+  // By query token: its request, where kernels ask for that often; null: it is searched for.
+  std::int32_t* token_requests = nullptr;
   LevelPages levels[kMaxLevels];
   std::int32_t num_levels = 1;
   // A row's bits must not depend on the other rows of its tile, nor on how many there are.
@@ -108,6 +110,7 @@ struct View {
 
   // The request of a query token: the last one that begins at or before it.
   TILEWRIGHT_HD std::int32_t request_of(std::int64_t token) const {
+    if (token_requests != nullptr) return token_requests[token];
     std::int32_t begin = 0;
     std::int32_t end = schedule.header->num_requests;
     TILEWRIGHT_HD_LOOP

@@ -128,6 +128,11 @@ int ParamBinder::index_of(const std::string& name) const {
   return -1;
 }
 
+bool ParamBinder::binds_at(Bind when) const {
+  return std::any_of(params_.begin(), params_.end(),
+                     [&](const Param& param) { return param.bind() == when; });
+}
+
 void ParamBinder::check_extents(std::size_t index, const TensorView& tensor,
                                 const ParamExtents& extents) const {
   const Param& param = params_[index];

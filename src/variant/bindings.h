@@ -64,6 +64,7 @@ class ParamBinder {
 
   const std::vector<Param>& params() const { return params_; }
   int index_of(const std::string& name) const;  // -1: no such parameter
+  bool binds_at(Bind when) const;               // whether any parameter does
 
   // Sets the parameters of one binding time in `bindings` from `values` (defaults for those left
   // out) and leaves the others alone. Errors (invalid_argument): unknown name (the known ones are

@@ -243,5 +243,35 @@ TEST_F(BadRequests, TheDeviceTellsHowManyThereAre) {
   }
 }
 
+// What explain_batch() counts on the host is what the device's kernel made.
+TEST(EmulatedBehaviour, SchedulesAreThoseThatAreExplained) {
+  for (const Lengths& lengths :
+       {Lengths{{1, 70}, {1, 900}, {1, 33}}, Lengths{{1, 500}, {1, 500}, {200, 400}, {3, 90}}}) {
+    for (const CompiledCase& compiled : {causal_128(), causal_128_ampere()}) {
+      SimpleBatch batch(compiled.attention.dims(), compiled.attention.q_dtype, lengths, 16, 5);
+      std::vector<RequestLengths> explained;
+      for (const auto& [q_len, kv_len] : lengths) explained.push_back({1, q_len, kv_len});
+      const Limits limits = limits_of(explained);
+      const AttentionSpec spec = spec_of(compiled);
+      EmulatedAttention attention(spec, compiled.target, limits);
+      GuardedCopies copies;
+      const Batch own_batch = copies.batch(batch.batch());
+      attention.update(own_batch, copies.levels({KvLevel{batch.table.table, {}, {}, {}, {}}}), {},
+                       1);
+      // As the emulator's.
+      const GpuModel gpu = {"",   compiled.target.major == 9 ? "sm_90a" : "sm_80",
+                            2,    std::int64_t{1} << 20,
+                            1e12, 1e12};
+      const BatchWork work = explain_batch(spec, limits, explained, gpu);
+      const plan::Header& header = attention.header();
+      EXPECT_EQ(work.a_items, header.a_items);
+      EXPECT_EQ(work.b_items, header.b_items);
+      EXPECT_EQ(work.b_workers, header.b_items > 0 ? header.workers : 0);
+      EXPECT_GE(work.stats.split_tiles, header.num_splits);
+      EXPECT_EQ(work.stats.split_tiles > 0, header.num_splits > 0);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tilewright::test

@@ -5,7 +5,6 @@
 #include <stdexcept>
 
 #include "attention/attention_impl.h"
-#include "attention/memory_size.h"
 #include "attention/update_kernel.h"
 #include "runtime/machine.h"
 
@@ -45,17 +44,8 @@ bool encode_box_map(const cuda::BoxTensor& tensor, void* map) {
 
 // As CudaPlan chooses, where both are compiled.
 KernelUse use_of(const AttentionSpec& spec, CudaTarget target, const Limits& limits) {
-  if (limits.block_structures) return KernelUse::listed_blocks;
-  const bool decodes = limits.q_len * spec.group_size() <= tw::kDecodeRows && limits.levels == 1 &&
-                       limits.determinism != Determinism::batch_invariant;
-  return decodes && find_kernels(spec, target, KernelUse::decode_only) != nullptr
-             ? KernelUse::decode_only
-             : KernelUse::any_batch;
-}
-
-// Where rows of levels are not simply the requests.
-KernelUse level_use(const Limits& limits) {
-  return limits.block_structures ? KernelUse::listed_blocks : KernelUse::any_batch;
+  const PlanUses uses = plan_uses(spec, limits);
+  return find_kernels(spec, target, uses.requests) != nullptr ? uses.requests : uses.rows;
 }
 
 }  // namespace
@@ -106,10 +96,11 @@ EmulatedAttention::EmulatedAttention(const AttentionSpec& spec, CudaTarget targe
       attention_(spec),
       plan_({attention_}, limits,
             {{kernel_config(attention_, shape_, num_sms, kL2Bytes, limits),
-              kernel_config(attention_, cuda_shape(spec, target, level_use(limits)), num_sms,
-                            kL2Bytes, limits)}},
+              kernel_config(attention_, cuda_shape(spec, target, plan_uses(spec, limits).rows),
+                            num_sms, kL2Bytes, limits)}},
             num_sms),
       kernels_(kernels_of(spec, target, use_)),
+      boxes_(encode_box_map),
       workspace_(
           std::make_unique<tw::emulator::GuardedBuffer>("workspace", plan_.lay_out(nullptr))) {
   plan_.lay_out(reinterpret_cast<std::byte*>(workspace_->data()));
@@ -144,17 +135,16 @@ void EmulatedAttention::run(const TensorView& q, const std::vector<KvCache>& kv,
   // Rows that are not simply the requests may have any number of queries.
   const bool plain = part().view.token_levels == nullptr;
   const AttentionSpec& spec = attention_.spec();
-  const KernelUse use = plain ? use_ : level_use(plan_.limits());
+  const KernelUse use = plain ? use_ : plan_uses(spec, plan_.limits()).rows;
   const CudaShape shape = plain ? shape_ : cuda_shape(spec, target_, use);
   const EmulatedKernels kernels = plain ? kernels_ : kernels_of(spec, target_, use);
-  const AttentionLaunch launch =
-      attention_launch(plan_, part(), shape, num_sms_, call, encode_box_map);
+  const AttentionLaunch launch = attention_launch(plan_, part(), shape, num_sms_, call, boxes_);
   const tw::emulator::Launch grid{.grid = static_cast<int>(launch.blocks),
                                   .block = shape.threads,
                                   .shared_bytes = shape.shared_bytes,
                                   .seed = seed,
                                   .max_resident_blocks = 1 + static_cast<int>(seed % 3)};
-  if (shape.hopper) {
+  if (shape.kind == KernelKind::hopper) {
     tw::emulator::launch(kernels.hopper_attention, grid, launch.params);
   } else {
     tw::emulator::launch(kernels.attention, grid, launch.params);

@@ -70,6 +70,7 @@ class EmulatedAttention {
   Attention attention_;
   DevicePlan plan_;
   EmulatedKernels kernels_;
+  cuda::BoxMaps boxes_;
   std::unique_ptr<tw::emulator::GuardedBuffer> workspace_;
   int num_requests_ = 0;
 };

@@ -42,6 +42,10 @@ TEST(CHeader, StructsAreThoseOfC) {
       sizeof(tw_kernel_report),
       sizeof(tw_shared_plan),
       sizeof(tw_compile_options),
+      sizeof(tw_kernel_choice),
+      sizeof(tw_gpu_model),
+      sizeof(tw_request_lengths),
+      sizeof(tw_batch_work),
       sizeof(tw_rope_sections),
       sizeof(tw_sampling_args),
       offsetof(tw_tensor, device),
@@ -98,6 +102,11 @@ TEST(CHeader, NothingHidesBehindTheLastMember) {
   EXPECT_TRUE(ends_with(&tw_plan_input::blocks, offsetof(tw_plan_input, blocks)));
   EXPECT_TRUE(ends_with(&tw_plan_stats::folded_rows, offsetof(tw_plan_stats, folded_rows)));
   EXPECT_TRUE(ends_with(&tw_plan_piece::cost, offsetof(tw_plan_piece, cost)));
+  EXPECT_TRUE(
+      ends_with(&tw_kernel_choice::heads_together, offsetof(tw_kernel_choice, heads_together)));
+  EXPECT_TRUE(ends_with(&tw_gpu_model::reserved, offsetof(tw_gpu_model, reserved)));
+  EXPECT_TRUE(ends_with(&tw_request_lengths::kv_len, offsetof(tw_request_lengths, kv_len)));
+  EXPECT_TRUE(ends_with(&tw_batch_work::reserved, offsetof(tw_batch_work, reserved)));
   EXPECT_TRUE(ends_with(&tw_rope_sections::reserved, offsetof(tw_rope_sections, reserved)));
   EXPECT_TRUE(ends_with(&tw_sampling_args::stream, offsetof(tw_sampling_args, stream)));
 }

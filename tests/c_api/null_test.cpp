@@ -351,6 +351,38 @@ TEST_F(CNulls, Kernels) {
   EXPECT_EQ(reports, nullptr);
 }
 
+TEST_F(CNulls, KernelChoice) {
+  auto choice = sized<tw_kernel_choice>();
+  auto model = sized<tw_gpu_model>();
+  auto lengths = sized<tw_request_lengths>();
+  lengths.q_len = lengths.kv_len = 1;
+  auto work = sized<tw_batch_work>();
+  auto most = sized<tw_limits>();
+  const char* const* names = nullptr;
+  const tw_gpu_model nameless = model;
+  const auto explain = [&](const tw_attention_spec* s, const tw_limits* l,
+                           const tw_request_lengths* b, const tw_gpu_model* g, tw_batch_work* w) {
+    return tw_explain_batch(s, l, b, 1, g, nullptr, 0, 16, w);
+  };
+  EXPECT_OK(tw_get_gpu_model("h100", &model));
+  check({{"spec", [&] { return tw_choose_kernels(nullptr, &limits, "sm_80", &choice, nullptr); }},
+         {"limits", [&] { return tw_choose_kernels(&spec, nullptr, "sm_80", &choice, nullptr); }},
+         {"arch", [&] { return tw_choose_kernels(&spec, &limits, nullptr, &choice, nullptr); }},
+         {"names", [&] { return tw_gpu_model_names(nullptr, &count); }},
+         {"count", [&] { return tw_gpu_model_names(&names, nullptr); }},
+         {"name", [&] { return tw_get_gpu_model(nullptr, &model); }},
+         {"model", [&] { return tw_get_gpu_model("h100", nullptr); }},
+         {"batch", [&] { return tw_limits_of(nullptr, 1, &most); }},
+         {"limits", [&] { return tw_limits_of(&lengths, 1, nullptr); }},
+         {"spec", [&] { return explain(nullptr, &limits, &lengths, &model, &work); }},
+         {"limits", [&] { return explain(&spec, nullptr, &lengths, &model, &work); }},
+         {"batch", [&] { return explain(&spec, &limits, nullptr, &model, &work); }},
+         {"gpu", [&] { return explain(&spec, &limits, &lengths, nullptr, &work); }},
+         {"gpu.arch", [&] { return explain(&spec, &limits, &lengths, &nameless, &work); }},
+         {"work", [&] { return explain(&spec, &limits, &lengths, &model, nullptr); }}});
+  EXPECT_OK(tw_choose_kernels(&spec, &limits, "sm_80", nullptr, nullptr));
+}
+
 TEST_F(CNulls, DestroyTakesThem) {
   tw_kernel_cache_destroy(nullptr);
   tw_attention_specs_destroy(nullptr);

@@ -127,6 +127,17 @@ TEST(Device, HopperIsCompiledForItsOwnInstructions) {
   EXPECT_EQ(cuda::device(0).arch, "sm_90a");
 }
 
+TEST(Device, TheEnvironmentAsksForPortableKernels) {
+  fake_cuda();
+  setenv("TILEWRIGHT_PORTABLE", "1", 1);
+  const std::string portable = cuda::describe_device(0).arch;
+  setenv("TILEWRIGHT_PORTABLE", "0", 1);
+  const std::string own = cuda::describe_device(0).arch;
+  unsetenv("TILEWRIGHT_PORTABLE");
+  EXPECT_EQ(portable, "sm_90");
+  EXPECT_EQ(own, "sm_90a");
+}
+
 TEST(Device, OutOfRangeAndTooOldAreErrors) {
   fake_cuda();
   expect_error_of(ErrorCode::invalid_argument, {"device is cuda:2", "sees 2 GPUs"},

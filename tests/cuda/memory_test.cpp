@@ -3,7 +3,10 @@
 #include "cuda/memory.h"
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <vector>
 
 #include "cuda/box_map.h"
 #include "support/expect_error.h"
@@ -68,6 +71,68 @@ TEST(BoxMap, TakesTensorsAsTheDriverDoes) {
   odd.strides[3] = std::int64_t{1} << 40;
   EXPECT_FALSE(cuda::encode_box_map(odd, map.data()));
   EXPECT_EQ(fake_cuda().calls["cuTensorMapEncodeTiled"], 2);
+}
+
+// Writes down what it is asked for.
+int encoded = 0;
+bool encode_first_words(const cuda::BoxTensor& tensor, void* map) {
+  ++encoded;
+  std::memset(map, 0, 128);
+  std::memcpy(map, &tensor, sizeof tensor);
+  return tensor.strides[3] < std::int64_t{1} << 40;
+}
+
+TEST(BoxMaps, EncodeATensorOnce) {
+  encoded = 0;
+  cuda::BoxMaps maps(encode_first_words);
+  alignas(64) std::array<std::byte, 128> map{};
+  const auto expect_map_of = [&](const cuda::BoxTensor& tensor) {
+    map.fill(std::byte{0xFF});
+    EXPECT_TRUE(maps.write(tensor, map.data()));
+    EXPECT_EQ(std::memcmp(map.data(), &tensor, sizeof tensor), 0);
+    EXPECT_EQ(map[127], std::byte{0});
+  };
+  // K and V of 80 layers, step after step.
+  std::vector<cuda::BoxTensor> layers;
+  char* address = nullptr;
+  for (int layer = 0; layer < 160; ++layer) {
+    address += 5120 * 7;
+    layers.push_back({address, {80, 16, 2, 7}, {2, 320, 160, 5120}, 16});
+  }
+  for (int step = 0; step < 3; ++step) {
+    for (const cuda::BoxTensor& layer : layers) expect_map_of(layer);
+  }
+  EXPECT_EQ(encoded, 160);
+  // Other tensors where one was: they differ in one number.
+  std::vector<cuda::BoxTensor> others(10, layers[0]);
+  for (std::size_t dim = 0; dim < 4; ++dim) {
+    others[dim].shape[dim] += 16;
+    others[4 + dim].strides[dim] += 16;
+  }
+  others[8].box_tokens = 8;
+  others[9].data = address + 16;
+  for (const cuda::BoxTensor& other : others) expect_map_of(other);
+  EXPECT_EQ(encoded, 170);
+}
+
+TEST(BoxMaps, KeepAFixedNumber) {
+  encoded = 0;
+  cuda::BoxMaps maps(encode_first_words);
+  alignas(64) std::array<std::byte, 128> map{};
+  cuda::BoxTensor tensor{nullptr, {80, 16, 2, 7}, {2, 320, 160, 5120}, 16};
+  const int many = 4 * static_cast<int>(cuda::BoxMaps::kPlaces);
+  for (int i = 0; i < many; ++i) {
+    tensor.data = static_cast<const char*>(nullptr) + 4096 * i;
+    EXPECT_TRUE(maps.write(tensor, map.data()));
+    EXPECT_TRUE(maps.write(tensor, map.data()));
+    EXPECT_EQ(std::memcmp(map.data(), &tensor, sizeof tensor), 0);
+  }
+  EXPECT_EQ(encoded, many);
+  // What the encoder does not take is nothing to keep.
+  tensor.strides[3] = std::int64_t{1} << 40;
+  EXPECT_FALSE(maps.write(tensor, map.data()));
+  EXPECT_FALSE(maps.write(tensor, map.data()));
+  EXPECT_EQ(encoded, many + 2);
 }
 
 TEST(Memory, CopiesAndFills) {

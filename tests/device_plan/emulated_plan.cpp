@@ -57,6 +57,7 @@ void expect_equal(const plan::Header& a, const plan::Header& b) {
   EXPECT_EQ(a.num_rows, b.num_rows);
   EXPECT_EQ(a.num_a_rows, b.num_a_rows);
   EXPECT_EQ(a.workers, b.workers);
+  EXPECT_EQ(a.tail_workers, b.tail_workers);
   EXPECT_EQ(a.num_splits, b.num_splits);
   EXPECT_EQ(a.q_tokens, b.q_tokens);
   EXPECT_EQ(a.num_segments, b.num_segments);

@@ -32,6 +32,7 @@ plan::Config draw_config(Random& random, int workers) {
   config.least_share = random.pick({1, 100, 512});
   config.rounds_workers = random.pick({0, 1});
   config.evens_shares = random.pick({0, 1});
+  config.divides_workers = random.pick({0, 1});
   return config;
 }
 
@@ -66,8 +67,9 @@ struct Seen {
   int joined_levels = 0;
   int folded_rows = 0;
   int known_starts = 0;
-  int even = 0;    // with fewer workers, that have equal shares
-  int listed = 0;  // with block structures
+  int divided = 0;  // workers between the sections
+  int even = 0;     // with fewer workers, that have equal shares
+  int listed = 0;   // with block structures
 
   void add(const plan::View& view) {
     const plan::Header& header = *view.schedule.header;
@@ -81,7 +83,10 @@ struct Seen {
       known_starts += start.items > 0 && start.request >= 0 && start.begin > 0 ? 1 : 0;
     }
     const plan::Config& config = view.schedule.config;
-    even += header.workers < plan::count_workers(config, header.b_cost) ? 1 : 0;
+    divided += header.tail_workers > 0 ? 1 : 0;
+    if (header.num_a_rows == 0) {
+      even += header.workers < plan::count_workers(config, header.b_cost) ? 1 : 0;
+    }
     listed += view.blocks.defined() ? 1 : 0;
     for (std::int32_t i = 0; i < header.num_rows; ++i) {
       const plan::Row& row = view.schedule.rows[i];
@@ -185,6 +190,7 @@ TEST(DevicePlan, IsTheHostsForLongQueries) {
   }
   EXPECT_GT(seen.section_a, 10);
   EXPECT_GT(seen.tails, 10);
+  EXPECT_GT(seen.divided, 5);
   EXPECT_GT(seen.long_b_rows, 10);
 }
 
@@ -243,7 +249,7 @@ TEST(DevicePlan, IsTheHostsForEqualRequests) {
     ASSERT_TRUE(drawn.plan->intact());
     seen.add(drawn.plan->view(0));
   }
-  EXPECT_GT(seen.even, 5);
+  EXPECT_GT(seen.even, 3);
 }
 
 // More rows than shared memory has room for.

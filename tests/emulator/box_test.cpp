@@ -38,7 +38,7 @@ TW_KERNEL TW_LAUNCH_BOUNDS(32, 1) copy_one(TW_PARAMETER BoxParams p) {
   if (thread_id() == 0) {
     mbarrier_arrive_expect(full, static_cast<u32>(p.expect));
     mbarrier_arrive(full, 31);
-    copy_box(box + p.shift, p.map, p.element, p.token, p.head, p.page, full);
+    copy_box(box + p.shift, p.map, p.element, p.token, p.head, p.page, keep_as_usual(), full);
   }
   mbarrier_wait(full, 0);
   for (i32 i = thread_id(); i < kBoxTokens * 64; i += 32) {

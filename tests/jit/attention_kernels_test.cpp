@@ -37,7 +37,7 @@ TEST_P(AttentionKernels, CompileWithinTheirBudgets) {
       const jit::Binary binary = jit::compile(attention_source(spec, target, use), GetParam());
       EXPECT_EQ(binary.entries.size(), 2U);
       // Hopper's kernel for any batch: a few registers, outside of its loop.
-      const int most = cuda_shape(spec, target, use).hopper ? 128 : 0;
+      const int most = cuda_shape(spec, target, use).kind == KernelKind::hopper ? 128 : 0;
       EXPECT_LE(binary.spill_bytes(), most) << binary.name;
     }
   }

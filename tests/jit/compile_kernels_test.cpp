@@ -3,6 +3,7 @@
 #include <tilewright/jit.h>
 #include <tilewright/variants.h>
 
+#include "catalog/kernels_of.h"
 #include "support/expect_error.h"
 #include "support/use_nvrtc.h"
 
@@ -23,6 +24,31 @@ TEST(CompileKernels, ArgumentsAreChecked) {
   options.jobs = -1;
   expect_error_of(ErrorCode::invalid_argument, {"jobs is -1"},
                   [&] { compile_kernels({}, options); });
+}
+
+TEST(CompileKernels, OfLimitsAreWhatTheirPlansLaunch) {
+  AttentionSpec spec;
+  spec.num_qo_heads = spec.num_kv_heads = 2;
+  spec.head_dim = 64;
+  const auto names = [&](const Limits& most) {
+    std::vector<std::string> list;
+    for (const jit::KernelSource& source : kernels_of(spec, "sm_90a", most)) {
+      list.push_back(source.name);
+    }
+    return list;
+  };
+  Limits limits = {4, 4, 1, 1024};
+  EXPECT_THAT(names(limits), testing::ElementsAre("decode_bf16_bf16_d64_g1",
+                                                  "attention_bf16_bf16_d64_g1", "plan_1"));
+  limits.q_tokens = limits.q_len = 100;
+  EXPECT_THAT(names(limits), testing::ElementsAre("attention_bf16_bf16_d64_g1", "plan_1"));
+  limits.block_structures = true;
+  EXPECT_THAT(names(limits), testing::ElementsAre("listed_bf16_bf16_d64_g1", "plan_1_listed"));
+  CompileOptions options;
+  options.archs = {"sm_80"};
+  options.limits = Limits{};
+  expect_error_of(ErrorCode::invalid_argument, {"limits.requests is 0"},
+                  [&] { compile_kernels({spec}, options); });
 }
 
 TEST(Models, AreKnownByName) {

@@ -89,6 +89,7 @@ Scenario random_scenario(std::mt19937& random) {
   s.config.rounds_workers = pick(0, 1);
   s.config.joint_rows = pick(0, 1) * s.config.tile_rows;  // so that there is one tile
   s.config.max_heads = s.config.joint_rows > 0 ? pick(1, 4) : 1;
+  s.config.divides_workers = pick(0, 1);
   s.blocks = {s.config, pick(0, 3)};
   const int rows = pick(0, 20);
   for (int i = 0; i < rows; ++i) {
@@ -107,7 +108,7 @@ void make(OwnedSchedule& owned, const Blocks& blocks) {
     measure_row(s.config, s.rows[row], blocks);
   }
   make_schedule(s, blocks,
-                [](Row* begin, Row* end, const RowOrder& order) { std::sort(begin, end, order); });
+                [](Row* begin, Row* end, const SortRows& order) { std::sort(begin, end, order); });
 }
 
 // (row, head, tile, block) in one number; block -1 is the item itself, which must be finished even
@@ -201,6 +202,7 @@ TEST(Schedule, EveryUnitExactlyOnce) {
 
 TEST(Schedule, SharesAreWithinOneFixedCostAndOneBlock) {
   std::mt19937 random(2);
+  int divided = 0;
   for (int round = 0; round < 3000; ++round) {
     SCOPED_TRACE(round);
     const Scenario scenario = random_scenario(random);
@@ -215,20 +217,31 @@ TEST(Schedule, SharesAreWithinOneFixedCostAndOneBlock) {
         std::max(cost.block + static_cast<std::int64_t>(cost.block_row) * s.config.tile_rows,
                  s.config.max_heads * (cost.block + static_cast<std::int64_t>(cost.block_row) *
                                                         s.config.joint_rows));
+    // The workers of the tail, where it has its own, and all others.
+    const std::int64_t tail_cost = h.tail_workers > 0 ? h.tail_cost : 0;
+    const std::int32_t others = h.workers - h.tail_workers;
     std::int64_t total = 0;
     for (std::int32_t worker = 0; worker < h.workers; ++worker) {
       const std::int64_t share = share_cost(s, worker);
       ASSERT_EQ(share, walked_cost(s, worker, scenario.blocks)) << "worker " << worker;
       total += share;
-      ASSERT_LE(std::abs(share - h.b_cost / h.workers), slack) << "worker " << worker;
+      const std::int64_t ideal =
+          worker < h.tail_workers ? tail_cost / h.tail_workers : (h.b_cost - tail_cost) / others;
+      ASSERT_LE(std::abs(share - ideal), slack) << "worker " << worker;
       ASSERT_TRUE(h.workers == 1 || share > 0 || s.cuts[worker].block == 0) << "worker " << worker;
     }
     ASSERT_EQ(total, h.b_cost);
     ASSERT_LE(h.workers, s.config.workers);
-    if (h.workers > 1) {
-      ASSERT_GE(h.b_cost / h.workers, s.config.least_share);
+    ASSERT_GE(others, 1);
+    if (others > 1) {
+      ASSERT_GE((h.b_cost - tail_cost) / others, s.config.least_share);
     }
+    if (h.tail_workers > 1) {
+      ASSERT_GE(tail_cost / h.tail_workers, s.config.least_share);
+    }
+    divided += h.tail_workers > 0 ? 1 : 0;
   }
+  EXPECT_GT(divided, 20);
 }
 
 TEST(Schedule, SplitsNameTheSlotsThatWorkersWrite) {
@@ -279,8 +292,16 @@ TEST(Schedule, SectionAIsWholeWavesLongestFirst) {
     OwnedSchedule owned(scenario.config, scenario.rows);
     make(owned, scenario.blocks);
     const Schedule& s = owned.get();
+    std::int64_t total = 0;
+    for (const Row& row : scenario.rows) {
+      Row measured = row;
+      measure_row(s.config, measured, scenario.blocks);
+      total += row_cost(s.config, measured);
+    }
     // The last wave is shared out, or its items are too short for that.
-    const std::int64_t rest = s.header->a_items % s.config.workers;
+    const std::int32_t others =
+        workers_of_rows(s.config, total, s.header->b_cost - s.header->tail_cost);
+    const std::int64_t rest = s.header->a_items % (s.config.workers - others);
     if (rest > 0) {
       std::int64_t cost = 0;
       for (std::int64_t i = s.header->a_items - rest; i < s.header->a_items; ++i) {
@@ -292,12 +313,6 @@ TEST(Schedule, SectionAIsWholeWavesLongestFirst) {
     }
     short_waves += rest > 0 ? 1 : 0;
     shared_waves += s.header->tail_items > 0 ? 1 : 0;
-    std::int64_t total = 0;
-    for (const Row& row : scenario.rows) {
-      Row measured = row;
-      measure_row(s.config, measured, scenario.blocks);
-      total += row_cost(s.config, measured);
-    }
     Item last;
     std::int64_t last_longest = 0;
     for (std::int64_t i = 0; i < s.header->a_items; ++i) {
@@ -336,15 +351,21 @@ std::vector<Row> decode_rows(const std::vector<std::int32_t>& kv_lens) {
   return rows;
 }
 
-TEST(Schedule, DecodeIsCutIntoEqualShares) {
+// 32 query heads over 8 KV heads, as in many models.
+Config llama_config(int workers) {
   Config config;
   config.num_kv_heads = 8;
   config.group_size = 4;
   config.tile_rows = 64;
   config.block_tokens = 64;
-  config.workers = 16;
-  config.heads_per_group = 8;
+  config.workers = workers;
   config.cost = {10, 8, 1};
+  return config;
+}
+
+TEST(Schedule, DecodeIsCutIntoEqualShares) {
+  Config config = llama_config(16);
+  config.heads_per_group = 8;
   config.least_share = 100;
   std::vector<std::int32_t> kv_lens(32, 256);
   kv_lens[0] = 32768;
@@ -385,15 +406,9 @@ TEST(Schedule, WorkersAreRounded) {
 
 // Equal rows are dealt out whole, or in equal parts, where few workers are left over for it.
 TEST(Schedule, EqualRowsHaveEvenShares) {
-  Config config;
-  config.num_kv_heads = 8;
-  config.group_size = 4;
-  config.tile_rows = 64;
-  config.block_tokens = 64;
-  config.workers = 33;
+  Config config = llama_config(33);
   config.joint_rows = 128;
   config.max_heads = 8;
-  config.cost = {10, 8, 1};
   config.evens_shares = 1;
   const auto shares = [&](std::vector<std::int32_t> kv_lens) {
     OwnedSchedule owned(config, decode_rows(kv_lens));
@@ -412,6 +427,83 @@ TEST(Schedule, EqualRowsHaveEvenShares) {
   EXPECT_EQ(shares(uneven).first, 33);
   config.evens_shares = 0;
   EXPECT_EQ(shares(std::vector<std::int32_t>(32, 4096)).first, 33);
+}
+
+// Decoding requests beside a prompt have as many workers as their cost is of all; the prompt's last
+// wave is shared out among the others.
+TEST(Schedule, WorkersAreDividedBetweenDecodeAndPrefill) {
+  Config config;
+  config.num_kv_heads = 8;
+  config.group_size = 4;
+  config.tile_rows = 128;
+  config.block_tokens = 128;
+  config.workers = 132;
+  config.heads_per_group = 8;
+  config.cost = {10, 100, 1};
+  config.least_share = 100;
+  config.divides_workers = 1;
+  std::vector<Row> rows = decode_rows(std::vector<std::int32_t>(64, 4096));
+  Row prompt;
+  prompt.index = 64;
+  prompt.q_len = 2048;
+  prompt.kv_len = 8192;
+  rows.push_back(prompt);
+  OwnedSchedule owned(config, rows);
+  make(owned, Blocks{config, 0});
+  const Schedule& s = owned.get();
+  const Header& h = *s.header;
+  EXPECT_EQ(h.num_a_rows, 1);
+  const std::int64_t decode = h.b_cost - h.tail_cost;
+  EXPECT_EQ(decode, 64 * 8 * (10 + 32 * 104));
+  std::int64_t prefill = 0;
+  for (std::int32_t tile = 0; tile < 64; ++tile) {
+    prefill += 8 * item_cost(config, s.rows[0], 0, tile, Blocks{config, 0});
+  }
+  const std::int32_t decoding = h.workers - h.tail_workers;
+  const std::int64_t share = (decode + prefill) / 132;
+  EXPECT_LE(decode / decoding, share);
+  EXPECT_GT(decode / (decoding - 1), share);
+  EXPECT_EQ(h.workers, 132);
+  EXPECT_EQ(h.a_items % h.tail_workers, 0);
+  EXPECT_EQ(h.tail_items, 512 % h.tail_workers);
+  // No worker has both.
+  EXPECT_EQ(s.cuts[h.tail_workers].item, h.tail_items);
+  EXPECT_EQ(s.cuts[h.tail_workers].block, 0);
+  EXPECT_EQ(s.cuts[h.tail_workers].cost, h.tail_cost);
+}
+
+// Both tiles of a prefix are cut at the same keys, and computed at the same time.
+TEST(Schedule, TilesOfAPrefixAreCutAlike) {
+  Config config;
+  config.num_kv_heads = 8;
+  config.group_size = 4;
+  config.tile_rows = 128;
+  config.block_tokens = 128;
+  config.workers = 132;
+  config.heads_per_group = 8;
+  config.cost = {100, 100, 1};
+  config.least_share = 100;
+  config.divides_workers = 1;
+  std::vector<Row> rows = decode_rows(std::vector<std::int32_t>(64, 256));
+  Row prefix;
+  prefix.index = 64;
+  prefix.q_len = 64;
+  prefix.kv_len = 32768;
+  rows.push_back(prefix);
+  OwnedSchedule owned(config, rows);
+  make(owned, Blocks{config, 0});
+  const Schedule& s = owned.get();
+  const Header& h = *s.header;
+  EXPECT_EQ(h.a_items, 0);
+  ASSERT_EQ(h.tail_items, 16);
+  ASSERT_EQ(h.tail_workers % 16, 0);
+  EXPECT_GT(h.tail_workers, 64);
+  EXPECT_EQ(h.workers, 132);
+  const std::int32_t parts = h.tail_workers / 16;
+  for (std::int32_t worker = 0; worker < h.tail_workers; ++worker) {
+    EXPECT_EQ(s.cuts[worker].item, worker / parts);
+    EXPECT_EQ(s.cuts[worker].block, s.cuts[worker % parts].block);
+  }
 }
 
 TEST(Schedule, FewRowsShareAnItemWithOtherHeads) {

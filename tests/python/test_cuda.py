@@ -42,7 +42,7 @@ class Step:
         return moved
 
     def limits(self):
-        return tw.Limits(requests=8, q_tokens=64, q_len=64, kv_len=256)
+        return tw.Limits(requests=8, q_tokens=96, q_len=64, kv_len=256)
 
     def update(self, plan, attention, **options):
         batch = tw.Batch(qo_indptr=self.qo_indptr, kv_lens=self.kv_lens)

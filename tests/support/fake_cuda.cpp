@@ -82,16 +82,26 @@ const Section* find_section(const Module& module, const std::string& name) {
   return nullptr;
 }
 
-// EIATTR_CBANK_PARAM_SIZE of .nv.info.<function>: entries are a format, a number, and two bytes
-// that are the value or the length of what follows.
+// EIATTR_KPARAM_INFO of .nv.info.<function>: entries are a format, a number, and two bytes that are
+// the value or the length of what follows. (EIATTR_CBANK_PARAM_SIZE counts what aligns a
+// parameter.)
 std::size_t params_bytes(const Function& function) {
+  struct ParamInfo {
+    std::uint32_t index;
+    std::uint16_t ordinal, offset;
+    std::uint32_t size_and_flags;
+  };
   const Section* info = find_section(*function.module, ".nv.info." + function.name);
   for (std::size_t at = 0; info != nullptr && at + 4 <= info->bytes;) {
     const auto format = static_cast<unsigned char>(info->data[at]);
     const auto attribute = static_cast<unsigned char>(info->data[at + 1]);
     std::uint16_t value = 0;
     std::memcpy(&value, info->data + at + 2, sizeof value);
-    if (attribute == 0x19) return value;
+    if (attribute == 0x17 && value >= sizeof(ParamInfo)) {
+      ParamInfo param;
+      std::memcpy(&param, info->data + at + 4, sizeof param);
+      return param.size_and_flags >> 18;
+    }
     at += 4 + (format == 4 ? value : 0U);
   }
   return 0;

@@ -54,7 +54,9 @@ int main(int argc, char** argv) {
         "  kernels.join_levels = tilewright_join_levels;\n"
         "}}\n}}\n",
         i,
-        cuda_shape(spec, cases[i].target, cases[i].use).hopper ? "hopper_attention" : "attention");
+        cuda_shape(spec, cases[i].target, cases[i].use).kind == KernelKind::hopper
+            ? "hopper_attention"
+            : "attention");
     // Plans differ in the masks alone.
     plans << fmt::format(
         "#define Mask0 Mask0Of{0}\n#define {1} {1}_{0}\n#define {2} {2}_{0}\n"

@@ -23,7 +23,18 @@ TW_DEVICE SharedPlace flip(SharedPlace place, u32 bits) {
   return {reinterpret_cast<const char*>(reinterpret_cast<u64>(place.pointer) ^ bits)};
 }
 
-TW_DEVICE void copy_async_16(void* shared, const void* global, bool valid = true) {
+struct CachePolicy {};
+TW_DEVICE CachePolicy keep_as_usual() {
+  return {};
+}
+TW_DEVICE CachePolicy evict_first() {
+  return {};
+}
+TW_DEVICE void copy_async_16(void* shared, const void* global, bool valid = true);
+TW_DEVICE void copy_async_16(void* shared, const void* global, CachePolicy /*policy*/) {
+  copy_async_16(shared, global);
+}
+TW_DEVICE void copy_async_16(void* shared, const void* global, bool valid) {
   emulator::issue_copy(shared, global, 16, valid);
 }
 TW_DEVICE void copy_async_16(SharedPlace place, i32 offset, const void* global) {

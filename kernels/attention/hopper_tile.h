@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tiles of many rows on Hopper (FlashAttention-3, arXiv 2407.08608): two warp groups of 64 rows
-// each walk over the same blocks of keys. A group's softmax of one block hides its product of the
-// next block's keys and of the last one's values, and both hide under the other group's products.
+// Tiles on Hopper (FlashAttention-3, arXiv 2407.08608): two warp groups walk over the same blocks
+// of keys. A group's softmax of one block hides its product of the next block's keys and of the
+// last one's values, and both hide under the other group's products.
+//
+// Of a tile of many rows each group has 64, and all keys of a block. Of few rows, as decoding has
+// them, both groups have the same, in their first warps, and each half of a block's keys: what
+// counts is how soon its place may be filled again. Their results are joined behind the last block.
 #pragma once
 
 #include "attention/hopper_memory.h"
@@ -16,21 +20,28 @@ struct HopperTurns {
   u32 tiles = 0;   // that have keys
   u32 blocks = 0;  // of keys
   u32 steps = 0;
+  u32 joins = 0;  // of few rows
 };
 
-class HopperPrefill {
+// Before the first tile: the first group goes first.
+TW_DEVICE void begin_turns(HopperMemory& memory) {
+  if (thread_id() / 128 == Hopper::kGroups - 1) arrive_as_warp(memory.may_multiply[0]);
+}
+
+template <bool few_rows>
+class HopperTile {
  public:
   using Element = Shape::Element;
-  static constexpr i32 kKeyTiles = Shape::kBlock / 8;
-  static constexpr i32 kSixteens = Shape::kBlock / 16;
-  static constexpr i32 kGroupRows = Shape::kRows / Hopper::kGroups;
+  static constexpr i32 kKeys = few_rows ? Shape::kBlock / Hopper::kGroups : Shape::kBlock;
+  static constexpr i32 kKeyTiles = kKeys / 8;
+  static constexpr i32 kSixteens = kKeys / 16;
   using Scores = float[kKeyTiles * 4];
   using Weights = u32[kSixteens][4];
-  using MultiplyKeys = WarpGroupMultiply<Element, Shape::kBlock>;
+  using MultiplyKeys = WarpGroupMultiply<Element, kKeys>;
   using MultiplyValues = WarpGroupMultiply<Element, Shape::kValueTiles * 8>;
 
-  TW_DEVICE HopperPrefill(const AttentionParams& params, HopperMemory& the_memory,
-                          HopperTurns& the_turns)
+  TW_DEVICE HopperTile(const AttentionParams& params, HopperMemory& the_memory,
+                       HopperTurns& the_turns)
       : p(params), memory(the_memory), turns(the_turns), group(uniform(thread_id() / 128)) {}
 
   // The present piece, a tile.
@@ -41,12 +52,12 @@ class HopperPrefill {
       memory.q[group].wait_full(turns.tiles);
       bool moved;
       u32 last_block;
-      Weights weights;
+      Weights weights = {};
       {
         Scores scores;
         wait_for_keys();
         last_block = block_of_keys();
-        fence_if_gathered(last_block);
+        fence_async_proxy();  // queries are copied by threads
         wait_for_turn();
         multiply_keys(scores);
         end_turn();
@@ -54,8 +65,7 @@ class HopperPrefill {
         hold_registers(scores);
         give_back_keys();
         if (left == 1) give_back_queries();
-        transform(last_block, scores);
-        moved = weigh(scores);
+        moved = scores_to_weights(last_block, scores);
         pack_weights(scores, weights);
         ++turns.blocks;
       }
@@ -76,8 +86,7 @@ class HopperPrefill {
         hold_registers(scores);
         give_back_keys();
         if (left == 1) give_back_queries();
-        transform(block, scores);
-        moved = weigh(scores);
+        moved = scores_to_weights(block, scores);
         wgmma_wait<0>();
         hold_registers(o);
         give_back_values();
@@ -97,11 +106,6 @@ class HopperPrefill {
     finish();
   }
 
-  // Before the first tile: the first group goes first.
-  TW_DEVICE static void begin_turns(HopperMemory& memory) {
-    if (thread_id() / 128 == Hopper::kGroups - 1) arrive_as_warp(memory.may_multiply[0]);
-  }
-
  private:
   TW_DEVICE void wait_for_keys() {
     memory.k[turns.blocks % Hopper::kStages].wait_full(turns.blocks / Hopper::kStages);
@@ -109,7 +113,7 @@ class HopperPrefill {
   // Of the last block.
   TW_DEVICE void wait_for_values() {
     const u32 last = turns.blocks - 1;
-    memory.v[last % Hopper::kStages].wait_full(last / Hopper::kStages);
+    memory.v[last % Hopper::kValueStages].wait_full(last / Hopper::kValueStages);
   }
   TW_DEVICE void give_back_queries() {
     arrive_as_warp(memory.q[group].empty);
@@ -119,15 +123,17 @@ class HopperPrefill {
     arrive_as_warp(memory.k[turns.blocks % Hopper::kStages].empty);
   }
   TW_DEVICE void give_back_values() {
-    arrive_as_warp(memory.v[(turns.blocks - 1) % Hopper::kStages].empty);
+    arrive_as_warp(memory.v[(turns.blocks - 1) % Hopper::kValueStages].empty);
   }
 
   // Stores the tile's rows: in a slot, or where complete rows go.
   TW_DEVICE void finish() {
-    store_rows_of_warp<16>(
-        p, piece->tile, piece->slot, warp_id() * 16,
-        [&](i32 i) -> const SoftmaxRow& { return rows[i]; },
-        [&](i32 i, i32 d, i32 e) -> float& { return o[d * 4 + i * 2 + e]; });
+    if (!few_rows || join_groups()) {
+      store_rows_of_warp<16>(
+          p, piece->tile, piece->slot, few_rows ? 0 : warp_id() * 16,
+          [&](i32 i) -> const SoftmaxRow& { return rows[i]; },
+          [&](i32 i, i32 d, i32 e) -> float& { return o[d * 4 + i * 2 + e]; });
+    }
     if (piece->slot >= 0) {
       sync_workers();
       merge_if_last(p, piece->tile, *piece, memory.message);
@@ -136,11 +142,66 @@ class HopperPrefill {
     ++turns.pieces;
   }
 
-  // Each step takes one turn.
+  // Whether this warp computes rows that there are.
+  TW_DEVICE bool has_rows() const {
+    return !few_rows || warp_id() % 4 == 0;
+  }
+  // Of a thread's two: rows 8 to 15 of a warp are often not there in tiles of few.
+  TW_DEVICE bool has_row(i32 half) const {
+    return !few_rows || half == 0 || piece->tile.num_rows > 8;
+  }
+
+  // Adds the other group's results to those of the first one's first warp: true there.
+  TW_DEVICE bool join_groups() {
+    const u32 turn = turns.joins++;
+    if (!has_rows()) return false;
+    float* const sums = memory.result(Shape::kValueTiles);
+    if (group != 0) {
+      memory.joined.wait_empty(turn);
+#pragma unroll
+      for (i32 half = 0; half < 2; ++half) {
+        if (!has_row(half)) break;
+        sums[half * 2 * kWarpSize] = rows[half].m;
+        sums[(half * 2 + 1) * kWarpSize] = rows[half].l;
+#pragma unroll
+        for (i32 i = 0; i < Shape::kValueTiles * 2; ++i) {
+          const i32 within = half * 2 + i % 2;
+          memory.result(i / 2)[within * kWarpSize] = o[i / 2 * 4 + within];
+        }
+      }
+      arrive_as_warp(memory.joined.full);
+      return false;
+    }
+    memory.joined.wait_full(turn);
+    const float by = Variant::kSoftmax ? p.exponent_scale : 0.0F;
+#pragma unroll
+    for (i32 half = 0; half < 2; ++half) {
+      if (!has_row(half)) break;
+      const float m = sums[half * 2 * kWarpSize];
+      const float top = max_of(rows[half].m, m);
+      // Without keys any finite reference will do.
+      const float reference = top == -kInfinity ? 0.0F : top;
+      const float own = exp2_fast((rows[half].m - reference) * by);
+      const float other = exp2_fast((m - reference) * by);
+      rows[half].m = top;
+      rows[half].l = rows[half].l * own + sums[(half * 2 + 1) * kWarpSize] * other;
+#pragma unroll
+      for (i32 i = 0; i < Shape::kValueTiles * 2; ++i) {
+        const i32 within = half * 2 + i % 2;
+        float& value = o[i / 2 * 4 + within];
+        value = value * own + memory.result(i / 2)[within * kWarpSize] * other;
+      }
+    }
+    arrive_as_warp(memory.joined.empty);
+    return true;
+  }
+
+  // Each step of many rows takes one turn. Of few rows tensor cores are not short.
   TW_DEVICE void wait_for_turn() {
-    wait_for(memory.may_multiply[group], turns.steps);
+    if constexpr (!few_rows) wait_for(memory.may_multiply[group], turns.steps);
   }
   TW_DEVICE void end_turn() {
+    if constexpr (few_rows) return;
     arrive_as_warp(memory.may_multiply[1 - group]);
     ++turns.steps;
   }
@@ -148,10 +209,11 @@ class HopperPrefill {
   // Starts scores = Q K^T.
   TW_DEVICE void multiply_keys(Scores& scores) {
     const HopperStages& stages = memory.stages;
-    const SharedMatrix q =
-        shared_matrix(stages.q[0] + group * kGroupRows * Hopper::kRowBytes, sizeof(stages.q[0]));
+    const SharedMatrix q = shared_matrix(
+        stages.q[0] + group * Hopper::kGroupRows * Hopper::kRowBytes, sizeof(stages.q[0]));
     const SharedMatrix k =
-        shared_matrix(stages.k[turns.blocks % Hopper::kStages][0], sizeof(stages.k[0][0]));
+        shared_matrix(stages.k[turns.blocks % Hopper::kStages][0] + first_key() * Hopper::kRowBytes,
+                      sizeof(stages.k[0][0]));
     hold_registers(scores);
     wgmma_fence();
 #pragma unroll
@@ -166,8 +228,9 @@ class HopperPrefill {
   // Starts o += weights V, of the last block.
   TW_DEVICE void multiply_values(const Weights& weights) {
     const HopperStages& stages = memory.stages;
-    const SharedMatrix v =
-        shared_matrix(stages.v[(turns.blocks - 1) % Hopper::kStages][0], sizeof(stages.v[0][0]));
+    const SharedMatrix v = shared_matrix(
+        stages.v[(turns.blocks - 1) % Hopper::kValueStages][0] + first_key() * Hopper::kRowBytes,
+        sizeof(stages.v[0][0]));
     hold_registers(o);
     wgmma_fence();
 #pragma unroll
@@ -178,12 +241,23 @@ class HopperPrefill {
   }
 
   TW_DEVICE u32 block_of_keys() const {
-    const auto& parts = memory.block[turns.blocks % Hopper::kSteps];
-    return Hopper::kParts == 1 ? parts[0] : parts[0] & parts[Hopper::kParts - 1];
+    return memory.block[turns.blocks % Hopper::kSteps];
   }
   // Rows that threads copied are handed to matrix instructions by those who wait for them.
   TW_DEVICE static void fence_if_gathered(u32 block) {
     if ((block & HopperMemory::kGathered) != 0) fence_async_proxy();
+  }
+
+  // Of a block's, the group's first.
+  TW_DEVICE i32 first_key() const {
+    return few_rows ? group * kKeys : 0;
+  }
+
+  // True: see weigh().
+  TW_DEVICE bool scores_to_weights(u32 block, Scores& scores) {
+    if (!has_rows()) return false;
+    transform(block, scores);
+    return weigh(scores);
   }
 
   // Logits transform and mask.
@@ -193,11 +267,12 @@ class HopperPrefill {
       return;
     // The keys were given back already, but their positions are kept for longer.
     const i32* const positions =
-        memory.positions[turns.blocks % Hopper::kSteps] + lane_id() % 4 * 2;
+        memory.positions[turns.blocks % Hopper::kSteps] + first_key() + lane_id() % 4 * 2;
     auto& tiles = reinterpret_cast<float(&)[kKeyTiles][4]>(scores);
 #pragma unroll
     for (i32 half = 0; half < 2; ++half) {
-      const i32 r = warp_id() * 16 + half * 8 + lane_id() / 4;
+      if (!has_row(half)) break;
+      const i32 r = (few_rows ? 0 : warp_id() * 16) + half * 8 + lane_id() / 4;
       if (has_logits(p)) transform_row(p, piece->tile, r, half, positions, tiles);
       if (full) continue;
       const i32 begin = piece->row_begin[r];
@@ -213,7 +288,8 @@ class HopperPrefill {
   // What is not at [begin, end) becomes -inf, of keys that follow each other.
   TW_DEVICE void mask_interval(i32 half, i32 begin, i32 end, float (&tiles)[kKeyTiles][4]) {
     const Tile& tile = piece->tile;
-    const i32 first = memory.positions[turns.blocks % Hopper::kSteps][0] + lane_id() % 4 * 2;
+    const i32 first =
+        memory.positions[turns.blocks % Hopper::kSteps][0] + first_key() + lane_id() % 4 * 2;
     const i32 past = tile.kv_pos + tile.kv_len;
     const i32 columns = (end < past ? end : past) - first;
 #pragma unroll
@@ -242,6 +318,11 @@ class HopperPrefill {
       weigh_without_softmax(scores);
       return false;
     }
+    if constexpr (few_rows) {
+      bool moved = weigh_half(0, scores);
+      if (has_row(1)) moved = weigh_half(1, scores) || moved;
+      return moved;
+    }
     const float by = p.exponent_scale;
     float largest[4] = {scores[0], scores[1], scores[2], scores[3]};
 #pragma unroll
@@ -266,6 +347,27 @@ class HopperPrefill {
     return moved;
   }
 
+  // One of a thread's two rows.
+  TW_DEVICE bool weigh_half(i32 half, Scores& scores) {
+    const float by = p.exponent_scale;
+    const auto score = [&](i32 i) -> float& { return scores[i / 2 * 4 + half * 2 + i % 2]; };
+    float largest[4] = {score(0), score(1), score(2), score(3)};
+#pragma unroll
+    for (i32 i = 4; i < kKeyTiles * 2; ++i) largest[i % 4] = max_of(largest[i % 4], score(i));
+    largest[0] = max_of(max_of(largest[0], largest[1]), max_of(largest[2], largest[3]));
+    const bool moved = any_of_warp(rows[half].moves(largest[0], by));
+    factor[half] = moved ? rows[half].advance(max_of_quad(largest[0]), by) : 1.0F;
+    const float reference = rows[half].reference(by);
+    float sums[4] = {};
+#pragma unroll
+    for (i32 i = 0; i < kKeyTiles * 2; ++i) {
+      score(i) = exp2_fast(score(i) * by - reference);
+      sums[i % 4] += score(i);
+    }
+    rows[half].l += (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    return moved;
+  }
+
   TW_DEVICE void weigh_without_softmax(Scores& scores) {
     auto& tiles = reinterpret_cast<float(&)[kKeyTiles][4]>(scores);
     weigh_row(0, 1.0F, rows[0], tiles);
@@ -276,7 +378,8 @@ class HopperPrefill {
     multiply_rows(factor, reinterpret_cast<float(&)[Shape::kValueTiles][4]>(o));
   }
 
-  TW_DEVICE static void pack_weights(const Scores& scores, Weights& weights) {
+  TW_DEVICE void pack_weights(const Scores& scores, Weights& weights) const {
+    if (!has_rows()) return;
 #pragma unroll
     for (i32 i = 0; i < kSixteens * 4; ++i) {
       weights[i / 4][i % 4] = pack<Element>(scores[i * 2], scores[i * 2 + 1]);
@@ -289,7 +392,7 @@ class HopperPrefill {
   const HopperPiece* piece = nullptr;  // whose keys are multiplied
   const i32 group;
   SoftmaxRow rows[2];
-  float factor[2];
+  float factor[2] = {1.0F, 1.0F};
   float o[Shape::kValueTiles * 4] = {};
 };
 

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/cli/length_reader.h"
+
+#include <charconv>
+#include <string_view>
+
+#include "engine/checks.h"
+
+namespace tilewright::engine::cli {
+namespace {
+
+bool read_number(std::string_view text, std::int64_t& value) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return error == std::errc{} && end == text.data() + text.size();
+}
+
+}  // namespace
+
+std::vector<RequestLengths> read_lengths(const std::string& argument, const std::string& text) {
+  std::vector<RequestLengths> batch;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    const std::string_view part = std::string_view(text).substr(begin, end - begin);
+    begin = end + 1;
+    const std::size_t times = part.find('x');
+    const std::size_t colon = part.find(':');
+    const std::size_t q_begin = times == std::string_view::npos ? 0 : times + 1;
+    RequestLengths lengths;
+    const bool well = colon != std::string_view::npos && q_begin <= colon &&
+                      (q_begin == 0 || read_number(part.substr(0, times), lengths.requests)) &&
+                      read_number(part.substr(q_begin, colon - q_begin), lengths.q_len) &&
+                      read_number(part.substr(colon + 1), lengths.kv_len);
+    require(well,
+            "{} has {}: it must be like 64x1:4096, requests x query tokens : keys, or without "
+            "requests for one",
+            argument, engine::quoted(part));
+    batch.push_back(lengths);
+  }
+  return batch;
+}
+
+}  // namespace tilewright::engine::cli

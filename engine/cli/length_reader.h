@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// A batch of lengths from a short text, for --lens.
+#pragma once
+
+#include <tilewright/kernel_choice.h>
+
+#include <string>
+#include <vector>
+
+namespace tilewright::engine::cli {
+
+// "64x1:4096,2048:8192": 64 requests of one query token over 4096 keys each, then one of 2048 over
+// 8192. Errors (invalid_argument) name `argument` and the part that is wrong.
+std::vector<RequestLengths> read_lengths(const std::string& argument, const std::string& text);
+
+}  // namespace tilewright::engine::cli
