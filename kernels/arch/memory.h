@@ -54,11 +54,10 @@ TW_DEVICE void copy_async_16(void* shared, const void* global) {
                : "memory");
 }
 TW_DEVICE void copy_async_16(void* shared, const void* global, CachePolicy policy) {
-  asm volatile(
-      "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;" ::"r"(
-          shared_address(shared)),
-      "l"(global), "l"(policy.bits)
-      : "memory");
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;" ::"r"(
+                   shared_address(shared)),
+               "l"(global), "l"(policy.bits)
+               : "memory");
 }
 // The same; where not `valid`, zeros are written and nothing is read.
 TW_DEVICE void copy_async_16(void* shared, const void* global, bool valid) {

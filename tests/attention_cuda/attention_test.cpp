@@ -124,16 +124,24 @@ TEST(EmulatedKernels, EveryCacheForm) {
   }
 }
 
-// Boxes are pages of eight tokens or more, or parts of large ones.
+// Boxes are pages of eight tokens or more, or parts of large ones. Of a block of 128 keys with 192
+// elements, pages of eight are more than a warp has lanes.
 TEST(EmulatedKernels, BoxesOfEveryPageSizeAndCacheForm) {
+  constexpr LengthKind kKinds[] = {LengthKind::append, LengthKind::prefill, LengthKind::decode,
+                                   LengthKind::prefill};
+  int turn = 0;
   for (int form = 0; form < static_cast<int>(CacheForm::count); ++form) {
     for (const std::int64_t page_size : {8, 32, 64, 256}) {
-      CompiledCase compiled = form % 2 == 0 ? causal_128() : causal_80();
+      const auto cache = static_cast<CacheForm>(form);
+      CompiledCase compiled = cache == CacheForm::separate_nhd || cache == CacheForm::separate_hnd
+                                  ? causal_192_128()
+                              : form % 2 == 0 ? causal_128()
+                                              : causal_80();
       Case& c = compiled.attention;
-      c.cache = static_cast<CacheForm>(form);
+      c.cache = cache;
       if (c.cache == CacheForm::separate_strided) continue;  // not aligned to 16 bytes
       c.seed = static_cast<std::uint64_t>(form) * 300 + static_cast<std::uint64_t>(page_size);
-      c.lengths = form % 3 == 0 ? LengthKind::append : LengthKind::prefill;
+      c.lengths = kKinds[static_cast<std::size_t>(turn++) % std::size(kKinds)];
       c.kv_heads = 2;
       c.page_size = page_size;
       run_case(compiled, 1);
