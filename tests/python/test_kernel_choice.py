@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which CUDA kernel an attention takes, and what a batch costs: no GPU needed."""
 
+import numpy as np
 import pytest
 import tilewright as tw
 
@@ -52,7 +53,7 @@ def test_models_and_parameters():
     assert "132 SMs" in repr(h200)
     slow = tw.GpuModel(arch="sm_80", num_sms=10, bytes_per_second=1e9, operations_per_second=1e12)
     prefix = attention(variant=tw.variants.prefix_lm())
-    work = tw.explain_batch(prefix, [(2, 64, 64)], gpu=slow, params={"prefix_len": [64, 0]})
+    work = tw.explain_batch(prefix, [(2, 64, 64)], gpu=slow, params={"prefix_len": np.array([64, 0], np.int32)})
     assert work.pairs == 32 * (64 * 64 + 64 * 65 // 2)
     assert work.memory_us == pytest.approx((work.kv_bytes + work.qo_bytes) / 1e3)
     with pytest.raises(tw.InvalidArgument, match="prefix_len"):

@@ -101,14 +101,17 @@ def test_registers(compiled):
 def test_attention(compiled, kernel):
     _, functions = compiled
     code = functions[f"{kernel}_bf16_bf16_d128_g4"]["tilewright_attention"]
-    # A warp's part of two products: of 32 rows with a block of 32 or more keys, and of 16 rows with 16 keys.
-    products = 128 + 32 if kernel == "attention" else 32
     if is_of_hopper(functions, f"{kernel}_bf16_bf16_d128_g4"):
-        # Keys and values of 128 elements, 16 at a time: of the first block, of the others, and the last values.
-        assert count(code, "HGMMA.64x128x16.F32.BF16") == 4 * 8
-        products = 32
-    assert count(code, "HMMA.16816.F32.BF16") >= products
-    assert count(code, "LDSM.16") >= products // 4
+        # Keys and values of 128 elements, 16 at a time: of the first block, of the others, and the last values. Of few
+        # rows a group has half of a block's keys.
+        assert count(code, "HGMMA.64x128x16.F32.BF16") == 4 * 8 + 2 * 4
+        assert count(code, "HGMMA.64x64x16.F32.BF16") == 2 * 8
+        assert count(code, "UTMALDG.4D") == 2
+    else:
+        # A warp's part of two products: of 32 rows with a block of 32 or more keys, and of 16 rows with 16 keys.
+        products = 128 + 32 if kernel == "attention" else 32
+        assert count(code, "HMMA.16816.F32.BF16") >= products
+        assert count(code, "LDSM.16") >= products // 4
     copies = [instruction for instruction in code if instruction.startswith("LDGSTS")]
     assert copies and all(".128" in copy and "BYPASS" in copy for copy in copies)
 
