@@ -111,25 +111,26 @@ class HopperLoader {
       i32 begin = first + static_cast<i32>(index - before) * Shape::kBlock;
       before += static_cast<u32>(piece.blocks());
       // Behind a row's last key there may be anything, which boxes would bring.
-      const auto is_boxes = [&] { return boxes.exist && begin + Shape::kBlock <= rows.kv_len; };
+      const auto takes_boxes = [&](i32 key) {
+        return boxes.exist && key + Shape::kBlock <= rows.kv_len;
+      };
       // Pages of boxes are asked for a block ahead.
       typename BoxCopy<kValues>::Pages pages = {};
-      if (begin < end && is_boxes()) pages = boxes.pages(begin);
+      if (begin < end && takes_boxes(begin)) pages = boxes.pages(begin);
 #pragma unroll 1
       for (; begin < end; begin += kStep, index += kLoaders) {
         Handover& place = place_of<kValues>(index);
         place.wait_empty(index / kStages<kValues>);
         sync_warp();
-        if (is_boxes()) {
+        if (takes_boxes(begin)) {
           if (lane_id() == 0) mbarrier_arrive_expect(&place.full, BoxCopy<kValues>::kBytes);
           sync_warp();
           boxes.copy(stage_of<kValues>(index, 0), begin, pages, place.full);
           if constexpr (!kValues) describe<true>(rows, span, index, begin);
           sync_warp();
           if (lane_id() == 0) mbarrier_arrive(&place.full, Hopper::kFills - 1);
-          begin += kStep;
-          if (begin < end && is_boxes()) pages = boxes.pages(begin);
-          begin -= kStep;
+          const i32 next = begin + kStep;
+          if (next < end && takes_boxes(next)) pages = boxes.pages(next);
         } else {
           gather(rows, own, index, begin);
           mbarrier_arrive_behind_copies(&place.full);
