@@ -18,7 +18,7 @@ struct Hopper {
   // Arrivals of a warp at what it fills: of all lanes behind their copies, and of one more behind
   // all else.
   static constexpr u32 kFills = kWarpSize + 1;
-  static constexpr i32 kStages = 2;  // of keys
+  static constexpr i32 kStages = kHopperKeyStages;  // of keys
   // Of values, which stay a block longer.
   static constexpr i32 kValueStages =
       hopper_value_stages(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock);

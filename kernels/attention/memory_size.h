@@ -67,19 +67,21 @@ constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int
   return (decode_only ? decode : larger(prefill, decode)) + pieces + 64;
 }
 
-// The same of Hopper's kernel (hopper_memory.h), whose stages have no space between rows.
+// Of a row in a stage of Hopper's kernel: blocks of 64 elements, no space between rows.
 constexpr int hopper_row_bytes(int dim) {
   return (dim + 63) / 64 * 128;
 }
+constexpr int kHopperKeyStages = 2;
 // Stages of values: three where there is room for them.
 constexpr int hopper_value_stages(int head_dim, int value_dim, int block) {
-  const int keys = kTileRows * hopper_row_bytes(head_dim) + 2 * block * hopper_row_bytes(head_dim);
+  const int keys = (kTileRows + kHopperKeyStages * block) * hopper_row_bytes(head_dim);
   return keys + 3 * block * hopper_row_bytes(value_dim) <= 192 * 1024 ? 3 : 2;
 }
+// What attention_shared_bytes counts, of Hopper's kernel (hopper_memory.h).
 constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block) {
   const int stages =
       kTileRows * hopper_row_bytes(head_dim) +
-      block * (2 * hopper_row_bytes(head_dim) +
+      block * (kHopperKeyStages * hopper_row_bytes(head_dim) +
                hopper_value_stages(head_dim, value_dim, block) * hopper_row_bytes(value_dim));
   const int piece = 128 + kTileRows * (16 + 4 + 8) + 8 * 32 + 16 + 64;
   const int pieces = hopper_pieces(head_dim, value_dim) * piece + 96;

@@ -105,8 +105,8 @@ std::vector<std::string> hopper_obstacles(const AttentionSpec& spec, CudaTarget 
   return reasons;
 }
 
-// Blocks of keys in shared memory, as memory_size.h counts them.
-constexpr int kStages = 2;
+// Blocks of keys and values in the portable kernel's shared memory, as memory_size.h counts them.
+constexpr int kPortableStages = 2;
 
 KernelChoice choice_of(const AttentionSpec& spec, CudaTarget target, const std::string& arch,
                        KernelUse use, const Limits& limits) {
@@ -119,8 +119,9 @@ KernelChoice choice_of(const AttentionSpec& spec, CudaTarget target, const std::
   choice.lists_blocks = shape.lists_blocks;
   choice.tile_rows = decodes ? tw::kDecodeRows : tw::kTileRows;
   choice.block_tokens = shape.block_tokens;
-  choice.key_stages = choice.value_stages = decodes ? 0 : kStages;
+  choice.key_stages = choice.value_stages = decodes ? 0 : kPortableStages;
   if (shape.kind == KernelKind::hopper) {
+    choice.key_stages = tw::kHopperKeyStages;
     choice.value_stages =
         tw::hopper_value_stages(spec.head_dim, spec.value_dim(), shape.block_tokens);
   }

@@ -6,10 +6,9 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "cli/cli_fixture.h"
+#include "cli/cache_fixture.h"
 #include "engine/cli/spec_reader.h"
 #include "support/expect_error.h"
-#include "support/use_nvrtc.h"
 
 namespace tilewright {
 namespace {
@@ -19,20 +18,12 @@ using engine::cli::read_specs;
 using test::expect_error_of;
 using test::Outcome;
 using test::TemporaryFile;
-using test::TemporaryFolder;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-class CliCompile : public test::CliFixture {
+class CliCompile : public test::CliCacheFixture {
  protected:
-  CliCompile() {
-    environment =
-        "XDG_CACHE_HOME=" + cache_.path().string() + " VIRTUAL_ENV=" TILEWRIGHT_TEST_VENV " ";
-  }
-
   std::filesystem::path kernels() const { return cache_.path() / "tilewright" / "kernels"; }
-
-  const TemporaryFolder cache_;
 };
 
 TEST_F(CliCompile, FillsTheCacheOnceAndWritesAPack) {

@@ -5,10 +5,9 @@
 
 #include <nlohmann/json.hpp>
 
-#include "cli/cli_fixture.h"
+#include "cli/cache_fixture.h"
 #include "engine/cli/length_reader.h"
 #include "support/expect_error.h"
-#include "support/use_nvrtc.h"
 
 namespace tilewright {
 namespace {
@@ -18,18 +17,12 @@ using engine::cli::read_lengths;
 using test::expect_error_of;
 using test::Outcome;
 using test::TemporaryFile;
-using test::TemporaryFolder;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-class CliExplain : public test::CliFixture {
+class CliExplain : public test::CliCacheFixture {
  protected:
-  CliExplain() {
-    environment =
-        "XDG_CACHE_HOME=" + cache_.path().string() + " VIRTUAL_ENV=" TILEWRIGHT_TEST_VENV " ";
-  }
-
   // Of one attention, without compiling.
   Json explain(std::vector<std::string> arguments) {
     arguments.insert(arguments.begin(), "explain");
@@ -40,8 +33,6 @@ class CliExplain : public test::CliFixture {
     EXPECT_EQ(lines.size(), 1U);
     return lines.empty() ? Json() : lines[0];
   }
-
-  const TemporaryFolder cache_;
 };
 
 TEST_F(CliExplain, AMixedBatchInWords) {

@@ -429,26 +429,35 @@ TEST(Schedule, EqualRowsHaveEvenShares) {
   EXPECT_EQ(shares(std::vector<std::int32_t>(32, 4096)).first, 33);
 }
 
+// Of a GPU whose workers are divided.
+Config gpu_config(std::int32_t fixed_cost) {
+  Config config = llama_config(132);
+  config.tile_rows = 128;
+  config.block_tokens = 128;
+  config.heads_per_group = 8;
+  config.cost = {fixed_cost, 100, 1};
+  config.least_share = 100;
+  config.divides_workers = 1;
+  return config;
+}
+
+// 64 decoding requests, and a row of several query tokens.
+std::vector<Row> decode_rows_and(std::int32_t decode_kv_len, std::int32_t q_len,
+                                 std::int32_t kv_len) {
+  std::vector<Row> rows = decode_rows(std::vector<std::int32_t>(64, decode_kv_len));
+  Row row;
+  row.index = 64;
+  row.q_len = q_len;
+  row.kv_len = kv_len;
+  rows.push_back(row);
+  return rows;
+}
+
 // Decoding requests beside a prompt have as many workers as their cost is of all; the prompt's last
 // wave is shared out among the others.
 TEST(Schedule, WorkersAreDividedBetweenDecodeAndPrefill) {
-  Config config;
-  config.num_kv_heads = 8;
-  config.group_size = 4;
-  config.tile_rows = 128;
-  config.block_tokens = 128;
-  config.workers = 132;
-  config.heads_per_group = 8;
-  config.cost = {10, 100, 1};
-  config.least_share = 100;
-  config.divides_workers = 1;
-  std::vector<Row> rows = decode_rows(std::vector<std::int32_t>(64, 4096));
-  Row prompt;
-  prompt.index = 64;
-  prompt.q_len = 2048;
-  prompt.kv_len = 8192;
-  rows.push_back(prompt);
-  OwnedSchedule owned(config, rows);
+  const Config config = gpu_config(10);
+  OwnedSchedule owned(config, decode_rows_and(4096, 2048, 8192));
   make(owned, Blocks{config, 0});
   const Schedule& s = owned.get();
   const Header& h = *s.header;
@@ -474,23 +483,8 @@ TEST(Schedule, WorkersAreDividedBetweenDecodeAndPrefill) {
 
 // Both tiles of a prefix are cut at the same keys, and computed at the same time.
 TEST(Schedule, TilesOfAPrefixAreCutAlike) {
-  Config config;
-  config.num_kv_heads = 8;
-  config.group_size = 4;
-  config.tile_rows = 128;
-  config.block_tokens = 128;
-  config.workers = 132;
-  config.heads_per_group = 8;
-  config.cost = {100, 100, 1};
-  config.least_share = 100;
-  config.divides_workers = 1;
-  std::vector<Row> rows = decode_rows(std::vector<std::int32_t>(64, 256));
-  Row prefix;
-  prefix.index = 64;
-  prefix.q_len = 64;
-  prefix.kv_len = 32768;
-  rows.push_back(prefix);
-  OwnedSchedule owned(config, rows);
+  const Config config = gpu_config(100);
+  OwnedSchedule owned(config, decode_rows_and(256, 64, 32768));
   make(owned, Blocks{config, 0});
   const Schedule& s = owned.get();
   const Header& h = *s.header;
