@@ -242,8 +242,7 @@ TW_DEVICE void set_up_keys(const AttentionParams& p, const Piece& piece, Tile& t
   }
 }
 
-// The same of a tile whose rows may be those of many requests, by all lanes of a warp: each asks
-// for other ones.
+// What any lane of the warp needs, in all of them.
 TW_DEVICE void include_lanes(plan::TileSpan& span) {
 #pragma unroll
   for (i32 step = kWarpSize / 2; step > 0; step /= 2) {
@@ -251,6 +250,8 @@ TW_DEVICE void include_lanes(plan::TileSpan& span) {
                   shuffle_xor(span.full_begin, step), shuffle_xor(span.full_end, step)});
   }
 }
+// plan::tile_span of a tile whose rows may be those of many requests, by all lanes of a warp: each
+// asks for other ones.
 TW_DEVICE plan::TileSpan span_by_warp(const AttentionParams& p, const Piece& piece) {
   const DeviceMask mask{p.params};
   const plan::Row& row = piece.row;
