@@ -14,14 +14,14 @@ namespace tw {
 
 // Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8, 16
 // bytes. Matrix i lands in r[i] of all lanes as a B (or half of an A) fragment.
-TW_DEVICE void load_matrix_x4(u32 (&r)[4], SharedPlace place, i32 offset) {
+TW_DEVICE void load_matrix_x4(u32 (&r)[4], SharedPlace place) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(place.address + static_cast<u32>(offset))
+               : "r"(place.address)
                : "memory");
 }
 TW_DEVICE void load_matrix_x4(u32 (&r)[4], const void* row) {
-  load_matrix_x4(r, SharedPlace{shared_address(row)}, 0);
+  load_matrix_x4(r, SharedPlace{shared_address(row)});
 }
 TW_DEVICE void load_matrix_x2(u32 (&r)[2], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
@@ -30,14 +30,14 @@ TW_DEVICE void load_matrix_x2(u32 (&r)[2], const void* row) {
                : "memory");
 }
 // The same, each matrix transposed.
-TW_DEVICE void load_matrix_x4_transposed(u32 (&r)[4], SharedPlace place, i32 offset) {
+TW_DEVICE void load_matrix_x4_transposed(u32 (&r)[4], SharedPlace place) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(place.address + static_cast<u32>(offset))
+               : "r"(place.address)
                : "memory");
 }
 TW_DEVICE void load_matrix_x4_transposed(u32 (&r)[4], const void* row) {
-  load_matrix_x4_transposed(r, SharedPlace{shared_address(row)}, 0);
+  load_matrix_x4_transposed(r, SharedPlace{shared_address(row)});
 }
 
 template <typename T>

@@ -21,6 +21,9 @@ TW_DEVICE SharedPlace shared_place(const void* pointer) {
   asm volatile("" : "+r"(place.address));
   return place;
 }
+TW_DEVICE SharedPlace operator+(SharedPlace place, i32 bytes) {
+  return {place.address + static_cast<u32>(bytes)};
+}
 // The place at the other side of the bits: where rows are swizzled.
 TW_DEVICE SharedPlace flip(SharedPlace place, u32 bits) {
   return {place.address ^ bits};
@@ -42,30 +45,23 @@ TW_DEVICE CachePolicy evict_first() {
   return policy;
 }
 // Copies 16 bytes from global to shared memory, asynchronously.
-TW_DEVICE void copy_async_16(SharedPlace place, i32 offset, const void* global) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(place.address +
-                                                                          static_cast<u32>(offset)),
+TW_DEVICE void copy_async_16(SharedPlace place, const void* global) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(place.address),
                "l"(global)
                : "memory");
 }
-TW_DEVICE void copy_async_16(void* shared, const void* global) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared_address(shared)),
-               "l"(global)
-               : "memory");
-}
-TW_DEVICE void copy_async_16(void* shared, const void* global, CachePolicy policy) {
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;" ::"r"(
-                   shared_address(shared)),
-               "l"(global), "l"(policy.bits)
-               : "memory");
+TW_DEVICE void copy_async_16(SharedPlace place, const void* global, CachePolicy policy) {
+  asm volatile(
+      "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;" ::"r"(place.address),
+      "l"(global), "l"(policy.bits)
+      : "memory");
 }
 // The same; where not `valid`, zeros are written and nothing is read.
-TW_DEVICE void copy_async_16(void* shared, const void* global, bool valid) {
+TW_DEVICE void copy_async_16(SharedPlace place, const void* global, bool valid) {
   const u32 bytes = valid ? 16 : 0;
-  asm volatile(
-      "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
-      "l"(global), "r"(bytes)
-      : "memory");
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(place.address),
+               "l"(global), "r"(bytes)
+               : "memory");
 }
 // Copies since the last commit become one group.
 TW_DEVICE void copy_async_commit() {

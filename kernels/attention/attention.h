@@ -42,7 +42,7 @@ class Worker {
 
   TW_DEVICE explicit Worker(const AttentionParams& params)
       : p(params),
-        memory(*reinterpret_cast<Memory*>(shared_memory())),
+        memory(*reinterpret_cast<Memory*>(aligned_shared_memory())),
         finder(params, memory.share) {}
 
   TW_DEVICE void run() {

@@ -22,10 +22,14 @@ TW_DEVICE constexpr i32 next_piece(i32 at) {
   return at + 1 == kPieces ? 0 : at + 1;
 }
 
-struct DecodeStage {
-  alignas(16) char k[Shape::kDecodeKeys * Shape::kHeadPitch];
-  alignas(16) char v[Shape::kDecodeKeys * Shape::kValuePitch];
+using DecodeHeadRows = SwizzledRows<Shape::kHeadUnits>;
+using DecodeValueRows = SwizzledRows<Shape::kValueTiles>;
+
+struct alignas(128) DecodeStage {
+  char k[Shape::kDecodeKeys * DecodeHeadRows::kPitch];
+  char v[Shape::kDecodeKeys * DecodeValueRows::kPitch];
 };
+static_assert(sizeof(DecodeStage::k) % 128 == 0);
 
 // Rows of a warp's outputs lie 8 banks apart: a quad of lanes writes 8 columns of each of 8 rows.
 inline constexpr i32 kResultPitch = Spec::kValueDim + 8;
@@ -34,7 +38,7 @@ inline constexpr i32 kResultPitch = Spec::kValueDim + 8;
 union DecodePlace {
   DecodeStage stage;
   alignas(16) float o[Shape::kDecodeRows * kResultPitch];  // a warp's outputs
-  alignas(16) char q[Shape::kDecodeRows * Shape::kHeadPitch];
+  char q[Shape::kDecodeRows * DecodeHeadRows::kPitch];
 };
 
 // What a warp knows of its next keys: addresses of those that it asks for, positions of those that
@@ -64,6 +68,8 @@ class Decode {
  public:
   using Element = Shape::Element;
   static constexpr i32 kStages = Shape::kDecodeStages;
+  using HeadRows = DecodeHeadRows;
+  using ValueRows = DecodeValueRows;
   using KeyCopy = RowCopy<Shape::kKeyUnits, Shape::kDecodeKeys, kWarpSize>;
   using ValueCopy = RowCopy<Shape::kValueUnits, Shape::kDecodeKeys, kWarpSize>;
   static constexpr i32 kChunksABlock = Shape::kBlock / Shape::kDecodeKeys;
@@ -90,13 +96,15 @@ class Decode {
     put_queries(rows);
     sync_workers();
     if constexpr (Variant::kHasRope) {
-      rotate_rows<Shape::kThreads>(rows, query_rests(), Shape::kDecodeRows, thread,
-                                   [&](i32 r) { return memory.tiles[at].rows[r].q_pos; });
+      rotate_rows<HeadRows, Shape::kThreads>(rows, query_rests(), Shape::kDecodeRows, thread,
+                                             [&](i32 r) { return memory.tiles[at].rows[r].q_pos; });
       sync_workers();
     }
-    const char* const from = rows + lane % 16 * Shape::kHeadPitch + lane / 16 * 16;
+    const SharedPlace from = shared_place(rows + HeadRows::offset(lane % 16, lane / 16));
 #pragma unroll
-    for (i32 step = 0; step < Shape::kHeadSteps; ++step) load_matrix_x4(q[step], from + step * 32);
+    for (i32 step = 0; step < Shape::kHeadSteps; ++step) {
+      load_matrix_x4(q[step], HeadRows::right(from, step * 2));
+    }
     sync_workers();  // the stage may be filled
     if (next_chunk >= own_chunks(loading)) find_next_chunk<true>();
     // At the piece's end one stage is free.
@@ -119,9 +127,9 @@ class Decode {
       sync_warp();
       load_chunks<true>(kStages);
       DecodeStage& landed = memory.ring[stage][warp].stage;
-      Landed<Shape::kDecodeKeys, kWarpSize>::finish(landed.k, key_rests(), landed.v,
-                                                    memory.tables[warp].positions[stage], lane,
-                                                    [] { sync_warp(); });
+      Landed<Shape::kDecodeKeys, HeadRows, ValueRows, kWarpSize>::finish(
+          landed.k, key_rests(), landed.v, memory.tables[warp].positions[stage], lane,
+          [] { sync_warp(); });
       compute(i, landed);
       stage = stage + 1 == kStages ? 0 : stage + 1;
       --in_flight;
@@ -282,8 +290,8 @@ class Decode {
     DecodeStage& to = memory.ring[load_stage][warp].stage;
     // Nobody else reads them soon.
     const CachePolicy policy = evict_first();
-    KeyCopy::copy<Shape::kHeadPitch, Spec::kHeadDim>(to.k, table.keys, lane, policy);
-    ValueCopy::copy<Shape::kValuePitch, Spec::kValueDim>(to.v, table.values, lane, policy);
+    KeyCopy::copy<HeadRows, Spec::kHeadDim>(to.k, table.keys, lane, policy);
+    ValueCopy::copy<ValueRows, Spec::kValueDim>(to.v, table.values, lane, policy);
     copy_async_commit();
     ++in_flight;
   }
@@ -321,7 +329,7 @@ class Decode {
     for (i32 i = 0; i < kUnitsAThread; ++i) {
       const i32 unit = thread + i * Shape::kThreads;
       if (unit >= kQueryUnits) break;
-      store_16(rows + unit / Shape::kHeadUnits * Shape::kHeadPitch + unit % Shape::kHeadUnits * 16,
+      store_16(rows + HeadRows::offset(unit / Shape::kHeadUnits, unit % Shape::kHeadUnits),
                units[i]);
     }
   }
@@ -334,12 +342,12 @@ class Decode {
 
   TW_DEVICE void compute(i32 i, const DecodeStage& landed) {
     float scores[2][4] = {};
-    const char* const k =
-        landed.k + (lane % 8 + lane / 16 * 8) * Shape::kHeadPitch + lane / 8 % 2 * 16;
+    const SharedPlace k =
+        shared_place(landed.k + HeadRows::offset(lane % 8 + lane / 16 * 8, lane / 8 % 2));
 #pragma unroll
     for (i32 step = 0; step < Shape::kHeadSteps; ++step) {
       u32 b[4];
-      load_matrix_x4(b, k + step * 32);
+      load_matrix_x4(b, HeadRows::right(k, step * 2));
       multiply_16x8x16<Element>(scores[0], q[step], b[0], b[1]);
       multiply_16x8x16<Element>(scores[1], q[step], b[2], b[3]);
       if constexpr (Variant::kHasRope) {
@@ -354,11 +362,11 @@ class Decode {
     const u32 a[4] = {
         pack<Element>(scores[0][0], scores[0][1]), pack<Element>(scores[0][2], scores[0][3]),
         pack<Element>(scores[1][0], scores[1][1]), pack<Element>(scores[1][2], scores[1][3])};
-    const char* const v = landed.v + lane % 16 * Shape::kValuePitch + lane / 16 * 16;
+    const SharedPlace v = shared_place(landed.v + ValueRows::offset(lane % 16, lane / 16));
 #pragma unroll
     for (i32 d = 0; d < Shape::kValueTiles; d += 2) {
       u32 b[4];
-      load_matrix_x4_transposed(b, v + d * 16);
+      load_matrix_x4_transposed(b, ValueRows::right(v, d));
       multiply_16x8x16<Element>(o[d], a, b[0], b[1]);
       multiply_16x8x16<Element>(o[d + 1], a, b[2], b[3]);
     }

@@ -36,7 +36,7 @@ struct MatrixCopy {
 #pragma unroll
       for (i32 i = 0; i < kBatch; ++i) {
         const i32 passed = (begin + i) * kAtOnce;
-        copy_async_16(flip(place, passed % 8 * 16), passed * Hopper::kRowBytes, from[i]);
+        copy_async_16(flip(place, passed % 8 * 16) + passed * Hopper::kRowBytes, from[i]);
       }
     }
   }

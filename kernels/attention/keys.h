@@ -2,6 +2,7 @@
 // Where keys lie, and how they come to shared memory.
 #pragma once
 
+#include "attention/row_layout.h"
 #include "attention/tile.h"
 
 namespace tw {
@@ -95,25 +96,27 @@ struct RowCopy {
 
   TW_DEVICE static i32 table_index(i32 key) { return key % kAtOnce * kPasses + key / kAtOnce; }
 
-  // `dim` elements of 16 bits a row; what is behind them in the last unit becomes zeros. `policy`:
-  // none, or a CachePolicy, which whole rows are copied with.
-  template <i32 pitch, i32 dim, typename... Policy>
+  // Into rows from `to` on, of a layout of row_layout.h. `dim` elements of 16 bits a row; what is
+  // behind them in the last unit becomes zeros. `policy`: none, or a CachePolicy, which whole rows
+  // are copied with.
+  template <typename Rows, i32 dim, typename... Policy>
   TW_DEVICE static void copy(char* to, const char* const* table, i32 thread, Policy... policy) {
     const i32 unit = thread % kLanes;
     const i32 row = thread / kLanes;
     if (unit >= units || row >= kAtOnce) return;
-    char* const place = to + row * pitch + unit * 16;
+    const SharedPlace place = shared_place(to + Rows::offset(row, unit));
     // All addresses are read before the first copy: no read is moved across one.
     const char* from[kPasses];
 #pragma unroll
     for (i32 pass = 0; pass < kPasses; ++pass) from[pass] = table[row * kPasses + pass];
 #pragma unroll
     for (i32 pass = 0; pass < kPasses; ++pass) {
+      const SharedPlace below = Rows::below(place, pass * kAtOnce);
       if constexpr (dim % 16 == 0) {
-        copy_async_16(place + pass * kAtOnce * pitch, from[pass] + unit * 16, policy...);
+        copy_async_16(below, from[pass] + unit * 16, policy...);
       } else {
         const bool valid = unit * 8 < dim;
-        copy_async_16(place + pass * kAtOnce * pitch, from[pass] + (valid ? unit * 16 : 0), valid);
+        copy_async_16(below, from[pass] + (valid ? unit * 16 : 0), valid);
       }
     }
   }

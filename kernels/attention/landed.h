@@ -8,7 +8,8 @@
 
 namespace tw {
 
-template <i32 keys, i32 threads>
+// KeyRows, ValueRows: how they lie.
+template <i32 keys, typename KeyRows, typename ValueRows, i32 threads>
 struct Landed {
   static constexpr bool kWidensKeys = sizeof(Spec::Key) == 1;
   static constexpr bool kWidensValues = sizeof(Spec::Value) == 1;
@@ -19,14 +20,15 @@ struct Landed {
   TW_DEVICE static void finish(char* k, char* k_rests, char* v, const i32* positions, i32 thread,
                                const Meet& meet) {
     if constexpr (kWidensKeys) {
-      WidenRows<Spec::Key, keys, Spec::kHeadDim, Shape::kHeadPitch, threads>::run(k, thread);
+      WidenRows<Spec::Key, keys, Spec::kHeadDim, KeyRows, threads>::run(k, thread);
     }
     if constexpr (kWidensValues) {
-      WidenRows<Spec::Value, keys, Spec::kValueDim, Shape::kValuePitch, threads>::run(v, thread);
+      WidenRows<Spec::Value, keys, Spec::kValueDim, ValueRows, threads>::run(v, thread);
     }
     if constexpr (Variant::kHasRope) {
       if constexpr (kWidensKeys) meet();
-      rotate_rows<threads>(k, k_rests, keys, thread, [&](i32 key) { return positions[key]; });
+      rotate_rows<KeyRows, threads>(k, k_rests, keys, thread,
+                                    [&](i32 key) { return positions[key]; });
     }
     if constexpr (kWidensKeys || kWidensValues || Variant::kHasRope) meet();
   }

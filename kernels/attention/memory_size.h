@@ -57,14 +57,17 @@ constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int
       a_tile + kTileRows * a_row + kTileRows * head_pitch + 2 * block * (head_pitch + value_pitch) +
       2 * prefill_round_keys(32 * attention_warps(head_dim, value_dim), block) * (2 * 8 + 4) +
       (kTileRows + block) * rest_pitch;
+  // Without space between rows, and at multiples of 128 bytes.
   const int stage =
-      larger(kDecodeKeys * (head_pitch + value_pitch), kDecodeRows * (value_dim + 8) * 4);
+      larger(kDecodeKeys * (head_pitch + value_pitch - 32), kDecodeRows * (value_dim + 8) * 4);
+  const int place = (stage + 127) / 128 * 128;
   const int decode = 3 * (a_tile + kDecodeRows * a_row) + 2 * kDecodeWarps * kDecodeRows * 4 +
                      kDecodeWarps * (kDecodeKeys * 16 + decode_stages * kDecodeKeys * 4) +
-                     kDecodeWarps * decode_stages * stage +
+                     kDecodeWarps * decode_stages * place +
                      (kDecodeWarps * kDecodeKeys + kDecodeRows) * rest_pitch;
   const int pieces = 3 * 128 + 96;
-  return (decode_only ? decode : larger(prefill, decode)) + pieces + 64;
+  const int bytes = (decode_only ? decode : larger(prefill, decode)) + pieces + 64 + 128;
+  return (bytes + 1023) / 1024 * 1024;
 }
 
 // Of a row in a stage of Hopper's kernel: blocks of 64 elements, no space between rows.

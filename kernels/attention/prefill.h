@@ -13,9 +13,13 @@
 
 namespace tw {
 
+// Offsets that are constants are worth more here than copies that take less.
+using PrefillHeadRows = SpacedRows<Shape::kHeadUnits>;
+using PrefillValueRows = SpacedRows<Shape::kValueTiles>;
+
 struct PrefillStage {
-  alignas(16) char k[Shape::kBlock * Shape::kHeadPitch];
-  alignas(16) char v[Shape::kBlock * Shape::kValuePitch];
+  alignas(16) char k[Shape::kBlock * PrefillHeadRows::kPitch];
+  alignas(16) char v[Shape::kBlock * PrefillValueRows::kPitch];
 };
 
 // Of a tile's queries and, behind them, of a block's keys.
@@ -25,7 +29,7 @@ using PrefillTile = TileOf<Shape::kRows>;
 
 struct PrefillMemory : PrefillRests {
   PrefillTile tile;
-  alignas(16) char q[Shape::kRows * Shape::kHeadPitch];
+  alignas(16) char q[Shape::kRows * PrefillHeadRows::kPitch];
   PrefillStage stages[2];
   // Of the blocks of two rounds (see note_keys).
   alignas(16) const char* keys[2 * Shape::kRoundKeys];
@@ -43,6 +47,8 @@ class Prefill {
   using KeyCopy = RowCopy<Shape::kKeyUnits, Shape::kBlock, Shape::kThreads>;
   using ValueCopy = RowCopy<Shape::kValueUnits, Shape::kBlock, Shape::kThreads>;
   using QueryCopy = RowCopy<Shape::kHeadUnits, Shape::kRows, Shape::kThreads>;
+  using HeadRows = PrefillHeadRows;
+  using ValueRows = PrefillValueRows;
   using Element = Shape::Element;
 
   TW_DEVICE Prefill(const AttentionParams& params, PrefillMemory& the_memory)
@@ -55,7 +61,7 @@ class Prefill {
     note_keys(0, count, page_at(0, count));
     note_query();
     sync_block();
-    QueryCopy::copy<Shape::kHeadPitch, Spec::kHeadDim>(memory.q, queries(), thread);
+    QueryCopy::copy<HeadRows, Spec::kHeadDim>(memory.q, queries(), thread);
     load_block(0, count);
     at_begin();
     if constexpr (Variant::kHasRope) rotate_queries();
@@ -65,9 +71,9 @@ class Prefill {
       const bool notes = (i + 2) % kRoundBlocks == 0;
       const i32 page = notes ? page_at(i + 2, count) : -1;
       PrefillStage& stage = memory.stages[i & 1];
-      Landed<Shape::kBlock, Shape::kThreads>::finish(stage.k, memory.rest_of(Shape::kRows), stage.v,
-                                                     memory.positions + noted(i), thread,
-                                                     [] { sync_block(); });
+      Landed<Shape::kBlock, HeadRows, ValueRows, Shape::kThreads>::finish(
+          stage.k, memory.rest_of(Shape::kRows), stage.v, memory.positions + noted(i), thread,
+          [] { sync_block(); });
       // Looked up here, while the product does not need what shared memory gives; with a transform
       // of logits later, as it would take a register from that.
       const bool full = !Variant::kHasLogits && tile.is_full(tile.first_block + i);
@@ -139,19 +145,18 @@ class Prefill {
   TW_DEVICE void load_block(i32 i, i32 count) {
     if (i < count) {
       PrefillStage& stage = memory.stages[i & 1];
-      KeyCopy::copy<Shape::kHeadPitch, Spec::kHeadDim>(stage.k, memory.keys + noted(i), thread);
-      ValueCopy::copy<Shape::kValuePitch, Spec::kValueDim>(stage.v, memory.values + noted(i),
-                                                           thread);
+      KeyCopy::copy<HeadRows, Spec::kHeadDim>(stage.k, memory.keys + noted(i), thread);
+      ValueCopy::copy<ValueRows, Spec::kValueDim>(stage.v, memory.values + noted(i), thread);
     }
     copy_async_commit();
   }
 
   // scores = Q K^T
   TW_DEVICE void multiply_keys(const char* keys, float (&scores)[kRowTiles][kKeyTiles][4]) {
-    const SharedPlace q = shared_place(
-        memory.q + (warp() * kWarpRows + lane() % 16) * Shape::kHeadPitch + lane() / 16 * 16);
-    const SharedPlace k = shared_place(keys + (lane() % 8 + lane() / 16 * 8) * Shape::kHeadPitch +
-                                       lane() / 8 % 2 * 16);
+    const SharedPlace q =
+        shared_place(memory.q + HeadRows::offset(warp() * kWarpRows + lane() % 16, lane() / 16));
+    const SharedPlace k =
+        shared_place(keys + HeadRows::offset(lane() % 8 + lane() / 16 * 8, lane() / 8 % 2));
 #pragma unroll
     for (i32 t = 0; t < kRowTiles; ++t) {
 #pragma unroll
@@ -165,12 +170,12 @@ class Prefill {
       u32 a[kRowTiles][4];
 #pragma unroll
       for (i32 t = 0; t < kRowTiles; ++t) {
-        load_matrix_x4(a[t], q, t * 16 * Shape::kHeadPitch + step * 32);
+        load_matrix_x4(a[t], HeadRows::right(HeadRows::below(q, t * 16), step * 2));
       }
 #pragma unroll
       for (i32 n = 0; n < kKeyTiles; n += 2) {
         u32 b[4];
-        load_matrix_x4(b, k, n * 8 * Shape::kHeadPitch + step * 32);
+        load_matrix_x4(b, HeadRows::right(HeadRows::below(k, n * 8), step * 2));
 #pragma unroll
         for (i32 t = 0; t < kRowTiles; ++t) {
           multiply_16x8x16<Element>(scores[t][n], a[t], b[0], b[1]);
@@ -183,15 +188,15 @@ class Prefill {
   TW_DEVICE void rotate_queries() {
     copy_async_wait<0>();
     sync_block();
-    rotate_rows<Shape::kThreads>(memory.q, memory.rest_of(0), Shape::kRows, thread,
-                                 [&](i32 r) { return tile.rows[r].q_pos; });
+    rotate_rows<HeadRows, Shape::kThreads>(memory.q, memory.rest_of(0), Shape::kRows, thread,
+                                           [&](i32 r) { return tile.rows[r].q_pos; });
   }
   // What the rests of rotated queries and keys add to their product.
   TW_DEVICE void add_rests(const char* keys, float (&scores)[kRowTiles][kKeyTiles][4]) {
     const i32 first = warp() * kWarpRows;
-    add_products<Shape::kHeadPitch, kRestPitch>(memory.q + first * Shape::kHeadPitch,
-                                                memory.rest_of(Shape::kRows), scores);
-    add_products<kRestPitch, Shape::kHeadPitch>(memory.rest_of(first), keys, scores);
+    add_products<HeadRows::kPitch, kRestPitch>(memory.q + first * HeadRows::kPitch,
+                                               memory.rest_of(Shape::kRows), scores);
+    add_products<kRestPitch, HeadRows::kPitch>(memory.rest_of(first), keys, scores);
   }
 
   // Logits transform and mask. `positions`: of the block's keys.
@@ -244,7 +249,7 @@ class Prefill {
   TW_DEVICE void multiply_values(const char* values,
                                  const float (&weights)[kRowTiles][kKeyTiles][4]) {
     const i32 own = thread_anew() % kWarpSize;
-    const SharedPlace v = shared_place(values + own % 16 * Shape::kValuePitch + own / 16 * 16);
+    const SharedPlace v = shared_place(values + ValueRows::offset(own % 16, own / 16));
 #pragma unroll
     for (i32 step = 0; step < kKeyTiles / 2; ++step) {
       u32 a[kRowTiles][4];
@@ -260,7 +265,7 @@ class Prefill {
 #pragma unroll
       for (i32 d = 0; d < Shape::kValueTiles; d += 2) {
         u32 b[4];
-        load_matrix_x4_transposed(b, v, step * 16 * Shape::kValuePitch + d * 16);
+        load_matrix_x4_transposed(b, ValueRows::right(ValueRows::below(v, step * 16), d));
 #pragma unroll
         for (i32 t = 0; t < kRowTiles; ++t) {
           multiply_16x8x16<Element>(o[t][d], a[t], b[0], b[1]);

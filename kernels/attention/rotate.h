@@ -45,14 +45,18 @@ struct RowRests<false, rows> {
   TW_DEVICE char* rest_of(i32) { return nullptr; }
 };
 
-// Rotates `count` rows to position(row). By `threads` threads: a row is one warp's.
-template <i32 threads, typename Position>
+// Rotates `count` rows, as Rows lie, to position(row). By `threads` threads: a row is one warp's.
+template <typename Rows, i32 threads, typename Position>
 TW_DEVICE void rotate_rows(char* rows, char* rests, i32 count, i32 thread,
                            const Position& position) {
   using Element = Shape::Element;
-  const auto put = [](Element* row, Element* rest, i32 d, float value) {
-    row[d] = from_float<Element>(value);
-    rest[d] = from_float<Element>(value - to_float(row[d]));
+  const auto at = [&](i32 r, i32 d) -> Element& {
+    return reinterpret_cast<Element*>(rows + Rows::offset(r, d / 8))[d % 8];
+  };
+  const auto put = [&](i32 r, i32 d, float value) {
+    at(r, d) = from_float<Element>(value);
+    reinterpret_cast<Element*>(rests + r * kRestPitch)[d] =
+        from_float<Element>(value - to_float(at(r, d)));
   };
   const i32 lane = thread % kWarpSize;
   // All lanes go through loops as often: of a loop that some leave early NVRTC 13.0 takes for
@@ -65,12 +69,10 @@ TW_DEVICE void rotate_rows(char* rows, char* rests, i32 count, i32 thread,
     const i32 j = second_of_pair(pair);
 #pragma unroll 4
     for (i32 r = thread / kWarpSize; r < count; r += threads / kWarpSize) {
-      auto* const row = reinterpret_cast<Element*>(rows + r * Shape::kHeadPitch);
-      auto* const rest = reinterpret_cast<Element*>(rests + r * kRestPitch);
       const RotatedPair rotated =
-          rotate(to_float(row[i]), to_float(row[j]), Variant::rotation(pair, position(r)));
-      put(row, rest, i, rotated.first);
-      put(row, rest, j, rotated.second);
+          rotate(to_float(at(r, i)), to_float(at(r, j)), Variant::rotation(pair, position(r)));
+      put(r, i, rotated.first);
+      put(r, j, rotated.second);
     }
   }
   // Behind the rotated elements products meet whole steps.

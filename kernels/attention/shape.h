@@ -41,10 +41,6 @@ struct Shape {
   static constexpr i32 kHeadSteps = round_up(Spec::kHeadDim, 16) / 16;   // of 16 elements
   static constexpr i32 kValueTiles = round_up(Spec::kValueDim, 16) / 8;  // of 8 elements
 
-  // A row takes an odd number of 16-byte units: then eight rows that ldmatrix reads, or a warp
-  // writes, at the same column lie in different banks.
-  static constexpr i32 kHeadPitch = (2 * kHeadSteps + 1) * 16;
-  static constexpr i32 kValuePitch = (kValueTiles + 1) * 16;
   static constexpr i32 kHeadUnits = 2 * kHeadSteps;  // 16-byte units that hold elements
   // The same of keys and values as they come from the cache.
   static constexpr i32 kKeyUnits = sizeof(Spec::Key) == 1 ? kHeadSteps : kHeadUnits;

@@ -9,9 +9,9 @@
 
 namespace tw {
 
-// `keys` rows of `dim` elements, `pitch` bytes apart, by `threads` threads. A row is one warp's:
+// `keys` rows of `dim` elements, as Rows lie, by `threads` threads. A row is one warp's:
 // its lanes have read all of it before they overwrite it. A barrier of the threads must follow.
-template <typename From, i32 keys, i32 dim, i32 pitch, i32 threads>
+template <typename From, i32 keys, i32 dim, typename Rows, i32 threads>
 struct WidenRows {
   static constexpr i32 kUnits = dim / 8;  // of eight elements: a lane's
   static constexpr i32 kLanes = kUnits <= 2    ? 2
@@ -34,7 +34,8 @@ struct WidenRows {
       for (i32 pass = 0; pass < kAtOnce; ++pass) {
         const i32 r = (first + pass) * kPassRows + row;
         if (unit < kUnits && r < keys) {
-          raw[pass] = *reinterpret_cast<const Bytes8*>(rows + r * pitch + unit * 8);
+          raw[pass] =
+              *reinterpret_cast<const Bytes8*>(rows + Rows::offset(r, unit / 2) + unit % 2 * 8);
         }
       }
       sync_warp();
@@ -42,7 +43,7 @@ struct WidenRows {
       for (i32 pass = 0; pass < kAtOnce; ++pass) {
         const i32 r = (first + pass) * kPassRows + row;
         if (unit < kUnits && r < keys) {
-          store_16(rows + r * pitch + unit * 16,
+          store_16(rows + Rows::offset(r, unit),
                    Bytes16{{widened(raw[pass].word[0]), widened(raw[pass].word[0] >> 16),
                             widened(raw[pass].word[1]), widened(raw[pass].word[1] >> 16)}});
         }

@@ -119,7 +119,7 @@ TW_KERNEL writes_shared(TW_PARAMETER AccessParams p) {
 }
 TW_KERNEL copies(TW_PARAMETER AccessParams p) {
   if (thread_id() == 5)
-    copy_async_16(shared_memory() + p.shared_offset, p.global + p.global_offset);
+    copy_async_16(shared_place(shared_memory() + p.shared_offset), p.global + p.global_offset);
   copy_async_commit();
   copy_async_wait<0>();
 }
@@ -181,7 +181,7 @@ TEST_F(EmulatedAccess, Copies) {
 }
 
 TW_KERNEL writes_under_a_copy(TW_PARAMETER AccessParams p) {
-  copy_async_16(shared_memory() + 16 * thread_id(), p.global);
+  copy_async_16(shared_place(shared_memory() + 16 * thread_id()), p.global);
   shared_memory()[16 * thread_id()] = 1;
   copy_async_wait<0>();
   copy_async_commit();

@@ -44,12 +44,12 @@ TW_DEVICE void load_stage(const ProductParams& p, i32 step) {
   const bool valid = step * kStep < p.depth;
   for (i32 i = thread_id(); i < 64 * 4; i += num_threads()) {
     const i64 element = i64{i / 4} * p.depth + step * kStep + i % 4 * 8;
-    copy_async_16(stage + i / 4 * kRowA + i % 4 * 16, static_cast<const u16*>(p.a) + element,
-                  valid);
+    copy_async_16(shared_place(stage + i / 4 * kRowA + i % 4 * 16),
+                  static_cast<const u16*>(p.a) + element, valid);
   }
   for (i32 i = thread_id(); i < kStep * 4; i += num_threads()) {
     const i64 element = i64{step * kStep + i / 4} * 32 + i % 4 * 8;
-    copy_async_16(stage + 64 * kRowA + i / 4 * kRowB + i % 4 * 16,
+    copy_async_16(shared_place(stage + 64 * kRowA + i / 4 * kRowB + i % 4 * 16),
                   static_cast<const u16*>(p.b) + element, valid);
   }
   copy_async_commit();

@@ -48,7 +48,7 @@ TW_DEVICE void load_matrix(char* to, const u16* from, i64 pitch, i32 elements) {
     const i32 unit = i % (elements / 8);
     const SharedPlace place =
         shared_place(to + unit / 8 * kBlockBytes + row * 128 + (unit % 8) * 16);
-    copy_async_16(flip(place, static_cast<u32>(row % 8 * 16)), 0, from + row * pitch + unit * 8);
+    copy_async_16(flip(place, static_cast<u32>(row % 8 * 16)), from + row * pitch + unit * 8);
   }
 }
 

@@ -105,13 +105,13 @@ TW_DEVICE void load_matrix_x4_transposed(u32 (&r)[4], const void* row,
   emulator::meet_to_load_matrix<4, true>(r, row, s);
 }
 
-TW_DEVICE void load_matrix_x4(u32 (&r)[4], SharedPlace place, i32 offset,
+TW_DEVICE void load_matrix_x4(u32 (&r)[4], SharedPlace place,
                               emulator::Site s = emulator::Site::here()) {
-  emulator::meet_to_load_matrix<4, false>(r, place.pointer + offset, s);
+  emulator::meet_to_load_matrix<4, false>(r, place.pointer, s);
 }
-TW_DEVICE void load_matrix_x4_transposed(u32 (&r)[4], SharedPlace place, i32 offset,
+TW_DEVICE void load_matrix_x4_transposed(u32 (&r)[4], SharedPlace place,
                                          emulator::Site s = emulator::Site::here()) {
-  emulator::meet_to_load_matrix<4, true>(r, place.pointer + offset, s);
+  emulator::meet_to_load_matrix<4, true>(r, place.pointer, s);
 }
 
 template <typename T>

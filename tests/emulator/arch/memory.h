@@ -19,6 +19,9 @@ struct SharedPlace {
 TW_DEVICE SharedPlace shared_place(const void* pointer) {
   return {static_cast<const char*>(pointer)};
 }
+TW_DEVICE SharedPlace operator+(SharedPlace place, i32 bytes) {
+  return {place.pointer + bytes};
+}
 TW_DEVICE SharedPlace flip(SharedPlace place, u32 bits) {
   return {reinterpret_cast<const char*>(reinterpret_cast<u64>(place.pointer) ^ bits)};
 }
@@ -30,15 +33,11 @@ TW_DEVICE CachePolicy keep_as_usual() {
 TW_DEVICE CachePolicy evict_first() {
   return {};
 }
-TW_DEVICE void copy_async_16(void* shared, const void* global, bool valid = true);
-TW_DEVICE void copy_async_16(void* shared, const void* global, CachePolicy /*policy*/) {
-  copy_async_16(shared, global);
+TW_DEVICE void copy_async_16(SharedPlace place, const void* global, bool valid = true) {
+  emulator::issue_copy(const_cast<char*>(place.pointer), global, 16, valid);
 }
-TW_DEVICE void copy_async_16(void* shared, const void* global, bool valid) {
-  emulator::issue_copy(shared, global, 16, valid);
-}
-TW_DEVICE void copy_async_16(SharedPlace place, i32 offset, const void* global) {
-  emulator::issue_copy(const_cast<char*>(place.pointer + offset), global, 16, true);
+TW_DEVICE void copy_async_16(SharedPlace place, const void* global, CachePolicy /*policy*/) {
+  copy_async_16(place, global);
 }
 TW_DEVICE void copy_async_commit() {
   emulator::commit_copies();
