@@ -82,4 +82,14 @@ TW_DEVICE u32 widen_pair(u16 two) {
 #endif
 }
 
+// The same of four.
+struct WidePairs {
+  u32 first, second;
+};
+template <typename To, typename From>
+TW_DEVICE WidePairs widen_pairs(u32 four) {
+  return {widen_pair<To, From>(static_cast<u16>(four)),
+          widen_pair<To, From>(static_cast<u16>(four >> 16))};
+}
+
 }  // namespace tw

@@ -11,4 +11,8 @@ TW_DEVICE u64 multiply_high(u64 a, u64 b) {
   return __umul64hi(a, b);
 }
 
+TW_DEVICE u32 swap_middle_bytes(u32 bytes) {
+  return __byte_perm(bytes, 0, 0x3120);
+}
+
 }  // namespace tw

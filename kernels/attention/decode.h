@@ -6,6 +6,8 @@
 // stored, the keys of the next are on their way.
 #pragma once
 
+#include "arch/fp8.h"
+#include "arch/integer.h"
 #include "arch/matrix.h"
 #include "attention/exact_row.h"
 #include "attention/keys.h"
@@ -22,11 +24,18 @@ TW_DEVICE constexpr i32 next_piece(i32 at) {
   return at + 1 == kPieces ? 0 : at + 1;
 }
 
-using DecodeHeadRows = SwizzledRows<Shape::kHeadUnits>;
-using DecodeValueRows = SwizzledRows<Shape::kValueTiles>;
+// fp8 stays as it is in shared memory, and is widened when it is in registers; but where keys are
+// rotated.
+inline constexpr bool kNarrowKeys = sizeof(Spec::Key) == 1 && !Variant::kHasRope;
+inline constexpr bool kNarrowValues = sizeof(Spec::Value) == 1;
+
+using DecodeQueryRows = SwizzledRows<Shape::kHeadUnits>;
+using DecodeKeyRows =
+    Choose<kNarrowKeys, SwizzledRows<round_up(Shape::kKeyUnits, 2)>, DecodeQueryRows>;
+using DecodeValueRows = SwizzledRows<round_up(Shape::kValueUnits, 2)>;
 
 struct alignas(128) DecodeStage {
-  char k[Shape::kDecodeKeys * DecodeHeadRows::kPitch];
+  char k[Shape::kDecodeKeys * DecodeKeyRows::kPitch];
   char v[Shape::kDecodeKeys * DecodeValueRows::kPitch];
 };
 static_assert(sizeof(DecodeStage::k) % 128 == 0);
@@ -38,7 +47,7 @@ inline constexpr i32 kResultPitch = Spec::kValueDim + 8;
 union DecodePlace {
   DecodeStage stage;
   alignas(16) float o[Shape::kDecodeRows * kResultPitch];  // a warp's outputs
-  char q[Shape::kDecodeRows * DecodeHeadRows::kPitch];
+  char q[Shape::kDecodeRows * DecodeQueryRows::kPitch];
 };
 
 // What a warp knows of its next keys: addresses of those that it asks for, positions of those that
@@ -67,8 +76,12 @@ struct DecodeMemory : DecodeRests {
 class Decode {
  public:
   using Element = Shape::Element;
+  // That values are multiplied by: f16 holds each fp8 number, and softmax's weights, which are at
+  // most 2^kRescaleThreshold.
+  using Weight = Choose<kNarrowValues && Variant::kSoftmax, f16, Element>;
   static constexpr i32 kStages = Shape::kDecodeStages;
-  using HeadRows = DecodeHeadRows;
+  using QueryRows = DecodeQueryRows;
+  using KeyRows = DecodeKeyRows;
   using ValueRows = DecodeValueRows;
   using KeyCopy = RowCopy<Shape::kKeyUnits, Shape::kDecodeKeys, kWarpSize>;
   using ValueCopy = RowCopy<Shape::kValueUnits, Shape::kDecodeKeys, kWarpSize>;
@@ -96,14 +109,15 @@ class Decode {
     put_queries(rows);
     sync_workers();
     if constexpr (Variant::kHasRope) {
-      rotate_rows<HeadRows, Shape::kThreads>(rows, query_rests(), Shape::kDecodeRows, thread,
-                                             [&](i32 r) { return memory.tiles[at].rows[r].q_pos; });
+      rotate_rows<QueryRows, Shape::kThreads>(
+          rows, query_rests(), Shape::kDecodeRows, thread,
+          [&](i32 r) { return memory.tiles[at].rows[r].q_pos; });
       sync_workers();
     }
-    const SharedPlace from = shared_place(rows + HeadRows::offset(lane % 16, lane / 16));
+    const SharedPlace from = shared_place(rows + QueryRows::offset(lane % 16, lane / 16));
 #pragma unroll
     for (i32 step = 0; step < Shape::kHeadSteps; ++step) {
-      load_matrix_x4(q[step], HeadRows::right(from, step * 2));
+      load_matrix_x4(q[step], QueryRows::right(from, step * 2));
     }
     sync_workers();  // the stage may be filled
     if (next_chunk >= own_chunks(loading)) find_next_chunk<true>();
@@ -127,9 +141,11 @@ class Decode {
       sync_warp();
       load_chunks<true>(kStages);
       DecodeStage& landed = memory.ring[stage][warp].stage;
-      Landed<Shape::kDecodeKeys, HeadRows, ValueRows, kWarpSize>::finish(
-          landed.k, key_rests(), landed.v, memory.tables[warp].positions[stage], lane,
-          [] { sync_warp(); });
+      Landed<Shape::kDecodeKeys, KeyRows, ValueRows, kWarpSize,
+             sizeof(Spec::Key) == 1 && !kNarrowKeys, false>::finish(landed.k, key_rests(), landed.v,
+                                                                    memory.tables[warp]
+                                                                        .positions[stage],
+                                                                    lane, [] { sync_warp(); });
       compute(i, landed);
       stage = stage + 1 == kStages ? 0 : stage + 1;
       --in_flight;
@@ -290,7 +306,7 @@ class Decode {
     DecodeStage& to = memory.ring[load_stage][warp].stage;
     // Nobody else reads them soon.
     const CachePolicy policy = evict_first();
-    KeyCopy::copy<HeadRows, Spec::kHeadDim>(to.k, table.keys, lane, policy);
+    KeyCopy::copy<KeyRows, Spec::kHeadDim>(to.k, table.keys, lane, policy);
     ValueCopy::copy<ValueRows, Spec::kValueDim>(to.v, table.values, lane, policy);
     copy_async_commit();
     ++in_flight;
@@ -329,8 +345,19 @@ class Decode {
     for (i32 i = 0; i < kUnitsAThread; ++i) {
       const i32 unit = thread + i * Shape::kThreads;
       if (unit >= kQueryUnits) break;
-      store_16(rows + HeadRows::offset(unit / Shape::kHeadUnits, unit % Shape::kHeadUnits),
-               units[i]);
+      put_unit(rows, unit / Shape::kHeadUnits, unit % Shape::kHeadUnits, units[i]);
+    }
+  }
+  TW_DEVICE static void put_unit(char* rows, i32 r, i32 unit, const Bytes16& elements) {
+    if constexpr (kNarrowKeys) {
+      // In the order in which narrow keys come to registers.
+      const i32 first = unit / 2 * 2;
+      for (i32 half = 0; half < 2; ++half) {
+        *reinterpret_cast<Bytes8*>(rows + QueryRows::offset(r, first + half) +
+                                   unit % 2 * 8) = {{elements.word[half], elements.word[half + 2]}};
+      }
+    } else {
+      store_16(rows + QueryRows::offset(r, unit), elements);
     }
   }
   TW_DEVICE char* key_rests() {
@@ -342,33 +369,67 @@ class Decode {
 
   TW_DEVICE void compute(i32 i, const DecodeStage& landed) {
     float scores[2][4] = {};
-    const SharedPlace k =
-        shared_place(landed.k + HeadRows::offset(lane % 8 + lane / 16 * 8, lane / 8 % 2));
-#pragma unroll
-    for (i32 step = 0; step < Shape::kHeadSteps; ++step) {
-      u32 b[4];
-      load_matrix_x4(b, HeadRows::right(k, step * 2));
-      multiply_16x8x16<Element>(scores[0], q[step], b[0], b[1]);
-      multiply_16x8x16<Element>(scores[1], q[step], b[2], b[3]);
-      if constexpr (Variant::kHasRope) {
-        if (step < kRotatedSteps) add_rests(step, b, scores);
-      }
-    }
+    multiply_keys(landed.k, scores);
     const DecodeTile& tile = memory.tiles[at];
     const i32 chunk = warp + i * Shape::kDecodeWarps;
     transform(tile, tile.is_full(tile.first_block + chunk / kChunksABlock),
               memory.tables[warp].positions[stage], scores);
     weigh(scores);
+    multiply_values(landed.v, scores);
+  }
+
+  // scores += Q K^T
+  TW_DEVICE void multiply_keys(const char* keys, float (&scores)[2][4]) {
+    if constexpr (kNarrowKeys) {
+      const SharedPlace k = shared_place(keys + KeyRows::offset(lane % 16, lane / 16));
+      u32 narrow[4];
+#pragma unroll
+      for (i32 step = 0; step < Shape::kHeadSteps; ++step) {
+        // Of two steps, eight keys each.
+        if (step % 2 == 0) load_matrix_x4(narrow, KeyRows::right(k, step));
+#pragma unroll
+        for (i32 half = 0; half < 2; ++half) {
+          const WidePairs b = widen_pairs<Element, Spec::Key>(narrow[step % 2 * 2 + half]);
+          multiply_16x8x16<Element>(scores[half], q[step], b.first, b.second);
+        }
+      }
+    } else {
+      const SharedPlace k =
+          shared_place(keys + KeyRows::offset(lane % 8 + lane / 16 * 8, lane / 8 % 2));
+#pragma unroll
+      for (i32 step = 0; step < Shape::kHeadSteps; ++step) {
+        u32 b[4];
+        load_matrix_x4(b, KeyRows::right(k, step * 2));
+        multiply_16x8x16<Element>(scores[0], q[step], b[0], b[1]);
+        multiply_16x8x16<Element>(scores[1], q[step], b[2], b[3]);
+        if constexpr (Variant::kHasRope) {
+          if (step < kRotatedSteps) add_rests(step, b, scores);
+        }
+      }
+    }
+  }
+
+  // o += weights V
+  TW_DEVICE void multiply_values(const char* values, const float (&weights)[2][4]) {
     const u32 a[4] = {
-        pack<Element>(scores[0][0], scores[0][1]), pack<Element>(scores[0][2], scores[0][3]),
-        pack<Element>(scores[1][0], scores[1][1]), pack<Element>(scores[1][2], scores[1][3])};
-    const SharedPlace v = shared_place(landed.v + ValueRows::offset(lane % 16, lane / 16));
+        pack<Weight>(weights[0][0], weights[0][1]), pack<Weight>(weights[0][2], weights[0][3]),
+        pack<Weight>(weights[1][0], weights[1][1]), pack<Weight>(weights[1][2], weights[1][3])};
+    const SharedPlace v = shared_place(values + ValueRows::offset(lane % 16, lane / 16));
+    u32 b[4];
 #pragma unroll
     for (i32 d = 0; d < Shape::kValueTiles; d += 2) {
-      u32 b[4];
-      load_matrix_x4_transposed(b, ValueRows::right(v, d));
-      multiply_16x8x16<Element>(o[d], a, b[0], b[1]);
-      multiply_16x8x16<Element>(o[d + 1], a, b[2], b[3]);
+      if constexpr (kNarrowValues) {
+        // A unit has the columns of two tiles, even ones in the first.
+        if (d % 4 == 0) load_matrix_x4_transposed(b, ValueRows::right(v, d / 2));
+        const WidePairs low = widen_pairs<Weight, Spec::Value>(swap_middle_bytes(b[d % 4]));
+        const WidePairs high = widen_pairs<Weight, Spec::Value>(swap_middle_bytes(b[d % 4 + 1]));
+        multiply_16x8x16<Weight>(o[d], a, low.first, high.first);
+        multiply_16x8x16<Weight>(o[d + 1], a, low.second, high.second);
+      } else {
+        load_matrix_x4_transposed(b, ValueRows::right(v, d));
+        multiply_16x8x16<Element>(o[d], a, b[0], b[1]);
+        multiply_16x8x16<Element>(o[d + 1], a, b[2], b[3]);
+      }
     }
   }
 
@@ -428,12 +489,19 @@ class Decode {
       if (r >= num_rows) continue;
       float total = 0;
 #pragma unroll
-      for (i32 d = 0; d < Shape::kValueTiles; ++d) {
-        const i32 column = d * 8 + lane % 4 * 2;
-        if (column >= Spec::kValueDim) continue;
-        *reinterpret_cast<Float2*>(results + r * kResultPitch + column) = {o[d][half * 2],
-                                                                           o[d][half * 2 + 1]};
-        total += o[d][half * 2] + o[d][half * 2 + 1];
+      for (i32 d = 0; d < Shape::kValueTiles; d += 2) {
+        const float x[4] = {o[d][half * 2], o[d][half * 2 + 1], o[d + 1][half * 2],
+                            o[d + 1][half * 2 + 1]};
+        float* const row = results + r * kResultPitch + d * 8;
+        if constexpr (kNarrowValues) {
+          *reinterpret_cast<Float4*>(row + lane % 4 * 4) = {x[0], x[2], x[1], x[3]};
+        } else {
+          *reinterpret_cast<Float2*>(row + lane % 4 * 2) = {x[0], x[1]};
+          if (d * 8 + 8 < Spec::kValueDim) {
+            *reinterpret_cast<Float2*>(row + 8 + lane % 4 * 2) = {x[2], x[3]};
+          }
+        }
+        total += x[0] + x[1] + x[2] + x[3];
       }
       finite = finite && is_finite(total);
     }

@@ -9,11 +9,9 @@
 namespace tw {
 
 // KeyRows, ValueRows: how they lie.
-template <i32 keys, typename KeyRows, typename ValueRows, i32 threads>
+template <i32 keys, typename KeyRows, typename ValueRows, i32 threads, bool kWidensKeys,
+          bool kWidensValues>
 struct Landed {
-  static constexpr bool kWidensKeys = sizeof(Spec::Key) == 1;
-  static constexpr bool kWidensValues = sizeof(Spec::Value) == 1;
-
   // Of `keys` keys in shared memory, at `positions`. `meet` is a barrier of the threads, behind all
   // writes.
   template <typename Meet>

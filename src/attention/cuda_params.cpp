@@ -171,6 +171,7 @@ plan::Config kernel_config(const Attention& attention, const CudaShape& shape, i
   }
   if (!attention.impl().variant.mask_depends_on_head) {
     config.max_heads = shape.heads_together;
+    while (config.max_heads > num_sms * shape.blocks_per_sm) config.max_heads /= 2;
     config.joint_rows = config.max_heads * tw::kDecodeRows;
     config.workers = std::max(1, config.workers / config.max_heads);
   }

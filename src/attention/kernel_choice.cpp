@@ -236,11 +236,13 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
       rotates ? rope_dim(*spec.variant.rope, spec.head_dim) : 0, form, decode_only);
   constexpr int kReserved = 1024;  // by the system, a block
   // More blocks would leave a thread too few registers; of decoding ones, more keys would be under
-  // way than memory is served by (seen on a Hopper GPU).
-  const int most = shape.threads > 128 ? 1 : 2;
+  // way than memory is served by (seen on a Hopper GPU), but where all of them take half as much.
+  const bool narrow =
+      dtype_bytes(spec.kv_dtype) == 1 && dtype_bytes(spec.value_dtype()) == 1 && !rotates;
+  const int most = shape.threads > 128 ? 1 : decode_only && narrow ? 3 : 2;
   shape.blocks_per_sm = std::clamp(memory.an_sm / (shape.shared_bytes + kReserved), 1, most);
   // Their keys lie beside each other in most caches: memory and its translation see whole tokens.
-  if (decode_only) shape.heads_together = std::gcd(spec.num_kv_heads, 8);
+  if (decode_only) shape.heads_together = std::gcd(spec.num_kv_heads, 16);
   return shape;
 }
 

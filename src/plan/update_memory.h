@@ -7,7 +7,7 @@
 namespace tilewright::plan {
 
 inline constexpr int kMaxUpdateWarps = 32;
-// On the device: their cuts are in shared memory.
+// On the device: what lies before items of the tail, one a worker, is in shared memory.
 inline constexpr int kMaxDeviceWorkers = 1024;
 // What a block of threads has on every GPU since Ampere.
 inline constexpr std::int64_t kMostUpdateShared = std::int64_t{99} << 10;
