@@ -115,7 +115,7 @@ class Worker {
     }
     if (memory.pieces[place].kind != Piece::few_rows) return;
     DecodeTile& tile = memory.decode.tiles[place];
-    if (lane_id() == 0) set_up_keys(p, memory.pieces[place], tile);
+    if (lane_id() == 0) set_up_queries_and_keys(p, memory.pieces[place], tile);
     if (is_finder()) set_up_blocks(p, memory.pieces[place], tile);
   }
   TW_DEVICE void prepare_rows(i32 at, i32 rows, i32 step) {
@@ -136,7 +136,9 @@ class Worker {
     Piece& piece = memory.pieces[0];
     Piece& next = memory.pieces[1];
     PrefillTile& tile = memory.prefill.tile;
-    if (thread_id() == Shape::kThreads - kWarpSize) set_up_keys(p, piece, tile);
+    if (thread_id() == Shape::kThreads - kWarpSize) {
+      set_up_queries_and_keys(p, piece, tile);
+    }
     if (is_finder()) set_up_blocks(p, piece, tile);
     for (i32 r = thread_id(); r < PrefillTile::kMostRows; r += Shape::kThreads) {
       set_up_query_row<true>(p, piece, r, tile);

@@ -331,13 +331,9 @@ class Decode {
       const i32 r = (thread + i * Shape::kThreads) / Shape::kHeadUnits;
       const i32 unit = (thread + i * Shape::kThreads) % Shape::kHeadUnits;
       units[i] = {};
-      if (r >= of.num_rows || unit * 8 >= Spec::kHeadDim) continue;
-      const i64 token = token_of_row(p, of, r);
-      const i32 head =
-          of.head * Spec::kGroupSize + (of.item.tile * Shape::kRows + r) % Spec::kGroupSize;
-      if (token < p.out_tokens) {
-        units[i] = load_16(p.q + token * p.q_token + head * p.q_head + unit * 16);
-      }
+      if (unit * 8 >= Spec::kHeadDim) continue;
+      const char* const query = query_of_row(p, of, r);
+      if (query != nullptr) units[i] = load_16(query + unit * 16);
     }
   }
   TW_DEVICE void put_queries(char* rows) const {

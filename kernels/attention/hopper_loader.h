@@ -71,26 +71,31 @@ class HopperLoader {
   TW_DEVICE HopperLoader(const HopperParams& params, HopperMemory& the_memory)
       : p(params), memory(the_memory) {}
 
+  // Queries, and what their rows are: as soon as a piece is found.
   TW_DEVICE void load_queries() {
-    u32 tiles = 0;
     bool behind_few = false;
-    for_each_tile([&](HopperPiece& piece, u32 turn) {
-      if (piece.kind == Piece::few_rows) {
+    for (u32 turn = 0;; ++turn) {
+      wait_for(memory.found[turn % Hopper::kPieces], turn / Hopper::kPieces);
+      HopperPiece& piece = memory.pieces[turn % Hopper::kPieces];
+      if (piece.kind == Piece::none) break;
+      const bool few = piece.kind == Piece::few_rows;
+      if (few) {
+        copy_queries<Shape::kDecodeRows>(piece, turn);
         set_up_few_rows(piece);
-        behind_few = true;
-        load_queries<Shape::kDecodeRows>(piece.tile, tiles);
       } else {
-        for (i32 r = lane_id(); r < Shape::kRows; r += kWarpSize) set_up_row(piece, r);
         // Results of few rows lie where all these rows do.
         const u32 before = turn - 1;
         if (behind_few) {
           memory.piece[before % Hopper::kPieces].wait_empty(before / Hopper::kPieces + 1);
         }
-        behind_few = false;
-        load_queries<Hopper::kGroupRows>(piece.tile, tiles);
+        copy_queries<Hopper::kGroupRows>(piece, turn);
+        for (i32 r = lane_id(); r < Shape::kRows; r += kWarpSize) set_up_row(piece, r);
       }
-      ++tiles;
-    });
+      behind_few = few;
+      for (i32 group = 0; group < Hopper::kGroups; ++group) arrive_as_warp(memory.q[group].full);
+      release(turn);
+    }
+    copy_async_wait<0>();
   }
 
   // Keys, or values: by loader `own`, of all blocks each kLoaders-th.
@@ -99,7 +104,7 @@ class HopperLoader {
     constexpr i32 kLoaders = kValues ? Hopper::kValueLoaders : Hopper::kKeyLoaders;
     u32 index = static_cast<u32>(own);  // of the next block
     u32 before = 0;                     // blocks of the tiles before
-    for_each_tile([&](const HopperPiece& piece, u32) {
+    for_each_tile([&](const HopperPiece& piece) {
       const Tile& tile = piece.tile;
       const TileRows<kValues> rows(p, tile);
       const BoxCopy<kValues> boxes(p, piece);
@@ -177,9 +182,9 @@ class HopperLoader {
     knows_rows = true;
   }
 
-  // A tile's: kRows for each group, the same ones where these are few.
+  // A piece's: kRows for each group, the same ones where these are few.
   template <i32 kRows>
-  TW_DEVICE void load_queries(const TileOf<Shape::kRows>& tile, u32 tiles) {
+  TW_DEVICE void copy_queries(const Piece& piece, u32 turn) {
     using Copy = MatrixCopy<Shape::kHeadUnits, kRows>;
 #pragma unroll 1
     for (i32 group = 0; group < Hopper::kGroups; ++group) {
@@ -187,18 +192,16 @@ class HopperLoader {
       sync_warp();  // the last rows have been copied
 #pragma unroll
       for (i32 i = lane_id(); i < kRows; i += kWarpSize) {
-        const QueryRow row = query_row(p, tile, first + i);
         // What is computed of others goes nowhere.
-        const bool exists = first + i < tile.num_rows && row.q_index < p.out_tokens;
-        memory.q_rows[Copy::table_index(i)] = exists ? query_at(p, row) : p.q;
+        const char* const query = query_of_row(p, piece, first + i);
+        memory.q_rows[Copy::table_index(i)] = query != nullptr ? query : p.q;
       }
       Handover& place = memory.q[group];
-      place.wait_empty(tiles);
+      place.wait_empty(turn);
       sync_warp();
       Copy::copy(memory.stages.q[0], sizeof(memory.stages.q[0]), group * Hopper::kGroupRows,
                  memory.q_rows);
       mbarrier_arrive_behind_copies(&place.full);
-      arrive_as_warp(place.full);  // for the rows themselves
     }
   }
 
@@ -269,19 +272,21 @@ class HopperLoader {
     }
   }
 
-  // Calls load(piece, turn) for all pieces that have keys, one after the other.
+  // Calls load(piece) for all pieces that have keys, one after the other.
   template <typename Load>
   TW_DEVICE void for_each_tile(const Load& load) {
     for (u32 turn = 0;; ++turn) {
-      Handover& handover = memory.piece[turn % Hopper::kPieces];
-      handover.wait_full(turn / Hopper::kPieces);
-      HopperPiece& piece = memory.pieces[turn % Hopper::kPieces];
+      memory.piece[turn % Hopper::kPieces].wait_full(turn / Hopper::kPieces);
+      const HopperPiece& piece = memory.pieces[turn % Hopper::kPieces];
       if (piece.kind == Piece::none) break;
-      if (piece.blocks() > 0) load(piece, turn);
-      arrive_as_warp(memory.loaded[turn % Hopper::kPieces]);
-      arrive_as_warp(handover.empty);
+      if (piece.blocks() > 0) load(piece);
+      release(turn);
     }
     copy_async_wait<0>();
+  }
+  TW_DEVICE void release(u32 turn) {
+    arrive_as_warp(memory.loaded[turn % Hopper::kPieces]);
+    arrive_as_warp(memory.piece[turn % Hopper::kPieces].empty);
   }
 
   const HopperParams& p;

@@ -56,8 +56,7 @@ struct Handover {
   TW_DEVICE void wait_empty(u32 turn) { wait_for(empty, turn - 1); }
 };
 
-// A piece and its tile. Rows of tiles that have keys are set up where their queries are loaded, all
-// others where pieces are found.
+// A piece and its tile, whose rows are set up where their queries are loaded.
 struct HopperPiece : Piece {
   bool repeats;  // keys and queries of the piece before it, with another head
   TileOf<Shape::kRows> tile;
@@ -66,8 +65,6 @@ struct HopperPiece : Piece {
   i32 row_end[Shape::kRows];
 
   TW_DEVICE i32 blocks() const { return tile.part_end - tile.first_block; }
-  // How many rows are set up: those behind the last repeat it.
-  TW_DEVICE i32 rows() const { return kind == few_rows ? Shape::kDecodeRows : Shape::kRows; }
 };
 
 struct HopperMemory {
@@ -85,6 +82,7 @@ struct HopperMemory {
   alignas(16) const char* q_rows[Hopper::kGroupRows];
   alignas(16) const char* k_rows[Hopper::kKeyLoaders][kHopperTableRows];
   alignas(16) const char* v_rows[Hopper::kValueLoaders][kHopperTableRows];
+  Mbarrier found[Hopper::kPieces];  // its queries may be loaded: keys take longer to find
   Handover piece[Hopper::kPieces];
   Mbarrier loaded[Hopper::kPieces];  // no more keys of the tile are asked for
   Handover q[Hopper::kGroups];       // a group's rows
@@ -124,6 +122,7 @@ TW_DEVICE void init_mbarriers(HopperMemory& memory) {
   };
 #pragma unroll
   for (u32 i = 0; i < Hopper::kPieces; ++i) {
+    mbarrier_init(&memory.found[i], 1);
     init(memory.piece[i], 1, Shape::kWarps + kLoaders);
     mbarrier_init(&memory.loaded[i], kLoaders);
   }

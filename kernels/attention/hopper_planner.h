@@ -25,7 +25,13 @@ class HopperPlanner {
         if (turn > 0) wait_for(memory.loaded[before % Hopper::kPieces], before / Hopper::kPieces);
         found = find(piece, [&] { finder.take_a_item(piece); });
       }
-      if (found) set_up(piece, turn > 0 && has_same_keys(last, piece) ? &last : nullptr);
+      const bool repeats = found && turn > 0 && has_same_keys(last, piece);
+      if (lane_id() == 0 && found) {
+        piece.repeats = repeats;
+        set_up_queries(piece, piece.tile);
+      }
+      arrive_as_warp(memory.found[turn % Hopper::kPieces]);
+      if (found) set_up(piece, repeats ? &last : nullptr);
       arrive_as_warp(memory.piece[turn % Hopper::kPieces].full);
       if (!found) break;
     }
@@ -52,34 +58,31 @@ class HopperPlanner {
 
   // `last`: the piece before, where it has the same keys and queries.
   TW_DEVICE void set_up(HopperPiece& piece, const HopperPiece* last) {
-    piece.repeats = last != nullptr;
+    TileKeys& keys = piece.tile;
     if (last != nullptr) {
-      const auto* const from = reinterpret_cast<const u32*>(static_cast<const Tile*>(&last->tile));
-      auto* const to = reinterpret_cast<u32*>(static_cast<Tile*>(&piece.tile));
-      for (i32 i = lane_id(); i < static_cast<i32>(sizeof(Tile) / sizeof(u32)); i += kWarpSize) {
+      const TileKeys& known = last->tile;
+      const auto* const from = reinterpret_cast<const u32*>(&known);
+      auto* const to = reinterpret_cast<u32*>(&keys);
+      for (i32 i = lane_id(); i < static_cast<i32>(sizeof(TileKeys) / sizeof(u32));
+           i += kWarpSize) {
         to[i] = from[i];
       }
-    } else if (rows_are_requests(p)) {
-      if (lane_id() == 0) set_up_keys(p, piece, piece.tile);
-      if (lane_id() == 1) set_up_blocks(p, piece, piece.tile);
     } else {
-      if (lane_id() == 0) set_up_keys(p, piece, piece.tile);
-      sync_warp();
-      const plan::TileSpan span = span_by_warp(p, piece);
-      if (lane_id() == 1) piece.tile.ranges = span;
+      if (lane_id() == 0) set_up_keys(p, piece, keys);
+      if (rows_are_requests(p)) {
+        if (lane_id() == 1) set_up_blocks(p, piece, keys);
+      } else {
+        sync_warp();
+        const plan::TileSpan span = span_by_warp(p, piece);
+        if (lane_id() == 1) keys.ranges = span;
+      }
     }
     sync_warp();
     if (lane_id() == 0) {
-      piece.tile.kv_head = piece.head;
-      piece.tile.first_block = piece.begin;
-      piece.tile.part_end = piece.end < 0 ? piece.tile.ranges.blocks() : piece.end;
+      keys.first_block = piece.begin;
+      keys.part_end = piece.end < 0 ? keys.ranges.blocks() : piece.end;
     }
     if (lane_id() == 2 && piece.slot >= 0) piece.split = p.plan.schedule.splits[piece.split_index];
-    sync_warp();
-    if (piece.blocks() > 0) return;
-    for (i32 r = lane_id(); r < piece.rows(); r += kWarpSize) {
-      set_up_query_row<true>(p, piece, r, piece.tile);
-    }
   }
 
   const AttentionParams& p;

@@ -17,7 +17,6 @@ namespace tw {
 // What a group has done since the kernel began.
 struct HopperTurns {
   u32 pieces = 0;
-  u32 tiles = 0;   // that have keys
   u32 blocks = 0;  // of keys
   u32 steps = 0;
   u32 joins = 0;  // of few rows
@@ -48,8 +47,8 @@ class HopperTile {
   TW_DEVICE void run() {
     piece = &memory.pieces[turns.pieces % Hopper::kPieces];
     i32 left = piece->blocks();
+    memory.q[group].wait_full(turns.pieces);
     if (left > 0) {
-      memory.q[group].wait_full(turns.tiles);
       bool moved;
       u32 last_block;
       Weights weights = {};
@@ -102,6 +101,8 @@ class HopperTile {
       wgmma_wait<0>();
       hold_registers(o);
       give_back_values();
+    } else {
+      give_back_queries();
     }
     finish();
   }
@@ -117,7 +118,6 @@ class HopperTile {
   }
   TW_DEVICE void give_back_queries() {
     arrive_as_warp(memory.q[group].empty);
-    ++turns.tiles;
   }
   TW_DEVICE void give_back_keys() {
     arrive_as_warp(memory.k[turns.blocks % Hopper::kStages].empty);

@@ -54,7 +54,7 @@ class PieceFinder {
     set_part(piece);
     if (piece.kind != Piece::few_rows) return;
     share.first_is_placed = true;
-    set_up_keys(p, piece, tile);
+    set_up_queries_and_keys(p, piece, tile);
     if (knows_blocks(start, tile.ranges)) {
       tile.part_end = start.end;
     } else {

@@ -125,14 +125,17 @@ struct TileRow {
   bool is_joined;  // several levels have keys of it: their results are joined when all are there
 };
 
-// In shared memory. All but its rows, which keys do not need.
-struct Tile {
-  i32 first_row;  // packed row of the KV head's queries
+// The packed rows of a KV head's queries that a tile has.
+struct TileQueries {
+  i32 first_row;
   i32 num_rows;
+  i32 kv_head;
+};
+// Where its keys lie.
+struct TileKeys {
   i32 kv_len;
   i32 kv_pos;
   i32 level;
-  i32 kv_head;
   i32 first_block;  // of those it needs: where the part begins that is computed here
   i32 part_end;     // and where that ends
   TileBlocks ranges;
@@ -145,6 +148,8 @@ struct Tile {
   // Whether every row attends to all its keys.
   TW_DEVICE bool is_full(i32 n) const { return is_full_block(ranges, n, kv_len); }
 };
+// In shared memory. All but its rows, which keys do not need.
+struct Tile : TileQueries, TileKeys {};
 
 template <i32 most_rows>
 struct TileOf : Tile {
@@ -201,7 +206,7 @@ TW_DEVICE float scale_of(const ScaleView& scale, i32 request, i32 head) {
 // The parts of setting up a tile need nothing of each other: they are for different threads.
 
 TW_DEVICE void set_up_segment(const AttentionParams& p, const plan::Segment& segment, i32 key_end,
-                              KeySegment& to, Tile& tile) {
+                              KeySegment& to, TileKeys& tile) {
   const plan::LevelPages& pages = p.plan.levels[segment.level];
   to.key_end = key_end;
   to.key_begin = key_end - segment.kv_len;
@@ -214,15 +219,18 @@ TW_DEVICE void set_up_segment(const AttentionParams& p, const plan::Segment& seg
   to.first_page = to.entries != nullptr ? 0 : static_cast<i32>(pages.first_page(segment.index));
 }
 
-// Where the keys lie. One thread.
-TW_DEVICE void set_up_keys(const AttentionParams& p, const Piece& piece, Tile& tile) {
-  const plan::Row& row = piece.row;
+TW_DEVICE void set_up_queries(const Piece& piece, TileQueries& tile) {
   tile.first_row = piece.item.tile * Shape::kRows;
   tile.num_rows = piece.num_rows;
+  tile.kv_head = piece.head;
+}
+
+// Where the keys lie, but which blocks of them. One thread.
+TW_DEVICE void set_up_keys(const AttentionParams& p, const Piece& piece, TileKeys& tile) {
+  const plan::Row& row = piece.row;
   tile.kv_len = row.kv_len;
   tile.kv_pos = row.kv_pos;
   tile.level = row.level;
-  tile.kv_head = piece.head;
   tile.first_block = piece.begin;
   tile.num_segments = 1;
   tile.plain = p.plan.interleave.world == 1;
@@ -240,6 +248,11 @@ TW_DEVICE void set_up_keys(const AttentionParams& p, const Piece& piece, Tile& t
     set_up_segment(p, segment, key_end, tile.segments[--depth], tile);
     key_end -= segment.kv_len;
   }
+}
+
+TW_DEVICE void set_up_queries_and_keys(const AttentionParams& p, const Piece& piece, Tile& tile) {
+  set_up_queries(piece, tile);
+  set_up_keys(p, piece, tile);
 }
 
 // What any lane of the warp needs, in all of them.
@@ -302,7 +315,7 @@ TW_DEVICE bool knows_blocks(const plan::Start&, const Blocks&) {
 }
 
 // Which blocks of them are needed. One thread.
-TW_DEVICE void set_up_blocks(const AttentionParams& p, const Piece& piece, Tile& tile) {
+TW_DEVICE void set_up_blocks(const AttentionParams& p, const Piece& piece, TileKeys& tile) {
   const i32 blocks = find_blocks(p, piece.row, piece.head, piece.item.tile, tile.ranges);
   tile.part_end = piece.end < 0 ? blocks : piece.end;
 }
@@ -312,6 +325,15 @@ TW_DEVICE void set_up_blocks(const AttentionParams& p, const Piece& piece, Tile&
 TW_DEVICE i64 token_of_row(const AttentionParams& p, const Piece& piece, i32 r) {
   const i32 packed = piece.item.tile * Shape::kRows + (r < piece.num_rows ? r : piece.num_rows - 1);
   return p.plan.token_of(piece.row, packed / Spec::kGroupSize);
+}
+
+// The row's query; null where there is none.
+TW_DEVICE const char* query_of_row(const AttentionParams& p, const Piece& piece, i32 r) {
+  const i64 token = token_of_row(p, piece, r);
+  if (r >= piece.num_rows || token >= p.out_tokens) return nullptr;
+  const i32 packed = piece.item.tile * Shape::kRows + r;
+  const i32 head = piece.head * Spec::kGroupSize + packed % Spec::kGroupSize;
+  return p.q + token * p.q_token + head * p.q_head;
 }
 
 // What becomes of a row's outputs, which waits for memory twice.
