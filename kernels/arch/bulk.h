@@ -86,6 +86,10 @@ TW_DEVICE void copy_box(void* shared, const BoxMap& map, i32 element, i32 token,
       "l"(policy.bits)
       : "memory");
 }
+// Fetches a map ahead of its first box.
+TW_DEVICE void prefetch_map(const BoxMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
 // Orders what this thread read and wrote in shared memory before bulk copies and matrix
 // instructions that touch the same bytes.
 TW_DEVICE void fence_async_proxy() {

@@ -46,12 +46,20 @@ TW_DEVICE void load_values(const HopperParams& p, HopperMemory& memory, i32 warp
   if (warp < Hopper::kValueLoaders) HopperLoader(p, memory).load_blocks<true>(warp);
 }
 
+// By lanes of a warp that does not compute.
+TW_DEVICE void prefetch_maps(const HopperParams& p) {
+  const i32 level = lane_id() / 2;
+  if (warp_id() != Shape::kWarps || level >= p.plan.num_levels || p.box_tokens[level] == 0) return;
+  prefetch_map(lane_id() % 2 == 0 ? p.k_boxes[level] : p.v_boxes[level]);
+}
+
 }  // namespace tw
 
 TW_KERNEL TW_LAUNCH_BOUNDS(tw::Hopper::kThreads, 1)
     tilewright_attention(TW_PARAMETER tw::HopperParams params) {
   auto& memory = *reinterpret_cast<tw::HopperMemory*>(tw::aligned_shared_memory());
   if (tw::thread_id() == 0) tw::init_mbarriers(memory);
+  tw::prefetch_maps(params);
   tw::sync_block();
   tw::wait_for_previous_kernel();
   // All together as many registers as an SM has.

@@ -3,6 +3,7 @@
 // needs, and where those keys lie.
 #pragma once
 
+#include "arch/integer.h"
 #include "arch/memory.h"
 #include "arch/thread.h"
 #include "attention/listed_blocks.h"
@@ -314,8 +315,18 @@ TW_DEVICE bool knows_blocks(const plan::Start&, const Blocks&) {
   return false;
 }
 
+// What the kernel was made for, and the scheduler's text cannot know: divisions by these numbers
+// become shifts, or multiplications.
+TW_DEVICE void know_sizes(const AttentionParams& p) {
+  const plan::Config& config = p.plan.schedule.config;
+  take_for_granted(config.group_size == Spec::kGroupSize);
+  take_for_granted(config.tile_rows == Shape::kRows);
+  take_for_granted(config.block_tokens == Shape::kBlock);
+}
+
 // Which blocks of them are needed. One thread.
 TW_DEVICE void set_up_blocks(const AttentionParams& p, const Piece& piece, TileKeys& tile) {
+  know_sizes(p);
   const i32 blocks = find_blocks(p, piece.row, piece.head, piece.item.tile, tile.ranges);
   tile.part_end = piece.end < 0 ? blocks : piece.end;
 }

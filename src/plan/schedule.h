@@ -150,7 +150,7 @@ TILEWRIGHT_HD std::int32_t find_row(const Schedule& s, std::int32_t begin, std::
 
 // Item `index` of section A and, behind a_items, of the tail: group of heads, row, tile from the
 // last one down, head.
-TILEWRIGHT_HD inline Item a_item(const Schedule& s, std::int64_t index) {
+TILEWRIGHT_HD_CALL inline Item a_item(const Schedule& s, std::int64_t index) {
   const Row& last = s.rows[s.header->num_a_rows - 1];
   const std::int64_t tiles = last.tiles_before + last.tiles;
   const std::int64_t group = index / (tiles * s.config.heads_per_group);

@@ -38,6 +38,7 @@ TW_DEVICE void mbarrier_arrive_behind_copies(Mbarrier* mbarrier) {
 TW_DEVICE void copy_bulk(void* shared, const void* global, u32 bytes, Mbarrier* mbarrier) {
   emulator::issue_bulk_copy(shared, global, bytes, &mbarrier->state);
 }
+TW_DEVICE void prefetch_map(const BoxMap& /*map*/) {}
 TW_DEVICE void copy_box(void* shared, const BoxMap& map, i32 element, i32 token, i32 head, i32 page,
                         CachePolicy /*policy*/, Mbarrier* mbarrier) {
   emulator::issue_box_copy(shared, map, {element, token, head, page}, &mbarrier->state);
