@@ -24,8 +24,8 @@ TW_DEVICE constexpr i32 next_piece(i32 at) {
   return at + 1 == kPieces ? 0 : at + 1;
 }
 
-// fp8 stays as it is in shared memory, and is widened when it is in registers; but where keys are
-// rotated.
+// fp8 stays as it is in shared memory, and is widened in registers. But keys that are rotated are
+// widened where they lie.
 inline constexpr bool kNarrowKeys = sizeof(Spec::Key) == 1 && !Variant::kHasRope;
 inline constexpr bool kNarrowValues = sizeof(Spec::Value) == 1;
 
@@ -76,7 +76,7 @@ struct DecodeMemory : DecodeRests {
 class Decode {
  public:
   using Element = Shape::Element;
-  // That values are multiplied by: f16 holds each fp8 number, and softmax's weights, which are at
+  // What values are multiplied by. f16 holds each fp8 number, and softmax's weights: they are at
   // most 2^kRescaleThreshold.
   using Weight = Choose<kNarrowValues && Variant::kSoftmax, f16, Element>;
   static constexpr i32 kStages = Shape::kDecodeStages;
@@ -85,6 +85,8 @@ class Decode {
   using ValueRows = DecodeValueRows;
   using KeyCopy = RowCopy<Shape::kKeyUnits, Shape::kDecodeKeys, kWarpSize>;
   using ValueCopy = RowCopy<Shape::kValueUnits, Shape::kDecodeKeys, kWarpSize>;
+  using LandedChunk = Landed<Shape::kDecodeKeys, KeyRows, ValueRows, kWarpSize,
+                             sizeof(Spec::Key) == 1 && !kNarrowKeys, false>;
   static constexpr i32 kChunksABlock = Shape::kBlock / Shape::kDecodeKeys;
   static_assert(2 * Shape::kDecodeKeys == kWarpSize);
 
@@ -141,11 +143,8 @@ class Decode {
       sync_warp();
       load_chunks<true>(kStages);
       DecodeStage& landed = memory.ring[stage][warp].stage;
-      Landed<Shape::kDecodeKeys, KeyRows, ValueRows, kWarpSize,
-             sizeof(Spec::Key) == 1 && !kNarrowKeys, false>::finish(landed.k, key_rests(), landed.v,
-                                                                    memory.tables[warp]
-                                                                        .positions[stage],
-                                                                    lane, [] { sync_warp(); });
+      LandedChunk::finish(landed.k, key_rests(), landed.v, memory.tables[warp].positions[stage],
+                          lane, [] { sync_warp(); });
       compute(i, landed);
       stage = stage + 1 == kStages ? 0 : stage + 1;
       --in_flight;
@@ -346,7 +345,8 @@ class Decode {
   }
   TW_DEVICE static void put_unit(char* rows, i32 r, i32 unit, const Bytes16& elements) {
     if constexpr (kNarrowKeys) {
-      // In the order in which narrow keys come to registers.
+      // As narrow keys come to registers: a lane has four neighbouring elements of a key, where it
+      // has two and two of a query.
       const i32 first = unit / 2 * 2;
       for (i32 half = 0; half < 2; ++half) {
         *reinterpret_cast<Bytes8*>(rows + QueryRows::offset(r, first + half) +
@@ -381,7 +381,7 @@ class Decode {
       u32 narrow[4];
 #pragma unroll
       for (i32 step = 0; step < Shape::kHeadSteps; ++step) {
-        // Of two steps, eight keys each.
+        // Two steps of eight keys, and of eight more.
         if (step % 2 == 0) load_matrix_x4(narrow, KeyRows::right(k, step));
 #pragma unroll
         for (i32 half = 0; half < 2; ++half) {
@@ -415,7 +415,7 @@ class Decode {
 #pragma unroll
     for (i32 d = 0; d < Shape::kValueTiles; d += 2) {
       if constexpr (kNarrowValues) {
-        // A unit has the columns of two tiles, even ones in the first.
+        // A unit is the columns of two tiles: even ones are in the first, odd ones in the second.
         if (d % 4 == 0) load_matrix_x4_transposed(b, ValueRows::right(v, d / 2));
         const WidePairs low = widen_pairs<Weight, Spec::Value>(swap_middle_bytes(b[d % 4]));
         const WidePairs high = widen_pairs<Weight, Spec::Value>(swap_middle_bytes(b[d % 4 + 1]));

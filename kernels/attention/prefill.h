@@ -49,6 +49,8 @@ class Prefill {
   using QueryCopy = RowCopy<Shape::kHeadUnits, Shape::kRows, Shape::kThreads>;
   using HeadRows = PrefillHeadRows;
   using ValueRows = PrefillValueRows;
+  using LandedBlock = Landed<Shape::kBlock, HeadRows, ValueRows, Shape::kThreads,
+                             sizeof(Spec::Key) == 1, sizeof(Spec::Value) == 1>;
   using Element = Shape::Element;
 
   TW_DEVICE Prefill(const AttentionParams& params, PrefillMemory& the_memory)
@@ -71,10 +73,8 @@ class Prefill {
       const bool notes = (i + 2) % kRoundBlocks == 0;
       const i32 page = notes ? page_at(i + 2, count) : -1;
       PrefillStage& stage = memory.stages[i & 1];
-      Landed<Shape::kBlock, HeadRows, ValueRows, Shape::kThreads, sizeof(Spec::Key) == 1,
-             sizeof(Spec::Value) == 1>::finish(stage.k, memory.rest_of(Shape::kRows), stage.v,
-                                               memory.positions + noted(i), thread,
-                                               [] { sync_block(); });
+      LandedBlock::finish(stage.k, memory.rest_of(Shape::kRows), stage.v,
+                          memory.positions + noted(i), thread, [] { sync_block(); });
       // Looked up here, while the product does not need what shared memory gives; with a transform
       // of logits later, as it would take a register from that.
       const bool full = !Variant::kHasLogits && tile.is_full(tile.first_block + i);
