@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels of one attention on Hopper: tilewright_attention runs a plan, tilewright_join_levels
 // joins what several levels gave for one query. A block of threads fills an SM: two warp groups
-// compute, the warps of a third one find the work and load.
+// compute, the warps of the others find the work and load.
 #pragma once
 
 #include "attention/hopper_loader.h"

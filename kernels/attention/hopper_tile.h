@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tiles on Hopper (FlashAttention-3, arXiv 2407.08608): two warp groups walk over the same blocks
-// of keys. A group's softmax of one block hides its product of the next block's keys and of the
-// last one's values, and both hide under the other group's products.
+// of keys. A group multiplies a block's keys and, behind them, the values of the last one, which go
+// on under its softmax; the other group's products do so, too.
 //
 // Of a tile of many rows each group has 64, and all keys of a block. Of few rows, as decoding has
 // them, both groups have the same, in their first warps, and each half of a block's keys: what

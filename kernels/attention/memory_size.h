@@ -8,7 +8,7 @@ namespace tw {
 constexpr int kTileRows = 128;   // packed rows of a tile, plan::Config::tile_rows
 constexpr int kDecodeRows = 16;  // tiles of no more rows take the decode path
 constexpr int kDecodeKeys = 16;  // that a warp takes at a time
-constexpr int kDecodeWarps = 4;  // the others only help to store
+constexpr int kDecodeWarps = 4;  // the others set up pieces and help to store
 
 constexpr int kHopperWarps = 8;  // that compute: two warp groups
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The threads of a block that compute: all of them, but in Hopper's kernel, where the warp group
-// behind them brings them their work and their keys.
+// The threads of a block that compute: all of them, but in Hopper's kernel, where the warps behind
+// them bring them their work and their keys.
 #pragma once
 
 #include "arch/thread.h"

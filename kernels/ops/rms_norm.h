@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // RMSNorm (arXiv 1910.07467), alone and fused with the residual's addition. A row is one warp's, or
-// one block's where it is long; which of them depends on its length alone, and so does the order of
-// its sum.
+// one block's where it is long; which of them, and the order of its sum, depends on its length and
+// on how rows are aligned alone.
 #pragma once
 
 #include "arch/arithmetic.h"
