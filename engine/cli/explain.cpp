@@ -74,7 +74,7 @@ Limits limits_for(const Options& options, const std::vector<RequestLengths>& bat
           "--q-len is {}: a request of --lens has {} query tokens", options.q_len, limits.q_len);
   limits.q_len = std::max(limits.q_len, options.q_len);
   limits.q_tokens = std::max(limits.q_tokens, limits.q_len);
-  limits.levels = options.levels;
+  limits.levels = std::max<int>(limits.levels, options.levels);
   limits.workers = options.workers;
   limits.block_structures = options.block_structures;
   if (options.batch_invariant) limits.determinism = Determinism::batch_invariant;
@@ -138,6 +138,7 @@ Json batch_as_json(const BatchWork& work) {
           {"full_blocks", work.stats.full_blocks},
           {"skipped_blocks", work.stats.skipped_blocks},
           {"split_tiles", work.stats.split_tiles},
+          {"folded_rows", work.stats.folded_rows},
           {"workers", work.workers},
           {"a_items", work.a_items},
           {"a_share", work.a_share},
@@ -250,6 +251,10 @@ void print_batch(const Json& batch) {
              count("q_tokens"), count("kv_tokens"));
   fmt::print("  work        {} tiles of {} blocks in all, {} of them full; {} skipped\n",
              count("tiles"), count("blocks"), count("full_blocks"), count("skipped_blocks"));
+  if (count("folded_rows") > 0) {
+    fmt::print("  levels      {} shared rows are read by each request: that costs less\n",
+               count("folded_rows"));
+  }
   fmt::print("  section A   {} items, {:.1f} % of the work, taken in turn by {} workers\n",
              count("a_items"), 100 * real("a_share"), count("workers"));
   fmt::print("  section B   {} items, {:.1f} % of the work, in {} shares; {} tiles split\n",
@@ -352,7 +357,7 @@ void add_explain(CLI::App& app, int& status) {
   command
       ->add_option("--lens", options->lens,
                    "The batch, such as 64x1:4096,1x2048:8192: so many requests x query tokens : "
-                   "keys of each, the queries' own among them")
+                   "keys of each, the queries' own among them; 64x1:8192+256 share 8192 keys")
       ->required();
   command->add_option("--page-size", options->page_size, "Tokens of a page; 0: no table of pages")
       ->capture_default_str()

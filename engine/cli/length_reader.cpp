@@ -25,15 +25,20 @@ std::vector<RequestLengths> read_lengths(const std::string& argument, const std:
     const std::size_t times = part.find('x');
     const std::size_t colon = part.find(':');
     const std::size_t q_begin = times == std::string_view::npos ? 0 : times + 1;
+    const std::size_t plus = part.find('+', colon == std::string_view::npos ? 0 : colon);
+    const bool shares = plus != std::string_view::npos;
     RequestLengths lengths;
-    const bool well = colon != std::string_view::npos && q_begin <= colon &&
-                      (q_begin == 0 || read_number(part.substr(0, times), lengths.requests)) &&
-                      read_number(part.substr(q_begin, colon - q_begin), lengths.q_len) &&
-                      read_number(part.substr(colon + 1), lengths.kv_len);
+    const bool well =
+        colon != std::string_view::npos && q_begin <= colon &&
+        (q_begin == 0 || read_number(part.substr(0, times), lengths.requests)) &&
+        read_number(part.substr(q_begin, colon - q_begin), lengths.q_len) &&
+        (!shares || read_number(part.substr(colon + 1, plus - colon - 1), lengths.shared_len)) &&
+        read_number(part.substr((shares ? plus : colon) + 1), lengths.kv_len);
     require(well,
             "{} has {}: it must be like 64x1:4096, requests x query tokens : keys, or without "
-            "requests for one",
+            "requests for one; keys may be like 8192+256, shared and own ones",
             argument, engine::quoted(part));
+    lengths.kv_len += lengths.shared_len;
     batch.push_back(lengths);
   }
   return batch;

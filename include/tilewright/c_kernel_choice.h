@@ -60,6 +60,7 @@ typedef struct tw_request_lengths {
   int64_t requests; /* 0: 1 */
   int64_t q_len;
   int64_t kv_len;
+  int64_t shared_len; /* of kv_len: the same keys for all of these requests */
 } tw_request_lengths;
 
 TILEWRIGHT_API tw_status tw_limits_of(const tw_request_lengths* batch, size_t count,
@@ -91,6 +92,7 @@ typedef struct tw_batch_work {
   int32_t b_workers;
   int32_t box_tokens;
   int32_t reserved;
+  int64_t folded_rows; /* of BatchWork::stats, too */
 } tw_batch_work;
 
 /* page_size 0: no table of pages. params may be NULL for none. */

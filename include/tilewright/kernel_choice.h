@@ -66,20 +66,23 @@ TILEWRIGHT_API std::vector<GpuModel> gpu_models();
 TILEWRIGHT_API GpuModel gpu_model(const std::string& name);
 
 // So many requests of `q_len` query tokens that attend to `kv_len` keys each, the queries' own
-// among them.
+// among them. The first `shared_len` of these keys are the same ones for all of these requests: a
+// row of an outer level, which the plan computes once, or reads for each where that costs less.
 struct RequestLengths {
   std::int64_t requests = 1;
   std::int64_t q_len = 1;
   std::int64_t kv_len = 1;
+  std::int64_t shared_len = 0;
 };
-// The smallest limits that such a batch fits. Error (invalid_argument) for lengths that none fits.
+// The smallest limits that such a batch fits, with two levels where keys are shared. Error
+// (invalid_argument) for lengths that none fits.
 TILEWRIGHT_API Limits limits_of(const std::vector<RequestLengths>& batch);
 
 struct BatchWork {
   std::int64_t requests = 0;
   std::int64_t q_tokens = 0;
-  std::int64_t kv_tokens = 0;
-  PlanStats stats;  // as Plan::stats on such a GPU
+  std::int64_t kv_tokens = 0;  // shared ones once
+  PlanStats stats;             // as Plan::stats on such a GPU
 
   // The schedule: section A are whole tiles that workers take in turn, section B is cut into a
   // share for each worker (docs/design.md). Items are (request, KV head, tile), heads that are
@@ -110,11 +113,11 @@ struct BatchWork {
   double bound_us() const { return memory_us > compute_us ? memory_us : compute_us; }
 };
 
-// Makes the schedule that a GPU would make of a batch whose requests each have a KV of their own,
-// on the host, by the kernel that choose_kernels() names. `params`: the variant's, those that bind
-// at plan. `page_size`: of the page table; 0: none, keys lie ragged or contiguous. Errors: those of
-// choose_kernels(); of Plan::update for lengths over the limits and for params; invalid_argument
-// for a model without SMs or speed.
+// Makes the schedule that a GPU would make of a batch, on the host, by the kernel that
+// choose_kernels() names: that of `rows` where keys are shared. `params`: the variant's, those that
+// bind at plan. `page_size`: of the page table; 0: none, keys lie ragged or contiguous. Errors:
+// those of choose_kernels(); of Plan::update for lengths over the limits and for params;
+// invalid_argument for a model without SMs or speed.
 TILEWRIGHT_API BatchWork explain_batch(const AttentionSpec& spec, const Limits& limits,
                                        const std::vector<RequestLengths>& batch,
                                        const GpuModel& gpu,

@@ -12,7 +12,7 @@ namespace {
 
 using namespace nb::literals;
 
-// A sequence of (requests, q_len, kv_len).
+// A sequence of (requests, q_len, kv_len) or (requests, q_len, kv_len, shared_len).
 std::vector<RequestLengths> to_lengths(nb::handle batch) {
   if (!PyList_Check(batch.ptr()) && !PyTuple_Check(batch.ptr())) {
     raise_type_error(fmt::format("batch is {}: it must be a list of (requests, q_len, kv_len)",
@@ -21,12 +21,14 @@ std::vector<RequestLengths> to_lengths(nb::handle batch) {
   std::vector<RequestLengths> lengths;
   for (const nb::handle item : batch) {
     RequestLengths of;
-    const bool well = PyTuple_Check(item.ptr()) && nb::len(item) == 3 &&
-                      nb::try_cast(item[0], of.requests) && nb::try_cast(item[1], of.q_len) &&
-                      nb::try_cast(item[2], of.kv_len);
+    const std::size_t fields = PyTuple_Check(item.ptr()) ? nb::len(item) : 0;
+    const bool well = (fields == 3 || fields == 4) && nb::try_cast(item[0], of.requests) &&
+                      nb::try_cast(item[1], of.q_len) && nb::try_cast(item[2], of.kv_len) &&
+                      (fields == 3 || nb::try_cast(item[3], of.shared_len));
     if (!well) {
-      raise_type_error(fmt::format("batch[{}] is {}: it must be a tuple (requests, q_len, kv_len)",
-                                   lengths.size(), nb::repr(item).c_str()));
+      raise_type_error(
+          fmt::format("batch[{}] is {}: it must be a tuple (requests, q_len, kv_len[, shared_len])",
+                      lengths.size(), nb::repr(item).c_str()));
     }
     lengths.push_back(of);
   }
@@ -158,17 +160,19 @@ void bind_work(nb::module_& m) {
       });
   m.def(
       "limits_of", [](nb::handle batch) { return limits_of(to_lengths(batch)); }, "batch"_a,
-      nb::sig("def limits_of(batch: collections.abc.Sequence[tuple[int, int, int]]) -> Limits"),
-      "The smallest limits that a batch of (requests, q_len, kv_len) fits.");
+      nb::sig("def limits_of(batch: collections.abc.Sequence[tuple[int, ...]]) -> Limits"),
+      "The smallest limits that a batch of (requests, q_len, kv_len) or (requests, q_len, kv_len, "
+      "shared_len) fits: with two\nlevels where the first shared_len keys are the same ones for "
+      "all of an entry's requests.");
   m.def(
       "explain_batch", &explain, "attention"_a, "batch"_a, nb::kw_only(), "gpu"_a = "h100",
       "limits"_a = nb::none(), "params"_a = nb::none(), "page_size"_a = 16,
       nb::sig("def explain_batch(attention: Attention, batch: collections.abc.Sequence[tuple[int, "
-              "int, int]], *, gpu: GpuModel | str = 'h100', limits: Limits | None = None, params: "
+              "...]], *, gpu: GpuModel | str = 'h100', limits: Limits | None = None, params: "
               "collections.abc.Mapping[str, object] | None = None, page_size: int = 16) -> "
               "BatchWork"),
-      "What a batch of lengths (requests, q_len, kv_len), each request with a KV of its own, costs "
-      "on a GPU: the schedule it\nwould make, and the bounds of bytes and products. gpu: a "
+      "What a batch of lengths, as limits_of() takes them, costs on a GPU: the schedule it would "
+      "make, and the bounds of bytes\nand products. gpu: a "
       "GpuModel, or the name of one of gpu_models(). limits: of the\nplan; default: those of the "
       "batch. params: the variant's, those that bind at plan. page_size 0: no table of pages.\n"
       "Takes attentions of any device, needs no GPU.");

@@ -9,6 +9,7 @@
 #include "attention/batch_reader.h"
 #include "attention/cuda_params.h"
 #include "attention/kernel_choice.h"
+#include "attention/level_folding.h"
 #include "attention/plan_impl.h"
 #include "attention/schedule_stats.h"
 #include "base/checks.h"
@@ -27,82 +28,58 @@ void require_model(const GpuModel& gpu) {
   positive("operations_per_second", gpu.operations_per_second);
 }
 
+bool shares_keys(const std::vector<RequestLengths>& batch) {
+  return std::any_of(batch.begin(), batch.end(),
+                     [](const RequestLengths& of) { return of.shared_len > 0; });
+}
+
 // The batch as update() is given it.
-struct BatchTensors {
+class BatchTensors {
+ public:
   explicit BatchTensors(const std::vector<RequestLengths>& lengths) {
     for (const RequestLengths& of : lengths) {
-      for (std::int64_t i = 0; i < of.requests; ++i) {
-        qo_indptr.push_back(qo_indptr.back() + static_cast<std::int32_t>(of.q_len));
-        kv_lens.push_back(static_cast<std::int32_t>(of.kv_len));
-        most_keys = std::max(most_keys, of.kv_len);
+      if (of.shared_len > 0 || !shared_lens_.empty()) {
+        if (shared_lens_.empty()) shared_indptr_.push_back(qo_indptr_.back());
+        shared_lens_.push_back(static_cast<std::int32_t>(of.shared_len));
       }
+      for (std::int64_t i = 0; i < of.requests; ++i) {
+        qo_indptr_.push_back(qo_indptr_.back() + static_cast<std::int32_t>(of.q_len));
+        kv_lens_.push_back(static_cast<std::int32_t>(of.kv_len - of.shared_len));
+      }
+      if (!shared_lens_.empty()) shared_indptr_.push_back(qo_indptr_.back());
+      most_keys_ = std::max(most_keys_, of.kv_len);
     }
-    batch.qo_indptr = view(qo_indptr);
-    batch.kv_lens = view(kv_lens);
+    // Behind the last row that has keys.
+    while (!shared_lens_.empty() && shared_lens_.back() == 0) {
+      shared_lens_.pop_back();
+      shared_indptr_.pop_back();
+    }
+    batch_.qo_indptr = view(qo_indptr_);
+    if (shared_lens_.empty()) batch_.kv_lens = view(kv_lens_);
+  }
+  BatchTensors(const BatchTensors&) = delete;
+  BatchTensors& operator=(const BatchTensors&) = delete;
+
+  const Batch& batch() const { return batch_; }
+  std::vector<KvLevel> levels() {
+    const PageTable table = PageTable::contiguous(most_keys_);
+    if (shared_lens_.empty()) return {{table, {}, {}, {}, {}}};
+    return {{table, view(shared_lens_), view(shared_indptr_), {}, {}},
+            {table, view(kv_lens_), {}, {}, {}}};
   }
 
+ private:
   static TensorView view(std::vector<std::int32_t>& values) {
     return {values.data(), DType::i32, {std::ssize(values)}};
   }
 
-  std::vector<std::int32_t> qo_indptr{0};
-  std::vector<std::int32_t> kv_lens;
-  std::int64_t most_keys = 0;
-  Batch batch;
-};
-
-// A schedule in host memory with the constants of a kernel on a GPU.
-class HostSchedule {
- public:
-  HostSchedule(const Attention& attention, const plan::Config& config, const Limits& limits,
-               const BatchTensors& tensors, const std::vector<ParamValue>& params)
-      : attention_(attention.impl()) {
-    const BatchReader reader(tensors.batch, limits, Device{});
-    const auto requests = static_cast<std::size_t>(reader.num_requests());
-    requests_.resize(requests);
-    rows_.resize(requests);
-    segments_.resize(requests);
-    cuts_.resize(static_cast<std::size_t>(config.workers) + 1);
-    splits_.resize(static_cast<std::size_t>(config.workers));
-    plan.batch_invariant = limits.determinism == Determinism::batch_invariant;
-    plan.requests = requests_.data();
-    plan.segments = segments_.data();
-    plan.schedule = {config, &header_, rows_.data(), cuts_.data(), splits_.data(), nullptr};
-    plan.schedule.config.heads_differ = attention_.variant.mask_depends_on_head ? 1 : 0;
-    reader.read({attention, PageTable::contiguous(tensors.most_keys)}, {}, plan);
-    attention_.variant.binder.bind(params, Bind::plan,
-                                   {attention_.spec.num_qo_heads, attention_.spec.num_kv_heads,
-                                    reader.num_requests(), header_.q_tokens},
-                                   Device{}, plan.bindings);
-    make();
-  }
-  HostSchedule(const HostSchedule&) = delete;
-  HostSchedule& operator=(const HostSchedule&) = delete;
-
-  cpu::AttentionPlan plan;
-
- private:
-  void make() {
-    plan::Schedule& schedule = plan.schedule;
-    const auto blocks = [&](const plan::Row& row, std::int32_t head, std::int32_t tile) {
-      return cpu::tile_ranges(plan, attention_.variant.mask, row, head, tile).blocks;
-    };
-    for (std::int32_t i = 0; i < header_.num_rows; ++i) {
-      plan::measure_row(schedule.config, schedule.rows[i], blocks);
-    }
-    plan::make_schedule(schedule, blocks,
-                        [](plan::Row* begin, plan::Row* end, const plan::SortRows& order) {
-                          std::sort(begin, end, order);
-                        });
-  }
-
-  const AttentionImpl& attention_;
-  std::vector<plan::Request> requests_;
-  std::vector<plan::Row> rows_;
-  std::vector<plan::Segment> segments_;
-  std::vector<plan::Cut> cuts_;
-  std::vector<plan::Split> splits_;
-  plan::Header header_;
+  std::vector<std::int32_t> qo_indptr_{0};
+  std::vector<std::int32_t> kv_lens_;  // without those that are shared
+  // Rows of the outer level, from the first entry of the batch that shares keys on.
+  std::vector<std::int32_t> shared_indptr_;
+  std::vector<std::int32_t> shared_lens_;
+  std::int64_t most_keys_ = 0;
+  Batch batch_;
 };
 
 // What queries need of their keys, whatever the tiles.
@@ -111,11 +88,11 @@ class Needs {
   Needs(const cpu::AttentionPlan& plan, const AttentionImpl& attention)
       : plan_(plan), attention_(attention) {}
 
-  // Of all requests and KV heads: keys that are read at least once.
+  // Of all rows, before any is folded, and KV heads: keys that are read at least once.
   std::int64_t keys() const {
     return over_heads([&](const plan::Row& row, std::int32_t head) { return keys_of(row, head); });
   }
-  // Of all requests and query heads.
+  // Of all rows and query heads.
   double pairs() const {
     const int group = attention_.spec.group_size();
     std::int64_t pairs = over_heads([&](const plan::Row& row, std::int32_t head) {
@@ -171,7 +148,8 @@ class Needs {
     }
     std::int64_t pairs = 0;
     for (std::int64_t token = row.q_begin; token < row.q_begin + row.q_len; ++token) {
-      plan::QueryRange query = plan::query_range(plan_, row.index, head, token, token + 1);
+      plan::QueryRange query =
+          plan::query_range(plan_, plan_.request_of(row, token), head, token, token + 1);
       query.q_head_begin = std::int64_t{head} * attention_.spec.group_size() + i;
       query.q_head_end = query.q_head_begin + 1;
       const IntervalSet keys = plan::keys_at(plan_, row, mask.ranges(query, plan_.bindings).needed);
@@ -184,6 +162,73 @@ class Needs {
 
   const cpu::AttentionPlan& plan_;
   const AttentionImpl& attention_;
+};
+
+// A schedule in host memory with the constants of a kernel on a GPU.
+class HostSchedule {
+ public:
+  HostSchedule(const Attention& attention, const plan::Config& config, const Limits& limits,
+               BatchTensors& tensors, const std::vector<ParamValue>& params)
+      : attention_(attention.impl()) {
+    const std::vector<KvLevel> levels = tensors.levels();
+    const BatchReader reader(tensors.batch(), limits, Device{});
+    const auto requests = static_cast<std::size_t>(reader.num_requests());
+    const auto tokens = static_cast<std::size_t>(limits.q_tokens);
+    requests_.resize(requests);
+    rows_.resize(requests * levels.size());
+    segments_.resize(requests * levels.size());
+    token_levels_.resize(levels.size() > 1 ? tokens : 0);
+    token_keys_.resize(levels.size() > 1 ? tokens : 0);
+    cuts_.resize(static_cast<std::size_t>(config.workers) + 1);
+    splits_.resize(static_cast<std::size_t>(config.workers));
+    plan.batch_invariant = limits.determinism == Determinism::batch_invariant;
+    plan.requests = requests_.data();
+    plan.segments = segments_.data();
+    plan.schedule = {config, &header_, rows_.data(), cuts_.data(), splits_.data(), nullptr};
+    plan.schedule.config.heads_differ = attention_.variant.mask_depends_on_head ? 1 : 0;
+    reader.read({attention, levels}, {token_levels_.data(), token_keys_.data()}, plan);
+    attention_.variant.binder.bind(params, Bind::plan,
+                                   {attention_.spec.num_qo_heads, attention_.spec.num_kv_heads,
+                                    reader.num_requests(), header_.q_tokens},
+                                   Device{}, plan.bindings);
+    for (std::int32_t i = 0; i < header_.num_rows; ++i) plan::start_row(config, rows_[i]);
+    const Needs needs(plan, attention_);
+    needed_keys = needs.keys();
+    pairs = needs.pairs();
+    fold_levels(plan);
+    make();
+  }
+  HostSchedule(const HostSchedule&) = delete;
+  HostSchedule& operator=(const HostSchedule&) = delete;
+
+  cpu::AttentionPlan plan;
+  std::int64_t needed_keys = 0;
+  double pairs = 0;
+
+ private:
+  void make() {
+    plan::Schedule& schedule = plan.schedule;
+    const auto blocks = [&](const plan::Row& row, std::int32_t head, std::int32_t tile) {
+      return cpu::tile_ranges(plan, attention_.variant.mask, row, head, tile).blocks;
+    };
+    for (std::int32_t i = 0; i < header_.num_rows; ++i) {
+      plan::measure_row(schedule.config, schedule.rows[i], blocks);
+    }
+    plan::make_schedule(schedule, blocks,
+                        [](plan::Row* begin, plan::Row* end, const plan::SortRows& order) {
+                          std::sort(begin, end, order);
+                        });
+  }
+
+  const AttentionImpl& attention_;
+  std::vector<plan::Request> requests_;
+  std::vector<plan::Row> rows_;
+  std::vector<plan::Segment> segments_;
+  std::vector<std::uint8_t> token_levels_;
+  std::vector<std::int32_t> token_keys_;
+  std::vector<plan::Cut> cuts_;
+  std::vector<plan::Split> splits_;
+  plan::Header header_;
 };
 
 // Mean over largest of what all workers do.
@@ -231,6 +276,10 @@ Limits limits_of(const std::vector<RequestLengths>& batch) {
     in_range("requests", of.requests, 1);
     in_range("q_len", of.q_len, 1);
     in_range("kv_len", of.kv_len, 0);
+    require(of.shared_len >= 0 && of.shared_len <= of.kv_len,
+            "batch[{}].shared_len is {}: it must be in [0, {}], its kv_len", i, of.shared_len,
+            of.kv_len);
+    if (of.shared_len > 0) limits.levels = 2;
     limits.requests += of.requests;
     limits.q_tokens += of.requests * of.q_len;
     limits.q_len = std::max(limits.q_len, of.q_len);
@@ -254,25 +303,27 @@ BatchWork explain_batch(const AttentionSpec& spec, const Limits& limits,
           needed.requests, limits.requests);
   }
   const Attention attention(spec);
+  const PlanUses uses = plan_uses(spec, limits);
   const CudaShape shape = cuda_shape(spec, CudaTarget::of_arch(choices.requests.arch),
-                                     plan_uses(spec, limits).requests);
+                                     shares_keys(batch) ? uses.rows : uses.requests);
   const plan::Config config = kernel_config(attention, shape, gpu.num_sms, gpu.l2_bytes, limits);
-  const BatchTensors tensors(batch);
+  BatchTensors tensors(batch);
   const HostSchedule schedule(attention, config, limits, tensors, params);
 
   BatchWork work;
   work.requests = needed.requests;
   work.q_tokens = needed.q_tokens;
-  for (const RequestLengths& of : batch) work.kv_tokens += of.requests * of.kv_len;
+  for (const RequestLengths& of : batch) {
+    work.kv_tokens += of.requests * (of.kv_len - of.shared_len) + of.shared_len;
+  }
   add_schedule(schedule.plan, attention.impl(), work);
   work.box_tokens = shape.kind == KernelKind::hopper ? box_tokens(page_size) : 0;
-  const Needs needs(schedule.plan, attention.impl());
-  work.kv_bytes = needs.keys() * (spec.head_dim * dtype_bytes(spec.kv_dtype) +
-                                  spec.value_dim() * dtype_bytes(spec.value_dtype()));
+  work.kv_bytes = schedule.needed_keys * (spec.head_dim * dtype_bytes(spec.kv_dtype) +
+                                          spec.value_dim() * dtype_bytes(spec.value_dtype()));
   work.qo_bytes = work.q_tokens * spec.num_qo_heads *
                   (spec.head_dim * dtype_bytes(spec.q_dtype) +
                    spec.value_dim() * dtype_bytes(spec.output_dtype()));
-  work.pairs = needs.pairs();
+  work.pairs = schedule.pairs;
   work.operations = 2 * work.pairs * (spec.head_dim + spec.value_dim());
   work.memory_us = static_cast<double>(work.kv_bytes + work.qo_bytes) / gpu.bytes_per_second * 1e6;
   work.compute_us = work.operations / gpu.operations_per_second * 1e6;

@@ -77,7 +77,8 @@ std::vector<RequestLengths> read_lengths(const tw_request_lengths* batch, std::s
   std::vector<RequestLengths> result;
   for (std::size_t i = 0; i < count; ++i) {
     const tw_request_lengths given = list.read(i);
-    result.push_back({given.requests == 0 ? 1 : given.requests, given.q_len, given.kv_len});
+    result.push_back(
+        {given.requests == 0 ? 1 : given.requests, given.q_len, given.kv_len, given.shared_len});
   }
   return result;
 }
@@ -171,6 +172,7 @@ tw_status tw_explain_batch(const tw_attention_spec* spec, const tw_limits* limit
     result.workers = explained.workers;
     result.b_workers = explained.b_workers;
     result.box_tokens = explained.box_tokens;
+    result.folded_rows = explained.stats.folded_rows;
     write_struct("work", work, result);
   });
 }

@@ -99,6 +99,44 @@ TEST(BatchWork, KeysThatAWindowHidesAreNotRead) {
   EXPECT_GT(work.stats.skipped_blocks, 0);
 }
 
+TEST(BatchWork, SharedKeysAreReadOnce) {
+  const BatchWork work = work_of(spec_of(), {{64, 1, 8448, 8192}});
+  EXPECT_EQ(work.requests, 64);
+  EXPECT_EQ(work.kv_tokens, 8192 + 64 * 256);
+  EXPECT_EQ(work.kv_bytes, work.kv_tokens * 8 * 256 * 2);
+  EXPECT_EQ(work.pairs, 64.0 * 8448 * 32);
+  EXPECT_EQ(work.stats.folded_rows, 0);
+  EXPECT_EQ(work.stats.tiles, 8 * (64 * 4 / 128 + 64));  // of the prefix, of each request
+}
+
+// Bounds are the same, whatever the plan makes of the rows.
+TEST(BatchWork, KeysThatAreCheaperToReadForEachRequest) {
+  const BatchWork work = work_of(spec_of(), {{2, 1, 80, 64}});
+  EXPECT_EQ(work.stats.folded_rows, 1);
+  EXPECT_EQ(work.stats.tiles, 2 * 8);
+  EXPECT_EQ(work.kv_tokens, 64 + 2 * 16);
+  EXPECT_EQ(work.kv_bytes, work.kv_tokens * 8 * 256 * 2);
+  EXPECT_EQ(work.pairs, 2.0 * 80 * 32);
+}
+
+TEST(BatchWork, RequestsThatShareNothingAreAmongThoseThatDo) {
+  for (const Variant& variant : {variants::causal(), variants::causal(99)}) {
+    const AttentionSpec spec = spec_of(variant);
+    const std::vector<RequestLengths> batch = {
+        {1, 3, 50}, {8, 1, 2600, 2048}, {3, 1, 100}, {6, 40, 4000, 3072}, {2, 1, 70}};
+    double pairs = 0;
+    std::int64_t tokens = 0;
+    for (const RequestLengths& of : batch) {
+      pairs += static_cast<double>(of.requests * spec.num_qo_heads *
+                                   explain(variant, of.q_len, of.kv_len).pairs);
+      tokens += of.shared_len + of.requests * (of.kv_len - of.shared_len);
+    }
+    const BatchWork work = work_of(spec, batch);
+    EXPECT_EQ(work.pairs, pairs) << variant.serialize();
+    EXPECT_EQ(work.kv_tokens, tokens);
+  }
+}
+
 TEST(BatchWork, BoxesAreThoseOfHoppersKernel) {
   const std::vector<RequestLengths> batch = {{1, 1024, 2048}};
   const auto boxes = [&](const char* gpu, std::int64_t page_size) {
@@ -128,6 +166,8 @@ TEST(BatchWork, LimitsOfABatchFitIt) {
   EXPECT_EQ(limits.q_tokens, 64 + 4096);
   EXPECT_EQ(limits.q_len, 2048);
   EXPECT_EQ(limits.kv_len, 8192);
+  EXPECT_EQ(limits.levels, 1);
+  EXPECT_EQ(limits_of({{64, 1, 4096}, {2, 1, 700, 512}}).levels, 2);
 }
 
 TEST(BatchWork, WrongArguments) {
@@ -142,6 +182,9 @@ TEST(BatchWork, WrongArguments) {
   fails(ErrorCode::invalid_argument, "batch[1].q_len is 0", limits, {{1, 1, 1}, {1, 0, 5}});
   fails(ErrorCode::invalid_argument, "batch[0].kv_len is -1", limits, {{1, 1, -1}});
   fails(ErrorCode::invalid_argument, "batch[0].requests is 0", limits, {{0, 1, 1}});
+  fails(ErrorCode::invalid_argument, "batch[1].shared_len is 6: it must be in [0, 5]", limits,
+        {{1, 1, 1}, {1, 1, 5, 6}});
+  fails(ErrorCode::limit_exceeded, "levels", limits, {{2, 1, 5, 4}});
   fails(ErrorCode::invalid_argument, "query tokens up to batch[1]", limits,
         {{1, 1 << 29, 1}, {1 << 29, 1 << 29, 1}});
   fails(ErrorCode::limit_exceeded, "batch has 5 requests: limits.requests is 4", limits,

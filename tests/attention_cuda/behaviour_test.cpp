@@ -6,6 +6,7 @@
 #include "attention_cuda/compiled_cases.h"
 #include "attention_cuda/emulated_attention.h"
 #include "support/expect_error.h"
+#include "support/shared_prefix.h"
 #include "support/simple_batch.h"
 #include "tilewright/request_status.h"
 
@@ -244,6 +245,20 @@ TEST_F(BadRequests, TheDeviceTellsHowManyThereAre) {
 }
 
 // What explain_batch() counts on the host is what the device's kernel made.
+void expect_as_explained(const plan::Header& header, const CompiledCase& compiled,
+                         const Limits& limits, const std::vector<RequestLengths>& explained) {
+  // As the emulator's.
+  const GpuModel gpu = {
+      "", compiled.target.major == 9 ? "sm_90a" : "sm_80", 2, std::int64_t{1} << 20, 1e12, 1e12};
+  const BatchWork work = explain_batch(spec_of(compiled), limits, explained, gpu);
+  EXPECT_EQ(work.a_items, header.a_items);
+  EXPECT_EQ(work.b_items, header.b_items);
+  EXPECT_EQ(work.b_workers, header.b_items > 0 ? header.workers : 0);
+  EXPECT_EQ(work.stats.folded_rows, header.num_segments - header.num_rows);
+  EXPECT_GE(work.stats.split_tiles, header.num_splits);
+  EXPECT_EQ(work.stats.split_tiles > 0, header.num_splits > 0);
+}
+
 TEST(EmulatedBehaviour, SchedulesAreThoseThatAreExplained) {
   for (const Lengths& lengths :
        {Lengths{{1, 70}, {1, 900}, {1, 33}}, Lengths{{1, 500}, {1, 500}, {200, 400}, {3, 90}}}) {
@@ -258,17 +273,31 @@ TEST(EmulatedBehaviour, SchedulesAreThoseThatAreExplained) {
       const Batch own_batch = copies.batch(batch.batch());
       attention.update(own_batch, copies.levels({KvLevel{batch.table.table, {}, {}, {}, {}}}), {},
                        1);
-      // As the emulator's.
-      const GpuModel gpu = {"",   compiled.target.major == 9 ? "sm_90a" : "sm_80",
-                            2,    std::int64_t{1} << 20,
-                            1e12, 1e12};
-      const BatchWork work = explain_batch(spec, limits, explained, gpu);
-      const plan::Header& header = attention.header();
-      EXPECT_EQ(work.a_items, header.a_items);
-      EXPECT_EQ(work.b_items, header.b_items);
-      EXPECT_EQ(work.b_workers, header.b_items > 0 ? header.workers : 0);
-      EXPECT_GE(work.stats.split_tiles, header.num_splits);
-      EXPECT_EQ(work.stats.split_tiles > 0, header.num_splits > 0);
+      expect_as_explained(attention.header(), compiled, limits, explained);
+    }
+  }
+}
+
+TEST(EmulatedBehaviour, SchedulesOfSharedPrefixesAreThoseThatAreExplained) {
+  struct Row {
+    int requests;
+    int q_len;
+    int own_len;
+    int prefix;
+  };
+  // The last one's prefix is read by each request.
+  for (const Row& row : {Row{6, 1, 64, 700}, Row{3, 20, 33, 300}, Row{2, 1, 30, 20}}) {
+    for (const CompiledCase& compiled : {causal_128(), causal_128_ampere()}) {
+      const SharedPrefix batch(compiled.attention.dims(), compiled.attention.q_dtype, row.prefix,
+                               Lengths(row.requests, {row.q_len, row.own_len}), 9);
+      const std::vector<RequestLengths> explained = {
+          {row.requests, row.q_len, row.prefix + row.own_len, row.prefix}};
+      const Limits limits = limits_of(explained);
+      EmulatedAttention attention(spec_of(compiled), compiled.target, limits);
+      GuardedCopies copies;
+      const Batch own_batch = copies.batch(batch.batch());
+      attention.update(own_batch, copies.levels(batch.levels()), {}, 1);
+      expect_as_explained(attention.header(), compiled, limits, explained);
     }
   }
 }

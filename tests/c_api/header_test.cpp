@@ -105,8 +105,8 @@ TEST(CHeader, NothingHidesBehindTheLastMember) {
   EXPECT_TRUE(
       ends_with(&tw_kernel_choice::heads_together, offsetof(tw_kernel_choice, heads_together)));
   EXPECT_TRUE(ends_with(&tw_gpu_model::reserved, offsetof(tw_gpu_model, reserved)));
-  EXPECT_TRUE(ends_with(&tw_request_lengths::kv_len, offsetof(tw_request_lengths, kv_len)));
-  EXPECT_TRUE(ends_with(&tw_batch_work::reserved, offsetof(tw_batch_work, reserved)));
+  EXPECT_TRUE(ends_with(&tw_request_lengths::shared_len, offsetof(tw_request_lengths, shared_len)));
+  EXPECT_TRUE(ends_with(&tw_batch_work::folded_rows, offsetof(tw_batch_work, folded_rows)));
   EXPECT_TRUE(ends_with(&tw_rope_sections::reserved, offsetof(tw_rope_sections, reserved)));
   EXPECT_TRUE(ends_with(&tw_sampling_args::stream, offsetof(tw_sampling_args, stream)));
 }

@@ -74,7 +74,7 @@ TEST(CKernelChoice, Models) {
 
 TEST(CKernelChoice, WorkIsThatOfCpp) {
   const AttentionSpec spec = spec_of(DType::bf16);
-  const std::vector<RequestLengths> batch = {{64, 1, 4096}, {1, 2048, 8192}};
+  const std::vector<RequestLengths> batch = {{64, 1, 4096, 1024}, {1, 2048, 8192}};
   const BatchWork expected = explain_batch(spec, limits_of(batch), batch, gpu_model("h200"));
   std::array<tw_request_lengths, 2> c_batch = {sized<tw_request_lengths>(),
                                                sized<tw_request_lengths>()};
@@ -82,6 +82,7 @@ TEST(CKernelChoice, WorkIsThatOfCpp) {
     c_batch[i].requests = batch[i].requests == 1 ? 0 : batch[i].requests;  // 0: 1
     c_batch[i].q_len = batch[i].q_len;
     c_batch[i].kv_len = batch[i].kv_len;
+    c_batch[i].shared_len = batch[i].shared_len;
   }
   auto limits = sized<tw_limits>();
   ASSERT_OK(tw_limits_of(c_batch.data(), c_batch.size(), &limits));
@@ -89,6 +90,7 @@ TEST(CKernelChoice, WorkIsThatOfCpp) {
   EXPECT_EQ(limits.q_tokens, 64 + 2048);
   EXPECT_EQ(limits.q_len, 2048);
   EXPECT_EQ(limits.kv_len, 8192);
+  EXPECT_EQ(limits.levels, 2);
   auto gpu = sized<tw_gpu_model>();
   ASSERT_OK(tw_get_gpu_model("h200", &gpu));
   const tw_attention_spec c_spec = to_c(spec, nullptr);
@@ -103,6 +105,7 @@ TEST(CKernelChoice, WorkIsThatOfCpp) {
   EXPECT_EQ(work.full_blocks, expected.stats.full_blocks);
   EXPECT_EQ(work.skipped_blocks, expected.stats.skipped_blocks);
   EXPECT_EQ(work.split_tiles, expected.stats.split_tiles);
+  EXPECT_EQ(work.folded_rows, expected.stats.folded_rows);
   EXPECT_EQ(work.kv_bytes_by_tiles, expected.stats.kv_bytes);
   EXPECT_EQ(work.workers, expected.workers);
   EXPECT_EQ(work.b_workers, expected.b_workers);

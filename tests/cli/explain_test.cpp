@@ -74,10 +74,10 @@ TEST_F(CliExplain, JsonHasAllOfIt) {
   EXPECT_THAT(
       keys(report["batch"]),
       ::testing::ElementsAre("requests", "q_tokens", "kv_tokens", "tiles", "blocks", "full_blocks",
-                             "skipped_blocks", "split_tiles", "workers", "a_items", "a_share",
-                             "b_items", "b_share", "b_workers", "balance", "box_tokens", "kv_bytes",
-                             "kv_bytes_by_tiles", "qo_bytes", "pairs", "operations", "memory_us",
-                             "compute_us", "bound", "bound_us"));
+                             "skipped_blocks", "split_tiles", "folded_rows", "workers", "a_items",
+                             "a_share", "b_items", "b_share", "b_workers", "balance", "box_tokens",
+                             "kv_bytes", "kv_bytes_by_tiles", "qo_bytes", "pairs", "operations",
+                             "memory_us", "compute_us", "bound", "bound_us"));
   EXPECT_EQ(report["gpu"]["name"], "h100");
   EXPECT_EQ(report["kernel"]["kernel"], "decode");
   EXPECT_EQ(report["kernel_of_levels"]["kernel"], "hopper");
@@ -115,6 +115,15 @@ TEST_F(CliExplain, FiguresOfTheGpuAreFlags) {
   const Json usual = explain({"--model", "phi-4", "--lens", "1:4096"});
   EXPECT_DOUBLE_EQ(2 * faster["batch"]["memory_us"].get<double>(),
                    usual["batch"]["memory_us"].get<double>());
+}
+
+TEST_F(CliExplain, SharedKeysAreALevel) {
+  const Json report = explain({"--model", "llama-3.1-8b", "--lens", "64x1:8192+256"});
+  EXPECT_EQ(report["kernel"]["kernel"], "hopper");
+  EXPECT_THAT(report["kernel"]["not_decode"][0].get<std::string>(), HasSubstr("limits.levels"));
+  EXPECT_EQ(report["batch"]["kv_tokens"], 8192 + 64 * 256);
+  EXPECT_EQ(report["batch"]["folded_rows"], 0);
+  EXPECT_EQ(explain({"--model", "llama-3.1-8b", "--lens", "2x1:64+16"})["batch"]["folded_rows"], 1);
 }
 
 TEST_F(CliExplain, SpecsOfAFileOneAfterTheOther) {
@@ -193,11 +202,23 @@ TEST(LengthReader, ReadsRequests) {
   EXPECT_EQ(batch[1].requests, 1);
   EXPECT_EQ(batch[1].q_len, 2048);
   EXPECT_EQ(batch[1].kv_len, 8192);
+  EXPECT_EQ(batch[1].shared_len, 0);
+}
+
+TEST(LengthReader, ReadsSharedKeys) {
+  const std::vector<RequestLengths> batch = read_lengths("--lens", "64x1:8192+256,2:0+5");
+  ASSERT_EQ(batch.size(), 2U);
+  EXPECT_EQ(batch[0].requests, 64);
+  EXPECT_EQ(batch[0].kv_len, 8448);
+  EXPECT_EQ(batch[0].shared_len, 8192);
+  EXPECT_EQ(batch[1].kv_len, 5);
+  EXPECT_EQ(batch[1].shared_len, 0);
 }
 
 TEST(LengthReader, ErrorsNameThePart) {
-  for (const char* part : {"", "1", "x1:2", "1x:2", "1:", ":1", "1:2x3", "axb:c", "1x1x1:1",
-                           "1:1:1", "1.5:3", " 1:2", "99999999999999999999:1"}) {
+  for (const char* part :
+       {"", "1", "x1:2", "1x:2", "1:", ":1", "1:2x3", "axb:c", "1x1x1:1", "1:1:1", "1.5:3", " 1:2",
+        "1:+2", "1:2+", "1+1:2", "1:1+2+3", "99999999999999999999:1"}) {
     expect_error_of(ErrorCode::invalid_argument,
                     {"--lens has '" + std::string(part) + "': it must be like 64x1:4096"},
                     [&] { read_lengths("--lens", "1:1," + std::string(part)); });

@@ -48,6 +48,16 @@ def test_work():
     assert "65 requests" in repr(work)
 
 
+def test_shared_keys():
+    batch = [(64, 1, 8448, 8192), (1, 1, 300)]
+    assert tw.limits_of(batch).levels == 2
+    work = tw.explain_batch(attention(), batch)
+    assert work.kv_tokens == 8192 + 64 * 256 + 300
+    assert work.kv_bytes == work.kv_tokens * 8 * 256 * 2
+    with pytest.raises(tw.InvalidArgument, match=r"batch\[0\].shared_len is 3: it must be in \[0, 2\]"):
+        tw.limits_of([(1, 1, 2, 3)])
+
+
 def test_models_and_parameters():
     (h200,) = (model for model in tw.gpu_models() if model.name == "h200")
     assert "132 SMs" in repr(h200)
