@@ -63,17 +63,6 @@ template <typename A, typename B>
 inline constexpr bool kIsSame = false;
 template <typename A>
 inline constexpr bool kIsSame<A, A> = true;
-// Nor has it std::conditional_t.
-template <bool condition, typename Then, typename Else>
-struct Choice {
-  using Type = Then;
-};
-template <typename Then, typename Else>
-struct Choice<false, Then, Else> {
-  using Type = Else;
-};
-template <bool condition, typename Then, typename Else>
-using Choose = typename Choice<condition, Then, Else>::Type;
 
 inline constexpr u32 kAllLanes = 0xFFFFFFFFU;
 inline constexpr i32 kWarpSize = 32;

@@ -30,8 +30,7 @@ inline constexpr bool kNarrowKeys = sizeof(Spec::Key) == 1 && !Variant::kHasRope
 inline constexpr bool kNarrowValues = sizeof(Spec::Value) == 1;
 
 using DecodeQueryRows = SwizzledRows<Shape::kHeadUnits>;
-using DecodeKeyRows =
-    Choose<kNarrowKeys, SwizzledRows<round_up(Shape::kKeyUnits, 2)>, DecodeQueryRows>;
+using DecodeKeyRows = SwizzledRows<kNarrowKeys ? round_up(Shape::kKeyUnits, 2) : Shape::kHeadUnits>;
 using DecodeValueRows = SwizzledRows<round_up(Shape::kValueUnits, 2)>;
 
 struct alignas(128) DecodeStage {
@@ -73,12 +72,21 @@ struct DecodeMemory : DecodeRests {
   DecodePlace ring[Shape::kDecodeStages][Shape::kDecodeWarps];
 };
 
+// What values are multiplied by. f16 holds each fp8 number, and softmax's weights: they are at most
+// 2^kRescaleThreshold.
+template <bool is_f16>
+struct DecodeWeight {
+  using Type = f16;
+};
+template <>
+struct DecodeWeight<false> {
+  using Type = Shape::Element;
+};
+
 class Decode {
  public:
   using Element = Shape::Element;
-  // What values are multiplied by. f16 holds each fp8 number, and softmax's weights: they are at
-  // most 2^kRescaleThreshold.
-  using Weight = Choose<kNarrowValues && Variant::kSoftmax, f16, Element>;
+  using Weight = DecodeWeight<kNarrowValues && Variant::kSoftmax>::Type;
   static constexpr i32 kStages = Shape::kDecodeStages;
   using QueryRows = DecodeQueryRows;
   using KeyRows = DecodeKeyRows;
