@@ -44,6 +44,14 @@ TEST(BatchWork, OfDecodeIsItsBytes) {
   EXPECT_EQ(work.bound_us(), work.memory_us);
 }
 
+TEST(BatchWork, HeadsSideBySideFitTheGpu) {
+  GpuModel gpu = gpu_model("h100");
+  gpu.num_sms = 2;  // of two blocks of threads each
+  const BatchWork work = explain_batch(spec_of(), limits_of({{3, 1, 100}}), {{3, 1, 100}}, gpu);
+  EXPECT_EQ(work.b_items, 3 * 8 / 4);
+  EXPECT_EQ(work.workers, 1);
+}
+
 TEST(BatchWork, OfPrefillIsItsProducts) {
   const BatchWork work = work_of(spec_of(), {{1, 16384, 16384}});
   EXPECT_EQ(work.bound_us(), work.compute_us);

@@ -89,6 +89,30 @@ TEST(KernelChoice, IsWhatIsCompiledAndLaunched) {
   }
 }
 
+// Decode computes as many KV heads side by side as a power of two up to 16 divides.
+TEST(KernelChoice, HeadsOfDecodeSideBySide) {
+  for (const auto& [heads, together] :
+       {std::pair{1, 1}, {2, 2}, {5, 1}, {8, 8}, {12, 4}, {16, 16}, {32, 16}, {40, 8}}) {
+    AttentionSpec spec = spec_of();
+    spec.num_qo_heads = spec.num_kv_heads = heads;
+    EXPECT_EQ(choose(spec, limits_of_length(1), "sm_90a").heads_together, together) << heads;
+  }
+}
+
+// Caches that take half as much have one block of threads more, where nothing is rotated.
+TEST(KernelChoice, BlocksOfDecodeOnAnSm) {
+  AttentionSpec spec = spec_of();
+  const auto blocks = [&] { return choose(spec, limits_of_length(1), "sm_90a").blocks_per_sm; };
+  EXPECT_EQ(blocks(), 2);
+  spec.kv_dtype = DType::f8e4m3;
+  EXPECT_EQ(blocks(), 3);
+  spec.v_dtype = DType::bf16;
+  EXPECT_EQ(blocks(), 2);
+  spec.v_dtype.reset();
+  spec.variant.rope = RopeSpec{};
+  EXPECT_EQ(blocks(), 2);
+}
+
 // Each feature that Hopper's kernel does not have, by itself: the reason names the argument.
 TEST(KernelChoice, WhatFallsBackOnHopperSaysWhy) {
   struct Row {
