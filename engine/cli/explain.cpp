@@ -74,7 +74,7 @@ Limits limits_for(const Options& options, const std::vector<RequestLengths>& bat
           "--q-len is {}: a request of --lens has {} query tokens", options.q_len, limits.q_len);
   limits.q_len = std::max(limits.q_len, options.q_len);
   limits.q_tokens = std::max(limits.q_tokens, limits.q_len);
-  limits.levels = std::max<int>(limits.levels, options.levels);
+  limits.levels = std::max(limits.levels, options.levels);
   limits.workers = options.workers;
   limits.block_structures = options.block_structures;
   if (options.batch_invariant) limits.determinism = Determinism::batch_invariant;

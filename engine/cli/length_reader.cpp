@@ -14,6 +14,16 @@ bool read_number(std::string_view text, std::int64_t& value) {
   return error == std::errc{} && end == text.data() + text.size();
 }
 
+// "4096" or, shared and own ones, "8192+256".
+bool read_keys(std::string_view text, RequestLengths& lengths) {
+  const std::size_t plus = text.find('+');
+  if (plus == std::string_view::npos) return read_number(text, lengths.kv_len);
+  std::int64_t own = 0;
+  return read_number(text.substr(0, plus), lengths.shared_len) &&
+         read_number(text.substr(plus + 1), own) &&
+         !__builtin_add_overflow(lengths.shared_len, own, &lengths.kv_len);
+}
+
 }  // namespace
 
 std::vector<RequestLengths> read_lengths(const std::string& argument, const std::string& text) {
@@ -25,20 +35,15 @@ std::vector<RequestLengths> read_lengths(const std::string& argument, const std:
     const std::size_t times = part.find('x');
     const std::size_t colon = part.find(':');
     const std::size_t q_begin = times == std::string_view::npos ? 0 : times + 1;
-    const std::size_t plus = part.find('+', colon == std::string_view::npos ? 0 : colon);
-    const bool shares = plus != std::string_view::npos;
     RequestLengths lengths;
-    const bool well =
-        colon != std::string_view::npos && q_begin <= colon &&
-        (q_begin == 0 || read_number(part.substr(0, times), lengths.requests)) &&
-        read_number(part.substr(q_begin, colon - q_begin), lengths.q_len) &&
-        (!shares || read_number(part.substr(colon + 1, plus - colon - 1), lengths.shared_len)) &&
-        read_number(part.substr((shares ? plus : colon) + 1), lengths.kv_len);
+    const bool well = colon != std::string_view::npos && q_begin <= colon &&
+                      (q_begin == 0 || read_number(part.substr(0, times), lengths.requests)) &&
+                      read_number(part.substr(q_begin, colon - q_begin), lengths.q_len) &&
+                      read_keys(part.substr(colon + 1), lengths);
     require(well,
             "{} has {}: it must be like 64x1:4096, requests x query tokens : keys, or without "
             "requests for one; keys may be like 8192+256, shared and own ones",
             argument, engine::quoted(part));
-    lengths.kv_len += lengths.shared_len;
     batch.push_back(lengths);
   }
   return batch;

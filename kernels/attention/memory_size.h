@@ -5,6 +5,10 @@
 
 namespace tw {
 
+constexpr int round_up(int value, int to) {
+  return (value + to - 1) / to * to;
+}
+
 constexpr int kTileRows = 128;   // packed rows of a tile, plan::Config::tile_rows
 constexpr int kDecodeRows = 16;  // tiles of no more rows take the decode path
 constexpr int kDecodeKeys = 16;  // that a warp takes at a time
@@ -47,32 +51,32 @@ constexpr int prefill_round_keys(int threads, int block) {
 // elements of a row.
 constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int decode_stages,
                                      int rope_dim, BlockForm form, bool decode_only) {
-  const int head_pitch = (2 * ((head_dim + 15) / 16) + 1) * 16;
-  const int value_pitch = (2 * ((value_dim + 15) / 16) + 1) * 16;
+  const auto row_bytes = [](int dim) { return 2 * round_up(dim, 16); };
+  constexpr int kSpace = 16;  // behind a row of prefill's, and of rests
+  const int head_pitch = row_bytes(head_dim) + kSpace;
+  const int value_pitch = row_bytes(value_dim) + kSpace;
   const auto larger = [](int a, int b) { return a > b ? a : b; };
   const int a_tile = 8 * 32 + (form == BlockForm::span ? 16 : 1024) + 64;
   const int a_row = 16 + 4;
-  const int rest_pitch = rope_dim > 0 ? (2 * ((rope_dim + 15) / 16) + 1) * 16 : 0;
+  const int rest_pitch = rope_dim > 0 ? row_bytes(rope_dim) + kSpace : 0;
   const int prefill =
       a_tile + kTileRows * a_row + kTileRows * head_pitch + 2 * block * (head_pitch + value_pitch) +
       2 * prefill_round_keys(32 * attention_warps(head_dim, value_dim), block) * (2 * 8 + 4) +
       (kTileRows + block) * rest_pitch;
-  // Without space between rows, and at multiples of 128 bytes.
-  const int stage =
-      larger(kDecodeKeys * (head_pitch + value_pitch - 32), kDecodeRows * (value_dim + 8) * 4);
-  const int place = (stage + 127) / 128 * 128;
+  const int stage = larger(kDecodeKeys * (row_bytes(head_dim) + row_bytes(value_dim)),
+                           kDecodeRows * (value_dim + 8) * 4);
   const int decode = 3 * (a_tile + kDecodeRows * a_row) + 2 * kDecodeWarps * kDecodeRows * 4 +
                      kDecodeWarps * (kDecodeKeys * 16 + decode_stages * kDecodeKeys * 4) +
-                     kDecodeWarps * decode_stages * place +
+                     kDecodeWarps * decode_stages * round_up(stage, 128) +
                      (kDecodeWarps * kDecodeKeys + kDecodeRows) * rest_pitch;
   const int pieces = 3 * 128 + 96;
   const int bytes = (decode_only ? decode : larger(prefill, decode)) + pieces + 64 + 128;
-  return (bytes + 1023) / 1024 * 1024;
+  return round_up(bytes, 1024);
 }
 
 // Of a row in a stage of Hopper's kernel: blocks of 64 elements, no space between rows.
 constexpr int hopper_row_bytes(int dim) {
-  return (dim + 63) / 64 * 128;
+  return 2 * round_up(dim, 64);
 }
 constexpr int kHopperKeyStages = 2;
 // Stages of values: three where there is room for them.
@@ -91,7 +95,7 @@ constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block) {
   const int loaders = hopper_has_many_loaders(head_dim, value_dim) ? 5 : 2;
   const int addresses = (kTileRows / 2 + loaders * kHopperTableRows) * 8;
   const int bytes = stages + pieces + 4 * block * 4 + addresses + 512;
-  return (bytes + 1023) / 1024 * 1024;
+  return round_up(bytes, 1024);
 }
 // Where few rows' results are joined there are 24 units of 512 bytes for each 64 elements of a
 // query; eight columns of a value take one, the sums of weights another.

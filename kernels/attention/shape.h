@@ -19,10 +19,6 @@
 
 namespace tw {
 
-constexpr i32 round_up(i32 value, i32 to) {
-  return (value + to - 1) / to * to;
-}
-
 struct Shape {
   using Element = Spec::Element;
   static constexpr i32 kRows = kTileRows;

@@ -28,11 +28,6 @@ void require_model(const GpuModel& gpu) {
   positive("operations_per_second", gpu.operations_per_second);
 }
 
-bool shares_keys(const std::vector<RequestLengths>& batch) {
-  return std::any_of(batch.begin(), batch.end(),
-                     [](const RequestLengths& of) { return of.shared_len > 0; });
-}
-
 // The batch as update() is given it.
 class BatchTensors {
  public:
@@ -61,6 +56,10 @@ class BatchTensors {
   BatchTensors& operator=(const BatchTensors&) = delete;
 
   const Batch& batch() const { return batch_; }
+  // Rows of the outer level without keys: of entries that share none, between those that do.
+  std::int64_t empty_rows() const {
+    return std::count(shared_lens_.begin(), shared_lens_.end(), 0);
+  }
   std::vector<KvLevel> levels() {
     const PageTable table = PageTable::contiguous(most_keys_);
     if (shared_lens_.empty()) return {{table, {}, {}, {}, {}}};
@@ -305,7 +304,7 @@ BatchWork explain_batch(const AttentionSpec& spec, const Limits& limits,
   const Attention attention(spec);
   const PlanUses uses = plan_uses(spec, limits);
   const CudaShape shape = cuda_shape(spec, CudaTarget::of_arch(choices.requests.arch),
-                                     shares_keys(batch) ? uses.rows : uses.requests);
+                                     needed.levels > 1 ? uses.rows : uses.requests);
   const plan::Config config = kernel_config(attention, shape, gpu.num_sms, gpu.l2_bytes, limits);
   BatchTensors tensors(batch);
   const HostSchedule schedule(attention, config, limits, tensors, params);
@@ -317,6 +316,7 @@ BatchWork explain_batch(const AttentionSpec& spec, const Limits& limits,
     work.kv_tokens += of.requests * (of.kv_len - of.shared_len) + of.shared_len;
   }
   add_schedule(schedule.plan, attention.impl(), work);
+  work.stats.folded_rows -= tensors.empty_rows();
   work.box_tokens = shape.kind == KernelKind::hopper ? box_tokens(page_size) : 0;
   work.kv_bytes = schedule.needed_keys * (spec.head_dim * dtype_bytes(spec.kv_dtype) +
                                           spec.value_dim() * dtype_bytes(spec.value_dtype()));

@@ -142,6 +142,7 @@ TEST(BatchWork, RequestsThatShareNothingAreAmongThoseThatDo) {
     const BatchWork work = work_of(spec, batch);
     EXPECT_EQ(work.pairs, pairs) << variant.serialize();
     EXPECT_EQ(work.kv_tokens, tokens);
+    EXPECT_EQ(work.stats.folded_rows, 0);
   }
 }
 

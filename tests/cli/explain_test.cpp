@@ -193,32 +193,30 @@ TEST_F(CliExplain, WrongUse) {
         "--q-len is 8: a request of --lens has 64 query tokens");
 }
 
+void expect_lengths(const std::string& text, const std::vector<RequestLengths>& expected) {
+  SCOPED_TRACE(text);
+  const std::vector<RequestLengths> batch = read_lengths("--lens", text);
+  ASSERT_EQ(batch.size(), expected.size());
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    EXPECT_EQ(batch[i].requests, expected[i].requests);
+    EXPECT_EQ(batch[i].q_len, expected[i].q_len);
+    EXPECT_EQ(batch[i].kv_len, expected[i].kv_len);
+    EXPECT_EQ(batch[i].shared_len, expected[i].shared_len);
+  }
+}
+
 TEST(LengthReader, ReadsRequests) {
-  const std::vector<RequestLengths> batch = read_lengths("--lens", "64x1:4096,2048:8192");
-  ASSERT_EQ(batch.size(), 2U);
-  EXPECT_EQ(batch[0].requests, 64);
-  EXPECT_EQ(batch[0].q_len, 1);
-  EXPECT_EQ(batch[0].kv_len, 4096);
-  EXPECT_EQ(batch[1].requests, 1);
-  EXPECT_EQ(batch[1].q_len, 2048);
-  EXPECT_EQ(batch[1].kv_len, 8192);
-  EXPECT_EQ(batch[1].shared_len, 0);
+  expect_lengths("64x1:4096,2048:8192", {{64, 1, 4096, 0}, {1, 2048, 8192, 0}});
 }
 
 TEST(LengthReader, ReadsSharedKeys) {
-  const std::vector<RequestLengths> batch = read_lengths("--lens", "64x1:8192+256,2:0+5");
-  ASSERT_EQ(batch.size(), 2U);
-  EXPECT_EQ(batch[0].requests, 64);
-  EXPECT_EQ(batch[0].kv_len, 8448);
-  EXPECT_EQ(batch[0].shared_len, 8192);
-  EXPECT_EQ(batch[1].kv_len, 5);
-  EXPECT_EQ(batch[1].shared_len, 0);
+  expect_lengths("64x1:8192+256,2:0+5", {{64, 1, 8448, 8192}, {1, 2, 5, 0}});
 }
 
 TEST(LengthReader, ErrorsNameThePart) {
   for (const char* part :
        {"", "1", "x1:2", "1x:2", "1:", ":1", "1:2x3", "axb:c", "1x1x1:1", "1:1:1", "1.5:3", " 1:2",
-        "1:+2", "1:2+", "1+1:2", "1:1+2+3", "99999999999999999999:1"}) {
+        "1:+2", "1:2+", "1+1:2", "1:1+2+3", "1:9223372036854775807+1", "99999999999999999999:1"}) {
     expect_error_of(ErrorCode::invalid_argument,
                     {"--lens has '" + std::string(part) + "': it must be like 64x1:4096"},
                     [&] { read_lengths("--lens", "1:1," + std::string(part)); });
