@@ -50,6 +50,18 @@ TW_DEVICE bool mbarrier_try_wait(Mbarrier* mbarrier, u32 parity) {
       : "memory");
   return passed != 0;
 }
+// The same, without waiting for a while.
+TW_DEVICE bool mbarrier_test(Mbarrier* mbarrier, u32 parity) {
+  u32 passed;
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n}"
+      : "=r"(passed)
+      : "r"(shared_address(mbarrier)), "r"(parity)
+      : "memory");
+  return passed != 0;
+}
 TW_DEVICE void mbarrier_wait(Mbarrier* mbarrier, u32 parity) {
   while (!mbarrier_try_wait(mbarrier, parity)) {
   }

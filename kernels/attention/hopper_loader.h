@@ -79,17 +79,23 @@ class HopperLoader {
       HopperPiece& piece = memory.pieces[turn % Hopper::kPieces];
       if (piece.kind == Piece::none) break;
       const bool few = piece.kind == Piece::few_rows;
-      if (few) {
-        copy_queries<Shape::kDecodeRows>(piece, turn);
-        set_up_few_rows(piece);
-      } else {
-        // Results of few rows lie where all these rows do.
+      note_queries(piece);
+      // Queries first where their place is free: they are under way while rows are set up. Else it
+      // will be when rows are.
+      const bool is_free =
+          any_of_warp(memory.q[Hopper::kGroups - 1].is_empty(turn)) && !(behind_few && !few);
+#pragma unroll 1
+      for (i32 step = 0; step < 2; ++step) {
+        if ((step == 0) != is_free) {
+          set_up_rows(piece);
+          continue;
+        }
+        // Results of few rows lie where all rows of many do.
         const u32 before = turn - 1;
-        if (behind_few) {
+        if (behind_few && !few) {
           memory.piece[before % Hopper::kPieces].wait_empty(before / Hopper::kPieces + 1);
         }
-        copy_queries<Hopper::kGroupRows>(piece, turn);
-        for (i32 r = lane_id(); r < Shape::kRows; r += kWarpSize) set_up_row(piece, r);
+        copy_queries(few ? Shape::kDecodeRows : Hopper::kGroupRows, turn);
       }
       behind_few = few;
       for (i32 group = 0; group < Hopper::kGroups; ++group) arrive_as_warp(memory.q[group].full);
@@ -182,25 +188,42 @@ class HopperLoader {
     knows_rows = true;
   }
 
-  // A piece's: kRows for each group, the same ones where these are few.
-  template <i32 kRows>
-  TW_DEVICE void copy_queries(const Piece& piece, u32 turn) {
-    using Copy = MatrixCopy<Shape::kHeadUnits, kRows>;
+  TW_DEVICE void set_up_rows(HopperPiece& piece) {
+    if (piece.kind == Piece::few_rows) {
+      set_up_few_rows(piece);
+    } else {
+      for (i32 r = lane_id(); r < Shape::kRows; r += kWarpSize) set_up_row(piece, r);
+    }
+  }
+
+  using QueryCopy = MatrixCopy<Shape::kHeadUnits, Shape::kDecodeRows>;
+
+  // Where a piece's queries lie.
+  TW_DEVICE void note_queries(const Piece& piece) {
+    const i32 rows = piece.kind == Piece::few_rows ? Shape::kDecodeRows : Shape::kRows;
+    sync_warp();  // the last ones have been copied
+#pragma unroll 1
+    for (i32 r = lane_id(); r < rows; r += kWarpSize) {
+      // What is computed of others goes nowhere.
+      const char* const query = query_of_row(p, piece, r);
+      const i32 within = r % Shape::kDecodeRows;
+      memory.q_rows[r - within + QueryCopy::table_index(within)] = query != nullptr ? query : p.q;
+    }
+    sync_warp();
+  }
+  // So many for each group, the same ones where these are few.
+  TW_DEVICE void copy_queries(i32 rows, u32 turn) {
 #pragma unroll 1
     for (i32 group = 0; group < Hopper::kGroups; ++group) {
-      const i32 first = kRows == Hopper::kGroupRows ? group * kRows : 0;
-      sync_warp();  // the last rows have been copied
-#pragma unroll
-      for (i32 i = lane_id(); i < kRows; i += kWarpSize) {
-        // What is computed of others goes nowhere.
-        const char* const query = query_of_row(p, piece, first + i);
-        memory.q_rows[Copy::table_index(i)] = query != nullptr ? query : p.q;
-      }
       Handover& place = memory.q[group];
       place.wait_empty(turn);
-      sync_warp();
-      Copy::copy(memory.stages.q[0], sizeof(memory.stages.q[0]), group * Hopper::kGroupRows,
-                 memory.q_rows);
+      const char* const* const table =
+          memory.q_rows + (rows == Hopper::kGroupRows ? group * Hopper::kGroupRows : 0);
+#pragma unroll 1
+      for (i32 first = 0; first < rows; first += Shape::kDecodeRows) {
+        QueryCopy::copy(memory.stages.q[0], sizeof(memory.stages.q[0]),
+                        group * Hopper::kGroupRows + first, table + first);
+      }
       mbarrier_arrive_behind_copies(&place.full);
     }
   }

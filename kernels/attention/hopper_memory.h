@@ -54,6 +54,7 @@ struct Handover {
   // `turn`: how often it was filled before.
   TW_DEVICE void wait_full(u32 turn) { wait_for(full, turn); }
   TW_DEVICE void wait_empty(u32 turn) { wait_for(empty, turn - 1); }
+  TW_DEVICE bool is_empty(u32 turn) { return mbarrier_test(&empty, (turn - 1) & 1); }
 };
 
 // A piece and its tile, whose rows are set up where their queries are loaded.
@@ -79,7 +80,7 @@ struct HopperMemory {
   static constexpr u32 kGathered = 2;  // copied row by row
   static constexpr u32 kRegular = 4;   // key i of it is at position begin + i, as far as there are
   // Where the rows lie that are copied next.
-  alignas(16) const char* q_rows[Hopper::kGroupRows];
+  alignas(16) const char* q_rows[Shape::kRows];
   alignas(16) const char* k_rows[Hopper::kKeyLoaders][kHopperTableRows];
   alignas(16) const char* v_rows[Hopper::kValueLoaders][kHopperTableRows];
   Mbarrier found[Hopper::kPieces];  // its queries may be loaded: keys take longer to find

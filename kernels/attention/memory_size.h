@@ -93,7 +93,7 @@ constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block) {
   const int piece = 128 + kTileRows * (16 + 4 + 8) + 8 * 32 + 16 + 64;
   const int pieces = hopper_pieces(head_dim, value_dim) * piece + 96;
   const int loaders = hopper_has_many_loaders(head_dim, value_dim) ? 5 : 2;
-  const int addresses = (kTileRows / 2 + loaders * kHopperTableRows) * 8;
+  const int addresses = (kTileRows + loaders * kHopperTableRows) * 8;
   const int bytes = stages + pieces + 4 * block * 4 + addresses + 512;
   return round_up(bytes, 1024);
 }

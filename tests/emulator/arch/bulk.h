@@ -27,6 +27,9 @@ TW_DEVICE void mbarrier_arrive_expect(Mbarrier* mbarrier, u32 bytes) {
 TW_DEVICE bool mbarrier_try_wait(Mbarrier* mbarrier, u32 parity) {
   return emulator::mbarrier_passed(&mbarrier->state, parity);
 }
+TW_DEVICE bool mbarrier_test(Mbarrier* mbarrier, u32 parity) {
+  return emulator::mbarrier_passed(&mbarrier->state, parity);
+}
 TW_DEVICE void mbarrier_wait(Mbarrier* mbarrier, u32 parity) {
   while (!mbarrier_try_wait(mbarrier, parity)) {
   }
