@@ -441,11 +441,11 @@ class Decode {
   TW_DEVICE void add_rests(i32 step, const u32 (&keys)[4], float (&scores)[2][4]) {
     u32 b[4];
     load_matrix_x4(
-        b, key_rests() + (lane % 8 + lane / 16 * 8) * kRestPitch + lane / 8 % 2 * 16 + step * 32);
+        b, key_rests() + RestRows::offset(lane % 8 + lane / 16 * 8, lane / 8 % 2 + step * 2));
     multiply_16x8x16<Element>(scores[0], q[step], b[0], b[1]);
     multiply_16x8x16<Element>(scores[1], q[step], b[2], b[3]);
     u32 a[4];
-    load_matrix_x4(a, query_rests() + lane % 16 * kRestPitch + lane / 16 * 16 + step * 32);
+    load_matrix_x4(a, query_rests() + RestRows::offset(lane % 16, lane / 16 + step * 2));
     multiply_16x8x16<Element>(scores[0], a, keys[0], keys[1]);
     multiply_16x8x16<Element>(scores[1], a, keys[2], keys[3]);
   }

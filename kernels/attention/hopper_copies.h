@@ -3,12 +3,14 @@
 #pragma once
 
 #include "attention/hopper_memory.h"
+#include "attention/row_layout.h"
 
 namespace tw {
 
 // How a warp copies `rows` rows of `units` times 16 bytes into a matrix as wgmma takes it.
 template <i32 units, i32 rows>
 struct MatrixCopy {
+  using Rows = SwizzledRows<Hopper::kRowBytes / 16>;  // of one block of columns
   static constexpr i32 kLanes = units <= 8 ? 8 : units <= 16 ? 16 : 32;
   static constexpr i32 kAtOnce = kWarpSize / kLanes;
   static constexpr i32 kPasses = rows / kAtOnce;
@@ -24,8 +26,8 @@ struct MatrixCopy {
     const i32 unit = static_cast<i32>(lane % kLanes);
     if (unit >= units) return;
     const i32 row = static_cast<i32>(lane / kLanes);  // and those kAtOnce further, a pass
-    const SharedPlace place = shared_place(
-        to + unit / 8 * column_bytes + (first + row) * Hopper::kRowBytes + (unit ^ row) % 8 * 16);
+    const SharedPlace place =
+        shared_place(to + unit / 8 * column_bytes + Rows::offset(first + row, unit % 8));
 #pragma unroll
     for (i32 begin = 0; begin < kPasses; begin += kBatch) {
       // Addresses are read before the first copy: a read between copies costs each of them three
@@ -35,8 +37,7 @@ struct MatrixCopy {
       for (i32 i = 0; i < kBatch; ++i) from[i] = table[row * kPasses + begin + i] + unit * 16;
 #pragma unroll
       for (i32 i = 0; i < kBatch; ++i) {
-        const i32 passed = (begin + i) * kAtOnce;
-        copy_async_16(flip(place, passed % 8 * 16) + passed * Hopper::kRowBytes, from[i]);
+        copy_async_16(Rows::below(place, (begin + i) * kAtOnce), from[i]);
       }
     }
   }

@@ -195,9 +195,9 @@ class Prefill {
   // What the rests of rotated queries and keys add to their product.
   TW_DEVICE void add_rests(const char* keys, float (&scores)[kRowTiles][kKeyTiles][4]) {
     const i32 first = warp() * kWarpRows;
-    add_products<HeadRows::kPitch, kRestPitch>(memory.q + first * HeadRows::kPitch,
-                                               memory.rest_of(Shape::kRows), scores);
-    add_products<kRestPitch, HeadRows::kPitch>(memory.rest_of(first), keys, scores);
+    add_products<HeadRows, RestRows>(memory.q + HeadRows::offset(first, 0),
+                                     memory.rest_of(Shape::kRows), scores);
+    add_products<RestRows, HeadRows>(memory.rest_of(first), keys, scores);
   }
 
   // Logits transform and mask. `positions`: of the block's keys.

@@ -8,6 +8,7 @@
 #include "arch/matrix.h"
 #include "arch/numeric.h"
 #include "arch/thread.h"
+#include "attention/row_layout.h"
 #include "attention/shape.h"
 #include "attention/variant.h"
 
@@ -16,7 +17,7 @@ namespace tw {
 inline constexpr i32 kRotatedPairs = Variant::kRopeDim / 2;
 // Of 16 elements: only of those that hold rotated ones there are rests.
 inline constexpr i32 kRotatedSteps = round_up(Variant::kRopeDim, 16) / 16;
-inline constexpr i32 kRestPitch = (2 * kRotatedSteps + 1) * 16;
+using RestRows = SpacedRows<2 * kRotatedSteps>;
 
 TW_DEVICE constexpr i32 first_of_pair(i32 pair) {
   return Variant::kRopeInterleaved ? 2 * pair : pair;
@@ -36,9 +37,9 @@ TW_DEVICE RotatedPair rotate(float first, float second, const Rotation& by) {
 // The rests of some rows, in shared memory; of none where nothing is rotated.
 template <bool kHasRope, i32 rows>
 struct RowRests {
-  alignas(16) char rests[rows * kRestPitch];
+  alignas(16) char rests[rows * RestRows::kPitch];
 
-  TW_DEVICE char* rest_of(i32 row) { return rests + row * kRestPitch; }
+  TW_DEVICE char* rest_of(i32 row) { return rests + RestRows::offset(row, 0); }
 };
 template <i32 rows>
 struct RowRests<false, rows> {
@@ -55,7 +56,7 @@ TW_DEVICE void rotate_rows(char* rows, char* rests, i32 count, i32 thread,
   };
   const auto put = [&](i32 r, i32 d, float value) {
     at(r, d) = from_float<Element>(value);
-    reinterpret_cast<Element*>(rests + r * kRestPitch)[d] =
+    reinterpret_cast<Element*>(rests + RestRows::offset(r, 0))[d] =
         from_float<Element>(value - to_float(at(r, d)));
   };
   const i32 lane = thread % kWarpSize;
@@ -80,30 +81,30 @@ TW_DEVICE void rotate_rows(char* rows, char* rests, i32 count, i32 thread,
   static_assert(kBehind < kWarpSize);
   if (lane < kBehind) {
     for (i32 r = thread / kWarpSize; r < count; r += threads / kWarpSize) {
-      reinterpret_cast<Element*>(rests + r * kRestPitch)[Variant::kRopeDim + lane] =
+      reinterpret_cast<Element*>(rests + RestRows::offset(r, 0))[Variant::kRopeDim + lane] =
           from_float<Element>(0.0F);
     }
   }
   sync_warp();
 }
 
-// scores += A B^T over the rotated elements, of a warp's rows of A and all keys of B, whose rows
-// are so many bytes apart.
-template <i32 a_pitch, i32 b_pitch, i32 row_tiles, i32 key_tiles>
+// scores += A B^T over the rotated elements, of a warp's rows of A and all keys of B, which are
+// spaced.
+template <typename ARows, typename BRows, i32 row_tiles, i32 key_tiles>
 TW_DEVICE void add_products(const char* a, const char* b,
                             float (&scores)[row_tiles][key_tiles][4]) {
   const i32 lane = lane_id();
-  a += lane % 16 * a_pitch + lane / 16 * 16;
-  b += (lane % 8 + lane / 16 * 8) * b_pitch + lane / 8 % 2 * 16;
+  a += ARows::offset(lane % 16, lane / 16);
+  b += BRows::offset(lane % 8 + lane / 16 * 8, lane / 8 % 2);
 #pragma unroll 1  // what later steps need would be loaded early, into registers that are not there
   for (i32 step = 0; step < kRotatedSteps; ++step) {
     u32 x[row_tiles][4];
 #pragma unroll
-    for (i32 t = 0; t < row_tiles; ++t) load_matrix_x4(x[t], a + t * 16 * a_pitch + step * 32);
+    for (i32 t = 0; t < row_tiles; ++t) load_matrix_x4(x[t], a + ARows::offset(t * 16, step * 2));
 #pragma unroll
     for (i32 n = 0; n < key_tiles; n += 2) {
       u32 y[4];
-      load_matrix_x4(y, b + n * 8 * b_pitch + step * 32);
+      load_matrix_x4(y, b + BRows::offset(n * 8, step * 2));
 #pragma unroll
       for (i32 t = 0; t < row_tiles; ++t) {
         multiply_16x8x16<Shape::Element>(scores[t][n], x[t], y[0], y[1]);
