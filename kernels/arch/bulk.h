@@ -25,6 +25,16 @@ TW_DEVICE void mbarrier_arrive(Mbarrier* mbarrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(mbarrier))
                : "memory");
 }
+// The same where `arrives`, without a branch: of one that other branches meet behind, ptxas 13.0
+// leaves the threads apart.
+TW_DEVICE void mbarrier_arrive_if(bool arrives, Mbarrier* mbarrier) {
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "setp.ne.u32 p, %1, 0;\n"
+      "@p mbarrier.arrive.shared::cta.b64 _, [%0];\n}" ::"r"(shared_address(mbarrier)),
+      "r"(static_cast<u32>(arrives))
+      : "memory");
+}
 // The same, for `count` threads.
 TW_DEVICE void mbarrier_arrive(Mbarrier* mbarrier, u32 count) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(mbarrier)),
@@ -65,14 +75,6 @@ TW_DEVICE bool mbarrier_test(Mbarrier* mbarrier, u32 parity) {
 TW_DEVICE void mbarrier_wait(Mbarrier* mbarrier, u32 parity) {
   while (!mbarrier_try_wait(mbarrier, parity)) {
   }
-}
-
-// Arrives when all copies (copy_async_16) that this thread has issued so far have landed; counts as
-// any other arrival.
-TW_DEVICE void mbarrier_arrive_behind_copies(Mbarrier* mbarrier) {
-  asm volatile(
-      "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(mbarrier))
-      : "memory");
 }
 
 // One thread copies a multiple of 16 bytes from global to shared memory, both aligned to 16; they

@@ -81,6 +81,12 @@ TW_DEVICE void store_16(void* pointer, const Bytes16& value) {
   *static_cast<Bytes16*>(pointer) = value;
 }
 
+TW_DEVICE void store_global_16(void* pointer, const Bytes16& value) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(pointer), "r"(value.word[0]),
+               "r"(value.word[1]), "r"(value.word[2]), "r"(value.word[3])
+               : "memory");
+}
+
 // Reads past the L1 cache: what other blocks of this launch wrote before a release that this thread
 // acquired.
 struct alignas(8) Float2 {

@@ -55,6 +55,14 @@ TW_DEVICE void sync_block() {
 TW_DEVICE void sync_warp() {
   __syncwarp();
 }
+// Behind a call the compiler does not know that a warp's threads run together, and in the loops
+// around it, neither: it makes what warps do together twice then, and asks each time. Here they are
+// brought together, and of an instruction that is for threads together it concludes that they are.
+TW_DEVICE void rejoin_warp() {
+  __syncwarp();
+  u32 nothing;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(nothing) : "r"(0U));
+}
 // True for all when it is for some thread of the block.
 TW_DEVICE bool any_of_block(bool value) {
   return __syncthreads_or(value) != 0;

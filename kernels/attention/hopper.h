@@ -18,8 +18,9 @@ TW_DEVICE void compute_pieces(const AttentionParams& p, HopperMemory& memory) {
   for (;;) {
     const HopperPiece& piece = memory.pieces[turns.pieces % Hopper::kPieces];
     memory.piece[turns.pieces % Hopper::kPieces].wait_full(turns.pieces / Hopper::kPieces);
-    if (piece.kind == Piece::none) break;
-    if (piece.kind == Piece::few_rows) {
+    const i32 kind = uniform(piece.kind);
+    if (kind == Piece::none) break;
+    if (kind == Piece::few_rows) {
       HopperTile<true>(p, memory, turns).run();
     } else {
       HopperTile<false>(p, memory, turns).run();

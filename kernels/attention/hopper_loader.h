@@ -80,28 +80,28 @@ class HopperLoader {
       if (piece.kind == Piece::none) break;
       const bool few = piece.kind == Piece::few_rows;
       note_queries(piece);
-      // Queries first where their place is free: they are under way while rows are set up. Else it
-      // will be when rows are.
-      const bool is_free =
-          any_of_warp(memory.q[Hopper::kGroups - 1].is_empty(turn)) && !(behind_few && !few);
-#pragma unroll 1
-      for (i32 step = 0; step < 2; ++step) {
-        if ((step == 0) != is_free) {
-          set_up_rows(piece);
-          continue;
-        }
-        // Results of few rows lie where all rows of many do.
+      // Where their places are free queries are under way while rows are set up. Else the places
+      // will be when rows are. Results of few rows lie where all rows of many do.
+      const bool waits_for_results = behind_few && !few;
+      const bool are_free =
+          any_of_warp(memory.q[Hopper::kGroups - 1].is_empty(turn)) && !waits_for_results;
+      if (are_free) {
+        for (i32 group = 0; group < Hopper::kGroups; ++group) copy_queries(few, group, turn);
+      }
+      set_up_rows(piece);
+      if (waits_for_results) {
         const u32 before = turn - 1;
-        if (behind_few && !few) {
-          memory.piece[before % Hopper::kPieces].wait_empty(before / Hopper::kPieces + 1);
-        }
-        copy_queries(few ? Shape::kDecodeRows : Hopper::kGroupRows, turn);
+        memory.piece[before % Hopper::kPieces].wait_empty(before / Hopper::kPieces + 1);
+      }
+#pragma unroll 1
+      for (i32 group = 0; group < Hopper::kGroups; ++group) {
+        if (!are_free) copy_queries(few, group, turn);
+        land_copies();
+        arrive_as_warp(memory.q[group].full);
       }
       behind_few = few;
-      for (i32 group = 0; group < Hopper::kGroups; ++group) arrive_as_warp(memory.q[group].full);
       release(turn);
     }
-    copy_async_wait<0>();
   }
 
   // Keys, or values: by loader `own`, of all blocks each kLoaders-th.
@@ -133,33 +133,31 @@ class HopperLoader {
         Handover& place = place_of<kValues>(index);
         place.wait_empty(index / kStages<kValues>);
         sync_warp();
-        if (takes_boxes(begin)) {
+        const bool by_boxes = takes_boxes(begin);
+        if (by_boxes) {
           if (lane_id() == 0) mbarrier_arrive_expect(&place.full, BoxCopy<kValues>::kBytes);
           sync_warp();
           boxes.copy(stage_of<kValues>(index, 0), begin, pages, place.full);
-          if constexpr (!kValues) describe<true>(rows, span, index, begin);
-          sync_warp();
-          if (lane_id() == 0) mbarrier_arrive(&place.full, Hopper::kFills - 1);
-          const i32 next = begin + kStep;
-          if (next < end && takes_boxes(next)) pages = boxes.pages(next);
         } else {
           gather(rows, own, index, begin);
-          mbarrier_arrive_behind_copies(&place.full);
-          if constexpr (!kValues) describe<false>(rows, span, index, begin);
-          arrive_as_warp(place.full);  // for what was written otherwise
         }
+        if constexpr (!kValues) describe(rows, span, index, begin);
+        if (!by_boxes) land_copies();
+        sync_warp();
+        if (lane_id() == 0) mbarrier_arrive(&place.full, by_boxes ? 1 : Hopper::kFills);
+        const i32 next = begin + kStep;
+        if (next < end && takes_boxes(next)) pages = boxes.pages(next);
       }
     });
   }
 
  private:
   // What those who compute must know of a block of keys.
-  template <bool by_boxes>
   TW_DEVICE void describe(const TileRows<false>& rows, const plan::TileSpan& span, u32 index,
                           i32 begin) {
     const bool full =
         begin + Shape::kBlock <= rows.kv_len && span.is_full(begin, begin + Shape::kBlock);
-    u32 bits = (full ? HopperMemory::kFull : 0) | (by_boxes ? 0 : HopperMemory::kGathered);
+    u32 bits = full ? HopperMemory::kFull : 0;
     if (!full || has_logits(p)) {
       bool regular = rows.plain;
 #pragma unroll 1
@@ -192,6 +190,7 @@ class HopperLoader {
     if (piece.kind == Piece::few_rows) {
       set_up_few_rows(piece);
     } else {
+#pragma unroll 1
       for (i32 r = lane_id(); r < Shape::kRows; r += kWarpSize) set_up_row(piece, r);
     }
   }
@@ -211,20 +210,15 @@ class HopperLoader {
     }
     sync_warp();
   }
-  // So many for each group, the same ones where these are few.
-  TW_DEVICE void copy_queries(i32 rows, u32 turn) {
+  // A group's; of few rows both have the same.
+  TW_DEVICE void copy_queries(bool few, i32 group, u32 turn) {
+    memory.q[group].wait_empty(turn);
+    const i32 rows = few ? Shape::kDecodeRows : Hopper::kGroupRows;
+    const char* const* const table = memory.q_rows + (few ? 0 : group * Hopper::kGroupRows);
 #pragma unroll 1
-    for (i32 group = 0; group < Hopper::kGroups; ++group) {
-      Handover& place = memory.q[group];
-      place.wait_empty(turn);
-      const char* const* const table =
-          memory.q_rows + (rows == Hopper::kGroupRows ? group * Hopper::kGroupRows : 0);
-#pragma unroll 1
-      for (i32 first = 0; first < rows; first += Shape::kDecodeRows) {
-        QueryCopy::copy(memory.stages.q[0], sizeof(memory.stages.q[0]),
-                        group * Hopper::kGroupRows + first, table + first);
-      }
-      mbarrier_arrive_behind_copies(&place.full);
+    for (i32 first = 0; first < rows; first += Shape::kDecodeRows) {
+      QueryCopy::copy(memory.stages.q[0], sizeof(memory.stages.q[0]),
+                      group * Hopper::kGroupRows + first, table + first);
     }
   }
 
@@ -305,7 +299,6 @@ class HopperLoader {
       if (piece.blocks() > 0) load(piece);
       release(turn);
     }
-    copy_async_wait<0>();
   }
   TW_DEVICE void release(u32 turn) {
     arrive_as_warp(memory.loaded[turn % Hopper::kPieces]);

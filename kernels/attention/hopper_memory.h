@@ -15,9 +15,8 @@ struct Hopper {
   static constexpr i32 kGroups = 2;  // warp groups that compute
   static constexpr i32 kGroupRows = Shape::kRows / kGroups;
   static constexpr i32 kThreads = hopper_threads(Spec::kHeadDim, Spec::kValueDim);
-  // Arrivals of a warp at what it fills: of all lanes behind their copies, and of one more behind
-  // all else.
-  static constexpr u32 kFills = kWarpSize + 1;
+  // Arrivals at a place of keys or values: with the bytes of its boxes, and behind all else.
+  static constexpr u32 kFills = 2;
   static constexpr i32 kStages = kHopperKeyStages;  // of keys
   // Of values, which stay a block longer.
   static constexpr i32 kValueStages =
@@ -76,9 +75,8 @@ struct HopperMemory {
   // Of a block of keys: their positions, and what else there is to know, as bits.
   i32 positions[Hopper::kSteps][Shape::kBlock];
   u32 block[Hopper::kSteps];
-  static constexpr u32 kFull = 1;      // every row of the tile attends to all its keys
-  static constexpr u32 kGathered = 2;  // copied row by row
-  static constexpr u32 kRegular = 4;   // key i of it is at position begin + i, as far as there are
+  static constexpr u32 kFull = 1;     // every row of the tile attends to all its keys
+  static constexpr u32 kRegular = 2;  // key i of it is at position begin + i, as far as there are
   // Where the rows lie that are copied next.
   alignas(16) const char* q_rows[Shape::kRows];
   alignas(16) const char* k_rows[Hopper::kKeyLoaders][kHopperTableRows];
@@ -137,16 +135,23 @@ TW_DEVICE void init_mbarriers(HopperMemory& memory) {
   }
 #pragma unroll
   for (i32 i = 0; i < Hopper::kGroups; ++i) {
-    init(memory.q[i], Hopper::kFills, Shape::kWarps / Hopper::kGroups);
+    init(memory.q[i], 1, Shape::kWarps / Hopper::kGroups);
     mbarrier_init(&memory.may_multiply[i], Shape::kWarps / Hopper::kGroups);
   }
   init(memory.joined, 1, 1);
 }
 
+// By a warp: waits until its copies row by row have landed, and matrix instructions may read them.
+TW_DEVICE void land_copies() {
+  copy_async_commit();
+  copy_async_wait<0>();
+  fence_async_proxy();
+}
+
 // An arrival of a warp, behind what all its lanes did before.
 TW_DEVICE void arrive_as_warp(Mbarrier& mbarrier) {
   sync_warp();
-  if (lane_id() == 0) mbarrier_arrive(&mbarrier);
+  mbarrier_arrive_if(lane_id() == 0, &mbarrier);
 }
 
 }  // namespace tw

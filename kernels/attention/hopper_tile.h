@@ -24,7 +24,7 @@ struct HopperTurns {
 
 // Before the first tile: the first group goes first.
 TW_DEVICE void begin_turns(HopperMemory& memory) {
-  if (thread_id() / 128 == Hopper::kGroups - 1) arrive_as_warp(memory.may_multiply[0]);
+  if (warp_id() / 4 == Hopper::kGroups - 1) arrive_as_warp(memory.may_multiply[0]);
 }
 
 template <bool few_rows>
@@ -46,17 +46,15 @@ class HopperTile {
   // The present piece, a tile.
   TW_DEVICE void run() {
     piece = &memory.pieces[turns.pieces % Hopper::kPieces];
-    i32 left = piece->blocks();
+    i32 left = uniform(piece->blocks());
     memory.q[group].wait_full(turns.pieces);
     if (left > 0) {
       bool moved;
-      u32 last_block;
       Weights weights = {};
       {
         Scores scores;
         wait_for_keys();
-        last_block = block_of_keys();
-        fence_async_proxy();  // queries are copied by threads
+        const u32 block = block_of_keys();
         wait_for_turn();
         multiply_keys(scores);
         end_turn();
@@ -64,7 +62,7 @@ class HopperTile {
         hold_registers(scores);
         give_back_keys();
         if (left == 1) give_back_queries();
-        moved = scores_to_weights(last_block, scores);
+        moved = scores_to_weights(block, scores);
         pack_weights(scores, weights);
         ++turns.blocks;
       }
@@ -74,8 +72,6 @@ class HopperTile {
         wait_for_keys();
         const u32 block = block_of_keys();
         wait_for_values();
-        fence_if_gathered(block | last_block);
-        last_block = block;
         wait_for_turn();
         multiply_keys(scores);
         if (moved) rescale();
@@ -94,7 +90,6 @@ class HopperTile {
       }
       if (moved) rescale();
       wait_for_values();
-      fence_if_gathered(last_block);
       wait_for_turn();
       multiply_values(weights);
       end_turn();
@@ -134,9 +129,10 @@ class HopperTile {
           [&](i32 i) -> const SoftmaxRow& { return rows[i]; },
           [&](i32 i, i32 d, i32 e) -> float& { return o[d * 4 + i * 2 + e]; });
     }
-    if (piece->slot >= 0) {
+    if (uniform(piece->slot) >= 0) {
       sync_workers();
       merge_if_last(p, piece->tile, *piece, memory.message);
+      rejoin_warp();
     }
     arrive_as_warp(memory.piece[turns.pieces % Hopper::kPieces].empty);
     ++turns.pieces;
@@ -241,11 +237,7 @@ class HopperTile {
   }
 
   TW_DEVICE u32 block_of_keys() const {
-    return memory.block[turns.blocks % Hopper::kSteps];
-  }
-  // Rows that threads copied are handed to matrix instructions by those who wait for them.
-  TW_DEVICE static void fence_if_gathered(u32 block) {
-    if ((block & HopperMemory::kGathered) != 0) fence_async_proxy();
+    return static_cast<u32>(uniform(static_cast<i32>(memory.block[turns.blocks % Hopper::kSteps])));
   }
 
   // Of a block's, the group's first.

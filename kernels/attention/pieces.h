@@ -180,6 +180,7 @@ TW_DEVICE void merge_if_last(const AttentionParams& p, const TileOf<most_rows>& 
                              const Piece& piece, i32& message) {
   const auto is_merged = [&] {
     bool some = false;
+#pragma unroll 1
     for (i32 r = thread_id(); r < tile.num_rows; r += Shape::kThreads) {
       some = some || !tile.rows[r].is_joined;
     }

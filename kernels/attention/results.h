@@ -116,7 +116,7 @@ TW_DEVICE RowTarget finish_row(const AttentionParams& p, const QueryRow& row, bo
       }
     }
     if (lse != nullptr) *lse = (m + log2_fast(l)) * kLn2;
-    target.factor /= l;
+    target.factor *= reciprocal_fast(l);
   }
   target.factor *= scale_of(p.v_scale, row.batch, row.kv_head);
   target.out_scale = scale_of(p.out_scale, row.batch, row.kv_head);
@@ -219,17 +219,19 @@ TW_DEVICE void store_row_of_quad(const AttentionParams& p, const QueryRow& row,
   if (!any_of_warp(stores)) return;
   const auto finish = [&](i32 d) {
     const Float2 v = pair(d);
-    // Else the pair is zero already.
-    if (Variant::kHasOutput && target.kind == RowTarget::zeros) return Float2{0, 0};
     return Float2{finish_value(p, row, target, v.x), finish_value(p, row, target, v.y)};
   };
+  const bool is_zero = target.kind == RowTarget::zeros;
   if constexpr (sizeof(Out) == 4) {
     if (!stores) return;
 #pragma unroll
     for (i32 d = 0; d < kTiles; ++d) {
-      *reinterpret_cast<Float2*>(target.to + (d * 8 + own * 2) * 4) = finish(d);
+      *reinterpret_cast<Float2*>(target.to + (d * 8 + own * 2) * 4) =
+          is_zero ? Float2{0, 0} : finish(d);
     }
   } else {
+    const u32 kept = is_zero ? 0U : ~0U;  // bits
+    char* const to = target.to + own * 16;
     // The lanes trade, so that each stores eight columns at once.
 #pragma unroll
     for (i32 first = 0; first < kTiles; first += 4) {
@@ -241,7 +243,7 @@ TW_DEVICE void store_row_of_quad(const AttentionParams& p, const QueryRow& row,
       }
       transpose_quad(x);
       if (stores && first + own < kTiles) {
-        store_16(target.to + (first + own) * 16, {x[0], x[1], x[2], x[3]});
+        store_global_16(to + first * 16, {x[0] & kept, x[1] & kept, x[2] & kept, x[3] & kept});
       }
     }
   }
@@ -251,6 +253,7 @@ TW_DEVICE void store_row_of_quad(const AttentionParams& p, const QueryRow& row,
 // sums says so, as sums of weights are not negative.
 template <i32 most_rows>
 TW_DEVICE void leave_parts(const AttentionParams& p, const TileOf<most_rows>& tile, i32 split) {
+#pragma unroll 1
   for (i32 r = thread_id(); r < tile.num_rows; r += Shape::kThreads) {
     const QueryRow row = query_row(p, tile, r);
     const Partial at = level_row(p, tile.level, row.q_index, row.q_head);

@@ -24,6 +24,7 @@ TW_DEVICE void store_rows_again(const AttentionParams& p, const TileOf<most_rows
       store_row_exactly(p, tile, slot, first_row + r, shuffle(m, r), shuffle(l, r));
     }
   }
+  rejoin_warp();
 }
 
 // Rows [first_row, first_row + count) of the tile, in a slot, or where complete rows go (slot -1).
@@ -34,6 +35,7 @@ TW_DEVICE void store_rows_of_warp(const AttentionParams& p, const TileOf<most_ro
                                   i32 first_row, const Sums& sums, const Value& value) {
   const i32 lane = lane_id();
   u32 again = 0;
+  const i32 num_rows = uniform(tile.num_rows);
   // A lane finds out where one of the warp's rows goes.
   float m = -kInfinity;
   float l = 0;
@@ -49,20 +51,16 @@ TW_DEVICE void store_rows_of_warp(const AttentionParams& p, const TileOf<most_ro
   }
   const i32 own = first_row + lane;
   RowTarget target{nullptr, 0, 0, RowTarget::nowhere};
-  if (lane < count && own < tile.num_rows) target = target_of(p, tile, slot, own, m, l);
+  if (lane < count && own < num_rows) target = target_of(p, tile, slot, own, m, l);
 #pragma unroll
   for (i32 i = 0; i < count / 8; ++i) {
-    if (first_row + i * 8 >= tile.num_rows) break;
+    if (first_row + i * 8 >= num_rows) break;
     const i32 r = i * 8 + lane / 4;
     const RowTarget to = shuffle_target(target, r);
     float total = 0;
 #pragma unroll
     for (i32 d = 0; d < Shape::kValueTiles; ++d) total += value(i, d, 0) + value(i, d, 1);
-    if (!is_finite(total) && first_row + r < tile.num_rows) again |= 1U << i;
-    if (any_of_warp(to.kind == RowTarget::zeros) && to.kind == RowTarget::zeros) {
-#pragma unroll
-      for (i32 d = 0; d < Shape::kValueTiles; ++d) value(i, d, 0) = value(i, d, 1) = 0;
-    }
+    if (!is_finite(total) && first_row + r < num_rows) again |= 1U << i;
     store_row_of_quad<Spec::Out>(p, query_row(p, tile, first_row + r), to, [&](i32 d) {
       return Float2{value(i, d, 0), value(i, d, 1)};
     });

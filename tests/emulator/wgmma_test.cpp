@@ -78,7 +78,10 @@ TW_DEVICE void product(const WarpGroupParams& p) {
       } else {
         load_matrix(memory.b[stage][0], b + step * 64, p.depth, 64);
       }
-      mbarrier_arrive_behind_copies(&memory.full[stage]);
+      copy_async_commit();
+      if (p.broken != Broken::wait_for_copies) copy_async_wait<0>();
+      fence_async_proxy();
+      mbarrier_arrive(&memory.full[stage]);
     }
     return;
   }
@@ -86,10 +89,7 @@ TW_DEVICE void product(const WarpGroupParams& p) {
   const i32 row = thread_id() / 32 * 16 + lane_id() / 4;
   for (i32 step = 0; step < steps; ++step) {
     const i32 stage = step % kStages;
-    if (p.broken != Broken::wait_for_copies) {
-      mbarrier_wait(&memory.full[stage], step / kStages & 1);
-    }
-    fence_async_proxy();
+    mbarrier_wait(&memory.full[stage], step / kStages & 1);
     wgmma_fence();
     const SharedMatrix left = shared_matrix(memory.a[stage], kBlockBytes);
     const SharedMatrix right = shared_matrix(memory.b[stage][0], kBlockBytes);

@@ -18,6 +18,9 @@ TW_DEVICE void mbarrier_init(Mbarrier* mbarrier, u32 arrivals) {
 TW_DEVICE void mbarrier_arrive(Mbarrier* mbarrier) {
   emulator::arrive_at_mbarrier(&mbarrier->state, 0);
 }
+TW_DEVICE void mbarrier_arrive_if(bool arrives, Mbarrier* mbarrier) {
+  if (arrives) mbarrier_arrive(mbarrier);
+}
 TW_DEVICE void mbarrier_arrive(Mbarrier* mbarrier, u32 count) {
   for (u32 i = 0; i < count; ++i) mbarrier_arrive(mbarrier);
 }
@@ -33,9 +36,6 @@ TW_DEVICE bool mbarrier_test(Mbarrier* mbarrier, u32 parity) {
 TW_DEVICE void mbarrier_wait(Mbarrier* mbarrier, u32 parity) {
   while (!mbarrier_try_wait(mbarrier, parity)) {
   }
-}
-TW_DEVICE void mbarrier_arrive_behind_copies(Mbarrier* mbarrier) {
-  emulator::arrive_behind_copies(&mbarrier->state);
 }
 
 TW_DEVICE void copy_bulk(void* shared, const void* global, u32 bytes, Mbarrier* mbarrier) {

@@ -56,6 +56,9 @@ TW_DEVICE void store_16(void* pointer, const Bytes16& value) {
   emulator::check_aligned<16>(pointer);
   *static_cast<Bytes16*>(pointer) = value;
 }
+TW_DEVICE void store_global_16(void* pointer, const Bytes16& value) {
+  store_16(pointer, value);
+}
 
 struct alignas(8) Float2 {
   float x, y;

@@ -77,18 +77,6 @@ void land_bulk_copy() {
   count(find_mbarrier(bulk.mbarrier), 0, 0, bytes);
 }
 
-// Those of one thread in their order, those of several in any.
-void land_copies_with_arrival() {
-  auto& all = self->block->copies_with_arrival;
-  const Fiber* const fiber = all[draw(static_cast<u32>(all.size()))].fiber;
-  const auto first =
-      std::find_if(all.begin(), all.end(), [&](const auto& each) { return each.fiber == fiber; });
-  for (const Copy& copy : first->copies) land(copy);
-  u64* const mbarrier = first->mbarrier;
-  all.erase(first);
-  count(find_mbarrier(mbarrier), 1, 0, 0);
-}
-
 }  // namespace
 
 void issue_copy(void* shared, const void* global, u32 bytes, bool valid) {
@@ -134,9 +122,6 @@ void arrive_at_mbarrier(u64* word, u32 expected_bytes) {
 
 bool mbarrier_passed(const u64* word, u32 parity) {
   if (!self->block->bulk_copies.empty() && draw(2) == 0) land_bulk_copy();
-  for (u32 i = 0; i < 32 && !self->block->copies_with_arrival.empty(); ++i) {
-    land_copies_with_arrival();
-  }
   poll();
   return find_mbarrier(word).phase != parity;
 }
@@ -178,17 +163,9 @@ void issue_box_copy(void* shared, const BoxMap& map, const i32 (&at)[4], u64* mb
 }
 
 void check_no_bulk_copies() {
-  const Block& block = *self->block;
-  const std::size_t left = block.bulk_copies.size() + block.copies_with_arrival.size();
+  const std::size_t left = self->block->bulk_copies.size();
   if (left == 0) return;
   fail(fmt::format("its block ends while {} copies are under way", left));
-}
-
-void arrive_behind_copies(u64* mbarrier) {
-  interleave();
-  find_mbarrier(mbarrier);
-  self->block->copies_with_arrival.push_back({self, std::move(self->copies), mbarrier});
-  self->copies.clear();
 }
 
 }  // namespace tw::emulator

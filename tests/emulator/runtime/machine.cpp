@@ -251,7 +251,6 @@ void start_block(Block& block) {
   block.memory->fill(0xFF);
   for (Barrier& barrier : block.barriers) barrier = {};
   block.bulk_copies.clear();
-  block.copies_with_arrival.clear();
   block.mbarriers.clear();
   for (i32 thread = 0; thread < block.num_threads; ++thread) {
     Fiber& fiber = block.fibers[thread];

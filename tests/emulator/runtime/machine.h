@@ -58,13 +58,6 @@ struct BoxTensor {
 };
 static_assert(sizeof(BoxTensor) <= sizeof(BoxMap));
 
-// cp.async of one thread, and the mbarrier where it arrives when they have landed.
-struct CopiesWithArrival {
-  const struct Fiber* fiber;
-  std::vector<Copy> copies;
-  u64* mbarrier;
-};
-
 // A warp's part of a wgmma that is under way.
 struct Product {
   void (*run)(const Product&);
@@ -155,7 +148,6 @@ struct Block {
   std::vector<Warp> warps;
   Barrier barriers[kNumBarriers];
   std::vector<BulkCopy> bulk_copies;
-  std::vector<CopiesWithArrival> copies_with_arrival;
   std::vector<Mbarrier> mbarriers;
   std::unique_ptr<GuardedBuffer> memory;
 };
@@ -199,8 +191,6 @@ bool mbarrier_passed(const u64* word, u32 parity);
 void issue_bulk_copy(void* shared, const void* global, u32 bytes, u64* mbarrier);
 void issue_box_copy(void* shared, const BoxMap& map, const i32 (&at)[4], u64* mbarrier);
 void check_no_bulk_copies();
-// What this thread has issued by cp.async counts from now on for the mbarrier, and for no group.
-void arrive_behind_copies(u64* mbarrier);
 
 // wgmma: carries out all but the last `groups` groups of a warp.
 void finish_products(Warp& warp, u32 groups);
