@@ -21,7 +21,7 @@ using emulator::fill_random;
 using emulator::GuardedBuffer;
 using emulator::launch;
 
-enum class Broken { nothing, wait_for_copies, wait_for_product, refill };
+enum class Broken { nothing, wait_for_copies, fence, wait_for_product, refill };
 
 struct WarpGroupParams {
   const void* a;  // [64, depth]
@@ -80,7 +80,7 @@ TW_DEVICE void product(const WarpGroupParams& p) {
       }
       copy_async_commit();
       if (p.broken != Broken::wait_for_copies) copy_async_wait<0>();
-      fence_async_proxy();
+      if (p.broken != Broken::fence) fence_async_proxy();
       mbarrier_arrive(&memory.full[stage]);
     }
     return;
@@ -169,6 +169,8 @@ TEST(EmulatedWarpGroup, ProductsAreRightInEveryOrder) {
 TEST(EmulatedWarpGroup, MissingWaitsAreFound) {
   EXPECT_GE((times_wrong<bf16, 64, false>(320, Broken::wait_for_copies)), 5);
   EXPECT_GE((times_wrong<f16, 80, true>(320, Broken::wait_for_copies)), 5);
+  EXPECT_EQ((times_wrong<bf16, 64, false>(320, Broken::fence)), 6);
+  EXPECT_EQ((times_wrong<f16, 80, true>(320, Broken::fence)), 6);
   EXPECT_GE((times_wrong<bf16, 64, false>(320, Broken::wait_for_product)), 5);
 }
 TEST(EmulatedWarpGroup, RefillBeforeAProductHasReadIsFound) {

@@ -46,6 +46,8 @@ TW_DEVICE void copy_box(void* shared, const BoxMap& map, i32 element, i32 token,
                         CachePolicy /*policy*/, Mbarrier* mbarrier) {
   emulator::issue_box_copy(shared, map, {element, token, head, page}, &mbarrier->state);
 }
-TW_DEVICE void fence_async_proxy() {}
+TW_DEVICE void fence_async_proxy() {
+  emulator::fence_copies();
+}
 
 }  // namespace tw

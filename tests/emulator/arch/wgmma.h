@@ -28,6 +28,7 @@ inline u16 element_at(const SharedMatrix& m, i32 row, i32 column) {
                   static_cast<u64>(row * 128 + column % 64 * 2);
   const auto* const element = reinterpret_cast<const u16*>(at ^ ((at >> 7 & 7) << 4));
   check_shared(element, 2, 2, "wgmma");
+  check_fenced(element);
   return *element;
 }
 

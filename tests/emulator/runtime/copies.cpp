@@ -11,8 +11,6 @@
 namespace tw::emulator {
 namespace {
 
-constexpr u32 kUnit = 16;  // bytes that land at once
-
 Copy begin_copy(void* shared, const void* global, u32 bytes, u32 alignment, const char* name) {
   check_shared(shared, bytes, alignment, name);
   if (reinterpret_cast<u64>(global) % alignment != 0) fail_misaligned(global, alignment);
@@ -34,6 +32,13 @@ void land(const Copy& copy) {
     }
     std::memcpy(to, from, bytes);
   }
+}
+
+// From the copy's first byte on.
+template <typename Visit>
+void for_each_unit(const Copy& copy, const Visit& visit) {
+  const auto first = static_cast<u32>(copy.shared - self->block->shared) / kUnit;
+  for (u32 i = 0; i < copy.bytes / kUnit; ++i) visit(first + i);
 }
 
 // Its word in shared memory only says that it is one: who overwrites it is found.
@@ -72,6 +77,7 @@ void land_bulk_copy() {
   i64 bytes = 0;
   for (const Copy& copy : bulk.copies) {
     land(copy);
+    for_each_unit(copy, [](u32 unit) { self->block->unfenced_by[unit] = 0; });
     bytes += copy.bytes;
   }
   count(find_mbarrier(bulk.mbarrier), 0, 0, bytes);
@@ -103,7 +109,21 @@ void land_copies(u32 group) {
     copies[i] = copies.back();
     copies.pop_back();
     land(copy);
+    // Blocks without mbarriers have no wgmma either.
+    if (self->block->mbarriers.empty()) continue;
+    for_each_unit(copy, [](u32 unit) {
+      self->block->unfenced_by[unit] = static_cast<u16>(self->thread + 1);
+      self->unfenced.push_back(unit);
+    });
   }
+}
+
+void fence_copies() {
+  for (const u32 unit : self->unfenced) {
+    u16& by = self->block->unfenced_by[unit];
+    if (by == self->thread + 1) by = 0;
+  }
+  self->unfenced.clear();
 }
 
 void init_mbarrier(u64* word, u32 arrivals) {

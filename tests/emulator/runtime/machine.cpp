@@ -252,6 +252,7 @@ void start_block(Block& block) {
   for (Barrier& barrier : block.barriers) barrier = {};
   block.bulk_copies.clear();
   block.mbarriers.clear();
+  block.unfenced_by.assign(static_cast<std::size_t>(block.shared_bytes) / kUnit + 1, 0);
   for (i32 thread = 0; thread < block.num_threads; ++thread) {
     Fiber& fiber = block.fibers[thread];
     fiber.block = &block;
@@ -260,6 +261,7 @@ void start_block(Block& block) {
     fiber.lane = thread % kWarpSize;
     fiber.copies.clear();
     fiber.groups = 0;
+    fiber.unfenced.clear();
     prepare(fiber, run_thread);
   }
   for (std::size_t i = 0; i < block.warps.size(); ++i) {
@@ -455,6 +457,15 @@ void check_shared(const void* pointer, u32 bytes, u32 alignment, const char* ins
                      describe_address(at)));
   }
   if (reinterpret_cast<u64>(at) % alignment != 0) fail_misaligned(at, alignment);
+}
+
+void check_fenced(const void* pointer) {
+  const auto unit =
+      static_cast<std::size_t>(static_cast<const char*>(pointer) - self->block->shared) / kUnit;
+  const u16 by = self->block->unfenced_by[unit];
+  if (by == 0) return;
+  fail(fmt::format("wgmma reads {}: thread {} copied it and has not fenced since it landed",
+                   describe_address(static_cast<const char*>(pointer)), by - 1));
 }
 
 void fail_misaligned(const void* pointer, u32 alignment) {

@@ -36,6 +36,8 @@ enum class Point : u8 {
   warp_group,
 };
 
+inline constexpr u32 kUnit = 16;  // bytes that land at once
+
 struct Copy {
   char* shared;
   const char* global;  // nullptr: zeros
@@ -97,6 +99,8 @@ struct Fiber {
   // Asynchronous copies on their way, and how many groups were committed.
   std::vector<Copy> copies;
   u32 groups = 0;
+  // Units of shared memory where copies have landed since it fenced.
+  std::vector<u32> unfenced;
 };
 
 union Operand {
@@ -149,6 +153,8 @@ struct Block {
   Barrier barriers[kNumBarriers];
   std::vector<BulkCopy> bulk_copies;
   std::vector<Mbarrier> mbarriers;
+  // Of each unit of kUnit bytes of shared memory: who copied to it (thread + 1) and has not fenced.
+  std::vector<u16> unfenced_by;
   std::unique_ptr<GuardedBuffer> memory;
 };
 
@@ -183,6 +189,8 @@ void issue_copy(void* shared, const void* global, u32 bytes, bool valid);
 void commit_copies();
 void wait_for_copies(u32 groups);
 void land_copies(u32 group);
+// fence.proxy.async by this thread: what its copies have written may be read by wgmma.
+void fence_copies();
 
 // cp.async.bulk of the block, and the mbarriers that count what landed.
 void init_mbarrier(u64* word, u32 arrivals);
@@ -197,6 +205,8 @@ void finish_products(Warp& warp, u32 groups);
 
 // Fails if the bytes are not all in the block's shared memory, or not aligned.
 void check_shared(const void* pointer, u32 bytes, u32 alignment, const char* instruction);
+// Fails if a thread copied to the place, which is in shared memory, and has not fenced.
+void check_fenced(const void* pointer);
 [[noreturn]] void fail_misaligned(const void* pointer, u32 alignment);
 
 template <u32 alignment>
