@@ -60,8 +60,9 @@ TW_DEVICE void sync_warp() {
 // brought together, and of an instruction that is for threads together it concludes that they are.
 TW_DEVICE void rejoin_warp() {
   __syncwarp();
-  u32 nothing;
-  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(nothing) : "r"(0U));
+  asm volatile(
+      "{\n.reg .b32 unused;\n"
+      "movmatrix.sync.aligned.m8n8.trans.b16 unused, %0;\n}" ::"r"(0U));
 }
 // True for all when it is for some thread of the block.
 TW_DEVICE bool any_of_block(bool value) {
