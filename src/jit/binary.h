@@ -20,6 +20,7 @@ struct Binary {
   int shared_bytes = 0;  // dynamic, of KernelSource
   std::vector<EntryReport> entries;
   std::string cubin;
+  std::string warnings;  // that the compiler had of the text, a line each; not in files
 
   // Of the entry that needs most.
   int max_registers() const;

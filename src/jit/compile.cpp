@@ -138,6 +138,7 @@ Binary compile(const KernelSource& source, const std::string& arch) {
   out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const std::string log = program.log();
   out.entries = parse_log(log);
+  out.warnings = warnings_in(log);
   if (const std::string trouble = trouble_in(source, out.entries, log); !trouble.empty()) {
     fail(source, arch, program, trouble, file_name, api);
   }

@@ -54,6 +54,14 @@ std::vector<EntryReport> parse_log(std::string_view log) {
   return entries;
 }
 
+std::string warnings_in(std::string_view log) {
+  std::string warnings;
+  for_each_line(log, [&](std::string_view line) {
+    if (line.find(": warning #") != std::string_view::npos) warnings.append(line) += '\n';
+  });
+  return warnings;
+}
+
 std::string trouble_in(const KernelSource& source, const std::vector<EntryReport>& entries,
                        std::string_view log) {
   const Budget& budget = source.budget;

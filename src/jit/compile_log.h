@@ -24,6 +24,9 @@ struct EntryReport {
 // entry before them.
 std::vector<EntryReport> parse_log(std::string_view log);
 
+// The lines that warn of the text itself.
+std::string warnings_in(std::string_view log);
+
 // Why a kernel is refused: over its budget, a performance warning, an entry point without a report.
 // Empty when it is as it must be.
 std::string trouble_in(const KernelSource& source, const std::vector<EntryReport>& entries,

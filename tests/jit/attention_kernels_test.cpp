@@ -22,6 +22,13 @@ AttentionSpec spec_of(int head_dim, int value_dim, int group, DType dtype, Varia
   return spec;
 }
 
+// Of which the compiler has nothing to say.
+jit::Binary compiled(const jit::KernelSource& source, const char* arch) {
+  jit::Binary binary = jit::compile(source, arch);
+  EXPECT_EQ(binary.warnings, "") << source.name;
+  return binary;
+}
+
 class AttentionKernels : public testing::TestWithParam<const char*> {};
 
 TEST_P(AttentionKernels, CompileWithinTheirBudgets) {
@@ -34,7 +41,7 @@ TEST_P(AttentionKernels, CompileWithinTheirBudgets) {
   for (const AttentionSpec& spec : specs) {
     ASSERT_TRUE(cuda_supports(spec, target)) << cuda_supports(spec, target).reason;
     for (const KernelUse use : {KernelUse::any_batch, KernelUse::decode_only}) {
-      const jit::Binary binary = jit::compile(attention_source(spec, target, use), GetParam());
+      const jit::Binary binary = compiled(attention_source(spec, target, use), GetParam());
       EXPECT_EQ(binary.entries.size(), 2U);
       // Hopper's kernel for any batch: a few registers, outside of its loop.
       const int most = cuda_shape(spec, target, use).kind == KernelKind::hopper ? 128 : 0;
@@ -55,7 +62,7 @@ TEST_P(AttentionKernels, OfFp8CachesCompile) {
       EXPECT_NE(source.name.find(dtype == DType::f8e4m3 ? "bf16_f8e4m3_bf16" : "bf16_f8e5m2_bf16"),
                 std::string::npos)
           << source.name;
-      EXPECT_LE(jit::compile(source, GetParam()).max_registers(), 255);
+      EXPECT_LE(compiled(source, GetParam()).max_registers(), 255);
     }
   }
   AttentionSpec odd = spec_of(72, 72, 4, DType::bf16, variants::causal());
@@ -72,7 +79,7 @@ TEST_P(AttentionKernels, ThatRotateCompile) {
   ASSERT_TRUE(cuda_supports(spec, target)) << cuda_supports(spec, target).reason;
   EXPECT_EQ(cuda_shape(spec, target, KernelUse::any_batch).block_tokens, 32);
   for (const KernelUse use : {KernelUse::any_batch, KernelUse::decode_only}) {
-    const jit::Binary binary = jit::compile(attention_source(spec, target, use), GetParam());
+    const jit::Binary binary = compiled(attention_source(spec, target, use), GetParam());
     EXPECT_EQ(binary.spill_bytes(), 0) << binary.name;
   }
   const Support no = cuda_supports(spec_of(256, 256, 4, DType::bf16, rope), {8, 0});
@@ -83,16 +90,16 @@ TEST_P(AttentionKernels, OfPlansWithBlockStructuresCompile) {
   const CudaTarget target = CudaTarget::of_arch(GetParam());
   const AttentionSpec spec = spec_of(128, 128, 4, DType::bf16, variants::block_sparse(64, 64));
   const jit::Binary binary =
-      jit::compile(attention_source(spec, target, KernelUse::listed_blocks), GetParam());
+      compiled(attention_source(spec, target, KernelUse::listed_blocks), GetParam());
   EXPECT_EQ(binary.name, "listed_bf16_bf16_d128_g4");
   EXPECT_EQ(binary.spill_bytes(), 0);
-  EXPECT_EQ(jit::compile(plan_source({mask_of(spec.variant)}, 1, true), GetParam()).name,
+  EXPECT_EQ(compiled(plan_source({mask_of(spec.variant)}, 1, true), GetParam()).name,
             "plan_1_listed");
 }
 
 TEST_P(AttentionKernels, PlansOfSeveralMasksAreOneKernel) {
   const std::vector<Variant> masks = {mask_of(variants::causal()), mask_of(variants::document())};
-  const jit::Binary binary = jit::compile(plan_source(masks, 3), GetParam());
+  const jit::Binary binary = compiled(plan_source(masks, 3), GetParam());
   // The second one copies status words.
   EXPECT_EQ(binary.entries.size(), 2U);
 }

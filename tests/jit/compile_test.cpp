@@ -39,7 +39,15 @@ TEST_F(Compile, GivesACubinAndWhatItNeeds) {
     EXPECT_LE(binary.max_registers(), 32);
     EXPECT_EQ(binary.spill_bytes(), 0);
     EXPECT_EQ(binary.total_shared_bytes(), 1000);
+    EXPECT_EQ(binary.warnings, "");
   }
+}
+
+TEST_F(Compile, TellsWhatTheCompilerWarnsOf) {
+  KernelSource source = scale_kernel();
+  source.source += "static int unused() { int nothing; nothing = 3; return 0; }\n";
+  const Binary binary = jit::compile(source, "sm_80");
+  EXPECT_THAT(binary.warnings, HasSubstr("variable \"nothing\" was set but never used\n"));
 }
 
 TEST_F(Compile, FailingSourcesSayAllThatIsNeededToMendThem) {

@@ -17,6 +17,7 @@ class OpKernels : public NvrtcFixture, public testing::WithParamInterface<const 
   void compile_all(const std::vector<jit::KernelSource>& sources) {
     for (const jit::KernelSource& source : sources) {
       const jit::Binary binary = jit::compile(source, GetParam());
+      EXPECT_EQ(binary.warnings, "") << source.name;
       ASSERT_EQ(binary.entries.size(), 1U) << source.name;
       EXPECT_EQ(binary.entries[0].name, source.name);
       EXPECT_EQ(binary.entries[0].stack_bytes, 0) << source.name;
