@@ -47,6 +47,7 @@ TEST_P(OpKernels, OthersCompileWithinTheirBudgets) {
       {CudaOp::write_kv_cache, {kF32, DType::bf16, DType::f16, kF32}},
   };
   std::vector<jit::KernelSource> sources;
+  sources.reserve(kernels.size());
   for (const CudaOpKernel& kernel : kernels) sources.push_back(kernel_source(kernel));
   compile_all(sources);
 }

@@ -24,9 +24,8 @@ namespace emulator {
 
 // Of 64-element-wide blocks of columns, rows of 128 bytes, swizzled by their addresses.
 inline u16 element_at(const SharedMatrix& m, i32 row, i32 column) {
-  const auto at = reinterpret_cast<u64>(m.start) + static_cast<u64>(column / 64 * m.block_bytes) +
-                  static_cast<u64>(row * 128 + column % 64 * 2);
-  const auto* const element = reinterpret_cast<const u16*>(at ^ ((at >> 7 & 7) << 4));
+  const char* const at = m.start + i64{column / 64} * m.block_bytes + (row * 128 + column % 64 * 2);
+  const auto* const element = reinterpret_cast<const u16*>(swizzled(at));
   check_shared(element, 2, 2, "wgmma");
   check_fenced(element);
   return *element;

@@ -173,9 +173,10 @@ void issue_box_copy(void* shared, const BoxMap& map, const i32 (&at)[4], u64* mb
         const bool inside = index[dim] >= 0 && index[dim] < tensor.shape[dim];
         from = inside && from != nullptr ? from + index[dim] * tensor.strides[dim] : nullptr;
       }
-      const u64 place = start + static_cast<u64>(row * kRowUnits + unit) * kUnit;
-      bulk.copies.push_back(begin_copy(reinterpret_cast<char*>(place ^ ((place >> 7 & 7) << 4)),
-                                       from, kUnit, kUnit, "cp.async.bulk.tensor"));
+      // As wgmma has it: units of a row are swizzled.
+      char* const to = static_cast<char*>(shared) + row * 128 +
+                       (unit ^ static_cast<i64>((start >> 7) + static_cast<u64>(row)) % 8) * kUnit;
+      bulk.copies.push_back(begin_copy(to, from, kUnit, kUnit, "cp.async.bulk.tensor"));
     }
   }
   self->block->bulk_copies.push_back(std::move(bulk));
