@@ -25,8 +25,14 @@ TW_DEVICE void mbarrier_arrive(Mbarrier* mbarrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(mbarrier))
                : "memory");
 }
-// The same where `arrives`, without a branch: of one that other branches meet behind, ptxas 13.0
-// leaves the threads apart.
+// The same, for `count` threads.
+TW_DEVICE void mbarrier_arrive(Mbarrier* mbarrier, u32 count) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(mbarrier)),
+               "r"(count)
+               : "memory");
+}
+// For this thread where `arrives`, without a branch: of one that other branches meet behind,
+// ptxas 13.0 leaves the threads apart.
 TW_DEVICE void mbarrier_arrive_if(bool arrives, Mbarrier* mbarrier) {
   asm volatile(
       "{\n.reg .pred p;\n"
@@ -34,12 +40,6 @@ TW_DEVICE void mbarrier_arrive_if(bool arrives, Mbarrier* mbarrier) {
       "@p mbarrier.arrive.shared::cta.b64 _, [%0];\n}" ::"r"(shared_address(mbarrier)),
       "r"(static_cast<u32>(arrives))
       : "memory");
-}
-// The same, for `count` threads.
-TW_DEVICE void mbarrier_arrive(Mbarrier* mbarrier, u32 count) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(mbarrier)),
-               "r"(count)
-               : "memory");
 }
 // Arrives, and says how many bytes the phase waits for.
 TW_DEVICE void mbarrier_arrive_expect(Mbarrier* mbarrier, u32 bytes) {

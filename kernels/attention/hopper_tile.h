@@ -127,7 +127,7 @@ class HopperTile {
       store_rows_of_warp<16>(
           p, piece->tile, piece->slot, few_rows ? 0 : warp_id() * 16,
           [&](i32 i) -> const SoftmaxRow& { return rows[i]; },
-          [&](i32 i, i32 d, i32 e) -> float& { return o[d * 4 + i * 2 + e]; });
+          [&](i32 i, i32 d, i32 e) { return o[d * 4 + i * 2 + e]; });
     }
     if (uniform(piece->slot) >= 0) {
       sync_workers();

@@ -96,7 +96,7 @@ class Prefill {
     store_rows_of_warp<kWarpRows>(
         p, tile, slot, warp() * kWarpRows,
         [&](i32 i) -> const SoftmaxRow& { return rows[i / 2][i % 2]; },
-        [&](i32 i, i32 d, i32 e) -> float& { return o[i / 2][d][i % 2 * 2 + e]; });
+        [&](i32 i, i32 d, i32 e) { return o[i / 2][d][i % 2 * 2 + e]; });
   }
 
  private:

@@ -18,11 +18,11 @@ TW_DEVICE void mbarrier_init(Mbarrier* mbarrier, u32 arrivals) {
 TW_DEVICE void mbarrier_arrive(Mbarrier* mbarrier) {
   emulator::arrive_at_mbarrier(&mbarrier->state, 0);
 }
-TW_DEVICE void mbarrier_arrive_if(bool arrives, Mbarrier* mbarrier) {
-  if (arrives) mbarrier_arrive(mbarrier);
-}
 TW_DEVICE void mbarrier_arrive(Mbarrier* mbarrier, u32 count) {
   for (u32 i = 0; i < count; ++i) mbarrier_arrive(mbarrier);
+}
+TW_DEVICE void mbarrier_arrive_if(bool arrives, Mbarrier* mbarrier) {
+  if (arrives) mbarrier_arrive(mbarrier);
 }
 TW_DEVICE void mbarrier_arrive_expect(Mbarrier* mbarrier, u32 bytes) {
   emulator::arrive_at_mbarrier(&mbarrier->state, bytes);

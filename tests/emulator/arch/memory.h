@@ -22,17 +22,6 @@ TW_DEVICE SharedPlace shared_place(const void* pointer) {
 TW_DEVICE SharedPlace operator+(SharedPlace place, i32 bytes) {
   return {place.pointer + bytes};
 }
-namespace emulator {
-// The address with some bits flipped.
-inline const char* flip_address(const char* pointer, u64 bits) {
-  const auto at = reinterpret_cast<u64>(pointer);
-  return pointer + static_cast<i64>((at ^ bits) - at);
-}
-// Where matrix instructions and boxes have what is at this place of a row of 128 bytes.
-inline const char* swizzled(const char* pointer) {
-  return flip_address(pointer, (reinterpret_cast<u64>(pointer) >> 7 & 7) << 4);
-}
-}  // namespace emulator
 TW_DEVICE SharedPlace flip(SharedPlace place, u32 bits) {
   return {emulator::flip_address(place.pointer, bits)};
 }

@@ -48,7 +48,7 @@ TW_DEVICE void sync_warp(Site site = Site::here()) {
   emulator::meet(emulator::Point::sync_warp, site);
 }
 TW_DEVICE void rejoin_warp(Site site = Site::here()) {
-  emulator::meet(emulator::Point::sync_warp, site);
+  sync_warp(site);
 }
 TW_DEVICE bool any_of_block(bool value, Site site = Site::here()) {
   return emulator::wait_at_barrier(0, num_threads(), emulator::Point::any_of_block, site, value) >

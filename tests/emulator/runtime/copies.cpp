@@ -162,8 +162,8 @@ void issue_box_copy(void* shared, const BoxMap& map, const i32 (&at)[4], u64* mb
   BoxTensor tensor;
   std::memcpy(&tensor, &map, sizeof(tensor));
   find_mbarrier(mbarrier);
-  const auto start = reinterpret_cast<u64>(shared);
-  if (start % 128 != 0) fail(fmt::format("a box goes to {}: 128 must divide it", shared));
+  if (reinterpret_cast<u64>(shared) % 128 != 0)
+    fail(fmt::format("a box goes to {}: 128 must divide it", shared));
   BulkCopy bulk{{}, mbarrier};
   for (i64 row = 0; row < tensor.box_tokens; ++row) {
     for (i64 unit = 0; unit < kRowUnits; ++unit) {
@@ -173,10 +173,8 @@ void issue_box_copy(void* shared, const BoxMap& map, const i32 (&at)[4], u64* mb
         const bool inside = index[dim] >= 0 && index[dim] < tensor.shape[dim];
         from = inside && from != nullptr ? from + index[dim] * tensor.strides[dim] : nullptr;
       }
-      // As wgmma has it: units of a row are swizzled.
-      char* const to = static_cast<char*>(shared) + row * 128 +
-                       (unit ^ static_cast<i64>((start >> 7) + static_cast<u64>(row)) % 8) * kUnit;
-      bulk.copies.push_back(begin_copy(to, from, kUnit, kUnit, "cp.async.bulk.tensor"));
+      char* const to = static_cast<char*>(shared) + (row * kRowUnits + unit) * kUnit;
+      bulk.copies.push_back(begin_copy(swizzled(to), from, kUnit, kUnit, "cp.async.bulk.tensor"));
     }
   }
   self->block->bulk_copies.push_back(std::move(bulk));

@@ -216,6 +216,19 @@ TW_DEVICE void check_aligned(const void* pointer) {
   }
 }
 
+// The address with some bits flipped.
+template <typename T>
+T* flip_address(T* pointer, u64 bits) {
+  const auto at = reinterpret_cast<u64>(pointer);
+  return pointer + static_cast<i64>((at ^ bits) - at);
+}
+// Where boxes put, and wgmma reads, what is at this place of rows of 128 bytes.
+template <typename T>
+T* swizzled(T* pointer) {
+  static_assert(sizeof(T) == 1);
+  return flip_address(pointer, (reinterpret_cast<u64>(pointer) >> 7 & 7) << 4);
+}
+
 // Leaves a value for the other lanes and takes that of lane `source`.
 template <typename T>
 T exchange(T value, i32 source, Site site) {
