@@ -59,7 +59,7 @@ TW_DEVICE void sync_warp() {
 // around it, neither: it makes what warps do together twice then, and asks each time. Here they are
 // brought together, and of an instruction that is for threads together it concludes that they are.
 TW_DEVICE void rejoin_warp() {
-  __syncwarp();
+  sync_warp();
   asm volatile(
       "{\n.reg .b32 unused;\n"
       "movmatrix.sync.aligned.m8n8.trans.b16 unused, %0;\n}" ::"r"(0U));
