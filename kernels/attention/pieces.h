@@ -10,6 +10,7 @@ namespace tw {
 // the most, and each computes one of them. In shared memory, as only one thread walks.
 struct Share {
   plan::Start start;
+  i32 place;  // of the worker among all of them, see plan::worker_at
   i32 worker;
   i32 done;              // of start.items
   bool no_a_items;       // none was left when the block asked
@@ -26,7 +27,7 @@ class PieceFinder {
   TW_DEVICE void begin() {
     share.no_a_items = Spec::kDecodeOnly || schedule.header->a_items == 0;
     share.first_is_placed = false;
-    begin_share(worker_of_block());
+    begin_share(place_of_block());
   }
 
   // The first piece of the block, or none. Where one read tells enough to ask for its keys, it is
@@ -67,9 +68,9 @@ class PieceFinder {
     const plan::Start& start = share.start;
     while (share.done == start.items) {
       piece.kind = Piece::none;
-      const i32 worker = share.worker + workers_at_a_time();
-      if (worker >= schedule.config.workers) return;
-      begin_share(worker);
+      const i32 place = share.place + workers_at_a_time();
+      if (place >= schedule.config.workers) return;
+      begin_share(place);
     }
     const bool same_row = share.done > 0 && go_to_next_item(last, piece);
     if (share.done == 0) piece.item = start.item;
@@ -116,11 +117,14 @@ class PieceFinder {
   TW_DEVICE u32 most_heads() const {
     return Spec::kDecodeOnly ? static_cast<u32>(schedule.config.max_heads) : 1;
   }
-  TW_DEVICE i32 worker_of_block() const { return block_id() >> lowest_bit(most_heads()); }
+  TW_DEVICE i32 place_of_block() const { return block_id() >> lowest_bit(most_heads()); }
   TW_DEVICE i32 workers_at_a_time() const { return num_blocks() >> lowest_bit(most_heads()); }
 
-  TW_DEVICE void begin_share(i32 worker) {
+  TW_DEVICE void begin_share(i32 place) {
+    const i32 worker =
+        Spec::kHopper ? plan::worker_at(schedule.config, *schedule.header, place) : place;
     share.start = schedule.starts[worker];
+    share.place = place;
     share.worker = worker;
     share.done = 0;
   }

@@ -379,6 +379,21 @@ TILEWRIGHT_HD inline std::int64_t share_begin(const Header& header, std::int32_t
   return before + share_begin(header.b_cost - before, header.workers - tail, worker - tail);
 }
 
+// The worker of a GPU's place-th block of threads. Blocks are given out SM after SM, and SMs that
+// lie together share a way to memory: workers of rows that are decoded beside section A are spread
+// among the others. Without section A they are better off together.
+TILEWRIGHT_HD inline std::int32_t worker_at(const Config& config, const Header& header,
+                                            std::int32_t place) {
+  const std::int32_t tail = header.tail_workers;
+  const std::int32_t of_rows = header.workers - tail;
+  if (config.divides_workers == 0 || header.a_items == 0 || place >= config.workers) return place;
+  const std::int32_t before = place * of_rows / config.workers;
+  const std::int32_t rest = place * of_rows - before * config.workers;
+  if (rest + of_rows >= config.workers) return tail + before;
+  const std::int32_t other = place - before;
+  return other < tail ? other : other + of_rows;
+}
+
 // Whether the items of A's last, incomplete wave are shared out. Parts of items are written and
 // read again, which takes about as long as to set up two: short items are rather taken in turn,
 // too.

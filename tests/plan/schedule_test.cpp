@@ -481,6 +481,56 @@ TEST(Schedule, WorkersAreDividedBetweenDecodeAndPrefill) {
   EXPECT_EQ(s.cuts[h.tail_workers].cost, h.tail_cost);
 }
 
+// Those that decode lie evenly among the places of a GPU, the others in order.
+TEST(Schedule, DecodeIsSpreadBesidePrefill) {
+  const Config config = gpu_config(10);
+  OwnedSchedule owned(config, decode_rows_and(4096, 2048, 8192));
+  make(owned, Blocks{config, 0});
+  const Header& h = *owned.get().header;
+  const std::int32_t decoding = h.workers - h.tail_workers;
+  std::int32_t others = 0;
+  std::int32_t found = 0;
+  for (std::int32_t place = 0; place < config.workers; ++place) {
+    const std::int32_t worker = worker_at(config, h, place);
+    if (worker < h.tail_workers) {
+      EXPECT_EQ(worker, others++);
+    } else {
+      EXPECT_EQ(worker, h.tail_workers + found++);
+    }
+    EXPECT_EQ(found, (place + 1) * decoding / config.workers);
+  }
+  EXPECT_EQ(others, h.tail_workers);
+}
+
+// Rows of a prefix that many requests share, and nothing taken in turn: workers stay in order.
+TEST(Schedule, NothingIsSpreadWithoutSectionA) {
+  const Config config = gpu_config(100);
+  OwnedSchedule owned(config, decode_rows_and(256, 64, 32768));
+  make(owned, Blocks{config, 0});
+  ASSERT_EQ(owned.get().header->a_items, 0);
+  for (std::int32_t place = 0; place < config.workers; ++place) {
+    EXPECT_EQ(worker_at(config, *owned.get().header, place), place);
+  }
+}
+
+TEST(Schedule, EveryWorkerHasOnePlace) {
+  std::mt19937 random(7);
+  for (int round = 0; round < 1000; ++round) {
+    SCOPED_TRACE(round);
+    const Scenario scenario = random_scenario(random);
+    OwnedSchedule owned(scenario.config, scenario.rows);
+    make(owned, scenario.blocks);
+    std::vector<std::int32_t> workers;
+    for (std::int32_t place = 0; place < scenario.config.workers; ++place) {
+      workers.push_back(worker_at(scenario.config, *owned.get().header, place));
+    }
+    std::sort(workers.begin(), workers.end());
+    for (std::int32_t i = 0; i < scenario.config.workers; ++i) {
+      ASSERT_EQ(workers[static_cast<std::size_t>(i)], i);
+    }
+  }
+}
+
 // Both tiles of a prefix are cut at the same keys, and computed at the same time.
 TEST(Schedule, TilesOfAPrefixAreCutAlike) {
   const Config config = gpu_config(100);
