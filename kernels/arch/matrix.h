@@ -39,6 +39,13 @@ TW_DEVICE void load_matrix_x4_transposed(u32 (&r)[4], SharedPlace place) {
 TW_DEVICE void load_matrix_x4_transposed(u32 (&r)[4], const void* row) {
   load_matrix_x4_transposed(r, SharedPlace{shared_address(row)});
 }
+// The other way, Hopper and later: r[i] of all lanes becomes matrix i.
+TW_DEVICE void store_matrix_x4(SharedPlace place, const u32 (&r)[4]) {
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(place.address),
+      "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+      : "memory");
+}
 
 template <typename T>
 TW_DEVICE void multiply_16x8x16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1);

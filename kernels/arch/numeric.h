@@ -70,6 +70,22 @@ TW_DEVICE float high_of(u32 pair) {
   return to_float(T{static_cast<u16>(pair >> 16)});
 }
 
+// Both sums, each rounded to an element; Hopper and later.
+template <typename T>
+TW_DEVICE u32 add_pairs(u32 a, u32 b);
+template <>
+TW_DEVICE u32 add_pairs<bf16>(u32 a, u32 b) {
+  u32 result;
+  asm("add.rn.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+}
+template <>
+TW_DEVICE u32 add_pairs<f16>(u32 a, u32 b) {
+  u32 result;
+  asm("add.rn.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+}
+
 // 2^x and log2(x), to about 2 ulp; 2^-inf is 0, subnormal results are 0.
 TW_DEVICE float exp2_fast(float x) {
   float result;

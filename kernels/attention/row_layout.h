@@ -5,7 +5,7 @@
 //
 // A lane finds the place of one of its units, and from it others by steps that are constants:
 // below() by so many rows, a multiple of eight or of a power of two that is larger than the lane's
-// row; right() by an even number of units, from unit 0 or 1.
+// row; right() by an even number of units, from a unit whose number has no bit of that one.
 #pragma once
 
 #include "arch/memory.h"

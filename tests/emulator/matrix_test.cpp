@@ -104,6 +104,23 @@ TW_KERNEL TW_LAUNCH_BOUNDS(128, 1) product_f16(TW_PARAMETER ProductParams p) {
   product<f16>(p);
 }
 
+struct MatricesParams {
+  u16* to;  // [4][8][8]
+};
+
+// Matrix i, row j, column k is 64 i + 8 j + k.
+TW_KERNEL TW_LAUNCH_BOUNDS(32, 1) store_matrices(TW_PARAMETER MatricesParams p) {
+  const u32 lane = static_cast<u32>(lane_id());
+  u32 r[4];
+  for (u32 i = 0; i < 4; ++i) {
+    const u32 first = 64 * i + lane / 4 * 8 + lane % 4 * 2;
+    r[i] = first | (first + 1) << 16;
+  }
+  store_matrix_x4(shared_place(shared_memory() + lane * 16), r);
+  sync_warp();
+  for (u32 i = lane; i < 256; i += 32) p.to[i] = reinterpret_cast<const u16*>(shared_memory())[i];
+}
+
 template <typename T>
 class Product {
  public:
@@ -169,6 +186,12 @@ TEST(EmulatedProduct, F16IsRightInEveryOrder) {
 }
 TEST(EmulatedProduct, LongLoop) {
   EXPECT_TRUE(Product<bf16>(16 * 250).right(1, Broken::nothing));
+}
+TEST(EmulatedMatrices, AreStoredRowByRow) {
+  GuardedBuffer to("to", 256 * sizeof(u16));
+  launch(store_matrices, {.block = 32, .shared_bytes = 512}, {to.as<u16>()});
+  EXPECT_TRUE(to.intact());
+  for (i32 i = 0; i < 256; ++i) EXPECT_EQ(to.as<u16>()[i], i);
 }
 TEST(EmulatedPipeline, MissingWaitIsFound) {
   EXPECT_GE(Product<bf16>(160).times_wrong(Broken::wait), 5);

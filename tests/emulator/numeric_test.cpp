@@ -50,6 +50,10 @@ TEST(EmulatedNumeric, Pairs) {
   EXPECT_EQ(pack<f16>(1.0F, -2.0F), 0xC0003C00U);
   EXPECT_EQ(low_of<f16>(0xC0003C00U), 1.0F);
   EXPECT_EQ(high_of<f16>(0xC0003C00U), -2.0F);
+  EXPECT_EQ(add_pairs<bf16>(pack<bf16>(1.0F, -2.0F), pack<bf16>(0x1p-9F, 0.5F)),
+            pack<bf16>(1.0F, -1.5F));
+  EXPECT_EQ(add_pairs<f16>(pack<f16>(65504.0F, 1.0F), pack<f16>(65504.0F, 2.0F)),
+            pack<f16>(kInfinity, 3.0F));
 }
 
 TEST(EmulatedNumeric, FastFunctions) {

@@ -44,6 +44,24 @@ TW_DEVICE void meet_to_load_matrix(u32 (&r)[count], const void* row, Site site) 
   meet_with(Point::load_matrix, site, &operand, load_matrix<count, transposed>);
 }
 
+struct StoreMatrix {
+  u16* row;
+  const u32* registers;
+};
+
+template <u32 count>
+void store_matrix(Warp& warp, u32 phase) {
+  for (u32 matrix = 0; matrix < count; ++matrix) {
+    for (u32 lane = 0; lane < kWarpSize; ++lane) {
+      const auto& from = *static_cast<const StoreMatrix*>(warp.operand[phase][lane].pointer);
+      const auto& to =
+          *static_cast<const StoreMatrix*>(warp.operand[phase][8 * matrix + lane / 4].pointer);
+      to.row[lane % 4 * 2] = static_cast<u16>(from.registers[matrix]);
+      to.row[lane % 4 * 2 + 1] = static_cast<u16>(from.registers[matrix] >> 16);
+    }
+  }
+}
+
 struct Multiply {
   float* d;
   const u32* a;
@@ -112,6 +130,13 @@ TW_DEVICE void load_matrix_x4(u32 (&r)[4], SharedPlace place,
 TW_DEVICE void load_matrix_x4_transposed(u32 (&r)[4], SharedPlace place,
                                          emulator::Site s = emulator::Site::here()) {
   emulator::meet_to_load_matrix<4, true>(r, place.pointer, s);
+}
+TW_DEVICE void store_matrix_x4(SharedPlace place, const u32 (&r)[4],
+                               emulator::Site s = emulator::Site::here()) {
+  emulator::check_shared(place.pointer, 16, 16, "stmatrix");
+  emulator::StoreMatrix operand = {const_cast<u16*>(reinterpret_cast<const u16*>(place.pointer)),
+                                   r};
+  emulator::meet_with(emulator::Point::store_matrix, s, &operand, emulator::store_matrix<4>);
 }
 
 template <typename T>

@@ -89,6 +89,11 @@ TW_DEVICE float high_of(u32 pair) {
   return to_float(T{static_cast<u16>(pair >> 16)});
 }
 
+template <typename T>
+TW_DEVICE u32 add_pairs(u32 a, u32 b) {
+  return pack<T>(low_of<T>(a) + low_of<T>(b), high_of<T>(a) + high_of<T>(b));
+}
+
 // ftz: subnormal arguments count as 0, subnormal results are 0.
 TW_DEVICE float exp2_fast(float x) {
   const float result = std::exp2(x);

@@ -58,9 +58,10 @@ struct Machine {
 
 Machine* machine = nullptr;
 
-constexpr std::string_view kPointNames[] = {
-    "sync_warp",  "a shuffle",    "a vote of the warp", "load_matrix",   "multiply_16x8x16",
-    "sync_block", "any_of_block", "count_of_block",     "named_barrier", "wgmma"};
+constexpr std::string_view kPointNames[] = {"sync_warp",     "a shuffle",    "a vote of the warp",
+                                            "load_matrix",   "store_matrix", "multiply_16x8x16",
+                                            "sync_block",    "any_of_block", "count_of_block",
+                                            "named_barrier", "wgmma"};
 
 std::string describe(Point point, Site site) {
   std::string_view file = site.file;

@@ -28,6 +28,7 @@ enum class Point : u8 {
   shuffle,
   ballot,
   load_matrix,
+  store_matrix,
   multiply,
   sync_block,
   any_of_block,
