@@ -29,22 +29,29 @@ TW_DEVICE void compute_pieces(const AttentionParams& p, HopperMemory& memory) {
   if (p.zero_padding != 0) zero_padding(p);
 }
 
-// The warps behind those that compute, each with a task.
+// The warps behind those that compute, each with a task, as registers allow: those of the third
+// warp group have more than those of the fourth, where there is one.
 TW_DEVICE void find_pieces_or_load(const HopperParams& p, HopperMemory& memory, i32 warp) {
-  constexpr i32 kKeys = 2;
-  constexpr i32 kValues = kKeys + Hopper::kKeyLoaders;
   if (warp == 0) {
     HopperPlanner(p, memory).run();
   } else if (warp == 1) {
-    HopperLoader(p, memory).load_queries();
-  } else if (warp < kValues) {
-    HopperLoader(p, memory).load_blocks<false>(warp - kKeys);
-  } else if (!Hopper::kManyLoaders) {
-    HopperLoader(p, memory).load_blocks<true>(warp - kValues);
+    if constexpr (Hopper::kRowsApart) {
+      HopperLoader(p, memory).set_up_rows();
+    } else {
+      HopperLoader(p, memory).load_queries();
+    }
+  } else if (warp < 2 + Hopper::kLoaders) {
+    HopperLoader(p, memory).load_blocks<false>(warp - 2);
+  } else if constexpr (Hopper::kLoaders == 1) {
+    HopperLoader(p, memory).load_blocks<true>(0);
   }
 }
-TW_DEVICE void load_values(const HopperParams& p, HopperMemory& memory, i32 warp) {
-  if (warp < Hopper::kValueLoaders) HopperLoader(p, memory).load_blocks<true>(warp);
+TW_DEVICE void load_values_or_queries(const HopperParams& p, HopperMemory& memory, i32 warp) {
+  if (warp < Hopper::kLoaders) {
+    HopperLoader(p, memory).load_blocks<true>(warp);
+  } else if (warp == Hopper::kLoaders) {
+    HopperLoader(p, memory).load_queries();
+  }
 }
 
 // By lanes of a warp that does not compute.
@@ -64,7 +71,7 @@ TW_KERNEL TW_LAUNCH_BOUNDS(tw::Hopper::kThreads, 1)
   tw::sync_block();
   tw::wait_for_previous_kernel();
   // All together as many registers as an SM has.
-  constexpr bool kMany = tw::Hopper::kManyLoaders;
+  constexpr bool kMany = tw::Hopper::kLoaders > 1;
   const int warp = tw::warp_id() - tw::Shape::kWarps;
   if (warp < 0) {
     tw::take_registers<kMany ? 216 : 224>();
@@ -74,6 +81,6 @@ TW_KERNEL TW_LAUNCH_BOUNDS(tw::Hopper::kThreads, 1)
     tw::find_pieces_or_load(params, memory, warp);
   } else {
     tw::give_registers<32>();
-    tw::load_values(params, memory, warp - 4);
+    tw::load_values_or_queries(params, memory, warp - 4);
   }
 }

@@ -7,15 +7,18 @@
 
 namespace tw {
 
-// How a warp copies `rows` rows of `units` times 16 bytes into a matrix as wgmma takes it.
+// How a warp copies `rows` rows of `units` times 16 bytes into a matrix as wgmma takes it: eight
+// lanes a row, each the same unit of all blocks of columns, so that an address serves several
+// copies.
 template <i32 units, i32 rows>
 struct MatrixCopy {
-  using Rows = SwizzledRows<Hopper::kRowBytes / 16>;  // of one block of columns
-  static constexpr i32 kLanes = units <= 8 ? 8 : units <= 16 ? 16 : 32;
+  static constexpr i32 kLanes = Hopper::kRowBytes / 16;
+  using Rows = SwizzledRows<kLanes>;  // of one block of columns
+  static constexpr i32 kColumns = (units + kLanes - 1) / kLanes;
   static constexpr i32 kAtOnce = kWarpSize / kLanes;
   static constexpr i32 kPasses = rows / kAtOnce;
   static constexpr i32 kBatch = kPasses < 8 ? kPasses : 8;
-  static_assert(units <= 32 && rows % 8 == 0);
+  static_assert(rows % 8 == 0);
 
   // Of a row's address in the table: those that a thread copies lie together.
   TW_DEVICE static i32 table_index(i32 row) { return row % kAtOnce * kPasses + row / kAtOnce; }
@@ -24,10 +27,8 @@ struct MatrixCopy {
   TW_DEVICE static void copy(char* to, i32 column_bytes, i32 first, const char* const* table) {
     const u32 lane = static_cast<u32>(lane_id());
     const i32 unit = static_cast<i32>(lane % kLanes);
-    if (unit >= units) return;
     const i32 row = static_cast<i32>(lane / kLanes);  // and those kAtOnce further, a pass
-    const SharedPlace place =
-        shared_place(to + unit / 8 * column_bytes + Rows::offset(first + row, unit % 8));
+    const SharedPlace place = shared_place(to + Rows::offset(first + row, unit));
 #pragma unroll
     for (i32 begin = 0; begin < kPasses; begin += kBatch) {
       // Addresses are read before the first copy: a read between copies costs each of them three
@@ -37,21 +38,27 @@ struct MatrixCopy {
       for (i32 i = 0; i < kBatch; ++i) from[i] = table[row * kPasses + begin + i] + unit * 16;
 #pragma unroll
       for (i32 i = 0; i < kBatch; ++i) {
-        copy_async_16(Rows::below(place, (begin + i) * kAtOnce), from[i]);
+        const SharedPlace below = Rows::below(place, (begin + i) * kAtOnce);
+#pragma unroll
+        for (i32 column = 0; column < kColumns; ++column) {
+          if ((column + 1) * kLanes > units && column * kLanes + unit >= units) break;
+          copy_async_16(below + column * column_bytes, from[i] + column * Hopper::kRowBytes);
+        }
       }
     }
   }
 };
 
-// A warp's copies of blocks of keys or values by boxes, one a page and 64 elements, lane by lane.
-// What follows from the tile is kept in registers.
+// A warp's copies of its rows of blocks of keys or values by boxes, one a page and 64 elements,
+// lane by lane. What follows from the tile is kept in registers.
 template <bool kValues>
 class BoxCopy {
  public:
   static constexpr i32 kColumns = kValues ? Hopper::kValueColumns : Hopper::kHeadColumns;
-  static constexpr u32 kBytes = kColumns * Shape::kBlock * Hopper::kRowBytes;
+  static constexpr i32 kRows = Hopper::kLoaderRows;
+  static constexpr u32 kBytes = kColumns * kRows * Hopper::kRowBytes;
   // Boxes of a lane: they hold eight tokens or more.
-  static constexpr i32 kMost = (kColumns * Shape::kBlock / 8 + kWarpSize - 1) / kWarpSize;
+  static constexpr i32 kMost = (kColumns * kRows / 8 + kWarpSize - 1) / kWarpSize;
   struct Pages {
     i32 id[kMost];
   };
@@ -66,11 +73,11 @@ class BoxCopy {
         entries(piece.tile.segments[0].entries),
         // Rows of several tiles are read again.
         policy(piece.row.tiles == 1 ? evict_first() : keep_as_usual()) {
-    const i32 tokens = exist ? p.box_tokens[piece.tile.segments[0].level] : Shape::kBlock;
+    const i32 tokens = exist ? p.box_tokens[piece.tile.segments[0].level] : kRows;
     tokens_shift = lowest_bit(static_cast<u32>(tokens));
   }
 
-  // Those of the lane's boxes of the block whose first key is `begin`, of keys that there are.
+  // Those of the lane's boxes of the rows whose first key is `begin`, of keys that there are.
   TW_DEVICE Pages pages(i32 begin) const {
     Pages pages;
 #pragma unroll
@@ -96,10 +103,10 @@ class BoxCopy {
  private:
   // Of the lane's i-th box: 64 elements each, and the first of its rows.
   TW_DEVICE i32 column_of(i32 i) const {
-    return (((lane_id() + i * kWarpSize) << tokens_shift) / Shape::kBlock);
+    return ((lane_id() + i * kWarpSize) << tokens_shift) / kRows;
   }
   TW_DEVICE i32 row_of(i32 i) const {
-    return ((lane_id() + i * kWarpSize) << tokens_shift) % Shape::kBlock;
+    return ((lane_id() + i * kWarpSize) << tokens_shift) % kRows;
   }
 
   const BoxMap& map;

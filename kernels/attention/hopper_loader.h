@@ -71,7 +71,7 @@ class HopperLoader {
   TW_DEVICE HopperLoader(const HopperParams& params, HopperMemory& the_memory)
       : p(params), memory(the_memory) {}
 
-  // Queries, and what their rows are: as soon as a piece is found.
+  // Queries, as soon as a piece is found, and what their rows are where no other warp sets them up.
   TW_DEVICE void load_queries() {
     bool behind_few = false;
     for (u32 turn = 0;; ++turn) {
@@ -88,7 +88,7 @@ class HopperLoader {
       if (are_free) {
         for (i32 group = 0; group < Hopper::kGroups; ++group) copy_queries(few, group, turn);
       }
-      set_up_rows(piece);
+      if constexpr (!Hopper::kRowsApart) set_up_rows(piece);
       if (waits_for_results) {
         const u32 before = turn - 1;
         memory.piece[before % Hopper::kPieces].wait_empty(before / Hopper::kPieces + 1);
@@ -97,6 +97,9 @@ class HopperLoader {
       for (i32 group = 0; group < Hopper::kGroups; ++group) {
         if (!are_free) copy_queries(few, group, turn);
         land_copies();
+        if constexpr (Hopper::kRowsApart) {
+          wait_for(memory.rows[turn % Hopper::kPieces], turn / Hopper::kPieces);
+        }
         arrive_as_warp(memory.q[group].full);
       }
       behind_few = few;
@@ -104,32 +107,40 @@ class HopperLoader {
     }
   }
 
-  // Keys, or values: by loader `own`, of all blocks each kLoaders-th.
+  // What the rows of queries are, in a warp of its own.
+  TW_DEVICE void set_up_rows() {
+    for (u32 turn = 0;; ++turn) {
+      wait_for(memory.found[turn % Hopper::kPieces], turn / Hopper::kPieces);
+      HopperPiece& piece = memory.pieces[turn % Hopper::kPieces];
+      if (piece.kind == Piece::none) break;
+      set_up_rows(piece);
+      arrive_as_warp(memory.rows[turn % Hopper::kPieces]);
+      release(turn);
+    }
+  }
+
+  // Keys, or values: of all blocks the part-th kLoaderRows.
   template <bool kValues>
-  TW_DEVICE void load_blocks(i32 own) {
-    constexpr i32 kLoaders = kValues ? Hopper::kValueLoaders : Hopper::kKeyLoaders;
-    u32 index = static_cast<u32>(own);  // of the next block
-    u32 before = 0;                     // blocks of the tiles before
+  TW_DEVICE void load_blocks(i32 part) {
+    u32 index = 0;  // of the next block
     for_each_tile([&](const HopperPiece& piece) {
       const Tile& tile = piece.tile;
       const TileRows<kValues> rows(p, tile);
       const BoxCopy<kValues> boxes(p, piece);
       const plan::TileSpan span = tile.ranges;
-      constexpr i32 kStep = kLoaders * Shape::kBlock;
       // Blocks follow each other.
-      const i32 first = tile.block(tile.first_block) * Shape::kBlock;
+      const i32 first_row = part * Hopper::kLoaderRows;
+      i32 begin = tile.block(tile.first_block) * Shape::kBlock + first_row;
       const i32 end = tile.block(tile.part_end) * Shape::kBlock;
-      i32 begin = first + static_cast<i32>(index - before) * Shape::kBlock;
-      before += static_cast<u32>(piece.blocks());
       // Behind a row's last key there may be anything, which boxes would bring.
       const auto takes_boxes = [&](i32 key) {
-        return boxes.exist && key + Shape::kBlock <= rows.kv_len;
+        return boxes.exist && key + Hopper::kLoaderRows <= rows.kv_len;
       };
       // Pages of boxes are asked for a block ahead.
       typename BoxCopy<kValues>::Pages pages = {};
       if (begin < end && takes_boxes(begin)) pages = boxes.pages(begin);
 #pragma unroll 1
-      for (; begin < end; begin += kStep, index += kLoaders) {
+      for (; begin < end; begin += Shape::kBlock, ++index) {
         Handover& place = place_of<kValues>(index);
         place.wait_empty(index / kStages<kValues>);
         sync_warp();
@@ -137,38 +148,41 @@ class HopperLoader {
         if (by_boxes) {
           if (lane_id() == 0) mbarrier_arrive_expect(&place.full, BoxCopy<kValues>::kBytes);
           sync_warp();
-          boxes.copy(stage_of<kValues>(index, 0), begin, pages, place.full);
+          boxes.copy(stage_of<kValues>(index) + first_row * Hopper::kRowBytes, begin, pages,
+                     place.full);
         } else {
-          gather(rows, own, index, begin);
+          gather(rows, part, index, begin);
         }
-        if constexpr (!kValues) describe(rows, span, index, begin);
+        if constexpr (!kValues) describe(rows, span, part, index, begin);
         if (!by_boxes) land_copies();
         sync_warp();
         if (lane_id() == 0) mbarrier_arrive(&place.full, by_boxes ? 1 : Hopper::kFills);
-        const i32 next = begin + kStep;
+        const i32 next = begin + Shape::kBlock;
         if (next < end && takes_boxes(next)) pages = boxes.pages(next);
       }
     });
   }
 
  private:
-  // What those who compute must know of a block of keys.
-  TW_DEVICE void describe(const TileRows<false>& rows, const plan::TileSpan& span, u32 index,
-                          i32 begin) {
+  // What those who compute must know of a part of a block of keys.
+  TW_DEVICE void describe(const TileRows<false>& rows, const plan::TileSpan& span, i32 part,
+                          u32 index, i32 begin) {
+    const i32 first_row = part * Hopper::kLoaderRows;
+    const i32 block = begin - first_row;
     const bool full =
-        begin + Shape::kBlock <= rows.kv_len && span.is_full(begin, begin + Shape::kBlock);
+        block + Shape::kBlock <= rows.kv_len && span.is_full(block, block + Shape::kBlock);
     u32 bits = full ? HopperMemory::kFull : 0;
     if (!full || has_logits(p)) {
       bool regular = rows.plain;
 #pragma unroll 1
-      for (i32 i = lane_id(); i < Shape::kBlock; i += kWarpSize) {
-        const i32 page = rows.page_of(begin + i);
-        memory.positions[index % Hopper::kSteps][i] = rows.position_of(begin + i, page);
+      for (i32 i = first_row + lane_id(); i < first_row + Hopper::kLoaderRows; i += kWarpSize) {
+        const i32 page = rows.page_of(block + i);
+        memory.positions[index % Hopper::kSteps][i] = rows.position_of(block + i, page);
         regular = regular && rows.follows(page);
       }
       if (!any_of_warp(!regular)) bits |= HopperMemory::kRegular;
     }
-    if (lane_id() == 0) memory.block[index % Hopper::kSteps] = bits;
+    if (lane_id() == 0) memory.block[index % Hopper::kSteps][part] = bits;
   }
 
   // A lane a row; those of the last tile are known.
@@ -190,9 +204,22 @@ class HopperLoader {
     if (piece.kind == Piece::few_rows) {
       set_up_few_rows(piece);
     } else {
-#pragma unroll 1
-      for (i32 r = lane_id(); r < Shape::kRows; r += kWarpSize) set_up_row(piece, r);
+      set_up_many_rows(piece);
     }
+  }
+  TW_DEVICE void set_up_many_rows(HopperPiece& piece) {
+    bool is_plain = piece.slot < 0;
+#pragma unroll 1
+    for (i32 r = lane_id(); r < Shape::kRows; r += kWarpSize) {
+      set_up_row(piece, r);
+      const TileRow& row = piece.tile.rows[r];
+      piece.outputs[r] = r < piece.num_rows ? p.out + row.q_index * p.out_token +
+                                                  q_head_of_row(piece, r) * p.out_head
+                                            : nullptr;
+      is_plain = is_plain && !row.failed && !row.is_joined && row.q_index < p.out_tokens;
+    }
+    const bool all_are_plain = !any_of_warp(!is_plain);
+    if (lane_id() == 0) piece.is_plain = all_are_plain;
   }
 
   using QueryCopy = MatrixCopy<Shape::kHeadUnits, Shape::kDecodeRows>;
@@ -231,21 +258,22 @@ class HopperLoader {
     return memory.k[stage];
   }
   template <bool kValues>
-  TW_DEVICE char* stage_of(u32 block, i32 column) {
+  TW_DEVICE char* stage_of(u32 block) {
     const u32 stage = block % kStages<kValues>;
-    if constexpr (kValues) return memory.stages.v[stage][column];
-    return memory.stages.k[stage][column];
+    if constexpr (kValues) return memory.stages.v[stage][0];
+    return memory.stages.k[stage][0];
   }
 
-  // A block row by row.
+  // A part of a block row by row.
   template <bool kValues>
-  TW_DEVICE void gather(const TileRows<kValues>& rows, i32 own, u32 index, i32 begin) {
+  TW_DEVICE void gather(const TileRows<kValues>& rows, i32 part, u32 index, i32 begin) {
     using Copy = MatrixCopy<kValues ? Shape::kValueTiles : Shape::kHeadUnits, kHopperTableRows>;
-    const char** const table = kValues ? memory.v_rows[own] : memory.k_rows[own];
+    const char** const table = kValues ? memory.v_rows[part] : memory.k_rows[part];
+    const i32 first_row = part * Hopper::kLoaderRows;
     constexpr i32 kColumnBytes = Shape::kBlock * Hopper::kRowBytes;
     constexpr i32 kLaneRows = kHopperTableRows / kWarpSize;
 #pragma unroll 1
-    for (i32 first = 0; first < Shape::kBlock; first += kHopperTableRows) {
+    for (i32 first = 0; first < Hopper::kLoaderRows; first += kHopperTableRows) {
       const i32 key = begin + first + lane_id();
       i32 pages[kLaneRows];
 #pragma unroll
@@ -257,7 +285,7 @@ class HopperLoader {
             rows.address_of(key + j * kWarpSize, pages[j]);
       }
       sync_warp();
-      Copy::copy(stage_of<kValues>(index, 0), kColumnBytes, first, table);
+      Copy::copy(stage_of<kValues>(index), kColumnBytes, first_row + first, table);
     }
   }
 

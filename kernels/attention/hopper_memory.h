@@ -15,20 +15,22 @@ struct Hopper {
   static constexpr i32 kGroups = 2;  // warp groups that compute
   static constexpr i32 kGroupRows = Shape::kRows / kGroups;
   static constexpr i32 kThreads = hopper_threads(Spec::kHeadDim, Spec::kValueDim);
-  // Arrivals at a place of keys or values: with the bytes of its boxes, and behind all else.
-  static constexpr u32 kFills = 2;
   static constexpr i32 kStages = kHopperKeyStages;  // of keys
   // Of values, which stay a block longer.
   static constexpr i32 kValueStages =
       hopper_value_stages(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock);
-  // Warps that load them: one, or one a stage. Two that share a stage could take a phase of its
-  // mbarriers for the one after the next.
-  static constexpr bool kManyLoaders = hopper_has_many_loaders(Spec::kHeadDim, Spec::kValueDim);
-  static constexpr i32 kKeyLoaders = kManyLoaders ? kStages : 1;
-  static constexpr i32 kValueLoaders = kManyLoaders ? kValueStages : 1;
+  // Warps that load keys, and as many that load values: each has so many rows of every block.
+  static constexpr i32 kLoaders = hopper_loaders(Spec::kHeadDim, Spec::kValueDim);
+  static constexpr i32 kLoaderRows = Shape::kBlock / kLoaders;
+  // Whether a warp of its own sets up the rows of tiles, beside the one that copies their queries.
+  static constexpr bool kRowsApart = kLoaders > 1;
+  // Arrivals of a loader at a place: with the bytes of its boxes, and behind all else.
+  static constexpr u32 kFills = 2;
   static constexpr u32 kPieces = hopper_pieces(Spec::kHeadDim, Spec::kValueDim);
   // Of positions, which are read when their keys' place may be filled again.
   static constexpr i32 kSteps = 4;
+  static constexpr i32 kStoreBytes =
+      hopper_store_bytes(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock);
   static constexpr i32 kRowBytes = 128;  // a row of one block of columns, 64 elements
   static constexpr i32 kHeadColumns = round_up(Spec::kHeadDim, 64) / 64;
   static constexpr i32 kValueColumns = round_up(Spec::kValueDim, 64) / 64;
@@ -56,34 +58,38 @@ struct Handover {
   TW_DEVICE bool is_empty(u32 turn) { return mbarrier_test(&empty, (turn - 1) & 1); }
 };
 
-// A piece and its tile, whose rows are set up where their queries are loaded.
+// A piece and its tile, whose rows are set up when it is found.
 struct HopperPiece : Piece {
-  bool repeats;  // keys and queries of the piece before it, with another head
+  bool repeats;   // keys and queries of the piece before it, with another head
+  bool is_plain;  // of many rows: a complete output of each is asked for, and nothing failed
   TileOf<Shape::kRows> tile;
   // The positions that a row attends to, [begin, end); begin > end: not an interval.
   i32 row_begin[Shape::kRows];
   i32 row_end[Shape::kRows];
+  char* outputs[Shape::kRows];  // of many rows: where each goes, null where there is none
 
   TW_DEVICE i32 blocks() const { return tile.part_end - tile.first_block; }
 };
 
 struct HopperMemory {
   HopperStages stages;
+  alignas(128) char store_space[Shape::kWarps][Hopper::kStoreBytes > 0 ? Hopper::kStoreBytes : 16];
   HopperPiece pieces[Hopper::kPieces];
   Share share;
   i32 message;  // from one thread that computes to all of them
   // Of a block of keys: their positions, and what else there is to know, as bits.
   i32 positions[Hopper::kSteps][Shape::kBlock];
-  u32 block[Hopper::kSteps];
-  static constexpr u32 kFull = 1;     // every row of the tile attends to all its keys
+  u32 block[Hopper::kSteps][Hopper::kLoaders];  // as each loader sees its rows
+  static constexpr u32 kFull = 1;               // every row of the tile attends to all its keys
   static constexpr u32 kRegular = 2;  // key i of it is at position begin + i, as far as there are
   // Where the rows lie that are copied next.
   alignas(16) const char* q_rows[Shape::kRows];
-  alignas(16) const char* k_rows[Hopper::kKeyLoaders][kHopperTableRows];
-  alignas(16) const char* v_rows[Hopper::kValueLoaders][kHopperTableRows];
+  alignas(16) const char* k_rows[Hopper::kLoaders][kHopperTableRows];
+  alignas(16) const char* v_rows[Hopper::kLoaders][kHopperTableRows];
   Mbarrier found[Hopper::kPieces];  // its queries may be loaded: keys take longer to find
   Handover piece[Hopper::kPieces];
   Mbarrier loaded[Hopper::kPieces];  // no more keys of the tile are asked for
+  Mbarrier rows[Hopper::kPieces];    // they are set up, where that is a warp's own task
   Handover q[Hopper::kGroups];       // a group's rows
   Handover k[Hopper::kStages];
   Handover v[Hopper::kValueStages];
@@ -114,7 +120,8 @@ static_assert(kBlockForm == BlockForm::span);
 
 // By one thread; then a barrier.
 TW_DEVICE void init_mbarriers(HopperMemory& memory) {
-  constexpr u32 kLoaders = 1 + Hopper::kKeyLoaders + Hopper::kValueLoaders;  // warps
+  constexpr u32 kLoaders = 1 + (Hopper::kRowsApart ? 1 : 0) + 2 * Hopper::kLoaders;  // warps
+  constexpr u32 kFills = Hopper::kFills * Hopper::kLoaders;
   const auto init = [](Handover& place, u32 fills, u32 releases = Shape::kWarps) {
     mbarrier_init(&place.full, fills);
     mbarrier_init(&place.empty, releases);
@@ -124,14 +131,15 @@ TW_DEVICE void init_mbarriers(HopperMemory& memory) {
     mbarrier_init(&memory.found[i], 1);
     init(memory.piece[i], 1, Shape::kWarps + kLoaders);
     mbarrier_init(&memory.loaded[i], kLoaders);
+    mbarrier_init(&memory.rows[i], 1);
   }
 #pragma unroll
   for (i32 i = 0; i < Hopper::kStages; ++i) {
-    init(memory.k[i], Hopper::kFills);
+    init(memory.k[i], kFills);
   }
 #pragma unroll
   for (i32 i = 0; i < Hopper::kValueStages; ++i) {
-    init(memory.v[i], Hopper::kFills);
+    init(memory.v[i], kFills);
   }
 #pragma unroll
   for (i32 i = 0; i < Hopper::kGroups; ++i) {

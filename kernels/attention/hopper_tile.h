@@ -9,6 +9,7 @@
 #pragma once
 
 #include "attention/hopper_memory.h"
+#include "attention/hopper_store.h"
 #include "attention/scores.h"
 #include "attention/store_tile.h"
 
@@ -49,7 +50,7 @@ class HopperTile {
     i32 left = uniform(piece->blocks());
     memory.q[group].wait_full(turns.pieces);
     if (left > 0) {
-      bool moved;
+      bool moved = false;  // there is nothing to rescale before the second block
       Weights weights = {};
       {
         Scores scores;
@@ -62,7 +63,7 @@ class HopperTile {
         hold_registers(scores);
         give_back_keys();
         if (left == 1) give_back_queries();
-        moved = scores_to_weights(block, scores);
+        scores_to_weights(block, scores);
         pack_weights(scores, weights);
         ++turns.blocks;
       }
@@ -123,7 +124,7 @@ class HopperTile {
 
   // Stores the tile's rows: in a slot, or where complete rows go.
   TW_DEVICE void finish() {
-    if (!few_rows || join_groups()) {
+    if ((!few_rows || join_groups()) && !store_plain_rows()) {
       store_rows_of_warp<16>(
           p, piece->tile, piece->slot, few_rows ? 0 : warp_id() * 16,
           [&](i32 i) -> const SoftmaxRow& { return rows[i]; },
@@ -136,6 +137,15 @@ class HopperTile {
     }
     arrive_as_warp(memory.piece[turns.pieces % Hopper::kPieces].empty);
     ++turns.pieces;
+  }
+
+  TW_DEVICE bool store_plain_rows() {
+    using Plain = PlainRows<Spec::Out>;
+    if constexpr (few_rows || !Plain::kExist) {
+      return false;
+    } else {
+      return Plain(p, *piece, warp_id() * 16, memory.store_space[warp_id()]).store(rows, o);
+    }
   }
 
   // Whether this warp computes rows that there are.
@@ -237,7 +247,8 @@ class HopperTile {
   }
 
   TW_DEVICE u32 block_of_keys() const {
-    return static_cast<u32>(uniform(static_cast<i32>(memory.block[turns.blocks % Hopper::kSteps])));
+    const u32(&parts)[Hopper::kLoaders] = memory.block[turns.blocks % Hopper::kSteps];
+    return static_cast<u32>(uniform(static_cast<i32>(parts[0] & parts[Hopper::kLoaders - 1])));
   }
 
   // Of a block's, the group's first.
@@ -269,37 +280,27 @@ class HopperTile {
       if (full) continue;
       const i32 begin = piece->row_begin[r];
       const i32 end = piece->row_end[r];
-      if ((block & HopperMemory::kRegular) != 0 && !any_of_warp(begin > end)) {
-        mask_interval(half, begin, end, tiles);
-      } else {
-        mask_row(p, piece->tile, r, half, positions, tiles);
-      }
+      const bool is_interval = (block & HopperMemory::kRegular) != 0 && !any_of_warp(begin > end);
+      // To test bits is one instruction for seven of them, to compare one each.
+      keep_columns(is_interval ? columns_between(begin, end)
+                               : attended_columns<kKeyTiles>(p, piece->tile, r, positions),
+                   half, tiles);
     }
   }
 
-  // What is not at [begin, end) becomes -inf, of keys that follow each other.
-  TW_DEVICE void mask_interval(i32 half, i32 begin, i32 end, float (&tiles)[kKeyTiles][4]) {
+  // Of keys that follow each other, this lane's at positions [begin, end).
+  TW_DEVICE u32 columns_between(i32 begin, i32 end) const {
     const Tile& tile = piece->tile;
     const i32 first =
         memory.positions[turns.blocks % Hopper::kSteps][0] + first_key() + lane_id() % 4 * 2;
     const i32 past = tile.kv_pos + tile.kv_len;
-    const i32 columns = (end < past ? end : past) - first;
-#pragma unroll
-    for (i32 n = 0; n < kKeyTiles; ++n) {
-#pragma unroll
-      for (i32 e = 0; e < 2; ++e) {
-        if (n * 8 + e >= columns) tiles[n][half * 2 + e] = -kInfinity;
-      }
-    }
-    if (!any_of_warp(begin > first)) return;
-    const i32 before = begin > first ? begin - first : 0;
-#pragma unroll
-    for (i32 n = 0; n < kKeyTiles; ++n) {
-#pragma unroll
-      for (i32 e = 0; e < 2; ++e) {
-        if (n * 8 + e < before) tiles[n][half * 2 + e] = -kInfinity;
-      }
-    }
+    // Of numbers without a sign: of `a > b ? a - b : 0` NVRTC 13.0 makes the maximum of a
+    // difference that may not fit and 0.
+    const auto before = [&](i32 position) {
+      const i32 at = position > first ? position : first;
+      return columns_before(static_cast<u32>(at) - static_cast<u32>(first));
+    };
+    return before(end < past ? end : past) & ~before(begin);
   }
 
   // Scores become weights. True: the reference of some row of the warp moved, and outputs so far

@@ -16,15 +16,15 @@ constexpr int kDecodeWarps = 4;  // the others set up pieces and help to store
 
 constexpr int kHopperWarps = 8;  // that compute: two warp groups
 
-// Whether each stage of keys and of values has a warp of its own that loads it. One for all can not
+// Warps that load keys, each its part of every block, and as many that load values. One can not
 // keep up with the products where rows are copied one by one, nor with decoding; but more take a
 // fourth warp group, and with it the compiler has but 128 registers for an instruction: too few for
 // large heads.
-constexpr bool hopper_has_many_loaders(int head_dim, int value_dim) {
-  return head_dim <= 128 && value_dim <= 128;
+constexpr int hopper_loaders(int head_dim, int value_dim) {
+  return head_dim <= 128 && value_dim <= 128 ? 2 : 1;
 }
 constexpr int hopper_threads(int head_dim, int value_dim) {
-  return 128 * (hopper_has_many_loaders(head_dim, value_dim) ? 4 : 3);
+  return 128 * (hopper_loaders(head_dim, value_dim) > 1 ? 4 : 3);
 }
 constexpr int kHopperTableRows = 64;  // that a warp copies one by one at a time
 
@@ -84,18 +84,27 @@ constexpr int hopper_value_stages(int head_dim, int value_dim, int block) {
   const int keys = (kTileRows + kHopperKeyStages * block) * hopper_row_bytes(head_dim);
   return keys + 3 * block * hopper_row_bytes(value_dim) <= 192 * 1024 ? 3 : 2;
 }
-// What attention_shared_bytes counts, of Hopper's kernel (hopper_memory.h).
-constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block) {
+// What attention_shared_bytes counts, of Hopper's kernel (hopper_memory.h), but for what follows.
+constexpr int hopper_bytes_to_compute(int head_dim, int value_dim, int block) {
   const int stages =
       kTileRows * hopper_row_bytes(head_dim) +
       block * (kHopperKeyStages * hopper_row_bytes(head_dim) +
                hopper_value_stages(head_dim, value_dim, block) * hopper_row_bytes(value_dim));
-  const int piece = 128 + kTileRows * (16 + 4 + 8) + 8 * 32 + 16 + 64;
+  const int piece = 128 + kTileRows * (16 + 4 + 8 + 8) + 8 * 32 + 16 + 64;
   const int pieces = hopper_pieces(head_dim, value_dim) * piece + 96;
-  const int loaders = hopper_has_many_loaders(head_dim, value_dim) ? 5 : 2;
-  const int addresses = (kTileRows + loaders * kHopperTableRows) * 8;
+  const int loaders = hopper_loaders(head_dim, value_dim);
+  const int addresses = (kTileRows + 2 * loaders * kHopperTableRows) * 8;
   const int bytes = stages + pieces + 4 * block * 4 + addresses + 512;
   return round_up(bytes, 1024);
+}
+// A warp's, for eight rows of 64 outputs on their way to memory; none where there is no room.
+constexpr int hopper_store_bytes(int head_dim, int value_dim, int block) {
+  const int free = 227 * 1024 - hopper_bytes_to_compute(head_dim, value_dim, block);
+  return free >= kHopperWarps * 1024 ? 1024 : 0;
+}
+constexpr int hopper_shared_bytes(int head_dim, int value_dim, int block) {
+  return hopper_bytes_to_compute(head_dim, value_dim, block) +
+         kHopperWarps * hopper_store_bytes(head_dim, value_dim, block);
 }
 // Where few rows' results are joined there are 24 units of 512 bytes for each 64 elements of a
 // query; eight columns of a value take one, the sums of weights another.

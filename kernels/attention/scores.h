@@ -49,6 +49,34 @@ TW_DEVICE void mask_row(const AttentionParams& p, const TileOf<most_rows>& tile,
   }
 }
 
+// A bit for each of the lane's columns of a row: whether the row attends to it.
+template <i32 kTiles, i32 most_rows>
+TW_DEVICE u32 attended_columns(const AttentionParams& p, const TileOf<most_rows>& tile, i32 r,
+                               const i32* positions) {
+  static_assert(kTiles * 2 <= 32);
+  const auto row = Variant::mask_row(query_row(p, tile, r), p.params);
+  u32 bits = 0;
+#pragma unroll 1
+  for (i32 i = 0; i < kTiles * 2; ++i) {
+    const i32 position = positions[i / 2 * 8 + i % 2];
+    if (position != kNoKey && Variant::mask(row, position, p.params)) bits |= 1U << i;
+  }
+  return bits;
+}
+// Those before `column`, which counts from the lane's first one.
+TW_DEVICE u32 columns_before(u32 column) {
+  const u32 count = column / 8 * 2 + (column % 8 < 2 ? column % 8 : 2);
+  return count < 32 ? (1U << count) - 1 : ~0U;
+}
+// Others than those become -inf.
+template <i32 kTiles>
+TW_DEVICE void keep_columns(u32 kept, i32 half, float (&scores)[kTiles][4]) {
+#pragma unroll
+  for (i32 i = 0; i < kTiles * 2; ++i) {
+    if ((kept >> i & 1) == 0) scores[i / 2][half * 2 + i % 2] = -kInfinity;
+  }
+}
+
 // Over the whole row.
 template <i32 kTiles>
 TW_DEVICE float largest_of_row(i32 half, const float (&scores)[kTiles][4]) {

@@ -233,21 +233,22 @@ TW_DEVICE void set_up_keys(const AttentionParams& p, const Piece& piece, TileKey
   tile.kv_pos = row.kv_pos;
   tile.level = row.level;
   tile.first_block = piece.begin;
-  tile.num_segments = 1;
-  tile.plain = p.plan.interleave.world == 1;
-  if (rows_are_requests(p)) {
-    set_up_segment(p, {0, row.index, row.kv_len, -1}, row.kv_len, tile.segments[0], tile);
-    return;
+  // The only one, or the last of the chain.
+  plan::Segment segment = {0, row.index, row.kv_len, -1};
+  i32 depth = 1;
+  if (!rows_are_requests(p)) {
+    segment = p.plan.segments[row.segment];
+    for (i32 s = segment.parent; s >= 0; s = p.plan.segments[s].parent) ++depth;
   }
-  i32 depth = 0;
-  for (i32 s = row.segment; s >= 0; s = p.plan.segments[s].parent) ++depth;
   tile.num_segments = depth;
-  tile.plain = tile.plain && depth == 1;
+  tile.plain = p.plan.interleave.world == 1 && depth == 1;
   i32 key_end = row.kv_len;
-  for (i32 s = row.segment; s >= 0; s = p.plan.segments[s].parent) {
-    const plan::Segment segment = p.plan.segments[s];
+#pragma unroll 1
+  for (;;) {
     set_up_segment(p, segment, key_end, tile.segments[--depth], tile);
+    if (depth == 0) break;
     key_end -= segment.kv_len;
+    segment = p.plan.segments[segment.parent];
   }
 }
 
@@ -338,13 +339,17 @@ TW_DEVICE i64 token_of_row(const AttentionParams& p, const Piece& piece, i32 r) 
   return p.plan.token_of(piece.row, packed / Spec::kGroupSize);
 }
 
+// Of a tile's row.
+TW_DEVICE i32 q_head_of_row(const Piece& piece, i32 r) {
+  const i32 packed = piece.item.tile * Shape::kRows + r;
+  return piece.head * Spec::kGroupSize + packed % Spec::kGroupSize;
+}
+
 // The row's query; null where there is none.
 TW_DEVICE const char* query_of_row(const AttentionParams& p, const Piece& piece, i32 r) {
   const i64 token = token_of_row(p, piece, r);
   if (r >= piece.num_rows || token >= p.out_tokens) return nullptr;
-  const i32 packed = piece.item.tile * Shape::kRows + r;
-  const i32 head = piece.head * Spec::kGroupSize + packed % Spec::kGroupSize;
-  return p.q + token * p.q_token + head * p.q_head;
+  return p.q + token * p.q_token + q_head_of_row(piece, r) * p.q_head;
 }
 
 // What becomes of a row's outputs, which waits for memory twice.
