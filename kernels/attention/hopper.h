@@ -35,14 +35,14 @@ TW_DEVICE void find_pieces_or_load(const HopperParams& p, HopperMemory& memory, 
   if (warp == 0) {
     HopperPlanner(p, memory).run();
   } else if (warp == 1) {
-    if constexpr (Hopper::kRowsApart) {
+    if constexpr (Hopper::kManyLoaders) {
       HopperLoader(p, memory).set_up_rows();
     } else {
       HopperLoader(p, memory).load_queries();
     }
   } else if (warp < 2 + Hopper::kLoaders) {
     HopperLoader(p, memory).load_blocks<false>(warp - 2);
-  } else if constexpr (Hopper::kLoaders == 1) {
+  } else if constexpr (!Hopper::kManyLoaders) {
     HopperLoader(p, memory).load_blocks<true>(0);
   }
 }
@@ -71,7 +71,7 @@ TW_KERNEL TW_LAUNCH_BOUNDS(tw::Hopper::kThreads, 1)
   tw::sync_block();
   tw::wait_for_previous_kernel();
   // All together as many registers as an SM has.
-  constexpr bool kMany = tw::Hopper::kLoaders > 1;
+  constexpr bool kMany = tw::Hopper::kManyLoaders;
   const int warp = tw::warp_id() - tw::Shape::kWarps;
   if (warp < 0) {
     tw::take_registers<kMany ? 216 : 224>();

@@ -88,7 +88,7 @@ class HopperLoader {
       if (are_free) {
         for (i32 group = 0; group < Hopper::kGroups; ++group) copy_queries(few, group, turn);
       }
-      if constexpr (!Hopper::kRowsApart) set_up_rows(piece);
+      if constexpr (!Hopper::kManyLoaders) set_up_rows(piece);
       if (waits_for_results) {
         const u32 before = turn - 1;
         memory.piece[before % Hopper::kPieces].wait_empty(before / Hopper::kPieces + 1);
@@ -97,7 +97,7 @@ class HopperLoader {
       for (i32 group = 0; group < Hopper::kGroups; ++group) {
         if (!are_free) copy_queries(few, group, turn);
         land_copies();
-        if constexpr (Hopper::kRowsApart) {
+        if constexpr (Hopper::kManyLoaders) {
           wait_for(memory.rows[turn % Hopper::kPieces], turn / Hopper::kPieces);
         }
         arrive_as_warp(memory.q[group].full);

@@ -22,8 +22,9 @@ struct Hopper {
   // Warps that load keys, and as many that load values: each has so many rows of every block.
   static constexpr i32 kLoaders = hopper_loaders(Spec::kHeadDim, Spec::kValueDim);
   static constexpr i32 kLoaderRows = Shape::kBlock / kLoaders;
-  // Whether a warp of its own sets up the rows of tiles, beside the one that copies their queries.
-  static constexpr bool kRowsApart = kLoaders > 1;
+  // Whether there is a fourth warp group. Then a warp of its own sets up the rows of tiles, beside
+  // the one that copies their queries.
+  static constexpr bool kManyLoaders = kLoaders > 1;
   // Arrivals of a loader at a place: with the bytes of its boxes, and behind all else.
   static constexpr u32 kFills = 2;
   static constexpr u32 kPieces = hopper_pieces(Spec::kHeadDim, Spec::kValueDim);
@@ -120,7 +121,8 @@ static_assert(kBlockForm == BlockForm::span);
 
 // By one thread; then a barrier.
 TW_DEVICE void init_mbarriers(HopperMemory& memory) {
-  constexpr u32 kLoaders = 1 + (Hopper::kRowsApart ? 1 : 0) + 2 * Hopper::kLoaders;  // warps
+  // Warps that use a piece and do not compute: of queries, rows, keys and values.
+  constexpr u32 kHelpers = 1 + (Hopper::kManyLoaders ? 1 : 0) + 2 * Hopper::kLoaders;
   constexpr u32 kFills = Hopper::kFills * Hopper::kLoaders;
   const auto init = [](Handover& place, u32 fills, u32 releases = Shape::kWarps) {
     mbarrier_init(&place.full, fills);
@@ -129,8 +131,8 @@ TW_DEVICE void init_mbarriers(HopperMemory& memory) {
 #pragma unroll
   for (u32 i = 0; i < Hopper::kPieces; ++i) {
     mbarrier_init(&memory.found[i], 1);
-    init(memory.piece[i], 1, Shape::kWarps + kLoaders);
-    mbarrier_init(&memory.loaded[i], kLoaders);
+    init(memory.piece[i], 1, Shape::kWarps + kHelpers);
+    mbarrier_init(&memory.loaded[i], kHelpers);
     mbarrier_init(&memory.rows[i], 1);
   }
 #pragma unroll

@@ -111,6 +111,16 @@ void make(OwnedSchedule& owned, const Blocks& blocks) {
                 [](Row* begin, Row* end, const SortRows& order) { std::sort(begin, end, order); });
 }
 
+struct RandomSchedule {
+  explicit RandomSchedule(std::mt19937& random)
+      : scenario(random_scenario(random)), owned(scenario.config, scenario.rows) {
+    make(owned, scenario.blocks);
+  }
+
+  const Scenario scenario;
+  OwnedSchedule owned;
+};
+
 // (row, head, tile, block) in one number; block -1 is the item itself, which must be finished even
 // without blocks.
 std::uint64_t unit(const Row& row, const Item& item, std::int32_t block) {
@@ -159,10 +169,9 @@ TEST(Schedule, EveryUnitExactlyOnce) {
   std::mt19937 random(1);
   for (int round = 0; round < 1000; ++round) {
     SCOPED_TRACE(round);
-    const Scenario scenario = random_scenario(random);
-    OwnedSchedule owned(scenario.config, scenario.rows);
-    make(owned, scenario.blocks);
-    const Schedule& s = owned.get();
+    RandomSchedule made(random);
+    const Scenario& scenario = made.scenario;
+    const Schedule& s = made.owned.get();
     std::vector<std::uint64_t> units;
     std::size_t items = 0;
     const auto add = [&](const Item& item, std::int32_t begin, std::int32_t end) {
@@ -205,10 +214,9 @@ TEST(Schedule, SharesAreWithinOneFixedCostAndOneBlock) {
   int divided = 0;
   for (int round = 0; round < 3000; ++round) {
     SCOPED_TRACE(round);
-    const Scenario scenario = random_scenario(random);
-    OwnedSchedule owned(scenario.config, scenario.rows);
-    make(owned, scenario.blocks);
-    const Schedule& s = owned.get();
+    RandomSchedule made(random);
+    const Scenario& scenario = made.scenario;
+    const Schedule& s = made.owned.get();
     const Header& h = *s.header;
     if (h.b_items == 0) continue;
     const CostModel& cost = s.config.cost;
@@ -249,10 +257,9 @@ TEST(Schedule, SplitsNameTheSlotsThatWorkersWrite) {
   int splits_seen = 0;
   for (int round = 0; round < 3000; ++round) {
     SCOPED_TRACE(round);
-    const Scenario scenario = random_scenario(random);
-    OwnedSchedule owned(scenario.config, scenario.rows);
-    make(owned, scenario.blocks);
-    const Schedule& s = owned.get();
+    RandomSchedule made(random);
+    const Scenario& scenario = made.scenario;
+    const Schedule& s = made.owned.get();
     // The slots that workers write, by item, in the order of blocks.
     std::map<std::int64_t, std::vector<std::int32_t>> written;
     std::set<std::int32_t> slots;
@@ -517,13 +524,12 @@ TEST(Schedule, EveryWorkerHasOnePlace) {
   std::mt19937 random(7);
   for (int round = 0; round < 1000; ++round) {
     SCOPED_TRACE(round);
-    const Scenario scenario = random_scenario(random);
-    OwnedSchedule owned(scenario.config, scenario.rows);
-    make(owned, scenario.blocks);
+    RandomSchedule made(random);
+    const Schedule& s = made.owned.get();
     std::set<std::int32_t> workers;
-    for (std::int32_t place = 0; place < scenario.config.workers; ++place) {
-      const std::int32_t worker = worker_at(scenario.config, *owned.get().header, place);
-      ASSERT_TRUE(0 <= worker && worker < scenario.config.workers);
+    for (std::int32_t place = 0; place < s.config.workers; ++place) {
+      const std::int32_t worker = worker_at(s.config, *s.header, place);
+      ASSERT_TRUE(0 <= worker && worker < s.config.workers);
       ASSERT_TRUE(workers.insert(worker).second) << worker;
     }
   }
