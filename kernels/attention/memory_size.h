@@ -14,6 +14,11 @@ constexpr int kDecodeRows = 16;  // tiles of no more rows take the decode path
 constexpr int kDecodeKeys = 16;  // that a warp takes at a time
 constexpr int kDecodeWarps = 4;  // the others set up pieces and help to store
 
+// Of a worker's slot for partial results of a tile.
+constexpr int slot_rows(bool decode_only) {
+  return decode_only ? kDecodeRows : kTileRows;
+}
+
 constexpr int kHopperWarps = 8;  // that compute: two warp groups
 
 // Warps that load keys, each its part of every block, and as many that load values. One can not

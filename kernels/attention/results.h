@@ -26,9 +26,10 @@ TW_DEVICE i32 slot_of(const AttentionParams& p, i32 slot, i32 head) {
 
 // Row `r` of a tile in a slot: rows' outputs, and behind them their m and l side by side.
 TW_DEVICE Partial row_of_slot(const AttentionParams& p, i32 slot, i32 r) {
-  constexpr i32 kSlot = Shape::kRows * (Spec::kValueDim + 2);
+  constexpr i32 kRows = slot_rows(Spec::kDecodeOnly);
+  constexpr i32 kSlot = kRows * (Spec::kValueDim + 2);
   float* const o = p.slots + static_cast<i64>(slot) * kSlot;
-  float* const sums = o + Shape::kRows * Spec::kValueDim + 2 * r;
+  float* const sums = o + kRows * Spec::kValueDim + 2 * r;
   return {o + r * Spec::kValueDim, sums, sums + 1};
 }
 

@@ -188,6 +188,18 @@ plan::Config kernel_config(const Attention& attention, const CudaShape& shape, i
   return config;
 }
 
+DevicePlan::Configs kernel_configs(const Attention& attention, const CudaShape& requests,
+                                   const CudaShape& rows, int num_sms, std::int64_t l2_bytes,
+                                   const Limits& limits) {
+  const auto config = [&](const CudaShape& shape) {
+    return kernel_config(attention, shape, num_sms, l2_bytes, limits);
+  };
+  const auto slot_rows = [](const CudaShape& shape) {
+    return tw::slot_rows(shape.kind == KernelKind::decode);
+  };
+  return {config(requests), config(rows), slot_rows(requests), slot_rows(rows)};
+}
+
 AttentionLaunch attention_launch(const DevicePlan& plan, const DevicePlan::Part& part,
                                  const CudaShape& shape, int num_sms, const CudaCall& call,
                                  cuda::BoxMaps& boxes) {

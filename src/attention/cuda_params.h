@@ -15,6 +15,11 @@ namespace tilewright {
 plan::Config kernel_config(const Attention& attention, const CudaShape& shape, int num_sms,
                            std::int64_t l2_bytes, const Limits& limits);
 
+// Of both kernels of a plan, see PlanUses.
+DevicePlan::Configs kernel_configs(const Attention& attention, const CudaShape& requests,
+                                   const CudaShape& rows, int num_sms, std::int64_t l2_bytes,
+                                   const Limits& limits);
+
 struct AttentionLaunch {
   // Of both kernels: what they are given is the first `params_bytes` of it, or AttentionParams.
   tw::HopperParams params;

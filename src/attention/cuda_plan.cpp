@@ -61,10 +61,9 @@ std::vector<DevicePlan::Configs> CudaPlan::configs_of(const std::vector<Attentio
   const std::vector<Chosen> chosen = choose(attentions, limits);
   std::vector<DevicePlan::Configs> configs;
   for (std::size_t i = 0; i < attentions.size(); ++i) {
-    const auto of = [&](const CudaKernels::Kernel& kernel) {
-      return kernel_config(attentions[i], kernel.shape, device.num_sms, device.l2_bytes, limits);
-    };
-    configs.push_back({of(*chosen[i].requests), of(*chosen[i].rows)});
+    configs.push_back(kernel_configs(attentions[i], chosen[i].requests->shape,
+                                     chosen[i].rows->shape, device.num_sms, device.l2_bytes,
+                                     limits));
   }
   return configs;
 }
@@ -91,6 +90,8 @@ CudaPlan::CudaPlan(const std::vector<Attention>& attentions, const Limits& limit
   }
   plan_.lay_out(base);
   cuda::fill_bytes(base, 0, plan_.state_bytes(), Stream{});
+  // status() reads a header that no update has written, where the only one was captured.
+  cuda::fill_bytes(plan_.parts()[0].memory.schedule.header, 0, sizeof(plan::Header), Stream{});
   cuda::synchronize(Stream{});
 }
 
@@ -179,7 +180,6 @@ std::vector<std::int32_t> CudaPlan::status() const {
   cuda::copy_to_host(&turn, &plan_.parts()[0].view.schedule.header->status_turn, sizeof(turn),
                      last_stream_);
   cuda::synchronize(last_stream_);
-  // Nobody has written the turn where the only update so far was captured, and never ran.
   const auto first = words.begin() + static_cast<std::ptrdiff_t>(stride) * (turn & 1);
   return {first, first + num_requests_};
 }

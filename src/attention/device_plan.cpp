@@ -27,6 +27,11 @@ std::size_t round_up(std::size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
+// One of each head of a worker's items.
+std::int64_t slot_pairs_of(const plan::Config& config) {
+  return std::int64_t{config.workers} * config.max_heads;
+}
+
 }  // namespace
 
 // Hands out pieces of a workspace that may not be there yet.
@@ -74,6 +79,9 @@ DevicePlan::DevicePlan(const std::vector<Attention>& attentions, const Limits& l
     part.memory.schedule.config = configs[i].requests;
     part.memory.schedule.config.heads_differ = heads_differ;
     part.row_config = configs[i].rows;
+    part.most_slot_rows =
+        std::max(2 * slot_pairs_of(configs[i].requests) * configs[i].request_slot_rows,
+                 2 * slot_pairs_of(configs[i].rows) * configs[i].row_slot_rows);
     part.row_config.heads_differ = heads_differ;
     part.memory.batch_invariant = limits.determinism == Determinism::batch_invariant;
     part.mask = add_mask(masks_, attention.spec().variant);
@@ -92,21 +100,21 @@ bool DevicePlan::heads_may_differ(const Part& part) const {
          (limits_.block_structures && spec.variant.mask.defined() && spec.num_kv_heads > 1);
 }
 
-int DevicePlan::most_slots() const {
-  int most = 0;
+int DevicePlan::slot_pairs() const {
+  std::int64_t most = 0;
   for (const Part& part : parts_) {
     for (const plan::Config* config : {&part.memory.schedule.config, &part.row_config}) {
-      most = std::max(most, config->workers * config->max_heads);
+      most = std::max(most, slot_pairs_of(*config));
     }
   }
-  return most;
+  return static_cast<int>(most);
 }
 
 std::size_t DevicePlan::state_bytes() const {
   const auto words = 2 * (static_cast<std::size_t>(limits_.requests) + 1);
   return round_up(words * sizeof(std::uint32_t)) + round_up(sizeof(std::uint32_t)) +
          round_up(sizeof(std::int32_t)) +
-         round_up(static_cast<std::size_t>(most_slots()) * sizeof(std::int32_t));
+         round_up(static_cast<std::size_t>(slot_pairs()) * sizeof(std::int32_t));
 }
 
 std::size_t DevicePlan::lay_out(std::byte* base) {
@@ -114,7 +122,7 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
   pieces.take_array(status_.words, 2 * (limits_.requests + 1));
   pieces.take_array(status_.blocks, 1);
   pieces.take_array(run_memory_.a_taken, 1);
-  pieces.take_array(run_memory_.arrivals, most_slots());
+  pieces.take_array(run_memory_.arrivals, slot_pairs());
   const std::int64_t rows = limits_.requests * limits_.levels;
   std::memset(params_.data(), 0, params_.size());
   std::size_t slots = 0;
@@ -141,8 +149,7 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
     const AttentionSpec& spec = parts_[i].attention.spec();
     // A row's partial result: the sums, the maximum and the sum of weights.
     const std::size_t row_bytes = (static_cast<std::size_t>(spec.value_dim()) + 2) * sizeof(float);
-    slots = std::max(slots, 2 * static_cast<std::size_t>(most_slots()) *
-                                round_up(row_bytes * static_cast<std::size_t>(config.tile_rows)));
+    slots = std::max(slots, row_bytes * static_cast<std::size_t>(parts_[i].most_slot_rows));
     levels = std::max(levels, round_up(row_bytes * static_cast<std::size_t>(limits_.q_tokens) *
                                        static_cast<std::size_t>(spec.num_qo_heads)));
   }
@@ -155,7 +162,7 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
                                        limits_.kv_len, part.memory.schedule.config.block_tokens)));
     }
     pieces.take_array(run_memory_.needed_blocks,
-                      std::int64_t{most_slots()} * run_memory_.most_blocks);
+                      std::int64_t{slot_pairs()} * run_memory_.most_blocks);
   }
   run_memory_.levels =
       pieces.take(limits_.levels > 1 ? levels * static_cast<std::size_t>(limits_.levels) : 0);

@@ -40,6 +40,7 @@ class DevicePlan {
     Attention attention;
     plan::View memory;                     // pointers into the workspace, and the config
     plan::Config row_config;               // where rows are not simply the requests
+    std::int64_t most_slot_rows = 0;       // of partial results, in all slots
     plan::View view;                       // of the last update: with the caller's tables
     std::int32_t mask = 0;                 // in masks()
     std::vector<std::size_t> mask_params;  // of the attention's parameters, by the mask's own
@@ -62,6 +63,9 @@ class DevicePlan {
   struct Configs {
     plan::Config requests;
     plan::Config rows;
+    // tw::slot_rows of the two kernels.
+    std::int32_t request_slot_rows;
+    std::int32_t row_slot_rows;
   };
   // Arguments are checked by Plan. `configs`: of the attentions.
   DevicePlan(const std::vector<Attention>& attentions, const Limits& limits,
@@ -98,8 +102,8 @@ class DevicePlan {
                            plan::UpdateArrays& arrays) const;
   plan::PartInput& input_of(std::size_t part);
 
-  // Pairs of slots: one of each head of a worker's items.
-  int most_slots() const;
+  // Of any attention, the most: see slot_pairs_of.
+  int slot_pairs() const;
   // Whether the heads' tiles may need different blocks: in some update under the limits.
   bool heads_may_differ(const Part& part) const;
 

@@ -47,7 +47,7 @@ std::vector<DevicePlan::Configs> configs_of(const std::vector<Attention>& attent
     own.num_kv_heads = attention.spec().num_kv_heads;
     own.group_size = attention.spec().group_size();
     own.heads_per_group = std::min(own.heads_per_group, own.num_kv_heads);
-    configs.push_back({own, own});
+    configs.push_back({own, own, own.tile_rows, own.tile_rows});
   }
   return configs;
 }

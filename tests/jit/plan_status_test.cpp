@@ -215,5 +215,21 @@ TEST(DescribeStatus, HasEveryBit) {
   EXPECT_EQ(describe_status(256), "256 (no bit of this version)");
 }
 
+// Tiles of decoding have few rows, and so have their partial results.
+TEST(PlanWorkspace, OfDecodingAlone) {
+  fake_cuda();
+  AttentionSpec of_llama;
+  of_llama.num_qo_heads = 32;
+  of_llama.num_kv_heads = 8;
+  of_llama.head_dim = 128;
+  const Attention attention(of_llama, kGpu);
+  const auto bytes = [&](std::int64_t q_len) {
+    return Plan::workspace_bytes({attention}, Limits{64, 64 * q_len, q_len, 4096});
+  };
+  EXPECT_GT(bytes(1), std::size_t{1} << 20);
+  EXPECT_LT(bytes(1), std::size_t{20} << 20);
+  EXPECT_GT(bytes(64), bytes(1));
+}
+
 }  // namespace
 }  // namespace tilewright::test
