@@ -26,14 +26,14 @@ TW_DEVICE i32 num_blocks() {
   return count;
 }
 TW_DEVICE i32 lane_id() {
-  return thread_id() % kWarpSize;
+  return static_cast<i32>(static_cast<u32>(thread_id()) % kWarpSize);
 }
 // A value that is the same in all lanes: the shuffle tells the compiler so.
 TW_DEVICE i32 uniform(i32 value) {
   return __shfl_sync(kAllLanes, value, 0);
 }
 TW_DEVICE i32 warp_id() {
-  return uniform(thread_id() / kWarpSize);
+  return uniform(static_cast<i32>(static_cast<u32>(thread_id()) / kWarpSize));
 }
 
 // The dynamic shared memory of the block, 16-byte aligned.
