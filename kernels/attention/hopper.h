@@ -20,11 +20,13 @@ TW_DEVICE void compute_pieces(const AttentionParams& p, HopperMemory& memory) {
     memory.piece[turns.pieces % Hopper::kPieces].wait_full(turns.pieces / Hopper::kPieces);
     const i32 kind = uniform(piece.kind);
     if (kind == Piece::none) break;
-    if (kind == Piece::few_rows) {
-      HopperTile<true>(p, memory, turns).run();
-    } else {
-      HopperTile<false>(p, memory, turns).run();
-    }
+    const bool few = kind == Piece::few_rows;
+    HopperResults results;
+    const bool stores = few ? HopperTile<true>(p, memory, turns, results).run()
+                            : HopperTile<false>(p, memory, turns, results).run();
+    // Written once for both: it is more than all else that is not products and softmax.
+    rejoin_warp();
+    finish_tile(p, memory, turns, results, few, any_of_warp(stores));
   }
   if (p.zero_padding != 0) zero_padding(p);
 }

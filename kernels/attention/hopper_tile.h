@@ -28,6 +28,12 @@ TW_DEVICE void begin_turns(HopperMemory& memory) {
   if (warp_id() / 4 == Hopper::kGroups - 1) arrive_as_warp(memory.may_multiply[0]);
 }
 
+// A thread's two rows of a tile, and its part of their outputs.
+struct HopperResults {
+  SoftmaxRow rows[2];
+  float o[Shape::kValueTiles * 4];
+};
+
 template <bool few_rows>
 class HopperTile {
  public:
@@ -41,11 +47,19 @@ class HopperTile {
   using MultiplyValues = WarpGroupMultiply<Element, Shape::kValueTiles * 8>;
 
   TW_DEVICE HopperTile(const AttentionParams& params, HopperMemory& the_memory,
-                       HopperTurns& the_turns)
-      : p(params), memory(the_memory), turns(the_turns), group(uniform(thread_id() / 128)) {}
+                       HopperTurns& the_turns, HopperResults& results)
+      : p(params),
+        memory(the_memory),
+        turns(the_turns),
+        group(uniform(thread_id() / 128)),
+        rows(results.rows),
+        o(results.o) {
+#pragma unroll
+    for (float& value : o) value = 0;
+  }
 
-  // The present piece, a tile.
-  TW_DEVICE void run() {
+  // The present piece, a tile. True: results are left to be stored by the warp.
+  TW_DEVICE bool run() {
     piece = &memory.pieces[turns.pieces % Hopper::kPieces];
     i32 left = uniform(piece->blocks());
     memory.q[group].wait_full(turns.pieces);
@@ -100,7 +114,7 @@ class HopperTile {
     } else {
       give_back_queries();
     }
-    finish();
+    return few_rows ? join_groups() : !store_plain_rows();
   }
 
  private:
@@ -120,23 +134,6 @@ class HopperTile {
   }
   TW_DEVICE void give_back_values() {
     arrive_as_warp(memory.v[(turns.blocks - 1) % Hopper::kValueStages].empty);
-  }
-
-  // Stores the tile's rows: in a slot, or where complete rows go.
-  TW_DEVICE void finish() {
-    if ((!few_rows || join_groups()) && !store_plain_rows()) {
-      store_rows_of_warp<16>(
-          p, piece->tile, piece->slot, few_rows ? 0 : warp_id() * 16,
-          [&](i32 i) -> const SoftmaxRow& { return rows[i]; },
-          [&](i32 i, i32 d, i32 e) { return o[d * 4 + i * 2 + e]; });
-    }
-    if (uniform(piece->slot) >= 0) {
-      sync_workers();
-      merge_if_last(p, piece->tile, *piece, memory.message);
-      rejoin_warp();
-    }
-    arrive_as_warp(memory.piece[turns.pieces % Hopper::kPieces].empty);
-    ++turns.pieces;
   }
 
   TW_DEVICE bool store_plain_rows() {
@@ -384,9 +381,28 @@ class HopperTile {
   HopperTurns& turns;
   const HopperPiece* piece = nullptr;  // whose keys are multiplied
   const i32 group;
-  SoftmaxRow rows[2];
+  SoftmaxRow (&rows)[2];
+  float (&o)[Shape::kValueTiles * 4];
   float factor[2] = {1.0F, 1.0F};
-  float o[Shape::kValueTiles * 4] = {};
 };
+
+// Behind a tile. `stores`: its rows are stored, in a slot or where complete rows go.
+TW_DEVICE void finish_tile(const AttentionParams& p, HopperMemory& memory, HopperTurns& turns,
+                           const HopperResults& results, bool few_rows, bool stores) {
+  const HopperPiece& piece = memory.pieces[turns.pieces % Hopper::kPieces];
+  if (stores) {
+    store_rows_of_warp<16>(
+        p, piece.tile, piece.slot, few_rows ? 0 : warp_id() * 16,
+        [&](i32 i) -> const SoftmaxRow& { return results.rows[i]; },
+        [&](i32 i, i32 d, i32 e) { return results.o[d * 4 + i * 2 + e]; });
+  }
+  if (uniform(piece.slot) >= 0) {
+    sync_workers();
+    merge_if_last(p, piece.tile, piece, memory.message);
+    rejoin_warp();
+  }
+  arrive_as_warp(memory.piece[turns.pieces % Hopper::kPieces].empty);
+  ++turns.pieces;
+}
 
 }  // namespace tw
