@@ -76,7 +76,7 @@ class ExactRow {
   // Keys [first, first + 32).
   TW_DEVICE void add_keys(i32 first, bool full, float reference, float (&o)[kColumns]) const {
     const i32 key = first + lane_id();
-    const KeyAddress at = address_of_key(p, tile, key, page_of_key(tile, key));
+    const KeyAddress at = find_key(p, tile, key);
     const bool attended = full || attends(p, row, at.position);
     const float weight = attended ? weight_of(at, reference) : 0.0F;
 #pragma unroll 1

@@ -73,6 +73,18 @@ TW_DEVICE KeyAddress address_of_key(const AttentionParams& p, const Tile& tile, 
                          key < tile.kv_len ? position_of_key(p, tile, key) : kNoKey);
 }
 
+// Both steps at once, for who asks seldom: one way for all keys, which is short and not fast.
+TW_DEVICE KeyAddress find_key(const AttentionParams& p, const Tile& tile, i32 key) {
+  const i32 there = last_key(tile, key);
+  const KeySegment& segment = segment_of_key(tile, there);
+  const i32 index = there - segment.key_begin;
+  const i32 column = segment.column_of(index);
+  const i32 page = segment.entries != nullptr ? load_once(segment.entries + column)
+                                              : segment.first_page + column;
+  return address_in_page(p, tile, segment.level, page, index - column * segment.page_size,
+                         key < tile.kv_len ? position_of_key(p, tile, key) : kNoKey);
+}
+
 TW_DEVICE bool attends(const AttentionParams& p, const QueryRow& row, i32 position) {
   if constexpr (Variant::kHasMask) {
     return position != kNoKey && Variant::mask(row, position, p.params);

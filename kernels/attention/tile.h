@@ -25,7 +25,10 @@ struct KeySegment {
   const i32* entries;  // page ids, or null
 
   TW_DEVICE i32 column_of(i32 index) const {
-    return page_shift >= 0 ? index >> page_shift : index / page_size;
+    // Without a sign, which takes fewer instructions.
+    return page_shift >= 0
+               ? index >> page_shift
+               : static_cast<i32>(static_cast<u32>(index) / static_cast<u32>(page_size));
   }
 };
 
