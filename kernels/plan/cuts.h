@@ -10,10 +10,12 @@ namespace tw {
 
 class Cuts {
  public:
-  TW_DEVICE Cuts(PartMaker& maker, std::int64_t b_cost, bool has_long_rows)
+  // `uneven`: the thread knows that section B's rows are not equal; asked where they are all.
+  TW_DEVICE Cuts(PartMaker& maker, std::int64_t b_cost, bool uneven, bool has_long_rows)
       : maker_(maker),
         config_(maker.config()),
         header_(maker.header()),
+        uneven_(uneven),
         has_long_rows_(has_long_rows),
         b_cost_(b_cost),
         all_work_(b_cost >= maker.part.cost_for_all && config_.workers > 1),
@@ -25,10 +27,10 @@ class Cuts {
 
   // Behind it the plan is whole.
   TW_DEVICE void find() {
-    sync_block();
-    const i32 even = plan::even_workers(header_.b_items, workers_);
-    if (even != workers_ && plan::may_lie_evenly(config_, header_) && lies_evenly()) {
-      all_work_ = false;
+    const bool uneven = any_of_block(uneven_);
+    if (!uneven && plan::may_lie_evenly(config_, header_)) {
+      const i32 even = plan::even_workers(header_.b_items, workers_);
+      all_work_ = all_work_ && even == workers_;
       workers_ = even;
     }
     // By a thread that has no worker, where there is one.
@@ -74,22 +76,6 @@ class Cuts {
   }
 
  private:
-  // Whether the items of all rows are equal.
-  TW_DEVICE bool lies_evenly() const {
-    bool uneven = false;
-#pragma unroll 1
-    for (i32 row = thread_id(); row < header_.num_rows; row += num_threads()) {
-      std::int64_t items = maker_.short_rows[row].items_before;
-      if (has_long_rows_) {
-        const plan::Row& of = maker_.work_rows[row];
-        uneven = uneven || of.tiles != 1;
-        items = of.tiles_before;
-      }
-      uneven = uneven || !plan::lies_evenly(header_, row, items, maker_.cost_before[row]);
-    }
-    return !any_of_block(uneven);
-  }
-
   TW_DEVICE std::int64_t share_begin(i32 worker) const {
     constexpr std::int64_t kMost = std::int64_t{1} << 42;  // times the square of workers: 2^62
     if (header_.tail_workers > 0) return plan::share_begin(header_, worker);
@@ -220,6 +206,7 @@ class Cuts {
   PartMaker& maker_;
   const plan::Config& config_;
   plan::Header& header_;
+  bool uneven_;
   bool has_long_rows_;
   std::int64_t b_cost_;
   bool all_work_;

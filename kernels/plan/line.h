@@ -14,7 +14,8 @@ struct LineSums {
   std::int64_t cost = 0;
   std::int64_t items = 0;
   i32 rows = 0;
-  i32 long_rows = 0;  // not in the other sums yet
+  i32 long_rows = 0;    // not in the other sums yet
+  bool uneven = false;  // the thread's rows are not what equal ones would be; without long ones
 };
 
 // Sums::count has rows in its low half and long ones in its high one.
@@ -115,6 +116,8 @@ TW_DEVICE LineSums line_up(PartMaker& maker, const Blocks& blocks) {
     sums.rows += rows_in(all.count);
     sums.items += all.items;
     sums.cost += all.cost;
+    sums.uneven = sums.uneven || (live && !plan::is_equal_part(mine.items, mine.cost, sums.rows,
+                                                               sums.items, sums.cost));
   }
   return sums;
 }

@@ -52,6 +52,8 @@ class Sections {
     }
     sync_block();
   }
+  // Whether the thread knows that rows are not equal; asked where all are section B's.
+  TW_DEVICE bool are_uneven() const { return uneven_; }
 
  private:
   TW_DEVICE void look_at_tall_rows() {
@@ -101,6 +103,10 @@ class Sections {
       a_rows_ += all.count;
       b_items_ += all.items;
       b_cost_ += all.cost;
+      const i32 rows = num_rows_ < base + num_threads() ? num_rows_ : base + num_threads();
+      uneven_ = uneven_ || (i < num_rows_ &&
+                            (row.tiles != 1 ||
+                             !plan::is_equal_part(mine.items, mine.cost, rows, b_items_, b_cost_)));
     }
   }
 
@@ -194,6 +200,7 @@ class Sections {
   i32 a_rows_ = 0;
   std::int64_t b_items_ = 0;
   std::int64_t b_cost_ = 0;
+  bool uneven_ = false;
 };
 
 }  // namespace tw

@@ -106,12 +106,15 @@ TW_DEVICE void make_part(PartMaker& maker, u32 count, const Blocks& blocks) {
     header.b_cost = sums.cost;
   }
   std::int64_t b_cost = sums.cost;
+  bool uneven = sums.uneven;
   if (sums.long_rows > 0) {
     LongRows<Blocks>(maker, blocks, sums.long_rows).measure();
-    Sections(maker, sums).lay_out();
+    Sections sections(maker, sums);
+    sections.lay_out();
     b_cost = header.b_cost;
+    uneven = sections.are_uneven();
   }
-  Cuts cuts(maker, b_cost, sums.long_rows > 0);
+  Cuts cuts(maker, b_cost, uneven, sums.long_rows > 0);
   cuts.find();
 }
 

@@ -330,22 +330,24 @@ TILEWRIGHT_HD inline std::int32_t count_workers(const Config& config, std::int64
 // them, where too many would be left over.
 TILEWRIGHT_HD inline std::int32_t even_workers(std::int64_t items, std::int32_t workers) {
   if (items == 0) return workers;
-  const std::int64_t whole = ceil_div(items, workers);
   std::int64_t even = workers;
   if (items <= workers) {
     even = items * (workers / items);
-  } else if (items % whole == 0) {
-    even = items / whole;
+  } else {
+    const std::int64_t whole = ceil_div(items, workers);
+    const std::int64_t takers = items / whole;
+    if (takers * whole == items) even = takers;
   }
   return even * 16 >= std::int64_t{workers} * 15 ? static_cast<std::int32_t>(even) : workers;
 }
 
-// Whether what lies before a row of section B, which is row number `row` there, is what would lie
-// before it if all rows had equal items.
-TILEWRIGHT_HD inline bool lies_evenly(const Header& header, std::int32_t row, std::int64_t items,
-                                      std::int64_t cost) {
-  return items * header.num_rows == header.b_items * row &&
-         cost * header.num_rows == header.b_cost * row;
+// Whether a row is what each would be if the sums of `rows` rows were those of equal ones. Where
+// that is so of all of them they are equal. Rows may be summed up part by part: where each was
+// asked about the sums that end with its own part, all parts' are equal, for a part's rows are what
+// the ones before it are.
+TILEWRIGHT_HD inline bool is_equal_part(std::int64_t items, std::int64_t cost, std::int32_t rows,
+                                        std::int64_t all_items, std::int64_t all_cost) {
+  return items * rows == all_items && cost * rows == all_cost;
 }
 // Where that may be asked: section B is all there is, and rows are single tiles.
 TILEWRIGHT_HD inline bool may_lie_evenly(const Config& config, const Header& header) {
@@ -470,7 +472,8 @@ TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, std::int
   bool even = may_lie_evenly(s.config, h);
   for (row = 0; even && row < h.num_rows; ++row) {
     even = s.rows[row].tiles == 1 &&
-           lies_evenly(h, row, s.rows[row].tiles_before, s.rows[row].cost_before);
+           is_equal_part(items_of(s.config, s.rows[row]), row_cost(s.config, s.rows[row]),
+                         h.num_rows, h.b_items, h.b_cost);
   }
   if (even) h.workers = even_workers(h.b_items, h.workers);
 }
