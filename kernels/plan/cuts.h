@@ -78,7 +78,7 @@ class Cuts {
  private:
   TW_DEVICE std::int64_t share_begin(i32 worker) const {
     constexpr std::int64_t kMost = std::int64_t{1} << 42;  // times the square of workers: 2^62
-    if (header_.tail_workers > 0) return plan::share_begin(header_, worker);
+    if (has_long_rows_ && header_.tail_workers > 0) return plan::share_begin(header_, worker);
     if (!all_work_ || b_cost_ >= kMost) return plan::share_begin(b_cost_, workers_, worker);
     return static_cast<std::int64_t>(
         multiply_high(static_cast<u64>(b_cost_ * worker), maker_.part.worker_reciprocal));
@@ -105,27 +105,12 @@ class Cuts {
     return all;
   }
 
-  // A row of section B, as far as cuts ask.
-  TW_DEVICE plan::Row row_at(i32 index) const {
-    if (has_long_rows_) return maker_.work_rows[index];
-    const plan::ShortRow& known = maker_.short_rows[index];
-    plan::Row row;
-    row.q_len = known.q_len;
-    row.heads = plan::heads_of(config_, known.q_len);
-    row.tiles = 1;
-    row.max_tile_blocks = known.blocks;
-    row.head_cost = config_.cost.fixed + known.blocks * plan::block_cost(config_, row, 0);
-    row.tiles_before = known.items_before;
-    row.cost_before = maker_.cost_before[index];
-    return row;
-  }
-
   // Where a cut was looked for: in this row, whose items begin with number `item`.
   struct Place {
     i32 row = 0;
     std::int64_t item = 0;
-    i32 items = 0;
-    i32 heads = 1;
+    i32 heads = 1;      // of an item
+    i32 all_heads = 0;  // of all items
   };
 
   // The first item of a share, which is in the row where its cut was looked for, or is the first
@@ -133,12 +118,12 @@ class Cuts {
   TW_DEVICE void set_item(const Place& place, std::int64_t item, plan::Start& start) const {
     start.end = -1;
     if (start.items == 1 && start.last_end > 0) start.end = start.last_end;
-    if (item < header_.tail_items) {
+    if (has_long_rows_ && item < header_.tail_items) {
       start.item = tail_item(maker_.view(), item);
       return;
     }
     i32 index = static_cast<i32>(item - place.item);
-    const bool is_behind = index >= place.items;
+    const bool is_behind = index * place.heads >= place.all_heads;
     const i32 row = place.row + (is_behind ? 1 : 0);
     if (is_behind) index = 0;
     if (has_long_rows_) {
@@ -161,9 +146,33 @@ class Cuts {
     start.full_end = span.full_end;
   }
 
-  // In the tail the place is the row behind it.
   TW_DEVICE plan::Cut cut_at(std::int64_t target, Place& place) const {
     if (target >= b_cost_) return {header_.b_items, 0, b_cost_};
+    return has_long_rows_ ? cut_in_any_row(target, place) : cut_in_short_row(target, place);
+  }
+
+  // All rows are short: what their cuts follow from was kept.
+  TW_DEVICE plan::Cut cut_in_short_row(std::int64_t target, Place& place) const {
+    const i32 index = find_cost(maker_.cost_before, 0, header_.num_rows, target);
+    const plan::ShortRow row = maker_.short_rows[index];
+    place = {index, row.items_before, row.heads, config_.num_kv_heads};
+    const std::int64_t per_block =
+        plan::block_cost(config_, row.heads, row.q_len * config_.group_size);
+    std::int64_t item = row.items_before;
+    std::int64_t cost = target - maker_.cost_before[index];
+    if (row.heads < config_.num_kv_heads) {
+      const std::int64_t head_cost = config_.cost.fixed + row.blocks * per_block;
+      const std::int64_t before = cost / head_cost;
+      item += before;
+      cost -= before * head_cost;
+    }
+    plan::Cut cut = plan::round_cut(config_, item, cost, per_block, row.blocks);
+    cut.cost += target - cost;
+    return cut;
+  }
+
+  // In the tail the place is the row behind it.
+  TW_DEVICE plan::Cut cut_in_any_row(std::int64_t target, Place& place) const {
     // What holds it: a tile of a row, its item, and how far the target is behind the item's begin.
     plan::LinePoint point;
     i32 tile = 0;
@@ -174,9 +183,7 @@ class Cuts {
           find_cost(maker_.tail_costs, 0, static_cast<i32>(header_.tail_items), target);
       const plan::Item at = tail_item(maker_.view(), index);
       row = maker_.work_rows[at.row];
-      place.row = header_.num_a_rows;
-      place.item = header_.tail_items;
-      place.items = 1;
+      place = {header_.num_a_rows, header_.tail_items, 1, 1};
       tile = at.tile;
       long_cost = long_tile(maker_, row, at.head, at.tile).cost;
       point.item = index;
@@ -184,9 +191,9 @@ class Cuts {
     } else {
       point.row = find_cost(maker_.cost_before, header_.num_a_rows, header_.num_rows,
                             target - header_.tail_cost);
-      row = row_at(point.row);
-      place = {point.row, header_.tail_items + row.tiles_before,
-               static_cast<i32>(plan::items_of(config_, row)), row.heads};
+      row = maker_.work_rows[point.row];
+      place = {point.row, header_.tail_items + row.tiles_before, row.heads,
+               row.tiles * config_.num_kv_heads};
       plan::go_into_row(config_, header_, row, target, point);
       if (row.tiles > 1 || config_.heads_differ != 0) {
         const std::int64_t* const costs = maker_.tile_costs + maker_.first_tile[row.segment];

@@ -106,8 +106,8 @@ TW_DEVICE LineSums line_up(PartMaker& maker, const Blocks& blocks) {
       // With long rows what lies before each is found later.
       if (sums.long_rows == 0) {
         maker.cost_before[at] = row.cost_before;
-        maker.short_rows[at] = {static_cast<i32>(row.tiles_before), row.q_len, row.max_tile_blocks,
-                                row.index};
+        maker.short_rows[at] = {static_cast<i32>(row.tiles_before), static_cast<u16>(row.q_len),
+                                static_cast<u16>(row.heads), row.max_tile_blocks, row.index};
         maker.short_spans[at] = {span.begin, span.full_begin, span.full_end, row.kv_pos};
       } else if (mine.count != 1) {
         maker.long_rows()[long_before].row = of.is_one ? at : -1 - at;

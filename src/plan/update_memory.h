@@ -49,10 +49,12 @@ struct LongRow {
   std::int32_t first_tile = 0;  // in UpdateArrays::tile_costs
 };
 
-// What cuts in a row of one tile follow from, beside its cost_before.
+// What cuts in a row of one tile follow from, beside its cost_before. Its packed rows are those of
+// a tile at most, for all heads of an item those of a joint one.
 struct alignas(16) ShortRow {
   std::int32_t items_before = 0;
-  std::int32_t q_len = 0;
+  std::uint16_t q_len = 0;
+  std::uint16_t heads = 1;
   std::int32_t blocks = 0;
   std::int32_t request = 0;  // where rows are requests
 };
