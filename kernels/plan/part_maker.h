@@ -95,18 +95,25 @@ struct PartMaker {
 // The last of [begin, end) with costs[i] <= cost, or `begin`. Four at a time: a step waits for
 // shared memory once.
 TW_DEVICE i32 find_cost(const std::int64_t* costs, i32 begin, i32 end, std::int64_t cost) {
+  constexpr i32 kWays = 4;
+  const i32 last = end - 1;
   i32 step = 1;
 #pragma unroll 1
-  while (step < end - begin) step *= 4;
+  while (step < end - begin) step *= kWays;
 #pragma unroll 1
-  for (step /= 4; step > 0; step /= 4) {
+  for (step /= kWays; step > 0; step /= kWays) {
+    // All are on their way before one is looked at. Behind the last there are more like it.
+    std::int64_t bounds[kWays - 1];
+#pragma unroll
+    for (i32 i = 0; i < kWays - 1; ++i) {
+      const i32 at = begin + (i + 1) * step;
+      bounds[i] = costs[at < last ? at : last];
+    }
     i32 steps = 0;
 #pragma unroll
-    for (i32 i = 1; i < 4; ++i) {
-      const i32 at = begin + i * step;
-      steps += at < end && costs[at] <= cost ? 1 : 0;
-    }
+    for (i32 i = 0; i < kWays - 1; ++i) steps += bounds[i] <= cost ? 1 : 0;
     begin += steps * step;
+    begin = begin < last ? begin : last;
   }
   return begin;
 }
