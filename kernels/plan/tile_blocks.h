@@ -117,13 +117,20 @@ struct TileBlocks {
   }
 
   // Of the one query token of a row, of request `r`: the shortest way, for decoding requests.
+  // Bounds of what is needed and what is full are mostly the same: without the call for shards
+  // between them each is found once.
   TW_DEVICE plan::TileSpan of_token(const plan::Row& row, i32 r, const plan::Request& request,
                                     i32 token) const {
     plan::TileSpan span;
     with_mask([&]<typename Mask>(const Mask& mask) {
-      if (mask.has_mask() && mask.one_interval() && part.view.q_pos == nullptr) {
+      if (mask.has_mask() && mask.one_interval() && part.view.q_pos == nullptr &&
+          part.view.interleave.world == 1) {
         const plan::QueryRange queries = plan::token_range(part.view, request, r, 0, token);
-        span = plan::span_of_row(row, plan::span_of_queries(part.view, mask, row, queries));
+        const auto keys_before = [&](std::int64_t position) {
+          return plan::View::whole_keys_before(row, position);
+        };
+        const i32 width = part.view.schedule.config.block_tokens;
+        span = plan::span_of_row(row, plan::span_of_queries(mask, queries, width, keys_before));
       } else {
         span = of_thread(row, 0, 0, r, token, token + 1);
       }

@@ -115,14 +115,14 @@ struct TileSpan {
   }
 };
 
-// What queries need of a row. Where mask.one_interval().
-template <typename Mask>
-TILEWRIGHT_HD TileSpan span_of_queries(const View& view, const Mask& mask, const Row& row,
-                                       const QueryRange& queries) {
-  const std::int32_t width = view.schedule.config.block_tokens;
+// What queries need of a row whose keys lie in blocks of `width`; `keys_before` tells how many of
+// them stand before a position. Where mask.one_interval().
+template <typename Mask, typename KeysBefore>
+TILEWRIGHT_HD TileSpan span_of_queries(const Mask& mask, const QueryRange& queries,
+                                       std::int32_t width, const KeysBefore& keys_before) {
   const MaskInterval positions = mask.interval(queries);
   const auto key_at = [&](std::int64_t position) {
-    return static_cast<std::int32_t>(view.keys_before(row, position));
+    return static_cast<std::int32_t>(keys_before(position));
   };
   TileSpan span;
   const std::int32_t first = key_at(positions.needed.begin);
@@ -134,6 +134,12 @@ TILEWRIGHT_HD TileSpan span_of_queries(const View& view, const Mask& mask, const
   span.full_begin = key_at(positions.full.begin);
   span.full_end = key_at(positions.full.end);
   return span;
+}
+template <typename Mask>
+TILEWRIGHT_HD TileSpan span_of_queries(const View& view, const Mask& mask, const Row& row,
+                                       const QueryRange& queries) {
+  return span_of_queries(mask, queries, view.schedule.config.block_tokens,
+                         [&](std::int64_t position) { return view.keys_before(row, position); });
 }
 
 // Of a tile whose queries need `needed`.

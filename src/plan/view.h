@@ -135,6 +135,10 @@ struct View {
         interleave.world > 1 ? shard_keys_before(interleave, position) : position - row.kv_pos;
     return clamp64(count, 0, row.kv_len);
   }
+  // The same of keys that are no shard.
+  TILEWRIGHT_HD static std::int64_t whole_keys_before(const Row& row, std::int64_t position) {
+    return clamp64(position - row.kv_pos, 0, row.kv_len);
+  }
 };
 
 }  // namespace tilewright::plan
