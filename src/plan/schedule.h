@@ -42,7 +42,7 @@ TILEWRIGHT_HD inline std::int32_t heads_of(const Config& config, std::int32_t q_
   std::int32_t heads = config.max_heads;
   if (heads * rows > config.joint_rows) heads = static_cast<std::int32_t>(config.joint_rows / rows);
   TILEWRIGHT_HD_LOOP
-  while (config.num_kv_heads % heads != 0) --heads;
+  while (heads != config.num_kv_heads && config.num_kv_heads % heads != 0) --heads;
   return heads;
 }
 
@@ -100,9 +100,10 @@ TILEWRIGHT_HD void measure_row(const Config& config, Row& row, const Blocks& blo
   measure_tiles(config, row, 0, row.tiles, blocks);
 }
 
-// Items of a tile: mostly one a head.
+// Items of a tile: mostly one a head, or one for all of them.
 TILEWRIGHT_HD inline std::int32_t groups_of_heads(const Config& config, const Row& row) {
-  return row.heads == 1 ? config.num_kv_heads : div32(config.num_kv_heads, row.heads);
+  if (row.heads == 1) return config.num_kv_heads;
+  return row.heads == config.num_kv_heads ? 1 : div32(config.num_kv_heads, row.heads);
 }
 
 TILEWRIGHT_HD inline std::int64_t row_cost(const Config& config, const Row& row) {
