@@ -73,6 +73,12 @@ TILEWRIGHT_HD void add_term(Offset<T>& offset, const PositionTerm& term, std::in
 // The first position whose key term is at least `term`, within all positions.
 template <typename T>
 TILEWRIGHT_HD std::int64_t first_key_at(const PositionTerm& kv, T term) {
+  // Of the position itself the bounds are known.
+  if (kv.size == 1 && kv.shift == 0) {
+    return term < kMinPosition   ? kMinPosition
+           : term > kMaxPosition ? kMaxPosition
+                                 : static_cast<std::int64_t>(term);
+  }
   // Beyond the limit it is outside of all positions, whatever the shift, of at most 2^40.
   const std::int64_t limit = (std::int64_t{1} << 42) / kv.size + 2;
   const std::int64_t near = term < -limit  ? -limit
