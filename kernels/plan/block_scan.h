@@ -2,6 +2,7 @@
 // Prefix sums and totals over the threads of a block, one barrier each.
 #pragma once
 
+#include "arch/integer.h"
 #include "arch/thread.h"
 #include "plan/update_memory.h"
 
@@ -14,6 +15,15 @@ TW_DEVICE Sums operator+(const Sums& a, const Sums& b) {
 }
 TW_DEVICE Sums operator-(const Sums& a, const Sums& b) {
   return {a.cost - b.cost, a.items - b.items, a.count - b.count};
+}
+
+// Tells the compiler where it is: else accesses ask.
+TW_DEVICE void take_for_shared(const void* pointer) {
+#if defined(__CUDA_ARCH__)
+  take_for_granted(__isShared(pointer));
+#else
+  static_cast<void>(pointer);
+#endif
 }
 
 // The sum of the values of this lane and those before it; of the first `lanes` of them. A loop: its
@@ -39,6 +49,7 @@ struct ScannedSums {
 
 // Called, not inlined: it is long, and in several places. `sums` is where warps leave theirs.
 TW_DEVICE_CALL ScannedSums scan_block(Sums value, Sums* sums) {
+  take_for_shared(sums);
   const Sums below = scan_warp(value);
   const i32 warp = warp_id();
   const i32 warps = num_threads() / kWarpSize;

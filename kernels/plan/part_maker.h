@@ -21,6 +21,7 @@ TW_DEVICE_CALL void mark_word(u32* status, i32 request, i32 batch, u32 bits) {
   atomic_or(status + batch, bits);
 }
 TW_DEVICE_CALL i32 request_of(const plan::View& view, i32 token) {
+  take_for_shared(&view);
   return view.request_of(token);
 }
 

@@ -10,6 +10,7 @@ namespace tw {
 // 0 on whatever qo_indptr says, so that each token has one request. One thread.
 TW_DEVICE_CALL void mend_q_ranges(const plan::BatchInput& batch, plan::UpdateMemory& memory,
                                   u32* status, i32 max_requests, i32 most) {
+  take_for_shared(&memory);
   i32 begin = 0;
 #pragma unroll 1
   for (i32 r = 0; r < memory.header.num_requests; ++r) {

@@ -9,6 +9,7 @@ namespace tw {
 
 // Item `index` of the tail.
 TW_DEVICE_CALL plan::Item tail_item(const plan::View& view, std::int64_t index) {
+  take_for_shared(&view);
   return plan::a_item(view.schedule, view.schedule.header->a_items + index);
 }
 

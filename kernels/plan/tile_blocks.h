@@ -29,6 +29,7 @@ template <typename Mask>
 TW_DEVICE_CALL plan::TileSpan span_of_request(const plan::View& view, const plan::PartInput& part,
                                               i32 r, i32 head, i32 begin, i32 end, i32 kv_pos,
                                               i32 kv_len) {
+  take_for_shared(&view);
   plan::Row keys;
   keys.kv_pos = kv_pos;
   keys.kv_len = kv_len;

@@ -41,10 +41,21 @@ TW_DEVICE void touch_parameters(const plan::UpdateParams<kParts>& params) {
   }
 }
 
+// The block's shared memory, its address in a register: the compiler, which knows what makes it,
+// would else do so anew at each use, waiting for a special register.
+TW_DEVICE char* kept_shared_memory() {
+  char* memory = shared_memory();
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+l"(memory));
+#endif
+  take_for_shared(memory);
+  return memory;
+}
+
 // What needs parameters and shared memory only.
 template <int kParts>
 TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
-  char* const shared = shared_memory();
+  char* const shared = kept_shared_memory();
   auto& memory = *reinterpret_cast<plan::UpdateMemory*>(shared);
   const plan::PartInput& part = params.parts[kParts == 1 ? 0 : block_id()];
   // What is behind it is aligned too.
