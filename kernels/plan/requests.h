@@ -69,24 +69,22 @@ TW_DEVICE void read_requests(PartMaker& maker, u32 count) {
     // Not live - 1, which would be made before the loop, and wait there.
     if (r + 1 == live || r + 1 == slots) maker.memory.end_of_queries = end;
   }
+  const auto requests = static_cast<i32>(plan::clamp64(live, 0, slots));
   if (thread_id() == 0) {
     maker.memory.turn = turn_of(count);
-    maker.memory.live_requests = live;
     maker.header() = {};
-    maker.header().num_requests = static_cast<i32>(plan::clamp64(live, 0, slots));
+    maker.header().num_requests = requests;
   }
   if (any_of_block(bad)) {
     if (thread_id() == 0) {
       mend_q_ranges(maker.batch, maker.memory, maker.status(), maker.limits.requests, most);
     }
     sync_block();
-  } else if (thread_id() == 0 && maker.header().num_requests > 0) {
+  } else if (thread_id() == 0 && requests > 0) {
     maker.header().q_tokens = maker.memory.end_of_queries;
   }
   if (too_long) mark_long_requests(maker);
-  if (maker.memory.live_requests != maker.header().num_requests) {
-    maker.mark_all(plan::kBadNumRequests);
-  }
+  if (live != requests) maker.mark_all(plan::kBadNumRequests);
 }
 
 // The position of a request's first query token; its length is known.

@@ -39,9 +39,10 @@ struct RowInput {
 
   // Keys of a row; `bad` gets the bits of what is wrong, and then there are none.
   TW_DEVICE i32 kv_len(i32 row, u32& bad) const {
-    // Loads first, so that none waits for another.
-    const plan::IntList& lens = input.kv_lens.given() ? input.kv_lens : input.last_page_len;
-    const i32 given = lens.has(row) ? lens[row] : -1;
+    // Loads first, so that none waits for another; no list is chosen by an address, which would be
+    // waited for, too.
+    const i32 given =
+        input.kv_lens.given() ? entry(input.kv_lens, row) : entry(input.last_page_len, row);
     i32 holds = 0;
     const u32 wrong = capacity(row, holds);
     i32 length = holds;
@@ -65,6 +66,10 @@ struct RowInput {
   TW_DEVICE const i32* entries(i32 row) const { return pages.entries(row); }
 
  private:
+  TW_DEVICE static i32 entry(const plan::IntList& list, i32 row) {
+    return list.has(row) ? list[row] : -1;
+  }
+
   // Tokens that the row's table entries can hold; of more than 2^31 - 1 as many.
   TW_DEVICE u32 capacity(i32 row, i32& tokens) const {
     switch (input.form) {

@@ -27,7 +27,6 @@ struct alignas(16) UpdateMemory {
   std::int64_t long_cost;  // of all long rows
   std::int32_t turn;       // of the status words
   std::int32_t end_of_queries;
-  std::int32_t live_requests;
   std::int32_t level_end[kMaxLevels + 1];  // of the rows of levels before each
 };
 
