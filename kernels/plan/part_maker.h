@@ -69,6 +69,10 @@ struct PartMaker {
   TW_DEVICE plan::LongRow* long_rows() const {
     return reinterpret_cast<plan::LongRow*>(cost_before);
   }
+  TW_DEVICE plan::LongestItem* longest_items() const {
+    static_assert(sizeof(plan::LongestItem) == sizeof(plan::ShortRow));
+    return reinterpret_cast<plan::LongestItem*>(short_rows);
+  }
 
   // Behind the first barrier after start_part.
   TW_DEVICE u32* status() const { return all_status.words + memory.turn * (limits.requests + 1); }

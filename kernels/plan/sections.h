@@ -20,6 +20,7 @@ class Sections {
         config_(maker.config()),
         rows_(maker.work_rows),
         a_list_(maker.part.arrays.a_rows),
+        longest_(maker.longest_items()),
         num_rows_(short_sums.rows),
         total_(short_sums.cost + maker.memory.long_cost),
         order_{config_, plan::ceil_div(total_, config_.workers)} {}
@@ -72,8 +73,8 @@ class Sections {
     order_.longest = tall.longest_a_item(config_, order_.longest);
   }
 
-  // Sums up B's rows where they stand, and copies A's to a list, where cost_before is how long an
-  // item of theirs is.
+  // Sums up B's rows where they stand, and copies A's to a list. How long their items are is kept
+  // beside it: the list is not in shared memory.
   TW_DEVICE void divide() {
 #pragma unroll 1
     for (i32 base = 0; base < num_rows_; base += num_threads()) {
@@ -94,8 +95,9 @@ class Sections {
       Sums all;
       const Sums before = maker_.scan.exclusive(mine, all);
       if (in_a) {
-        row.cost_before = plan::longest_item(config_, row);
-        a_list_[a_rows_ + before.count] = row;
+        const i32 at = a_rows_ + before.count;
+        a_list_[at] = row;
+        longest_[at] = {plan::longest_item(config_, row), row.tiles};
       } else if (i < num_rows_) {
         rows_[i].tiles_before = b_items_ + before.items;
         rows_[i].cost_before = b_cost_ + before.cost;
@@ -137,15 +139,15 @@ class Sections {
 #pragma unroll 1
     for (i32 i = thread_id(); i < a_rows_; i += num_threads()) {
       plan::Row row = a_list_[i];
-      const std::int64_t length = row.cost_before;
+      const std::int64_t length = longest_[i].cost;
       i32 at = 0;
       std::int64_t tiles = 0;
 #pragma unroll 4
       for (i32 j = 0; j < a_rows_; ++j) {
-        const std::int64_t other = a_list_[j].cost_before;
-        const bool is_before = other > length || (other == length && j < i);
+        const plan::LongestItem other = longest_[j];
+        const bool is_before = other.cost > length || (other.cost == length && j < i);
         at += is_before ? 1 : 0;
-        tiles += is_before ? a_list_[j].tiles : 0;
+        tiles += is_before ? other.tiles : 0;
       }
       row.tiles_before = tiles;
       row.cost_before = 0;
@@ -194,6 +196,7 @@ class Sections {
   const plan::Config& config_;
   plan::Row* rows_;
   plan::Row* a_list_;
+  plan::LongestItem* longest_;
   i32 num_rows_;
   std::int64_t total_;
   plan::RowOrder order_;

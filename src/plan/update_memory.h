@@ -58,6 +58,12 @@ struct alignas(16) ShortRow {
   std::int32_t request = 0;  // where rows are requests
 };
 
+// Of a row of section A, where there are long ones: what its place follows from.
+struct alignas(16) LongestItem {
+  std::int64_t cost = 0;
+  std::int32_t tiles = 0;  // of the row, a KV head
+};
+
 // What a worker that begins with such a row is told of it, see Start.
 struct alignas(16) ShortSpan {
   std::int32_t first_block = 0;
@@ -72,7 +78,7 @@ struct UpdateArrays {
   // [rows]: Row::cost_before, where cuts are searched for. Until it is known: the list of long
   // rows.
   Placed<std::int64_t> cost_before;
-  Placed<ShortRow> short_rows;      // [rows]: where there are no others
+  Placed<ShortRow> short_rows;      // [rows]: where there are no others. Else LongestItems.
   Placed<Request> requests;         // [requests]
   Placed<ShortSpan> short_spans;    // [rows]
   Placed<std::int32_t> first_tile;  // [rows]: of long rows, by their segments
