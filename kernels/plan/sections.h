@@ -27,8 +27,12 @@ class Sections {
 
   // Sets the header's sections.
   TW_DEVICE void lay_out() {
-    if (config_.divides_workers != 0) look_at_tall_rows();
     divide();
+    // What plan::TallRows finds: none of the tall rows is short where none is in section A.
+    if (config_.divides_workers != 0 && a_rows_ == 0 && 2 * tall_items_ <= config_.workers) {
+      order_.longest = plan::RowOrder::kAnyLength;
+      if (tall_items_ > 0) divide();
+    }
     plan::Header& header = maker_.header();
     workers_of_rows_ = plan::workers_of_rows(config_, total_, b_cost_);
     if (a_rows_ > 0) {
@@ -58,24 +62,16 @@ class Sections {
   TW_DEVICE bool are_uneven() const { return uneven_; }
 
  private:
-  TW_DEVICE void look_at_tall_rows() {
-    plan::TallRows tall;
-#pragma unroll 1
-    for (i32 i = thread_id(); i < num_rows_; i += num_threads()) {
-      tall.include(config_, rows_[i], order_.longest);
-    }
-    Sums mine;
-    mine.cost = tall.items;
-    Sums all;
-    maker_.scan.exclusive(mine, all);
-    tall.items = all.cost;
-    tall.some_short = any_of_block(tall.some_short);
-    order_.longest = tall.longest_a_item(config_, order_.longest);
-  }
+  // Sums::count of divide has section A's rows in its upper part; in its lower one the items of
+  // section B's tall rows, of each row no more than it takes to know that there are too many.
+  static constexpr i32 kOneARow = 1 << 20;
+  static constexpr std::int64_t kMostItems = plan::kMaxDeviceWorkers / 2 + 1;
 
   // Sums up B's rows where they stand, and copies A's to a list. How long their items are is kept
   // beside it: the list is not in shared memory.
   TW_DEVICE void divide() {
+    b_items_ = 0;
+    b_cost_ = 0;
 #pragma unroll 1
     for (i32 base = 0; base < num_rows_; base += num_threads()) {
       const i32 i = base + thread_id();
@@ -86,16 +82,18 @@ class Sections {
         row = rows_[i];
         in_a = order_.in_section_a(row);
         if (in_a) {
-          mine.count = 1;
+          mine.count = kOneARow;
         } else {
-          mine.items = static_cast<i32>(plan::items_of(config_, row));
+          const std::int64_t items = plan::items_of(config_, row);
+          mine.items = static_cast<i32>(items);
           mine.cost = plan::row_cost(config_, row);
+          if (row.tiles > 1) mine.count = static_cast<i32>(plan::min64(items, kMostItems));
         }
       }
       Sums all;
       const Sums before = maker_.scan.exclusive(mine, all);
       if (in_a) {
-        const i32 at = a_rows_ + before.count;
+        const i32 at = a_rows_ + before.count / kOneARow;
         a_list_[at] = row;
         longest_[at] = {plan::longest_item(config_, row), row.tiles};
       } else if (i < num_rows_) {
@@ -103,7 +101,8 @@ class Sections {
         rows_[i].cost_before = b_cost_ + before.cost;
         maker_.cost_before[i] = b_cost_ + before.cost;
       }
-      a_rows_ += all.count;
+      a_rows_ += all.count / kOneARow;
+      tall_items_ += all.count % kOneARow;
       b_items_ += all.items;
       b_cost_ += all.cost;
       const i32 rows = num_rows_ < base + num_threads() ? num_rows_ : base + num_threads();
@@ -202,6 +201,7 @@ class Sections {
   plan::RowOrder order_;
   i32 workers_of_rows_ = 0;
   i32 a_rows_ = 0;
+  i32 tall_items_ = 0;
   std::int64_t b_items_ = 0;
   std::int64_t b_cost_ = 0;
   bool uneven_ = false;
