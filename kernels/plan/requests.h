@@ -38,40 +38,75 @@ TW_DEVICE void mark_long_requests(const PartMaker& maker) {
   }
 }
 
+// Where a request's query tokens begin, and where its length is given; which nothing is read for.
+struct RequestPlace {
+  const i32* q_begin;
+  const i32* length;
+};
+TW_DEVICE RequestPlace place_of_request(const PartMaker& maker, i32 r) {
+  const RowInput input(maker.part, 0, maker.limits);
+  const plan::IntList& indptr = maker.batch.qo_indptr;
+  return {kept(indptr.data + static_cast<std::int64_t>(r) * indptr.stride),
+          kept(input.given_length(r))};
+}
+// What is there.
+struct RequestWords {
+  i32 q_begin = 0;
+  i32 q_end = 0;
+  i32 length = -1;
+};
+TW_DEVICE RequestWords load_request(const PartMaker& maker, const RequestPlace& at, i32 r) {
+  RequestWords words;
+  if (r >= request_slots(maker.batch, maker.limits)) return words;
+  words.q_begin = load_relaxed(at.q_begin);
+  words.q_end = load_relaxed(at.q_begin + maker.batch.qo_indptr.stride);
+  if (at.length != nullptr) words.length = load_relaxed(at.length);
+  return words;
+}
+
+// What is asked for before all else.
+struct FirstWords {
+  u32 count = 0;         // count_block
+  RequestWords request;  // the thread's first one
+  i32 live = 0;          // live_requests
+};
+
 // Writes the requests' query tokens and, where rows are requests, their lengths; what is wrong with
 // a length stands in q_pos until the position does. The turn of the status words becomes known,
 // from the count that thread 0 has.
-TW_DEVICE void read_requests(PartMaker& maker, u32 count) {
+TW_DEVICE void read_requests(PartMaker& maker, const FirstWords& first) {
   const i32 most = most_tokens(maker.batch, maker.limits);
   const i32 slots = request_slots(maker.batch, maker.limits);
   const bool plain = maker.is_plain();
   const RowInput input(maker.part, 0, maker.limits);
-  const plan::IntList& indptr = maker.batch.qo_indptr;
   bool bad = false;
   bool too_long = false;
-  i32 live = live_requests(maker.batch);
+  RequestWords words = first.request;
+  i32 live = first.live;
 #pragma unroll 1
   for (i32 r = thread_id(); r < slots; r += num_threads()) {
-    const i32 begin = indptr[r];
-    const i32 end = indptr[r + 1];
+    const i32 next_r = r + num_threads();
+    const RequestWords next = load_request(maker, place_of_request(maker, next_r), next_r);
+    const i32 begin = words.q_begin;
+    const i32 end = words.q_end;
     const std::int64_t length = std::int64_t{end} - begin;
     plan::Request request = {begin, static_cast<i32>(length), 0, 0};
     if (plain) {
       u32 bits = 0;
-      request.kv_len = input.kv_len(r, bits);
+      request.kv_len = input.kv_len(r, words.length, bits);
       request.q_pos = static_cast<i32>(bits);
     }
-    // Nothing above waits for it: all loads are under way together.
     if (r >= live) break;
     bad = bad || (r == 0 && begin != 0) || end < begin || end > most;
     too_long = too_long || length > maker.limits.q_len;
     maker.requests[r] = request;
     // Not live - 1, which would be made before the loop, and wait there.
     if (r + 1 == live || r + 1 == slots) maker.memory.end_of_queries = end;
+    words = next;
   }
   const auto requests = static_cast<i32>(plan::clamp64(live, 0, slots));
   if (thread_id() == 0) {
-    maker.memory.turn = turn_of(count);
+    maker.memory.turn = turn_of(first.count);
     maker.header() = {};
     maker.header().num_requests = requests;
   }

@@ -37,12 +37,20 @@ struct RowInput {
   TW_DEVICE RowInput(const plan::PartInput& of, i32 level, const plan::PlanLimits& most)
       : part(of), input(of.levels[level]), pages(of.view.levels[level]), limits(most) {}
 
+  // Where a row's length or that of its last page is given; null: it is not.
+  TW_DEVICE const i32* given_length(i32 row) const {
+    return input.kv_lens.given() ? place_of(input.kv_lens, row)
+                                 : place_of(input.last_page_len, row);
+  }
+
   // Keys of a row; `bad` gets the bits of what is wrong, and then there are none.
   TW_DEVICE i32 kv_len(i32 row, u32& bad) const {
-    // Loads first, so that none waits for another; no list is chosen by an address, which would be
-    // waited for, too.
-    const i32 given =
-        input.kv_lens.given() ? entry(input.kv_lens, row) : entry(input.last_page_len, row);
+    // Loads first, so that none waits for another.
+    const i32* const at = given_length(row);
+    return kv_len(row, at != nullptr ? *at : -1, bad);
+  }
+  // `given`: what is at given_length, or -1.
+  TW_DEVICE i32 kv_len(i32 row, i32 given, u32& bad) const {
     i32 holds = 0;
     const u32 wrong = capacity(row, holds);
     i32 length = holds;
@@ -66,8 +74,8 @@ struct RowInput {
   TW_DEVICE const i32* entries(i32 row) const { return pages.entries(row); }
 
  private:
-  TW_DEVICE static i32 entry(const plan::IntList& list, i32 row) {
-    return list.has(row) ? list[row] : -1;
+  TW_DEVICE static const i32* place_of(const plan::IntList& list, i32 row) {
+    return list.has(row) ? &list.data[static_cast<std::int64_t>(row) * list.stride] : nullptr;
   }
 
   // Tokens that the row's table entries can hold; of more than 2^31 - 1 as many.

@@ -41,13 +41,10 @@ TW_DEVICE void touch_parameters(const plan::UpdateParams<kParts>& params) {
   }
 }
 
-// The block's shared memory, its address in a register: the compiler, which knows what makes it,
-// would else do so anew at each use, waiting for a special register.
+// The block's shared memory. What makes its address is a special register, which takes long to
+// read, at each use.
 TW_DEVICE char* kept_shared_memory() {
-  char* memory = shared_memory();
-#if defined(__CUDA_ARCH__)
-  asm volatile("" : "+l"(memory));
-#endif
+  char* const memory = kept(shared_memory());
   take_for_shared(memory);
   return memory;
 }
@@ -101,8 +98,8 @@ TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
 }
 
 template <typename Blocks>
-TW_DEVICE void make_part(PartMaker& maker, u32 count, const Blocks& blocks) {
-  read_requests(maker, count);
+TW_DEVICE void make_part(PartMaker& maker, const FirstWords& first, const Blocks& blocks) {
+  read_requests(maker, first);
   if (!maker.is_plain()) {
     sync_block();
     read_level_rows(maker);
@@ -176,11 +173,14 @@ TW_DEVICE void update_parts(const plan::UpdateParams<kParts>& params) {
     return;
   }
   PartMaker maker = start_part(params);
+  const RequestPlace place = place_of_request(maker, thread_id());
   wait_for_previous_kernel();
+  FirstWords first;
+  first.count = count_block(params.status);
+  first.request = load_request(maker, place, thread_id());
+  first.live = live_requests(params.batch);
   let_next_kernel_start();
-  // On its way while the batch is read.
-  const u32 count = count_block(params.status);
-  make_part(maker, count, TileBlocks<kLists, Masks...>{maker.view(), maker.part});
+  make_part(maker, first, TileBlocks<kLists, Masks...>{maker.view(), maker.part});
 }
 
 // Launched with more blocks than parts.
