@@ -26,10 +26,19 @@ TW_DEVICE void take_for_shared(const void* pointer) {
 #endif
 }
 
+// Bits of the thread's number. lane_id() and warp_id() allow for negative ones, and all lanes agree
+// on the latter, by a shuffle that is waited for.
+TW_DEVICE i32 lane_bits() {
+  return thread_id() & (kWarpSize - 1);
+}
+TW_DEVICE i32 warp_bits() {
+  return static_cast<i32>(static_cast<u32>(thread_id()) / kWarpSize);
+}
+
 // The sum of the values of this lane and those before it; of the first `lanes` of them. A loop: its
 // instructions are fetched once.
 TW_DEVICE Sums scan_warp(Sums value, i32 lanes = kWarpSize) {
-  const i32 lane = lane_id();
+  const i32 lane = lane_bits();
 #pragma unroll 1
   for (i32 step = 1; step < lanes; step *= 2) {
     const Sums below = {shuffle_up(value.cost, step), shuffle_up(value.items, step),
@@ -51,11 +60,12 @@ struct ScannedSums {
 TW_DEVICE_CALL ScannedSums scan_block(Sums value, Sums* sums) {
   take_for_shared(sums);
   const Sums below = scan_warp(value);
-  const i32 warp = warp_id();
+  const i32 lane = lane_bits();
+  const i32 warp = warp_bits();
   const i32 warps = num_threads() / kWarpSize;
-  if (lane_id() == kWarpSize - 1) sums[warp] = below;
+  if (lane == kWarpSize - 1) sums[warp] = below;
   sync_block();
-  const Sums of_warps = scan_warp(lane_id() < warps ? sums[lane_id()] : Sums{}, warps);
+  const Sums of_warps = scan_warp(lane < warps ? sums[lane] : Sums{}, warps);
   const Sums before = shuffle(of_warps, warp > 0 ? warp - 1 : 0);
   return {(warp > 0 ? before : Sums{}) + below - value, shuffle(of_warps, warps - 1)};
 }
@@ -78,19 +88,20 @@ class BlockScan {
     turn_ ^= 1;
     auto* const counts = reinterpret_cast<i32*>(memory_.warp_sums[turn_]);
     const u32 votes = ballot(value);
-    const i32 warp = warp_id();
+    const i32 lane = lane_bits();
+    const i32 warp = warp_bits();
     const i32 warps = num_threads() / kWarpSize;
-    if (lane_id() == 0) counts[warp] = count_bits(votes);
+    if (lane == 0) counts[warp] = count_bits(votes);
     sync_block();
-    i32 all = lane_id() < warps ? counts[lane_id()] : 0;
-    i32 before = lane_id() < warp ? all : 0;
+    i32 all = lane < warps ? counts[lane] : 0;
+    i32 before = lane < warp ? all : 0;
 #pragma unroll
     for (i32 step = kWarpSize / 2; step > 0; step /= 2) {
       all += shuffle_xor(all, step);
       before += shuffle_xor(before, step);
     }
     total = all;
-    return before + count_bits(votes & ((1U << lane_id()) - 1));
+    return before + count_bits(votes & ((1U << lane) - 1));
   }
 
  private:
