@@ -107,7 +107,6 @@ TW_DEVICE void read_requests(PartMaker& maker, const FirstWords& first) {
   const auto requests = static_cast<i32>(plan::clamp64(live, 0, slots));
   if (thread_id() == 0) {
     maker.memory.turn = turn_of(first.count);
-    maker.header() = {};
     maker.header().num_requests = requests;
   }
   if (any_of_block(bad)) {

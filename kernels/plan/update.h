@@ -70,6 +70,7 @@ TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
   plan::Row* const work_rows = keeps_rows ? arrays.level_rows.in(shared) : part.view.schedule.rows;
   // Seen by others behind the next barrier.
   if (thread_id() == 0) {
+    memory.header = {};
     memory.view.schedule.header = &memory.header;
     memory.view.schedule.rows = work_rows;
     memory.view.requests = requests;
