@@ -3,6 +3,7 @@
 // before each.
 #pragma once
 
+#include "arch/integer.h"
 #include "plan/long_rows.h"
 
 namespace tw {
@@ -23,7 +24,8 @@ class Sections {
         longest_(maker.longest_items()),
         num_rows_(short_sums.rows),
         total_(short_sums.cost + maker.memory.long_cost),
-        order_{config_, plan::ceil_div(total_, config_.workers)} {}
+        share_(share_of(maker.part, total_)),
+        order_{config_, share_ + (share_ * config_.workers < total_ ? 1 : 0)} {}
 
   // Sets the header's sections.
   TW_DEVICE void lay_out() {
@@ -34,7 +36,7 @@ class Sections {
       if (tall_items_ > 0) divide();
     }
     plan::Header& header = maker_.header();
-    workers_of_rows_ = plan::workers_of_rows(config_, total_, b_cost_);
+    workers_of_rows_ = plan::workers_of_rows(config_, total_, share_, b_cost_);
     if (a_rows_ > 0) {
       move_b_rows();
       place_a_rows();
@@ -62,6 +64,14 @@ class Sections {
   TW_DEVICE bool are_uneven() const { return uneven_; }
 
  private:
+  // cost / Config::workers, mostly without a division.
+  TW_DEVICE static std::int64_t share_of(const plan::PartInput& part, std::int64_t cost) {
+    constexpr std::int64_t kMost = std::int64_t{1} << 54;  // times kMaxDeviceWorkers: 2^64
+    const i32 workers = part.view.schedule.config.workers;
+    if (workers == 1 || cost >= kMost) return cost / workers;
+    return static_cast<std::int64_t>(multiply_high(static_cast<u64>(cost), part.worker_reciprocal));
+  }
+
   // Sums::count of divide has section A's rows in its upper part; in its lower one the items of
   // section B's tall rows, of each row no more than it takes to know that there are too many.
   static constexpr i32 kOneARow = 1 << 20;
@@ -198,6 +208,7 @@ class Sections {
   plan::LongestItem* longest_;
   i32 num_rows_;
   std::int64_t total_;
+  std::int64_t share_;  // of a worker, rounded down
   plan::RowOrder order_;
   i32 workers_of_rows_ = 0;
   i32 a_rows_ = 0;

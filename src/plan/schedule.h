@@ -355,14 +355,13 @@ TILEWRIGHT_HD inline bool may_lie_evenly(const Config& config, const Header& hea
   return config.evens_shares != 0 && config.heads_differ == 0 && header.num_a_rows == 0;
 }
 
-// How many workers section B's rows have for themselves, of a plan that costs `total`: their part
-// of it, rounded up, so that they rather end early and take items of section A. 0: workers are not
-// divided.
+// How many workers section B's rows have for themselves, of a plan that costs `total`, a worker's
+// share of which is `share`, rounded down: their part of it, rounded up, so that they rather end
+// early and take items of section A. 0: workers are not divided.
 TILEWRIGHT_HD inline std::int32_t workers_of_rows(const Config& config, std::int64_t total,
-                                                  std::int64_t rows) {
+                                                  std::int64_t share, std::int64_t rows) {
   if (config.divides_workers == 0 || config.workers < 2 || rows == 0 || rows == total) return 0;
-  const std::int64_t count =
-      min64(ceil_div(rows, max64(1, total / config.workers)), count_workers(config, rows));
+  const std::int64_t count = min64(ceil_div(rows, max64(1, share)), count_workers(config, rows));
   return static_cast<std::int32_t>(min64(count, config.workers - 1));
 }
 
@@ -454,7 +453,7 @@ TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, std::int
     items += items_of(s.config, s.rows[row]);
     cost += row_cost(s.config, s.rows[row]);
   }
-  const std::int32_t of_rows = workers_of_rows(s.config, total, cost);
+  const std::int32_t of_rows = workers_of_rows(s.config, total, total / s.config.workers, cost);
   h.tail_items = order.is_all_tail() ? tiles * heads : tiles * heads % (s.config.workers - of_rows);
   h.a_items = tiles * heads - h.tail_items;
   h.tail_cost = 0;

@@ -306,8 +306,8 @@ TEST(Schedule, SectionAIsWholeWavesLongestFirst) {
       total += row_cost(s.config, measured);
     }
     // The last wave is shared out, or its items are too short for that.
-    const std::int32_t others =
-        workers_of_rows(s.config, total, s.header->b_cost - s.header->tail_cost);
+    const std::int32_t others = workers_of_rows(s.config, total, total / s.config.workers,
+                                                s.header->b_cost - s.header->tail_cost);
     const std::int64_t rest = s.header->a_items % (s.config.workers - others);
     if (rest > 0) {
       std::int64_t cost = 0;
