@@ -56,17 +56,17 @@ class Cuts {
       if (is_own) maker_.part.view.schedule.cuts[worker] = cut;
       const i32 block_behind = shuffle_down(cut.block, 1);
       const std::int64_t item_behind = shuffle_down(cut.item, 1);
-      i32 split = 0;
-      splits += list_splits(cut, block_behind, item_behind, is_own, worker, splits, split);
-      if (is_own && worker < workers_) {
-        plan::Start start;
+      plan::Start start;
+      const bool has_share = is_own && worker < workers_;
+      // What is looked up for it is on its way while splits are counted.
+      if (has_share) {
         start.items = static_cast<i32>(item_behind - cut.item) + (block_behind > 0 ? 1 : 0);
         start.begin = cut.block;
         start.last_end = block_behind;
-        start.split = split;
         if (start.items > 0) set_item(place, cut.item, start);
-        maker_.part.view.schedule.starts[worker] = start;
       }
+      splits += list_splits(cut, block_behind, item_behind, is_own, worker, splits, start.split);
+      if (has_share) maker_.part.view.schedule.starts[worker] = start;
     }
     if (thread_id() == 0) maker_.part.view.schedule.header->num_splits = splits;
 #pragma unroll 1
@@ -131,9 +131,10 @@ class Cuts {
       return;
     }
     start.item = {row, index * place.heads, 0};
-    const plan::ShortSpan span = maker_.short_spans[row];
-    if (!maker_.is_plain() || span.kv_pos != 0) return;
+    if (!maker_.is_plain()) return;
     const plan::ShortRow known = maker_.short_rows[row];
+    const plan::ShortSpan span = maker_.short_spans[row];
+    if (span.kv_pos != 0) return;
     if (start.end < 0) start.end = known.blocks;
     start.request = known.request;
     const plan::Request request = maker_.requests[known.request];
