@@ -63,7 +63,29 @@ class HopperTile {
     piece = &memory.pieces[turns.pieces % Hopper::kPieces];
     i32 left = uniform(piece->blocks());
     memory.q[group].wait_full(turns.pieces);
-    if (left > 0) {
+    if constexpr (few_rows) {
+      if (left == 0) give_back_queries();
+#pragma unroll 1
+      for (; left > 0; --left) {
+        Scores scores;
+        Weights weights = {};
+        wait_for_keys();
+        const u32 block = block_of_keys();
+        multiply_keys(scores);
+        wgmma_wait<0>();
+        hold_registers(scores);
+        give_back_keys();
+        if (left == 1) give_back_queries();
+        if (scores_to_weights(block, scores)) rescale();
+        pack_weights(scores, weights);
+        ++turns.blocks;
+        wait_for_values();
+        multiply_values(weights);
+        wgmma_wait<0>();
+        hold_registers(o);
+        give_back_values();
+      }
+    } else if (left > 0) {
       bool moved = false;  // there is nothing to rescale before the second block
       Weights weights = {};
       {
