@@ -61,85 +61,95 @@ class HopperTile {
   // The present piece, a tile. True: results are left to be stored by the warp.
   TW_DEVICE bool run() {
     piece = &memory.pieces[turns.pieces % Hopper::kPieces];
-    i32 left = uniform(piece->blocks());
+    const i32 left = uniform(piece->blocks());
     memory.q[group].wait_full(turns.pieces);
-    if constexpr (few_rows) {
-      if (left == 0) give_back_queries();
-#pragma unroll 1
-      for (; left > 0; --left) {
-        Scores scores;
-        Weights weights = {};
-        wait_for_keys();
-        const u32 block = block_of_keys();
-        multiply_keys(scores);
-        wgmma_wait<0>();
-        hold_registers(scores);
-        give_back_keys();
-        if (left == 1) give_back_queries();
-        if (scores_to_weights(block, scores)) rescale();
-        pack_weights(scores, weights);
-        ++turns.blocks;
-        wait_for_values();
-        multiply_values(weights);
-        wgmma_wait<0>();
-        hold_registers(o);
-        give_back_values();
-      }
-    } else if (left > 0) {
-      bool moved = false;  // there is nothing to rescale before the second block
-      Weights weights = {};
-      {
-        Scores scores;
-        wait_for_keys();
-        const u32 block = block_of_keys();
-        wait_for_turn();
-        multiply_keys(scores);
-        end_turn();
-        wgmma_wait<0>();
-        hold_registers(scores);
-        give_back_keys();
-        if (left == 1) give_back_queries();
-        scores_to_weights(block, scores);
-        pack_weights(scores, weights);
-        ++turns.blocks;
-      }
-#pragma unroll 1
-      for (--left; left > 0; --left) {
-        Scores scores;
-        wait_for_keys();
-        const u32 block = block_of_keys();
-        wait_for_values();
-        wait_for_turn();
-        multiply_keys(scores);
-        if (moved) rescale();
-        multiply_values(weights);
-        end_turn();
-        wgmma_wait<1>();
-        hold_registers(scores);
-        give_back_keys();
-        if (left == 1) give_back_queries();
-        moved = scores_to_weights(block, scores);
-        wgmma_wait<0>();
-        hold_registers(o);
-        give_back_values();
-        pack_weights(scores, weights);
-        ++turns.blocks;
-      }
-      if (moved) rescale();
-      wait_for_values();
-      wait_for_turn();
-      multiply_values(weights);
-      end_turn();
-      wgmma_wait<0>();
-      hold_registers(o);
-      give_back_values();
-    } else {
+    if (left == 0) {
       give_back_queries();
+    } else if constexpr (few_rows) {
+      add_blocks(left);
+    } else {
+      add_blocks_in_turns(left);
     }
     return few_rows ? join_groups() : !store_plain_rows();
   }
 
  private:
+  // Few rows: what counts is how soon keys and values arrive.
+  TW_DEVICE void add_blocks(i32 left) {
+#pragma unroll 1
+    for (; left > 0; --left) {
+      Scores scores;
+      Weights weights = {};
+      wait_for_keys();
+      const u32 block = block_of_keys();
+      multiply_keys(scores);
+      wgmma_wait<0>();
+      hold_registers(scores);
+      give_back_keys();
+      if (left == 1) give_back_queries();
+      if (scores_to_weights(block, scores)) rescale();
+      pack_weights(scores, weights);
+      ++turns.blocks;
+      wait_for_values();
+      multiply_values(weights);
+      wgmma_wait<0>();
+      hold_registers(o);
+      give_back_values();
+    }
+  }
+
+  // Many rows. The first block has a softmax of its own: where the loop begins with the softmax
+  // there is one less, but places of keys are given back later, and long rows take 1% more.
+  TW_DEVICE void add_blocks_in_turns(i32 left) {
+    bool moved = false;  // there is nothing to rescale before the second block
+    Weights weights = {};
+    {
+      Scores scores;
+      wait_for_keys();
+      const u32 block = block_of_keys();
+      wait_for_turn();
+      multiply_keys(scores);
+      end_turn();
+      wgmma_wait<0>();
+      hold_registers(scores);
+      give_back_keys();
+      if (left == 1) give_back_queries();
+      scores_to_weights(block, scores);
+      pack_weights(scores, weights);
+      ++turns.blocks;
+    }
+#pragma unroll 1
+    for (--left; left > 0; --left) {
+      Scores scores;
+      wait_for_keys();
+      const u32 block = block_of_keys();
+      wait_for_values();
+      wait_for_turn();
+      multiply_keys(scores);
+      if (moved) rescale();
+      multiply_values(weights);
+      end_turn();
+      wgmma_wait<1>();
+      hold_registers(scores);
+      give_back_keys();
+      if (left == 1) give_back_queries();
+      moved = scores_to_weights(block, scores);
+      wgmma_wait<0>();
+      hold_registers(o);
+      give_back_values();
+      pack_weights(scores, weights);
+      ++turns.blocks;
+    }
+    if (moved) rescale();
+    wait_for_values();
+    wait_for_turn();
+    multiply_values(weights);
+    end_turn();
+    wgmma_wait<0>();
+    hold_registers(o);
+    give_back_values();
+  }
+
   TW_DEVICE void wait_for_keys() {
     memory.k[turns.blocks % Hopper::kStages].wait_full(turns.blocks / Hopper::kStages);
   }
