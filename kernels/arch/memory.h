@@ -112,9 +112,16 @@ TW_DEVICE Float4 load_from_l2(const Float4* pointer) {
   return v;
 }
 
-// Has a value read here, for what the read does to caches.
-TW_DEVICE void keep(u32 value) {
-  asm volatile("" ::"r"(value));
+// A pointer that is in a register from here on: else the compiler makes it where it is used, or
+// again at each use.
+template <typename T>
+TW_DEVICE T* kept(T* pointer) {
+  asm volatile("" : "+l"(pointer));
+  return pointer;
+}
+// Tells the compiler where it is: else accesses ask.
+TW_DEVICE void take_for_shared(const void* pointer) {
+  __builtin_assume(__isShared(pointer));
 }
 
 // Read once, kept out of the way of what is read again.

@@ -13,7 +13,6 @@ class HopperPlanner {
       : p(params), memory(the_memory), finder(params, the_memory.share) {}
 
   TW_DEVICE void run() {
-    touch_plan();
     if (lane_id() == 0) finder.begin();
     for (u32 turn = 0;; ++turn) {
       HopperPiece& piece = memory.pieces[turn % Hopper::kPieces];
@@ -39,23 +38,6 @@ class HopperPlanner {
   }
 
  private:
-  // Has in the L1 cache what the first pieces are found and set up by: one lane reads it, one thing
-  // after the other.
-  TW_DEVICE void touch_plan() const {
-    const plan::Schedule& schedule = p.plan.schedule;
-    const plan::Header& header = *schedule.header;
-    const i32 start = schedule.starts[block_id() % schedule.config.workers].items;
-    const i32 rows = header.num_rows;
-    const i32 requests = header.num_requests;
-    keep(static_cast<u32>(start));
-    if (lane_id() < rows) {
-      const plan::Row& row = schedule.rows[lane_id()];
-      keep(static_cast<u32>(row.q_len));  // the first of two sectors
-      keep(static_cast<u32>(row.tiles_before));
-    }
-    if (lane_id() < requests) keep(static_cast<u32>(p.plan.requests[lane_id()].q_len));
-  }
-
   // What one lane finds; whether there is something.
   template <typename Find>
   TW_DEVICE static bool find(const Piece& piece, const Find& look) {

@@ -2,7 +2,7 @@
 // Prefix sums and totals over the threads of a block, one barrier each.
 #pragma once
 
-#include "arch/integer.h"
+#include "arch/memory.h"
 #include "arch/thread.h"
 #include "plan/update_memory.h"
 
@@ -17,28 +17,15 @@ TW_DEVICE Sums operator-(const Sums& a, const Sums& b) {
   return {a.cost - b.cost, a.items - b.items, a.count - b.count};
 }
 
-// Tells the compiler where it is: else accesses ask.
-TW_DEVICE void take_for_shared(const void* pointer) {
-#if defined(__CUDA_ARCH__)
-  take_for_granted(__isShared(pointer));
-#else
-  static_cast<void>(pointer);
-#endif
-}
-
-// Bits of the thread's number. lane_id() and warp_id() allow for negative ones, and all lanes agree
-// on the latter, by a shuffle that is waited for.
-TW_DEVICE i32 lane_bits() {
-  return thread_id() & (kWarpSize - 1);
-}
-TW_DEVICE i32 warp_bits() {
+// The thread's warp. All lanes agree on warp_id(), by a shuffle, which is waited for.
+TW_DEVICE i32 warp_of_thread() {
   return static_cast<i32>(static_cast<u32>(thread_id()) / kWarpSize);
 }
 
 // The sum of the values of this lane and those before it; of the first `lanes` of them. A loop: its
 // instructions are fetched once.
 TW_DEVICE Sums scan_warp(Sums value, i32 lanes = kWarpSize) {
-  const i32 lane = lane_bits();
+  const i32 lane = lane_id();
 #pragma unroll 1
   for (i32 step = 1; step < lanes; step *= 2) {
     const Sums below = {shuffle_up(value.cost, step), shuffle_up(value.items, step),
@@ -60,8 +47,8 @@ struct ScannedSums {
 TW_DEVICE_CALL ScannedSums scan_block(Sums value, Sums* sums) {
   take_for_shared(sums);
   const Sums below = scan_warp(value);
-  const i32 lane = lane_bits();
-  const i32 warp = warp_bits();
+  const i32 lane = lane_id();
+  const i32 warp = warp_of_thread();
   const i32 warps = num_threads() / kWarpSize;
   if (lane == kWarpSize - 1) sums[warp] = below;
   sync_block();
@@ -88,8 +75,8 @@ class BlockScan {
     turn_ ^= 1;
     auto* const counts = reinterpret_cast<i32*>(memory_.warp_sums[turn_]);
     const u32 votes = ballot(value);
-    const i32 lane = lane_bits();
-    const i32 warp = warp_bits();
+    const i32 lane = lane_id();
+    const i32 warp = warp_of_thread();
     const i32 warps = num_threads() / kWarpSize;
     if (lane == 0) counts[warp] = count_bits(votes);
     sync_block();

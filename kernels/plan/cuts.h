@@ -43,11 +43,11 @@ class Cuts {
     // cut before and behind a worker is known without asking others.
     constexpr i32 kOwn = kWarpSize - 2;
     const i32 warps = num_threads() / kWarpSize;
-    const i32 lane = lane_bits();
+    const i32 lane = lane_id();
     i32 splits = 0;
 #pragma unroll 1
     for (i32 first = 0; first <= workers_; first += warps * kOwn) {
-      const i32 worker = first + warp_bits() * kOwn + lane - 1;
+      const i32 worker = first + warp_of_thread() * kOwn + lane - 1;
       const bool exists = worker >= 0 && worker <= workers_;
       const bool is_own = exists && lane > 0 && lane <= kOwn;
       plan::Cut cut;

@@ -15,16 +15,6 @@ TW_DEVICE i32 turn_of(u32 count) {
   return count < static_cast<u32>(num_blocks()) ? 0 : 1;
 }
 
-// A pointer that is in a register from here on: else the compiler makes it where it is used, or
-// again at each use.
-template <typename T>
-TW_DEVICE T* kept(T* pointer) {
-#if defined(__CUDA_ARCH__)
-  asm volatile("" : "+l"(pointer));
-#endif
-  return pointer;
-}
-
 // These are called, not inlined: seldom run, or long, and in many places.
 TW_DEVICE_CALL void mark_word(u32* status, i32 request, i32 batch, u32 bits) {
   atomic_or(status + request, bits);

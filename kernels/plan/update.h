@@ -28,19 +28,6 @@ TW_DEVICE u32 count_block(const plan::StatusMemory& status) {
   return count;
 }
 
-// Brings the parameters into the cache of constants, all lines at once: where they are needed, one
-// would be waited for after the other.
-template <int kParts>
-TW_DEVICE void touch_parameters(const plan::UpdateParams<kParts>& params) {
-  constexpr i32 kLine = 64;
-  const auto* const bytes = reinterpret_cast<const char*>(&params);
-#pragma unroll 1
-  for (i32 at = thread_id() * kLine; at < static_cast<i32>(sizeof(params));
-       at += num_threads() * kLine) {
-    keep(*reinterpret_cast<const u32*>(bytes + at));
-  }
-}
-
 // The block's shared memory. What makes its address is a special register, which takes long to
 // read, at each use.
 TW_DEVICE char* kept_shared_memory() {
@@ -61,7 +48,6 @@ TW_DEVICE PartMaker start_part(const plan::UpdateParams<kParts>& params) {
   auto* to = reinterpret_cast<Bytes16*>(&memory.view);
 #pragma unroll 1
   for (i32 i = thread_id(); i < kUnits; i += num_threads()) to[i] = from[i];
-  touch_parameters(params);
   sync_block();
   const plan::UpdateArrays& arrays = part.arrays;
   plan::Request* const requests = arrays.requests.in(shared);

@@ -74,7 +74,11 @@ TW_DEVICE Float4 load_from_l2(const Float4* pointer) {
   emulator::check_aligned<16>(pointer);
   return *pointer;
 }
-TW_DEVICE void keep(u32 /*value*/) {}
+template <typename T>
+TW_DEVICE T* kept(T* pointer) {
+  return pointer;
+}
+TW_DEVICE void take_for_shared(const void* /*pointer*/) {}
 TW_DEVICE i32 load_once(const i32* pointer) {
   return *pointer;
 }
