@@ -38,7 +38,8 @@ struct Placed {
 
   // Without a branch: many are asked for at once.
   TILEWRIGHT_HD T* in(char* memory) const {
-    return reinterpret_cast<T*>(place + (is_shared ? reinterpret_cast<std::uint64_t>(memory) : 0));
+    const auto base = is_shared ? reinterpret_cast<std::uint64_t>(memory) : 0;
+    return reinterpret_cast<T*>(base + place);  // NOLINT(performance-no-int-to-ptr)
   }
 };
 
