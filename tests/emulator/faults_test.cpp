@@ -127,6 +127,10 @@ TW_KERNEL loads_matrix(TW_PARAMETER AccessParams p) {
   u32 r[2];
   load_matrix_x2(r, shared_memory() + p.shared_offset + lane_id() % 16 * 16);
 }
+TW_KERNEL takes_for_shared(TW_PARAMETER AccessParams p) {
+  if (thread_id() != 5) return;
+  take_for_shared(p.shared_offset < 0 ? p.global : shared_memory() + p.shared_offset);
+}
 
 class EmulatedAccess : public ::testing::Test {
  protected:
@@ -169,6 +173,8 @@ TEST_F(EmulatedAccess, Shared) {
   EXPECT_EQ(run(loads_matrix, 0, 0), "no failure");
   EXPECT_THAT(run(loads_matrix, 0, 16),
               HasSubstr("ldmatrix at 0 bytes behind the end of shared memory"));
+  EXPECT_EQ(run(takes_for_shared, 0, 255), "no failure");
+  EXPECT_THAT(run(takes_for_shared, 0, -1), HasSubstr("what is taken for shared memory"));
 }
 
 TEST_F(EmulatedAccess, Copies) {

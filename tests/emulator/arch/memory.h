@@ -78,7 +78,9 @@ template <typename T>
 TW_DEVICE T* kept(T* pointer) {
   return pointer;
 }
-TW_DEVICE void take_for_shared(const void* /*pointer*/) {}
+TW_DEVICE void take_for_shared(const void* pointer) {
+  emulator::check_shared(pointer, 1, 1, "what is taken for shared memory");
+}
 TW_DEVICE i32 load_once(const i32* pointer) {
   return *pointer;
 }
