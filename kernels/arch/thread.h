@@ -32,8 +32,12 @@ TW_DEVICE i32 lane_id() {
 TW_DEVICE i32 uniform(i32 value) {
   return __shfl_sync(kAllLanes, value, 0);
 }
+TW_DEVICE i32 warp_of_thread() {
+  return static_cast<i32>(static_cast<u32>(thread_id()) / kWarpSize);
+}
+// The same, as a value that is the same in all lanes.
 TW_DEVICE i32 warp_id() {
-  return uniform(static_cast<i32>(static_cast<u32>(thread_id()) / kWarpSize));
+  return uniform(warp_of_thread());
 }
 
 // The dynamic shared memory of the block, 16-byte aligned.

@@ -233,10 +233,9 @@ class HopperTile {
 
   // Each step of many rows takes one turn. Of few rows tensor cores are not short.
   TW_DEVICE void wait_for_turn() {
-    if constexpr (!few_rows) wait_for(memory.may_multiply[group], turns.steps);
+    wait_for(memory.may_multiply[group], turns.steps);
   }
   TW_DEVICE void end_turn() {
-    if constexpr (few_rows) return;
     arrive_as_warp(memory.may_multiply[1 - group]);
     ++turns.steps;
   }

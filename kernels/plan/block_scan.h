@@ -17,11 +17,6 @@ TW_DEVICE Sums operator-(const Sums& a, const Sums& b) {
   return {a.cost - b.cost, a.items - b.items, a.count - b.count};
 }
 
-// The thread's warp. All lanes agree on warp_id(), by a shuffle, which is waited for.
-TW_DEVICE i32 warp_of_thread() {
-  return static_cast<i32>(static_cast<u32>(thread_id()) / kWarpSize);
-}
-
 // The sum of the values of this lane and those before it; of the first `lanes` of them. A loop: its
 // instructions are fetched once.
 TW_DEVICE Sums scan_warp(Sums value, i32 lanes = kWarpSize) {
@@ -48,6 +43,7 @@ TW_DEVICE_CALL ScannedSums scan_block(Sums value, Sums* sums) {
   take_for_shared(sums);
   const Sums below = scan_warp(value);
   const i32 lane = lane_id();
+  // Not warp_id(), whose shuffle would be waited for.
   const i32 warp = warp_of_thread();
   const i32 warps = num_threads() / kWarpSize;
   if (lane == kWarpSize - 1) sums[warp] = below;

@@ -110,19 +110,15 @@ int DevicePlan::slot_pairs() const {
   return static_cast<int>(most);
 }
 
-std::size_t DevicePlan::state_bytes() const {
-  const auto words = 2 * (static_cast<std::size_t>(limits_.requests) + 1);
-  return round_up(words * sizeof(std::uint32_t)) + round_up(sizeof(std::uint32_t)) +
-         round_up(sizeof(std::int32_t)) +
-         round_up(static_cast<std::size_t>(slot_pairs()) * sizeof(std::int32_t));
-}
-
 std::size_t DevicePlan::lay_out(std::byte* base) {
   Pieces pieces(base);
   pieces.take_array(status_.words, 2 * (limits_.requests + 1));
   pieces.take_array(status_.blocks, 1);
   pieces.take_array(run_memory_.a_taken, 1);
   pieces.take_array(run_memory_.arrivals, slot_pairs());
+  // The status is asked for where the only update was captured, too, and has not run.
+  for (Part& part : parts_) pieces.take_array(part.memory.schedule.header, 1);
+  state_bytes_ = pieces.bytes();
   const std::int64_t rows = limits_.requests * limits_.levels;
   std::memset(params_.data(), 0, params_.size());
   std::size_t slots = 0;
@@ -132,7 +128,6 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
     plan::PartInput& input = *std::construct_at(&input_of(i));
     const plan::Config& config = view.schedule.config;
     const int workers = std::max(config.workers, parts_[i].row_config.workers);
-    pieces.take_array(view.schedule.header, 1);
     pieces.take_array(view.requests, limits_.requests);
     pieces.take_array(view.schedule.rows, rows);
     pieces.take_array(view.segments, rows);

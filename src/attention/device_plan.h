@@ -74,7 +74,7 @@ class DevicePlan {
   // Lays out the workspace, on the device: with a null base it only counts, and returns the bytes.
   // The first state_bytes() of it must be zero before the first update.
   std::size_t lay_out(std::byte* base);
-  std::size_t state_bytes() const;
+  std::size_t state_bytes() const { return state_bytes_; }
 
   // Errors: see Plan::update, as far as shapes, dtypes and devices tell. What the device's data say
   // is wrong is in the status words. Waits for nothing.
@@ -114,6 +114,7 @@ class DevicePlan {
   RunMemory run_memory_;
   plan::StatusMemory status_;
   std::vector<std::byte> params_;  // UpdateParams of parts_.size() parts
+  std::size_t state_bytes_ = 0;    // of the workspace
   std::size_t shared_bytes_ = 0;   // of the update's blocks of threads
 };
 

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Properties of the scheduler on thousands of random batches: every unit of work exactly once,
 // shares as even as promised, partial results within the slots that the workspace has.
-#include "plan/schedule.h"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -12,114 +10,10 @@
 #include <set>
 #include <vector>
 
+#include "plan/schedules.h"
+
 namespace tilewright::plan {
 namespace {
-
-// A schedule that owns its memory.
-class OwnedSchedule {
- public:
-  OwnedSchedule(const Config& config, const std::vector<Row>& rows)
-      : rows_(rows),
-        cuts_(static_cast<std::size_t>(config.workers) + 1),
-        splits_(static_cast<std::size_t>(config.workers)) {
-    schedule_.config = config;
-    header_.num_rows = static_cast<std::int32_t>(rows.size());
-    schedule_.header = &header_;
-    schedule_.rows = rows_.data();
-    schedule_.cuts = cuts_.data();
-    schedule_.splits = splits_.data();
-  }
-
-  Schedule& get() { return schedule_; }
-
- private:
-  Header header_;
-  std::vector<Row> rows_;
-  std::vector<Cut> cuts_;
-  std::vector<Split> splits_;
-  Schedule schedule_;
-};
-
-// Blocks that a tile needs, as masks would say: a causal triangle, a window, everything, or
-// anything.
-struct Blocks {
-  Config config;
-  int kind = 0;
-
-  std::int32_t operator()(const Row& row, std::int32_t head, std::int32_t tile) const {
-    const auto all = static_cast<std::int32_t>(ceil_div(row.kv_len, config.block_tokens));
-    const std::int64_t last =
-        (static_cast<std::int64_t>(tile) + 1) * config.tile_rows / config.group_size;
-    switch (kind) {
-      case 0:
-        return all;
-      case 1:
-        return static_cast<std::int32_t>(std::clamp<std::int64_t>(
-            ceil_div(row.kv_len - row.q_len + last, config.block_tokens), 0, all));
-      case 2:
-        return std::min(all, 3);
-      default: {
-        const std::int32_t differs = config.heads_differ != 0 ? head : 0;
-        return static_cast<std::int32_t>((row.index * 7919 + differs * 31 + tile * 17) % (all + 1));
-      }
-    }
-  }
-};
-
-struct Scenario {
-  Config config;
-  Blocks blocks;
-  std::vector<Row> rows;
-};
-
-Scenario random_scenario(std::mt19937& random) {
-  const auto pick = [&](int least, int most) {
-    return std::uniform_int_distribution<int>(least, most)(random);
-  };
-  Scenario s;
-  s.config.num_kv_heads = pick(1, 9);
-  s.config.group_size = pick(1, 8);
-  s.config.tile_rows = std::vector{1, 16, 64, 128}[static_cast<std::size_t>(pick(0, 3))];
-  s.config.block_tokens = std::vector{16, 64, 128}[static_cast<std::size_t>(pick(0, 2))];
-  s.config.workers = pick(1, 40);
-  s.config.heads_per_group = pick(1, s.config.num_kv_heads);
-  s.config.heads_differ = pick(0, 1);
-  s.config.cost = {pick(1, 20), pick(1, 10), pick(0, 2)};
-  s.config.least_share = pick(1, 500);
-  s.config.rounds_workers = pick(0, 1);
-  s.config.joint_rows = pick(0, 1) * s.config.tile_rows;  // so that there is one tile
-  s.config.max_heads = s.config.joint_rows > 0 ? pick(1, 4) : 1;
-  s.config.divides_workers = pick(0, 1);
-  s.blocks = {s.config, pick(0, 3)};
-  const int rows = pick(0, 20);
-  for (int i = 0; i < rows; ++i) {
-    Row row;
-    row.index = i;
-    row.q_len = pick(0, 3) != 0 ? pick(1, 4) : pick(1, 300);
-    row.kv_len = pick(0, 4) == 0 ? pick(0, 20000) : pick(0, 700);
-    s.rows.push_back(row);
-  }
-  return s;
-}
-
-void make(OwnedSchedule& owned, const Blocks& blocks) {
-  Schedule& s = owned.get();
-  for (std::int32_t row = 0; row < s.header->num_rows; ++row) {
-    measure_row(s.config, s.rows[row], blocks);
-  }
-  make_schedule(s, blocks,
-                [](Row* begin, Row* end, const SortRows& order) { std::sort(begin, end, order); });
-}
-
-struct RandomSchedule {
-  explicit RandomSchedule(std::mt19937& random)
-      : scenario(random_scenario(random)), owned(scenario.config, scenario.rows) {
-    make(owned, scenario.blocks);
-  }
-
-  const Scenario scenario;
-  OwnedSchedule owned;
-};
 
 // (row, head, tile, block) in one number; block -1 is the item itself, which must be finished even
 // without blocks.
@@ -345,31 +239,6 @@ TEST(Schedule, SectionAIsWholeWavesLongestFirst) {
   EXPECT_GT(short_waves, 100);
 }
 
-// A request of one query token for each length.
-std::vector<Row> decode_rows(const std::vector<std::int32_t>& kv_lens) {
-  std::vector<Row> rows;
-  for (const std::int32_t kv_len : kv_lens) {
-    Row row;
-    row.index = static_cast<std::int32_t>(rows.size());
-    row.q_len = 1;
-    row.kv_len = kv_len;
-    rows.push_back(row);
-  }
-  return rows;
-}
-
-// 32 query heads over 8 KV heads, as in many models.
-Config llama_config(int workers) {
-  Config config;
-  config.num_kv_heads = 8;
-  config.group_size = 4;
-  config.tile_rows = 64;
-  config.block_tokens = 64;
-  config.workers = workers;
-  config.cost = {10, 8, 1};
-  return config;
-}
-
 TEST(Schedule, DecodeIsCutIntoEqualShares) {
   Config config = llama_config(16);
   config.heads_per_group = 8;
@@ -385,154 +254,6 @@ TEST(Schedule, DecodeIsCutIntoEqualShares) {
   EXPECT_EQ(s.header->workers, 16);
   // Half of the blocks belong to one request of 32: it is cut, and nobody waits for it.
   EXPECT_GE(s.header->num_splits, 4);
-}
-
-// Few workers are a power of two, each with at least the least share; all there may be are all.
-TEST(Schedule, WorkersAreRounded) {
-  Config config;
-  config.workers = 12;
-  config.least_share = 100;
-  config.rounds_workers = 1;
-  config.cost = {1, 1, 0};
-  for (const auto& [cost, workers] : {std::pair(0, 1),
-                                      {199, 1},
-                                      {200, 2},
-                                      {399, 2},
-                                      {400, 4},
-                                      {799, 4},
-                                      {800, 8},
-                                      {1199, 8},
-                                      {1200, 12},
-                                      {100000, 12}}) {
-    EXPECT_EQ(count_workers(config, cost), workers) << cost;
-  }
-  // A smaller batch's blocks allow smaller shares.
-  config.largest_block = 500;
-  EXPECT_EQ(count_workers(config, 1200), 2);
-}
-
-// Equal rows are dealt out whole, or in equal parts, where few workers are left over for it.
-TEST(Schedule, EqualRowsHaveEvenShares) {
-  Config config = llama_config(33);
-  config.joint_rows = 128;
-  config.max_heads = 8;
-  config.evens_shares = 1;
-  const auto shares = [&](const std::vector<std::int32_t>& kv_lens) {
-    OwnedSchedule owned(config, decode_rows(kv_lens));
-    make(owned, Blocks{config, 0});
-    return std::pair(owned.get().header->workers, owned.get().header->num_splits);
-  };
-  EXPECT_EQ(shares(std::vector<std::int32_t>(32, 4096)), std::pair(32, 0));
-  EXPECT_EQ(shares(std::vector<std::int32_t>(64, 4096)), std::pair(32, 0));
-  EXPECT_EQ(shares(std::vector<std::int32_t>(16, 4096)), std::pair(32, 16));  // halves
-  EXPECT_EQ(shares({1 << 20}), std::pair(33, 1));
-  // Nine would have no work.
-  EXPECT_EQ(shares(std::vector<std::int32_t>(24, 4096)).first, 33);
-  EXPECT_EQ(shares(std::vector<std::int32_t>(48, 4096)).first, 33);
-  std::vector<std::int32_t> uneven(32, 4096);
-  uneven[7] = 4000;
-  EXPECT_EQ(shares(uneven).first, 33);
-  config.evens_shares = 0;
-  EXPECT_EQ(shares(std::vector<std::int32_t>(32, 4096)).first, 33);
-}
-
-// Of a GPU whose workers are divided.
-Config gpu_config(std::int32_t fixed_cost) {
-  Config config = llama_config(132);
-  config.tile_rows = 128;
-  config.block_tokens = 128;
-  config.heads_per_group = 8;
-  config.cost = {fixed_cost, 100, 1};
-  config.least_share = 100;
-  config.divides_workers = 1;
-  return config;
-}
-
-// 64 decoding requests, and a row of several query tokens.
-std::vector<Row> decode_rows_and(std::int32_t decode_kv_len, std::int32_t q_len,
-                                 std::int32_t kv_len) {
-  std::vector<Row> rows = decode_rows(std::vector<std::int32_t>(64, decode_kv_len));
-  Row row;
-  row.index = 64;
-  row.q_len = q_len;
-  row.kv_len = kv_len;
-  rows.push_back(row);
-  return rows;
-}
-
-// Decoding requests beside a prompt have as many workers as their cost is of all; the prompt's last
-// wave is shared out among the others.
-TEST(Schedule, WorkersAreDividedBetweenDecodeAndPrefill) {
-  const Config config = gpu_config(10);
-  OwnedSchedule owned(config, decode_rows_and(4096, 2048, 8192));
-  make(owned, Blocks{config, 0});
-  const Schedule& s = owned.get();
-  const Header& h = *s.header;
-  EXPECT_EQ(h.num_a_rows, 1);
-  const std::int64_t decode = h.b_cost - h.tail_cost;
-  EXPECT_EQ(decode, 64 * 8 * (10 + 32 * 104));
-  std::int64_t prefill = 0;
-  for (std::int32_t tile = 0; tile < 64; ++tile) {
-    prefill += 8 * item_cost(config, s.rows[0], 0, tile, Blocks{config, 0});
-  }
-  const std::int32_t decoding = h.workers - h.tail_workers;
-  const std::int64_t share = (decode + prefill) / 132;
-  EXPECT_LE(decode / decoding, share);
-  EXPECT_GT(decode / (decoding - 1), share);
-  EXPECT_EQ(h.workers, 132);
-  EXPECT_EQ(h.a_items % h.tail_workers, 0);
-  EXPECT_EQ(h.tail_items, 512 % h.tail_workers);
-  // No worker has both.
-  EXPECT_EQ(s.cuts[h.tail_workers].item, h.tail_items);
-  EXPECT_EQ(s.cuts[h.tail_workers].block, 0);
-  EXPECT_EQ(s.cuts[h.tail_workers].cost, h.tail_cost);
-}
-
-// Those that decode lie evenly among the places of a GPU, the others in order.
-TEST(Schedule, DecodeIsSpreadBesidePrefill) {
-  const Config config = gpu_config(10);
-  OwnedSchedule owned(config, decode_rows_and(4096, 2048, 8192));
-  make(owned, Blocks{config, 0});
-  const Header& h = *owned.get().header;
-  const std::int32_t decoding = h.workers - h.tail_workers;
-  std::int32_t others = 0;
-  std::int32_t found = 0;
-  for (std::int32_t place = 0; place < config.workers; ++place) {
-    const std::int32_t worker = worker_at(config, h, place);
-    if (worker < h.tail_workers) {
-      EXPECT_EQ(worker, others++);
-    } else {
-      EXPECT_EQ(worker, h.tail_workers + found++);
-    }
-    EXPECT_EQ(found, (place + 1) * decoding / config.workers);
-  }
-  EXPECT_EQ(others, h.tail_workers);
-}
-
-// Rows of a prefix that many requests share, and nothing taken in turn: workers stay in order.
-TEST(Schedule, NothingIsSpreadWithoutSectionA) {
-  const Config config = gpu_config(100);
-  OwnedSchedule owned(config, decode_rows_and(256, 64, 32768));
-  make(owned, Blocks{config, 0});
-  ASSERT_EQ(owned.get().header->a_items, 0);
-  for (std::int32_t place = 0; place < config.workers; ++place) {
-    EXPECT_EQ(worker_at(config, *owned.get().header, place), place);
-  }
-}
-
-TEST(Schedule, EveryWorkerHasOnePlace) {
-  std::mt19937 random(7);
-  for (int round = 0; round < 1000; ++round) {
-    SCOPED_TRACE(round);
-    RandomSchedule made(random);
-    const Schedule& s = made.owned.get();
-    std::set<std::int32_t> workers;
-    for (std::int32_t place = 0; place < s.config.workers; ++place) {
-      const std::int32_t worker = worker_at(s.config, *s.header, place);
-      ASSERT_TRUE(0 <= worker && worker < s.config.workers);
-      ASSERT_TRUE(workers.insert(worker).second) << worker;
-    }
-  }
 }
 
 // Both tiles of a prefix are cut at the same keys, and computed at the same time.

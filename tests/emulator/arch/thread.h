@@ -28,8 +28,11 @@ TW_DEVICE i32 lane_id() {
 TW_DEVICE i32 uniform(i32 value, Site site = Site::here()) {
   return emulator::exchange(value, 0, site);
 }
+TW_DEVICE i32 warp_of_thread() {
+  return thread_id() / kWarpSize;
+}
 TW_DEVICE i32 warp_id(Site site = Site::here()) {
-  return uniform(thread_id() / kWarpSize, site);
+  return uniform(warp_of_thread(), site);
 }
 
 TW_DEVICE char* shared_memory() {
