@@ -3,7 +3,6 @@
 
 #define NPY_NO_DEPRECATED_API NPY_1_7_API_VERSION
 #include <fmt/format.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <numpy/arrayobject.h>
 #include <tilewright/dlpack.h>
@@ -15,6 +14,7 @@
 #include <string_view>
 #include <utility>
 
+#include "dlpack_codes.h"
 #include "torch.h"
 
 namespace tilewright::python {
@@ -276,23 +276,6 @@ nb::object empty_aligned(DType dtype, std::span<const std::int64_t> shape) {
   if (!array.is_valid()) throw nb::python_error();
   if (PyArray_SetBaseObject(as_numpy(array), memory.release().ptr()) != 0) throw nb::python_error();
   return array;
-}
-
-nb::dlpack::dtype dlpack_dtype(DType dtype) {
-  // The codes of DLPack 1.1, which nanobind names in part.
-  static constexpr std::array<std::pair<DType, std::uint8_t>, 9> kCodes{{{DType::f32, 2},
-                                                                         {DType::f16, 2},
-                                                                         {DType::bf16, 4},
-                                                                         {DType::f8e4m3, 10},
-                                                                         {DType::f8e5m2, 12},
-                                                                         {DType::i8, 0},
-                                                                         {DType::i32, 0},
-                                                                         {DType::i64, 0},
-                                                                         {DType::u8, 1}}};
-  for (const auto& [known, code] : kCodes) {
-    if (known == dtype) return {code, static_cast<std::uint8_t>(8 * dtype_bytes(dtype)), 1};
-  }
-  return {};
 }
 
 // An object with __dlpack__ that shares the memory of a contiguous array; NumPy itself does not

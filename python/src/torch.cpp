@@ -5,18 +5,33 @@
 #include <nanobind/stl/string.h>
 #include <tilewright/error.h>
 
+#include <algorithm>
 #include <array>
+#include <cstddef>
+#include <optional>
 #include <utility>
 
 #include "array.h"
+#include "dlpack_codes.h"
 
 namespace tilewright::python {
 namespace {
+
+// The beginning of DLPack's exchange API (version 1.2; torch has it since 2.10): functions that a
+// tensor's type offers to C, so that nothing of Python is called to read one.
+struct ExchangeApi {
+  std::uint32_t major, minor;
+  const ExchangeApi* older;  // null: there is none
+  void *allocate, *export_managed, *import_managed;
+  // Borrows the tensor's shape and strides. An exception is set where the status is not 0.
+  int (*borrow)(void* tensor, nb::dlpack::dltensor* borrowed);
+};
 
 // What is needed of torch, looked up once; never released, since the interpreter may be gone by
 // then.
 struct Torch {
   nb::handle tensor_type;
+  const ExchangeApi* exchange;  // null in an older torch
   nb::handle empty;
   nb::handle current_stream;  // None in a torch without CUDA
   std::array<std::pair<nb::handle, DType>, 9> dtypes;
@@ -24,9 +39,19 @@ struct Torch {
       device;  // attribute names
 };
 
+const ExchangeApi* find_exchange_api(nb::handle tensor_type) {
+  const nb::object capsule = nb::getattr(tensor_type, "__dlpack_c_exchange_api__", nb::none());
+  if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return nullptr;
+  const void* pointer = PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api");
+  const auto* api = static_cast<const ExchangeApi*>(pointer);
+  while (api != nullptr && api->major > 1) api = api->older;
+  return api;
+}
+
 Torch load_torch(nb::handle module) {
   Torch torch;
   torch.tensor_type = module.attr("Tensor").inc_ref();
+  torch.exchange = find_exchange_api(torch.tensor_type);
   torch.empty = nb::object(module.attr("empty")).release();
   // What torch's own generated code asks; torch.cuda.current_stream() makes an object, for 1 us.
   const nb::object core = nb::getattr(module, "_C", nb::none());
@@ -108,6 +133,28 @@ Device torch_device(const Torch& torch, nb::handle tensor, const char* name) {
           static_cast<int>(to_int64(call_method(tensor, torch.get_device).ptr()))};
 }
 
+// None for a tensor that cannot be used; its attributes then tell why.
+std::optional<TensorView> borrow(const ExchangeApi& api, nb::handle tensor) {
+  nb::dlpack::dltensor borrowed;
+  if (api.borrow(tensor.ptr(), &borrowed) != 0) {
+    PyErr_Clear();
+    return std::nullopt;
+  }
+  const std::optional<DType> dtype = dtype_of_dlpack(borrowed.dtype);
+  const auto device = borrowed.device.device_type;
+  const bool on_gpu = device == nb::device::cuda::value;
+  const bool on_host = device == nb::device::cpu::value || device == nb::device::cuda_host::value;
+  if (!dtype || !(on_gpu || on_host) || borrowed.ndim > TensorView::kMaxRank) return std::nullopt;
+  TensorView view;
+  view.dtype = *dtype;
+  if (on_gpu) view.device = {DeviceType::cuda, borrowed.device.device_id};
+  view.rank = borrowed.ndim;
+  std::copy_n(borrowed.shape, borrowed.ndim, view.shape.begin());
+  std::copy_n(borrowed.strides, borrowed.ndim, view.strides.begin());
+  view.data = static_cast<std::byte*>(borrowed.data) + borrowed.byte_offset;
+  return view;
+}
+
 }  // namespace
 
 bool is_torch_tensor(nb::handle object) {
@@ -118,6 +165,9 @@ bool is_torch_tensor(nb::handle object) {
 
 TensorView view_of_torch(nb::handle tensor, const char* name) {
   const Torch& torch = *loaded_torch();
+  if (torch.exchange != nullptr) {
+    if (const std::optional<TensorView> view = borrow(*torch.exchange, tensor)) return *view;
+  }
   TensorView view;
   view.dtype = torch_dtype(torch, tensor, name);
   view.device = torch_device(torch, tensor, name);

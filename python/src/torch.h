@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// torch tensors by their attributes: `__dlpack__()` would cost 3 us each. Nothing here imports
-// torch; a tensor can only be met where somebody did.
+// torch tensors by DLPack's functions for C (0.03 us each), or by their attributes (0.7 us) where
+// torch is older than 2.10: `__dlpack__()` would cost 3 us. Nothing here imports torch; a tensor
+// can only be met where somebody did.
 #pragma once
 
 #include <nanobind/nanobind.h>

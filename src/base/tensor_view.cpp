@@ -105,7 +105,7 @@ namespace {
 
 void require_dim(const TensorView& view, int dim) {
   require(dim >= 0 && dim < view.rank, "dim is {}: it must be in [0, {}) for {}", dim, view.rank,
-          view.describe());
+          view);
 }
 
 std::byte* advance(const TensorView& view, std::int64_t elements) {
@@ -117,7 +117,7 @@ std::byte* advance(const TensorView& view, std::int64_t elements) {
 TensorView TensorView::slice(int dim, std::int64_t begin, std::int64_t end) const {
   require_dim(*this, dim);
   require(0 <= begin && begin <= end && end <= shape[dim],
-          "slice [{}, {}) of dim {} is out of range for {}", begin, end, dim, describe());
+          "slice [{}, {}) of dim {} is out of range for {}", begin, end, dim, *this);
   TensorView view = *this;
   view.shape[dim] = end - begin;
   if (numel() > 0) view.data = advance(*this, begin * strides[dim]);
@@ -127,7 +127,7 @@ TensorView TensorView::slice(int dim, std::int64_t begin, std::int64_t end) cons
 TensorView TensorView::select(int dim, std::int64_t index) const {
   require_dim(*this, dim);
   require(0 <= index && index < shape[dim], "index {} of dim {} is out of range for {}", index, dim,
-          describe());
+          *this);
   TensorView view = slice(dim, index, index + 1);
   for (int d = dim; d + 1 < rank; ++d) {
     view.shape[d] = view.shape[d + 1];
@@ -147,8 +147,7 @@ TensorView TensorView::transpose(int dim0, int dim1) const {
 }
 
 TensorView TensorView::unsqueeze(int dim) const {
-  require(dim >= 0 && dim <= rank && rank < kMaxRank, "cannot insert dim {} into {}", dim,
-          describe());
+  require(dim >= 0 && dim <= rank && rank < kMaxRank, "cannot insert dim {} into {}", dim, *this);
   TensorView view = *this;
   for (int d = rank; d > dim; --d) {
     view.shape[d] = shape[d - 1];

@@ -56,7 +56,7 @@ void check(const TensorView& logits, const SamplingArgs& args, const TensorView&
   require_last_dim_contiguous("logits", logits);
   const std::int64_t rows = logits.shape[0];
   require(logits.shape[1] >= 1 && logits.shape[1] <= kMaxVocabulary,
-          "logits is {}: its vocabulary must be in [1, {}]", logits.describe(), kMaxVocabulary);
+          "logits is {}: its vocabulary must be in [1, {}]", logits, kMaxVocabulary);
   require_shape("tokens", tokens, {rows});
   require_dtype("tokens", tokens, {DType::i32, DType::i64});
   require_device("tokens", tokens, logits.device);

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <tilewright/tilewright.h>
 
+#include <array>
 #include <memory>
 #include <optional>
 #include <string>
@@ -217,6 +218,18 @@ TEST_F(WithThreads, NothingIsAllocatedWithLevels) {
       }
     }
   }
+}
+
+// Caches that come as one tensor are taken apart at every call.
+TEST(AllocationCounter, ViewsOfViewsAreMadeWithoutText) {
+  std::array<float, 24> values{};
+  const TensorView view(values.data(), DType::f32, {2, 3, 4});
+  const AllocationCounter counter;
+  EXPECT_EQ(view.select(1, 2).shape[1], 4);
+  EXPECT_EQ(view.slice(0, 1, 2).shape[0], 1);
+  EXPECT_EQ(view.transpose(0, 2).shape[0], 4);
+  EXPECT_EQ(view.unsqueeze(0).rank, 4);
+  EXPECT_EQ(counter.count(), 0);
 }
 
 TEST(AllocationCounter, Counts) {

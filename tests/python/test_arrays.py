@@ -235,10 +235,11 @@ def test_index_lists():
         tw.Batch(qo_indptr=[0, 2**31])
 
 
-def test_torch_by_its_attributes():
+@pytest.mark.parametrize("options", [[], ["--exchange"]], ids=["attributes", "exchange"])
+def test_torch(options):
     """On a double of torch, in a process of its own: the module remembers the torch that it has met."""
     script = Path(__file__).with_name("fake_torch.py")
-    subprocess.run([sys.executable, str(script)], check=True, timeout=120)
+    subprocess.run([sys.executable, str(script), *options], check=True, timeout=120)
 
 
 class TestTorch:
