@@ -44,6 +44,21 @@ TW_DEVICE void store_words(void* to, const u32 (&from)[words]) {
   }
 }
 
+// The elements in words that were loaded.
+template <typename T, i32 words, i32 count>
+TW_DEVICE void unpack_words(const u32 (&from)[words], float (&to)[count]) {
+#pragma unroll
+  for (i32 i = 0; i < count; ++i) {
+    if constexpr (sizeof(T) == 4) {
+      to[i] = float_of(from[i]);
+    } else if constexpr (sizeof(T) == 2) {
+      to[i] = to_float(T{static_cast<u16>(from[i / 2] >> (i % 2 * 16))});
+    } else {
+      to[i] = to_float(T{static_cast<u8>(from[i / 4] >> (i % 4 * 8))});
+    }
+  }
+}
+
 template <typename T, i32 count>
 TW_DEVICE void load_run(const T* from, float (&to)[count]) {
   if constexpr (count == 1) {
@@ -51,16 +66,7 @@ TW_DEVICE void load_run(const T* from, float (&to)[count]) {
   } else {
     u32 words[count * sizeof(T) / 4];
     load_words(from, words);
-#pragma unroll
-    for (i32 i = 0; i < count; ++i) {
-      if constexpr (sizeof(T) == 4) {
-        to[i] = float_of(words[i]);
-      } else if constexpr (sizeof(T) == 2) {
-        to[i] = to_float(T{static_cast<u16>(words[i / 2] >> (i % 2 * 16))});
-      } else {
-        to[i] = to_float(T{static_cast<u8>(words[i / 4] >> (i % 4 * 8))});
-      }
-    }
+    unpack_words<T>(words, to);
   }
 }
 

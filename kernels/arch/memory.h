@@ -145,6 +145,18 @@ TW_DEVICE i32 atomic_add_acq_rel(i32* pointer, i32 value) {
 TW_DEVICE i32 atomic_add(i32* pointer, i32 value) {
   return atomicAdd(pointer, value);
 }
+TW_DEVICE u32 atomic_add(u32* pointer, u32 value) {
+  return atomicAdd(pointer, value);
+}
+// To shared memory where `adds`, without a branch.
+TW_DEVICE void add_shared_if(bool adds, u32* pointer, u32 value) {
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "setp.ne.u32 p, %0, 0;\n"
+      "@p red.relaxed.cta.shared::cta.add.u32 [%1], %2;\n}" ::"r"(static_cast<u32>(adds)),
+      "r"(shared_address(pointer)), "r"(value)
+      : "memory");
+}
 template <typename T>
 TW_DEVICE T atomic_add_64(T* pointer, T value) {
   static_assert(sizeof(T) == 8);

@@ -117,6 +117,16 @@ TW_DEVICE u32 ballot(bool value) {
 TW_DEVICE bool any_of_warp(bool value) {
   return __any_sync(kAllLanes, value) != 0;
 }
+// Over the warp, by one instruction.
+TW_DEVICE u32 warp_sum(u32 value) {
+  return __reduce_add_sync(kAllLanes, value);
+}
+TW_DEVICE u32 warp_max(u32 value) {
+  return __reduce_max_sync(kAllLanes, value);
+}
+TW_DEVICE u32 warp_min(u32 value) {
+  return __reduce_min_sync(kAllLanes, value);
+}
 TW_DEVICE i32 count_bits(u32 value) {
   return __popc(value);
 }

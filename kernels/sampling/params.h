@@ -30,6 +30,12 @@ struct SampleMemory {
 };
 inline constexpr i32 kSampleSharedBytes = sizeof(SampleMemory);
 
+// Of the kernel that has a cluster of blocks for a row.
+inline constexpr i32 kClusterThreads = 512;
+inline constexpr i32 kBlockLogits = 16384;
+inline constexpr i32 kMostBlocks = 16;
+inline constexpr i32 kClusterSharedBytes = 100 * 1024;  // two blocks have an SM
+
 struct SampleParams {
   const void* logits;  // [rows, vocabulary]
   i64 logits_stride;
@@ -43,7 +49,8 @@ struct SampleParams {
   RowValues<i64> steps;
   i32 tokens_64;  // i64, not i32
   i32 vocabulary;
-  i32 aligned;  // all rows are aligned to runs
+  i32 aligned;      // all rows are aligned to runs
+  i32 warp_logits;  // of a row in a cluster: a multiple of 128, so that its warps have all
 };
 
 }  // namespace tw

@@ -6,6 +6,7 @@
 #include "arch/elements.h"
 #include "arch/memory.h"
 #include "arch/thread.h"
+#include "sampling/kept.h"
 #include "sampling/params.h"
 #include "sampling/token_weight.h"
 
@@ -47,42 +48,6 @@ struct RowOfLogits {
       for_run(begin, body);
   }
 };
-
-inline constexpr i32 kLastId = 0x7FFFFFFF;
-
-// A filter: tokens above the threshold, and those at it up to the id `last_tie`.
-struct Kept {
-  float threshold;
-  i32 last_tie;
-
-  TW_DEVICE bool contains(i32 id, float value) const {
-    return value > threshold || (value == threshold && id <= last_tie);
-  }
-};
-
-// Unsigned integers in the order of the floats (no NaN, no -0), and back.
-TW_DEVICE u32 order_key(float value) {
-  const u32 bits = bits_of(value);
-  return (bits >> 31) != 0 ? ~bits : bits | 0x80000000U;
-}
-TW_DEVICE float of_order_key(u32 key) {
-  return float_of((key >> 31) != 0 ? key & 0x7FFFFFFFU : ~key);
-}
-
-TW_DEVICE u64 sum_of_warp(u64 value) {
-#pragma unroll
-  for (i32 mask = kWarpSize / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
-  return value;
-}
-// The sum over this lane and those before it.
-TW_DEVICE u64 sum_up_to_lane(u64 value) {
-#pragma unroll
-  for (i32 lanes = 1; lanes < kWarpSize; lanes *= 2) {
-    const u64 before = shuffle_up(value, lanes);
-    if (lane_id() >= lanes) value += before;
-  }
-  return value;
-}
 
 // The largest value and the lowest id that has it, as order_key(value) << 32 | ~id.
 template <typename T>

@@ -11,12 +11,6 @@
 
 namespace tw {
 
-template <typename T>
-TW_DEVICE T value_of_row(const RowValues<T>& values, i64 row) {
-  if (values.data == nullptr) return values.value;
-  return static_cast<const T*>(values.data)[row * values.stride];
-}
-
 // What the filters keep of a row, then the draw, as turns of one loop: each part of the code is
 // there once, because it is long. The row has a finite largest value.
 template <typename T>

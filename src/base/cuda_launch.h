@@ -18,6 +18,7 @@ struct CudaLaunch {
   std::int32_t grid = 0;  // blocks; 0: there is nothing to do
   std::int32_t block = 32;
   std::int32_t shared_bytes = 0;
+  std::int32_t cluster = 1;
   Params params{};
 };
 

@@ -72,7 +72,7 @@ std::vector<jit::KernelSource> sources_of(const std::vector<AttentionSpec>& spec
       add(plan_kernels_of(together, options.block_structures));
     }
   }
-  if (options.ops) add(kernels_of_ops());
+  if (options.ops) add(kernels_of_ops(arch));
   return sources;
 }
 

@@ -29,7 +29,7 @@ jit::KernelSource plan_kernel_of(const std::vector<AttentionSpec>& specs, bool l
 std::vector<jit::KernelSource> plan_kernels_of(const std::vector<AttentionSpec>& specs,
                                                bool block_structures);
 
-// All kernels of the operators and of sampling. Defined by src/ops.
-std::vector<jit::KernelSource> kernels_of_ops();
+// All kernels of the operators and of sampling on an architecture. Defined by src/ops.
+std::vector<jit::KernelSource> kernels_of_ops(const std::string& arch);
 
 }  // namespace tilewright

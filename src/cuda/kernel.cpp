@@ -14,6 +14,7 @@ enum Attribute : int {
   kLocalSizeBytes = 3,
   kNumRegs = 4,
   kMaxDynamicSharedSizeBytes = 8,
+  kNonPortableClusterSizeAllowed = 14,
 };
 
 // Of the struct that is the only parameter; 0 where the driver is too old to tell.
@@ -69,17 +70,23 @@ void Kernel::launch_bytes(const LaunchShape& shape, Stream stream, const void* p
   if (shape.grid == 0) return;
   const Driver& api = driver();
   const ContextScope scope(*device_);
-  LaunchAttribute overlap;
-  overlap.id = LaunchAttribute::kProgrammaticStreamSerialization;
-  overlap.value.flag = 1;
+  LaunchAttribute attributes[2];
   LaunchConfig config;
+  config.attributes = attributes;
   config.grid_x = shape.grid;
   config.block_x = shape.block;
   config.shared_bytes = shape.shared_bytes;
   config.stream = handle_of(stream);
   if (shape.programmatic && device_->has_programmatic_launch()) {
-    config.attributes = &overlap;
-    config.num_attributes = 1;
+    LaunchAttribute& overlap = attributes[config.num_attributes++];
+    overlap.id = LaunchAttribute::kProgrammaticStreamSerialization;
+    overlap.value.flag = 1;
+  }
+  if (shape.cluster > 0) {
+    LaunchAttribute& cluster = attributes[config.num_attributes++];
+    cluster.id = LaunchAttribute::kClusterDimension;
+    cluster.value.cluster[0] = shape.cluster;
+    cluster.value.cluster[1] = cluster.value.cluster[2] = 1;
   }
   void* list[] = {const_cast<void*>(params)};
   if (const Result result = api.launch_kernel_ex(&config, function_, list, nullptr);
@@ -103,6 +110,13 @@ void Kernel::allow_shared_bytes(int bytes) const {
             "cuFuncSetAttribute: {} bytes of shared memory for {}, of at most {} on cuda:{},",
             bytes, name_, device_->shared_bytes_per_block, device_->index));
   }
+}
+
+void Kernel::allow_large_clusters() const {
+  const Driver& api = driver();
+  const ContextScope scope(*device_);
+  check(api, api.func_set_attribute(function_, kNonPortableClusterSizeAllowed, 1),
+        "cuFuncSetAttribute: clusters of more than 8 blocks");
 }
 
 int Kernel::attribute(int which) const {

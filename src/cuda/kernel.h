@@ -14,6 +14,9 @@ struct LaunchShape {
   unsigned grid = 1;          // blocks; a launch of 0 blocks does nothing
   unsigned block = 1;         // threads a block
   unsigned shared_bytes = 0;  // dynamic shared memory a block
+  // Blocks that run side by side, of which the grid is a multiple; 0 for a kernel that knows
+  // nothing of clusters.
+  unsigned cluster = 0;
   // The kernel may start before its predecessor on the stream has ended, and waits for it by
   // itself.
   bool programmatic = false;
@@ -43,6 +46,9 @@ class Kernel {
 
   // Lets launches take up to this much dynamic shared memory: needed above 48 KiB.
   void allow_shared_bytes(int bytes) const;
+  // Lets launches have clusters of up to 16 blocks, where the GPU has room for them: needed
+  // above 8.
+  void allow_large_clusters() const;
   int registers() const;     // a thread
   int local_bytes() const;   // a thread: stack and spills
   int shared_bytes() const;  // static, a block

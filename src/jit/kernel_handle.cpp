@@ -36,6 +36,7 @@ const KernelHandle::Loaded& KernelHandle::load(int device) const {
     for (const std::string& name : made->names) {
       made->kernels.push_back(made->module->kernel(name.c_str()));
       if (source_.shared_bytes > 0) made->kernels.back().allow_shared_bytes(source_.shared_bytes);
+      if (source_.large_clusters) made->kernels.back().allow_large_clusters();
     }
     slot = std::move(made);
   }

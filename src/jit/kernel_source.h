@@ -27,6 +27,7 @@ struct KernelSource {
   std::vector<std::string> entries;  // extern "C" __global__ functions
   Budget budget;
   int shared_bytes = 0;              // the most dynamic shared memory that a launch takes
+  bool large_clusters = false;       // launches may have clusters of more than 8 blocks
   std::vector<std::string> options;  // for NVRTC, besides its usual ones
 };
 

@@ -107,12 +107,11 @@ std::vector<CudaOpKernel> common_op_kernels() {
   return kernels;
 }
 
-std::vector<jit::KernelSource> kernels_of_ops() {
+std::vector<jit::KernelSource> kernels_of_ops(const std::string& arch) {
   std::vector<jit::KernelSource> sources;
   for (const CudaOpKernel& kernel : common_op_kernels()) sources.push_back(kernel_source(kernel));
-  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
-    sources.push_back(sample_kernel_source(dtype));
-  }
+  for (jit::KernelSource& source : sample_kernel_sources(arch))
+    sources.push_back(std::move(source));
   return sources;
 }
 

@@ -3,54 +3,116 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
+
+#include "cuda/device.h"
 #include "jit/kernel_handle.h"
+#include "sampling/chunks.h"
 
 namespace tilewright {
 namespace {
 
 constexpr std::int32_t kThreads = 512;
+constexpr std::int64_t kMostClusterLogits = std::int64_t{tw::kBlockLogits} * tw::kMostBlocks;
+
+constexpr DType kDTypes[] = {DType::f32, DType::f16, DType::bf16};
 
 template <typename To, typename From>
 tw::RowValues<To> row_values(const PerRow<From>& argument) {
   return {argument.tensor.data, argument.tensor.strides[0], static_cast<To>(argument.value)};
 }
 
-const jit::KernelHandle& handle_of(DType logits) {
+const jit::KernelHandle& handle_of(SampleKernel kernel, DType logits) {
+  struct Handles {
+    jit::KernelHandle of[3];
+    explicit Handles(SampleKernel kernel)
+        : of{jit::KernelHandle(sample_kernel_source(kernel, kDTypes[0])),
+             jit::KernelHandle(sample_kernel_source(kernel, kDTypes[1])),
+             jit::KernelHandle(sample_kernel_source(kernel, kDTypes[2]))} {}
+  };
   // Never destroyed: threads may sample while the process ends.
-  static const auto* const f32 = new jit::KernelHandle(sample_kernel_source(DType::f32));
-  static const auto* const f16 = new jit::KernelHandle(sample_kernel_source(DType::f16));
-  static const auto* const bf16 = new jit::KernelHandle(sample_kernel_source(DType::bf16));
-  return logits == DType::f32 ? *f32 : logits == DType::f16 ? *f16 : *bf16;
+  static const auto* const block = new Handles(SampleKernel::block);
+  static const auto* const cluster = new Handles(SampleKernel::cluster);
+  const Handles& handles = kernel == SampleKernel::block ? *block : *cluster;
+  return handles
+      .of[std::find(std::begin(kDTypes), std::end(kDTypes), logits) - std::begin(kDTypes)];
+}
+
+// Blocks that hold a row: more than it needs where there are few rows, to have more SMs at work,
+// but none without two steps of each of its warps.
+std::int32_t cluster_size(std::int64_t rows, std::int64_t vocabulary) {
+  const std::int64_t needed = divide_up(vocabulary, std::int64_t{tw::kBlockLogits});
+  constexpr std::int64_t kResident = 128;  // blocks that run at the same time, one an SM
+  const std::int64_t most =
+      std::min<std::int64_t>(kResident / std::max<std::int64_t>(rows, 1), tw::kMostBlocks);
+  const std::int64_t useful = divide_up(vocabulary, std::int64_t{4096});
+  return static_cast<std::int32_t>(std::max(needed, std::min(most, useful)));
+}
+
+// sm_90 is Hopper when it runs what all GPUs run; from sm_120 on a block has too little shared
+// memory.
+bool has_clusters(const std::string& arch) {
+  const int number = std::stoi(arch.substr(3));
+  return number >= 90 && number < 120 && arch != "sm_90";
 }
 
 }  // namespace
 
-std::string sample_kernel_name(DType logits) {
-  return fmt::format("sample_{}", device_type_name(logits));
+std::string sample_kernel_name(SampleKernel kernel, DType logits) {
+  return fmt::format("sample_{}{}", kernel == SampleKernel::cluster ? "cluster_" : "",
+                     device_type_name(logits));
 }
 
-jit::KernelSource sample_kernel_source(DType logits) {
+jit::KernelSource sample_kernel_source(SampleKernel kernel, DType logits) {
+  const bool cluster = kernel == SampleKernel::cluster;
+  const int threads = cluster ? tw::kClusterThreads : kThreads;
+  const int blocks = cluster ? 2 : 1;  // of an SM
   jit::KernelSource source;
-  source.name = sample_kernel_name(logits);
+  source.name = sample_kernel_name(kernel, logits);
   source.entries = {source.name};
-  source.budget.max_registers = 65536 / kThreads;
-  source.shared_bytes = tw::kSampleSharedBytes;
+  source.budget.max_registers = 65536 / threads / blocks;
+  source.shared_bytes = cluster ? tw::kClusterSharedBytes : tw::kSampleSharedBytes;
+  source.large_clusters = cluster;
   source.source = fmt::format(
-      "#include \"sampling/sample.h\"\n"
+      "#include \"sampling/{0}sample.h\"\n"
       "using namespace tw;\n"
-      "TW_KERNEL TW_LAUNCH_BOUNDS({}, 1) {}(TW_PARAMETER SampleParams params) {{\n"
-      "  sample<{}>(params);\n"
+      "TW_KERNEL TW_LAUNCH_BOUNDS({1}, {2}) {3}(TW_PARAMETER SampleParams params) {{\n"
+      "  {0}sample<{4}>(params);\n"
       "}}\n",
-      kThreads, source.name, device_type_name(logits));
+      cluster ? "cluster_" : "", threads, blocks, source.name, device_type_name(logits));
   return source;
 }
 
-CudaLaunch<tw::SampleParams> sample_launch(const TensorView& logits, const SamplingArgs& args,
-                                           const TensorView& tokens) {
+std::vector<jit::KernelSource> sample_kernel_sources(const std::string& arch) {
+  std::vector<jit::KernelSource> sources;
+  for (const DType dtype : kDTypes) {
+    sources.push_back(sample_kernel_source(SampleKernel::block, dtype));
+    if (has_clusters(arch)) sources.push_back(sample_kernel_source(SampleKernel::cluster, dtype));
+  }
+  return sources;
+}
+
+SampleKernel choose_sample_kernel(const std::string& arch, std::int64_t vocabulary) {
+  return has_clusters(arch) && vocabulary <= kMostClusterLogits ? SampleKernel::cluster
+                                                                : SampleKernel::block;
+}
+
+CudaLaunch<tw::SampleParams> sample_launch(SampleKernel kernel, const TensorView& logits,
+                                           const SamplingArgs& args, const TensorView& tokens) {
   CudaLaunch<tw::SampleParams> launch;
-  launch.grid = cuda_count(logits.shape[0], "rows");
-  launch.block = kThreads;
-  launch.shared_bytes = tw::kSampleSharedBytes;
+  if (kernel == SampleKernel::cluster) {
+    launch.cluster = cluster_size(logits.shape[0], logits.shape[1]);
+    const std::int64_t warps = launch.cluster * (tw::kClusterThreads / tw::kWarpSize);
+    launch.params.warp_logits =
+        static_cast<std::int32_t>(divide_up(divide_up(logits.shape[1], warps), 128) * 128);
+    launch.block = tw::kClusterThreads;
+    launch.shared_bytes = tw::kClusterSharedBytes;
+  } else {
+    launch.block = kThreads;
+    launch.shared_bytes = tw::kSampleSharedBytes;
+  }
+  launch.grid = cuda_count(logits.shape[0] * launch.cluster, "blocks of threads");
   tw::SampleParams& params = launch.params;
   params.logits = logits.data;
   params.logits_stride = logits.strides[0];
@@ -69,13 +131,18 @@ CudaLaunch<tw::SampleParams> sample_launch(const TensorView& logits, const Sampl
 }
 
 void sample_on_cuda(const TensorView& logits, const SamplingArgs& args, const TensorView& tokens) {
-  const CudaLaunch<tw::SampleParams> launch = sample_launch(logits, args, tokens);
+  const SampleKernel kernel =
+      choose_sample_kernel(cuda::device(logits.device.index).arch, logits.shape[1]);
+  const CudaLaunch<tw::SampleParams> launch = sample_launch(kernel, logits, args, tokens);
   if (launch.grid == 0) return;
-  handle_of(logits.dtype)
+  handle_of(kernel, logits.dtype)
       .on(logits.device.index)
-      .launch({static_cast<unsigned>(launch.grid), static_cast<unsigned>(launch.block),
-               static_cast<unsigned>(launch.shared_bytes)},
-              args.stream, launch.params);
+      .launch(
+          {.grid = static_cast<unsigned>(launch.grid),
+           .block = static_cast<unsigned>(launch.block),
+           .shared_bytes = static_cast<unsigned>(launch.shared_bytes),
+           .cluster = kernel == SampleKernel::cluster ? static_cast<unsigned>(launch.cluster) : 0},
+          args.stream, launch.params);
 }
 
 }  // namespace tilewright

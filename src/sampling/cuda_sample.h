@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sampling on CUDA: one kernel for each dtype of logits, a block a row.
+// Sampling on CUDA: two kernels for each dtype of logits. One runs everywhere, and a block has a
+// row; in the other one a cluster of blocks holds a row in its shared memory.
 #pragma once
 
 #include <tilewright/sampling.h>
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/cuda_launch.h"
 #include "jit/kernel_source.h"
@@ -12,13 +15,20 @@
 
 namespace tilewright {
 
-// "sample_bf16": the entry point, and the name in reports.
-std::string sample_kernel_name(DType logits);
-jit::KernelSource sample_kernel_source(DType logits);
+enum class SampleKernel : std::uint8_t { block, cluster };
+
+// "sample_bf16", "sample_cluster_bf16": the entry point, and the name in reports.
+std::string sample_kernel_name(SampleKernel kernel, DType logits);
+jit::KernelSource sample_kernel_source(SampleKernel kernel, DType logits);
+// Those that an architecture ("sm_90a") has.
+std::vector<jit::KernelSource> sample_kernel_sources(const std::string& arch);
+
+// The kernel for rows of so many logits on an architecture.
+SampleKernel choose_sample_kernel(const std::string& arch, std::int64_t vocabulary);
 
 // Of arguments that have been checked.
-CudaLaunch<tw::SampleParams> sample_launch(const TensorView& logits, const SamplingArgs& args,
-                                           const TensorView& tokens);
+CudaLaunch<tw::SampleParams> sample_launch(SampleKernel kernel, const TensorView& logits,
+                                           const SamplingArgs& args, const TensorView& tokens);
 
 void sample_on_cuda(const TensorView& logits, const SamplingArgs& args, const TensorView& tokens);
 

@@ -27,7 +27,7 @@ class OpKernels : public NvrtcFixture, public testing::WithParamInterface<const 
 };
 
 TEST_P(OpKernels, CommonOnesCompileWithinTheirBudgets) {
-  const std::vector<jit::KernelSource> sources = kernels_of_ops();
+  const std::vector<jit::KernelSource> sources = kernels_of_ops(GetParam());
   EXPECT_GE(sources.size(), 20U);
   compile_all(sources);
 }

@@ -7,6 +7,7 @@
 #include <tilewright/sampling.h>
 
 #include "runtime/launch.h"
+#include "sampling/cluster_sample.h"
 #include "sampling/cuda_sample.h"
 #include "sampling/sampling_support.h"
 #include "support/tensor.h"
@@ -15,20 +16,24 @@ namespace tilewright::test {
 namespace {
 
 template <typename T>
-void kernel(tw::SampleParams p) {
-  tw::sample<T>(p);
+auto* kernel_of(SampleKernel kernel) {
+  using Kernel = void (*)(tw::SampleParams);
+  return kernel == SampleKernel::block
+             ? static_cast<Kernel>([](tw::SampleParams p) { tw::sample<T>(p); })
+             : static_cast<Kernel>([](tw::SampleParams p) { tw::cluster_sample<T>(p); });
 }
 
-void emulate(const TensorView& logits, const SamplingArgs& args, const TensorView& tokens,
-             std::uint64_t seed = 1) {
-  const CudaLaunch<tw::SampleParams> launch = sample_launch(logits, args, tokens);
-  auto* const function = logits.dtype == DType::f32   ? kernel<float>
-                         : logits.dtype == DType::f16 ? kernel<tw::f16>
-                                                      : kernel<tw::bf16>;
+void emulate(SampleKernel kernel, const TensorView& logits, const SamplingArgs& args,
+             const TensorView& tokens, std::uint64_t seed) {
+  const CudaLaunch<tw::SampleParams> launch = sample_launch(kernel, logits, args, tokens);
+  auto* const function = logits.dtype == DType::f32   ? kernel_of<float>(kernel)
+                         : logits.dtype == DType::f16 ? kernel_of<tw::f16>(kernel)
+                                                      : kernel_of<tw::bf16>(kernel);
   tw::emulator::launch(function,
                        {.grid = launch.grid,
                         .block = launch.block,
                         .shared_bytes = launch.shared_bytes,
+                        .cluster = launch.cluster,
                         .seed = seed},
                        launch.params);
 }
@@ -47,7 +52,17 @@ Tensor make_logits(RowKind kind, std::int64_t rows, std::int64_t vocabulary, DTy
   return logits;
 }
 
-void expect_same_tokens(const Tensor& logits, const SamplingArgs& args, std::uint64_t seed = 1) {
+class SampleOnCuda : public testing::TestWithParam<SampleKernel> {
+ protected:
+  void emulate(const TensorView& logits, const SamplingArgs& args, const TensorView& tokens,
+               std::uint64_t seed = 1) {
+    test::emulate(GetParam(), logits, args, tokens, seed);
+  }
+  void expect_same_tokens(const Tensor& logits, const SamplingArgs& args, std::uint64_t seed = 1);
+};
+
+void SampleOnCuda::expect_same_tokens(const Tensor& logits, const SamplingArgs& args,
+                                      std::uint64_t seed) {
   const std::int64_t rows = logits.shape()[0];
   Tensor got(DType::i64, {rows}, {2});
   Tensor expected(DType::i32, {rows});
@@ -71,7 +86,7 @@ constexpr Filters kFilters[] = {
     {1, 0, 0, 0},           {INFINITY, 0, 0.5F, 0}, {1e-30F, 0, 0.5F, 0}, {2, 7, 0.3F, 1},
     {1, 100000, 0.9999F, 0}};
 
-TEST(SampleOnCuda, SameTokensAsTheCpu) {
+TEST_P(SampleOnCuda, SameTokensAsTheCpu) {
   Random random(1);
   for (int kind = 0; kind < static_cast<int>(RowKind::count); ++kind) {
     // Less than a run, ends inside a run, and several stretches.
@@ -96,13 +111,14 @@ TEST(SampleOnCuda, SameTokensAsTheCpu) {
   }
 }
 
-TEST(SampleOnCuda, EveryDTypeAndAlignedRows) {
+TEST_P(SampleOnCuda, EveryDTypeAndAlignedRows) {
   Random random(2);
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
     for (const std::int64_t gap : {0, 8, 1}) {
       const Tensor logits = make_logits(RowKind::normal, 2, 1064, dtype, gap, random);
-      EXPECT_EQ(sample_launch(logits.view(), {}, int_tensor({0, 0}).view()).params.aligned,
-                gap % 8 == 0);
+      EXPECT_EQ(
+          sample_launch(GetParam(), logits.view(), {}, int_tensor({0, 0}).view()).params.aligned,
+          gap % 8 == 0);
       for (std::int64_t step = 0; step < 4; ++step) {
         SamplingArgs args;
         args.top_k = 30;
@@ -114,7 +130,7 @@ TEST(SampleOnCuda, EveryDTypeAndAlignedRows) {
   }
 }
 
-TEST(SampleOnCuda, InfinitiesAndNothing) {
+TEST_P(SampleOnCuda, InfinitiesAndNothing) {
   Random random(3);
   Tensor logits = make_logits(RowKind::normal, 3, 200, DType::f32, 0, random);
   for (const std::int64_t i : {3, 50, 51, 52, 199}) logits.set({0, i}, INFINITY);
@@ -133,7 +149,7 @@ TEST(SampleOnCuda, InfinitiesAndNothing) {
   }
 }
 
-TEST(SampleOnCuda, ParametersOfEachRow) {
+TEST_P(SampleOnCuda, ParametersOfEachRow) {
   Random random(4);
   const Tensor logits = make_logits(RowKind::quantised, 4, 500, DType::f32, 0, random);
   const Tensor temperature = float_tensor({0, 0.5, 1, 2});
@@ -155,7 +171,7 @@ TEST(SampleOnCuda, ParametersOfEachRow) {
 }
 
 // On the CPU these are errors.
-TEST(SampleOnCuda, BadParametersActAsGoodOnes) {
+TEST_P(SampleOnCuda, BadParametersActAsGoodOnes) {
   Random random(5);
   const Tensor logits = make_logits(RowKind::normal, 4, 100, DType::f32, 0, random);
   const Tensor bad_temperature = float_tensor({-1, NAN, 1, 1});
@@ -177,21 +193,44 @@ TEST(SampleOnCuda, BadParametersActAsGoodOnes) {
   EXPECT_EQ(got.snapshot(), expected.snapshot());
 }
 
-TEST(SampleOnCuda, ManyStretches) {
+TEST_P(SampleOnCuda, LongRows) {
   Random random(6);
-  const Tensor logits = make_logits(RowKind::with_nan, 1, 300001, DType::f32, 0, random);
-  SamplingArgs args;
-  args.top_k = 1000;
-  args.top_p = 0.7F;
-  expect_same_tokens(logits, args);
-  args.top_k = 0;
-  args.top_p = 1;
-  args.steps = 1;
-  expect_same_tokens(logits, args);
+  // Stretches of many steps for one kernel; clusters of several blocks for the other one.
+  const bool clusters = GetParam() == SampleKernel::cluster;
+  for (const RowKind kind : {RowKind::with_nan, RowKind::flat, RowKind::quantised, RowKind::masked,
+                             RowKind::geometric, RowKind::ascending, RowKind::misleading,
+                             RowKind::denormal, RowKind::peaks, RowKind::one_peak, RowKind::wide}) {
+    const Tensor logits = make_logits(kind, 1, clusters ? 40003 : 300001, DType::f32, 0, random);
+    SamplingArgs args;
+    args.top_k = 1000;
+    args.top_p = 0.7F;
+    expect_same_tokens(logits, args);
+    args.top_k = 0;
+    expect_same_tokens(logits, args);
+    args.top_p = 1;
+    args.steps = 1;
+    expect_same_tokens(logits, args);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kernels, SampleOnCuda,
+                         testing::Values(SampleKernel::block, SampleKernel::cluster),
+                         [](const auto& kernel) {
+                           return kernel.param == SampleKernel::block ? "Block" : "Cluster";
+                         });
+
+TEST(SampleKernels, AreChosenByArchitectureAndVocabulary) {
+  EXPECT_EQ(choose_sample_kernel("sm_90a", 128256), SampleKernel::cluster);
+  EXPECT_EQ(choose_sample_kernel("sm_100", 262144), SampleKernel::cluster);
+  EXPECT_EQ(choose_sample_kernel("sm_90a", 262145), SampleKernel::block);
+  EXPECT_EQ(choose_sample_kernel("sm_90", 1000), SampleKernel::block);
+  EXPECT_EQ(choose_sample_kernel("sm_80", 1000), SampleKernel::block);
+  EXPECT_EQ(sample_kernel_sources("sm_80").size(), 3U);
+  EXPECT_EQ(sample_kernel_sources("sm_90a").size(), 6U);
 }
 
 // The numbers behind the filters, at the corners that rows seldom reach.
-TEST(SampleOnCuda, MassTargets) {
+TEST(SampleKernels, MassTargets) {
   __extension__ using Uint128 = unsigned __int128;
   Random random(7);
   for (int i = 0; i < 20000; ++i) {

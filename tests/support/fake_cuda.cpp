@@ -441,6 +441,7 @@ FAKE int cuLaunchKernelEx(const Config* config, void* function, void** params, v
   launch.stream = config->stream;
   for (unsigned i = 0; i < config->num_attributes; ++i) {
     if (config->attributes[i].id == 6) launch.programmatic = config->attributes[i].flag != 0;
+    if (config->attributes[i].id == 4) launch.cluster = config->attributes[i].flag;
   }
   launch.params.assign(static_cast<const char*>(params[0]), params_bytes(called));
   const std::lock_guard lock(mutex);

@@ -102,6 +102,14 @@ TW_DEVICE i32 atomic_add(i32* pointer, i32 value) {
   return emulator::atomically(
       pointer, [=](i32 old) { return static_cast<i32>(static_cast<u32>(old) + value); });
 }
+TW_DEVICE u32 atomic_add(u32* pointer, u32 value) {
+  return emulator::atomically(pointer, [=](u32 old) { return old + value; });
+}
+TW_DEVICE void add_shared_if(bool adds, u32* pointer, u32 value) {
+  if (!adds) return;
+  emulator::check_shared(pointer, sizeof(u32), sizeof(u32), "an addition to shared memory");
+  atomic_add(pointer, value);
+}
 template <typename T>
 TW_DEVICE T atomic_add_64(T* pointer, T value) {
   static_assert(sizeof(T) == 8);

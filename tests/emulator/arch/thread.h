@@ -103,6 +103,24 @@ TW_DEVICE u32 ballot(bool value, Site site = Site::here()) {
 TW_DEVICE bool any_of_warp(bool value, Site site = Site::here()) {
   return ballot(value, site) != 0;
 }
+namespace emulator {
+template <typename Join>
+TW_DEVICE u32 reduce_warp(u32 value, Site site, const Join& join) {
+  for (i32 mask = kWarpSize / 2; mask > 0; mask /= 2) {
+    value = join(value, exchange(value, lane_id() ^ mask, site));
+  }
+  return value;
+}
+}  // namespace emulator
+TW_DEVICE u32 warp_sum(u32 value, Site site = Site::here()) {
+  return emulator::reduce_warp(value, site, [](u32 a, u32 b) { return a + b; });
+}
+TW_DEVICE u32 warp_max(u32 value, Site site = Site::here()) {
+  return emulator::reduce_warp(value, site, [](u32 a, u32 b) { return a > b ? a : b; });
+}
+TW_DEVICE u32 warp_min(u32 value, Site site = Site::here()) {
+  return emulator::reduce_warp(value, site, [](u32 a, u32 b) { return a < b ? a : b; });
+}
 TW_DEVICE i32 count_bits(u32 value) {
   return __builtin_popcount(value);
 }

@@ -15,9 +15,10 @@ struct Launch {
   i32 grid = 1;
   i32 block = 32;  // a multiple of 32, at most 1024
   i64 shared_bytes = 0;
+  i32 cluster = 1;  // blocks that start together: the grid is a multiple of it
   // Decides the order of blocks, of threads, and when copies land. Equal seeds run equally.
   u64 seed = 0;
-  // Blocks that run at the same time; the others start when one of them ends.
+  // Blocks that run at the same time (at least a cluster); the others start when some of them end.
   i32 max_resident_blocks = 4;
 };
 

@@ -26,9 +26,9 @@ struct Machine {
   const void* context = nullptr;
 
   Fiber host;
-  std::vector<std::unique_ptr<Block>> resident;
+  std::vector<std::unique_ptr<Cluster>> resident;
   std::vector<Block*> finished;
-  std::vector<i32> order;  // block numbers as they start, the next one last
+  std::vector<i32> order;  // numbers of clusters as they start, the next one last
   std::vector<Warp*> runnable;
   Warp* turn = nullptr;  // whose lanes run now
   std::string failure;
@@ -61,7 +61,7 @@ Machine* machine = nullptr;
 constexpr std::string_view kPointNames[] = {"sync_warp",     "a shuffle",    "a vote of the warp",
                                             "load_matrix",   "store_matrix", "multiply_16x8x16",
                                             "sync_block",    "any_of_block", "count_of_block",
-                                            "named_barrier", "wgmma"};
+                                            "named_barrier", "wgmma",        "sync_cluster"};
 
 std::string describe(Point point, Site site) {
   std::string_view file = site.file;
@@ -99,9 +99,20 @@ void go_last() {
   self->warp->priority = --machine->lowest_priority;
 }
 
+// What stands for a cluster's barrier among the numbers of a block's.
+constexpr i32 kClusterBarrier = kNumBarriers;
+
+std::vector<Block*> resident_blocks() {
+  std::vector<Block*> blocks;
+  for (const auto& cluster : machine->resident) {
+    for (const auto& block : cluster->blocks) blocks.push_back(block.get());
+  }
+  return blocks;
+}
+
 std::string describe_deadlock() {
   std::string text = "deadlock: every thread waits";
-  for (const auto& block : machine->resident) {
+  for (const Block* block : resident_blocks()) {
     std::string before;
     i32 first = 0;
     const auto num_warps = static_cast<i32>(block->warps.size());
@@ -111,7 +122,9 @@ std::string describe_deadlock() {
         const Warp& warp = block->warps[i];
         state = "done";
         if (warp.barrier >= 0) {
-          const Barrier& barrier = block->barriers[warp.barrier];
+          const bool of_cluster = warp.barrier == kClusterBarrier;
+          const Barrier& barrier =
+              of_cluster ? block->cluster->barrier : block->barriers[warp.barrier];
           state = fmt::format("at {}, barrier {}, where {} of {} threads have come",
                               describe(warp.point, warp.site), warp.barrier, barrier.arrived,
                               barrier.expected);
@@ -245,9 +258,8 @@ std::unique_ptr<Block> make_block(const Launch& launch) {
   return block;
 }
 
-void start_block(Block& block) {
-  block.id = machine->order.back();
-  machine->order.pop_back();
+void start_block(Block& block, i32 id) {
+  block.id = id;
   block.alive = block.num_threads;
   block.memory->fill(0xFF);
   for (Barrier& barrier : block.barriers) barrier = {};
@@ -335,28 +347,52 @@ class FaultHandler {
   struct sigaction before_ = {};
 };
 
+void start_cluster(Cluster& cluster) {
+  const i32 number = machine->order.back();
+  machine->order.pop_back();
+  cluster.finished = 0;
+  cluster.barrier = {};
+  const auto size = static_cast<i32>(cluster.blocks.size());
+  for (const auto& block : cluster.blocks) start_block(*block, number * size + block->rank);
+}
+
+std::unique_ptr<Cluster> make_cluster(const Launch& launch) {
+  auto cluster = std::make_unique<Cluster>();
+  for (i32 rank = 0; rank < launch.cluster; ++rank) {
+    cluster->blocks.push_back(make_block(launch));
+    cluster->blocks.back()->cluster = cluster.get();
+    cluster->blocks.back()->rank = rank;
+  }
+  return cluster;
+}
+
+void give_stacks(const Cluster& cluster) {
+  for (const auto& block : cluster.blocks) {
+    for (const Fiber& fiber : block->fibers) give_stack(fiber.stack);
+  }
+}
+
 void run_blocks(Machine& m) {
-  const i32 resident = std::min(m.launch.grid, m.launch.max_resident_blocks);
-  for (i32 i = 0; i < resident; ++i) m.resident.push_back(make_block(m.launch));
-  for (const auto& block : m.resident) start_block(*block);
+  const i32 resident = std::clamp(m.launch.max_resident_blocks / m.launch.cluster, 1,
+                                  static_cast<i32>(m.order.size()));
+  for (i32 i = 0; i < resident; ++i) m.resident.push_back(make_cluster(m.launch));
+  for (const auto& cluster : m.resident) start_cluster(*cluster);
   while (!m.resident.empty() && !m.failed) {
     switch_to(choose(true));
     for (Block* block : m.finished) {
       if (!m.failed) end_block(*block);
+      Cluster* const cluster = block->cluster;
+      if (++cluster->finished < m.launch.cluster) continue;
       if (!m.order.empty()) {
-        start_block(*block);
-      } else {
-        const auto at = std::find_if(m.resident.begin(), m.resident.end(),
-                                     [&](const auto& each) { return each.get() == block; });
-        for (Fiber& fiber : block->fibers) give_stack(fiber.stack);
-        m.resident.erase(at);
+        start_cluster(*cluster);
+        continue;
       }
+      give_stacks(*cluster);
+      std::erase_if(m.resident, [&](const auto& each) { return each.get() == cluster; });
     }
     m.finished.clear();
   }
-  for (const auto& block : m.resident) {
-    for (Fiber& fiber : block->fibers) give_stack(fiber.stack);
-  }
+  for (const auto& cluster : m.resident) give_stacks(*cluster);
 }
 
 }  // namespace
@@ -376,45 +412,74 @@ void meet(Point point, Site site, Collective collective) {
   if (!machine->chance(machine->stay)) run_others(true);
 }
 
-i32 wait_at_barrier(i32 number, i32 threads, Point point, Site site, bool vote) {
-  land_copies(0);
+namespace {
+
+// The warp's lanes meet at the barrier; whoever is the last one releases all warps that wait.
+i32 wait_at(Barrier& barrier, i32 number, i32 threads, Point point, Site site, bool vote) {
   Warp& warp = *self->warp;
-  Block& block = *self->block;
   const u32 phase = warp.phase;
   warp.votes |= static_cast<u32>(vote) << self->lane;
-  if (arrive(warp, point, site)) {
-    Barrier& barrier = block.barriers[number];
-    if (threads <= 0 || threads > block.num_threads || threads % kWarpSize != 0) {
-      fail(fmt::format("{} of {} threads: it must be a multiple of {} up to {}",
-                       describe(point, site), threads, kWarpSize, block.num_threads));
-    }
-    if (barrier.arrived != 0 && (barrier.expected != threads || barrier.point != point)) {
-      fail(fmt::format(
-          "warps disagree: this one comes to {} for {} threads, others wait in {} for {}",
-          describe(point, site), threads, kPointNames[static_cast<u32>(barrier.point)],
-          barrier.expected));
-    }
-    barrier.point = point;
-    barrier.expected = threads;
-    barrier.arrived += kWarpSize;
-    barrier.votes += std::popcount(warp.votes);
-    barrier.waiting.push_back(&warp);
-    warp.votes = 0;
-    warp.barrier = number;
-    if (barrier.arrived == threads) {
-      for (Warp* each : barrier.waiting) {
-        each->result[each->phase] = barrier.votes;
-        release(*each);
-      }
-      barrier.waiting.clear();
-      barrier.arrived = 0;
-      barrier.votes = 0;
-    }
-    run_others(true);
-  } else {
+  if (!arrive(warp, point, site)) {
     run_others(false);
+    return static_cast<i32>(warp.result[phase]);
   }
+  if (barrier.arrived != 0 && (barrier.expected != threads || barrier.point != point)) {
+    fail(
+        fmt::format("warps disagree: this one comes to {} for {} threads, others wait in {} for {}",
+                    describe(point, site), threads, kPointNames[static_cast<u32>(barrier.point)],
+                    barrier.expected));
+  }
+  barrier.point = point;
+  barrier.expected = threads;
+  barrier.arrived += kWarpSize;
+  barrier.votes += std::popcount(warp.votes);
+  barrier.waiting.push_back(&warp);
+  warp.votes = 0;
+  warp.barrier = number;
+  if (barrier.arrived == threads) {
+    for (Warp* each : barrier.waiting) {
+      each->result[each->phase] = barrier.votes;
+      release(*each);
+    }
+    barrier.waiting.clear();
+    barrier.arrived = 0;
+    barrier.votes = 0;
+  }
+  run_others(true);
   return static_cast<i32>(warp.result[phase]);
+}
+
+}  // namespace
+
+i32 wait_at_barrier(i32 number, i32 threads, Point point, Site site, bool vote) {
+  land_copies(0);
+  Block& block = *self->block;
+  if (threads <= 0 || threads > block.num_threads || threads % kWarpSize != 0) {
+    fail(fmt::format("{} of {} threads: it must be a multiple of {} up to {}",
+                     describe(point, site), threads, kWarpSize, block.num_threads));
+  }
+  return wait_at(block.barriers[number], number, threads, point, site, vote);
+}
+
+void wait_at_cluster_barrier(Site site) {
+  land_copies(0);
+  Cluster& cluster = *self->block->cluster;
+  const i32 threads = self->block->num_threads * static_cast<i32>(cluster.blocks.size());
+  wait_at(cluster.barrier, kClusterBarrier, threads, Point::sync_cluster, site, false);
+}
+
+void* remote_place(const void* mine, u32 bytes, i32 rank) {
+  check_shared(mine, bytes, bytes, "an access to another block's memory");
+  const Cluster& cluster = *self->block->cluster;
+  if (rank < 0 || rank >= static_cast<i32>(cluster.blocks.size())) {
+    fail(fmt::format("it accesses the memory of block {} of a cluster of {}", rank,
+                     cluster.blocks.size()));
+  }
+  const Block& block = *cluster.blocks[rank];
+  if (block.alive == 0) {
+    fail(fmt::format("it accesses the memory of block {} of its cluster, which has ended", rank));
+  }
+  return block.shared + (static_cast<const char*>(mine) - self->block->shared);
 }
 
 void finish_products(Warp& warp, u32 groups) {
@@ -484,6 +549,10 @@ Statistics run_grid(const Launch& launch, void (*body)(const void*), const void*
         fmt::format("grid is {}, max_resident_blocks {}, shared_bytes {}: they must be positive",
                     launch.grid, launch.max_resident_blocks, launch.shared_bytes));
   }
+  if (launch.cluster <= 0 || launch.grid % launch.cluster != 0) {
+    throw Failure(fmt::format("cluster is {}: the grid, {}, must be a multiple of it",
+                              launch.cluster, launch.grid));
+  }
   Machine m;
   m.launch = launch;
   m.body = body;
@@ -496,7 +565,7 @@ Statistics run_grid(const Launch& launch, void (*body)(const void*), const void*
   m.land_early = kLandEarly[m.below(3)];
   constexpr u32 kCandidates[] = {1, 2, 8, 32};
   m.candidates = kCandidates[m.below(4)];
-  m.order.resize(launch.grid);
+  m.order.resize(static_cast<std::size_t>(launch.grid / launch.cluster));
   std::iota(m.order.begin(), m.order.end(), 0);
   for (std::size_t i = m.order.size(); i > 1; --i) std::swap(m.order[i - 1], m.order[m.below(i)]);
 

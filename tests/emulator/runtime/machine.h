@@ -35,6 +35,7 @@ enum class Point : u8 {
   count_of_block,
   named_barrier,
   warp_group,
+  sync_cluster,
 };
 
 inline constexpr u32 kUnit = 16;  // bytes that land at once
@@ -143,8 +144,17 @@ struct Barrier {
 
 inline constexpr i32 kNumBarriers = 16;
 
+// Blocks that start together and reach each other's shared memory.
+struct Cluster {
+  std::vector<std::unique_ptr<Block>> blocks;
+  i32 finished = 0;  // of them
+  Barrier barrier;
+};
+
 struct Block {
   i32 id = 0;
+  Cluster* cluster = nullptr;
+  i32 rank = 0;  // in the cluster
   i32 num_threads = 0;
   i32 alive = 0;
   char* shared = nullptr;
@@ -173,6 +183,10 @@ using Collective = void (*)(Warp& warp, u32 phase);
 void meet(Point point, Site site, Collective collective = nullptr);
 // Returns when `threads` threads have come to the barrier: how many of them voted for it.
 i32 wait_at_barrier(i32 number, i32 threads, Point point, Site site, bool vote);
+// Returns when all threads of the cluster have come.
+void wait_at_cluster_barrier(Site site);
+// The same place in the shared memory of another block of the cluster; fails if it has ended.
+void* remote_place(const void* mine, u32 bytes, i32 rank);
 // Others may run before this thread goes on.
 void interleave();
 // This thread asked for something that another one must bring about: others run.

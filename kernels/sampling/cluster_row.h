@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+// A row of logits in the shared memory of a cluster of blocks: read from global memory once,
+// whatever is asked of it then. A warp has neighbouring logits, and a thread always the same ones.
+#pragma once
+
+#include "arch/cluster.h"
+#include "arch/elements.h"
+#include "arch/memory.h"
+#include "arch/thread.h"
+#include "sampling/kept.h"
+#include "sampling/params.h"
+#include "sampling/token_weight.h"
+
+namespace tw {
+
+inline constexpr i32 kClusterWarps = kClusterThreads / kWarpSize;
+inline constexpr i32 kEach = 4;  // neighbouring logits of a thread
+inline constexpr i32 kStep = kWarpSize * kEach;
+inline constexpr i32 kSlots = kMostBlocks * kClusterWarps;  // one for each warp of a cluster
+
+// An entry of a row: the larger one comes first where tokens are kept by their logits. No two are
+// equal.
+TW_DEVICE u64 entry_of(float value, i32 id) {
+  return u64{order_key(value)} << 32 | ~static_cast<u32>(id);
+}
+TW_DEVICE float value_of_entry(u64 entry) {
+  return of_order_key(static_cast<u32>(entry >> 32));
+}
+TW_DEVICE i32 id_of_entry(u64 entry) {
+  return static_cast<i32>(~static_cast<u32>(entry));
+}
+
+inline constexpr i32 kBins = 2 * kClusterThreads;
+inline constexpr i32 kMostListed = 1024;
+inline constexpr i32 kPivots = 32;
+
+// A block's shared memory. Blocks write to each other's; the first one, the leader, counts for all.
+struct ClusterMemory {
+  float logits[kBlockLogits];
+  // Sums of bins, by parts of kLowBits and more bits, which overflow in no sum.
+  u32 low[kBins];
+  u32 high[kBins];
+  u64 listed[kMostListed];  // entries of the bin where a search ends
+  u64 measures[kMostListed];
+  // What each warp of the cluster has found.
+  u64 totals[kSlots];
+  u64 first[kSlots];
+  u64 last[kSlots];
+  u32 maxima[kSlots];
+  u32 minima[kSlots];
+  u64 random;
+  // The leader's.
+  u64 of_warps[kClusterWarps];
+  u64 pivots[kPivots];
+  u64 pivot_sums[kPivots];
+  u32 num_listed;
+  u32 num_left;
+  // What the leader tells all.
+  u32 bin;
+  u64 rest;
+  u64 last_kept;
+};
+static_assert(sizeof(ClusterMemory) <= kClusterSharedBytes);
+
+struct ClusterRow {
+  ClusterMemory& memory;
+  i32 count;  // logits of the row
+  i32 rank;   // of this block
+  i32 blocks;
+  i32 warp_logits;  // a multiple of kStep
+
+  TW_DEVICE i32 slot() const { return rank * kClusterWarps + warp_of_thread(); }
+
+  // body(id, logits) of a warp's runs of kEach, by its lanes together. What is kept behind the
+  // row's end is -inf: the last ones in any order.
+  template <typename Body>
+  TW_DEVICE void for_runs(const Body& body) const {
+    const i32 warp = warp_id();
+    const i32 first = (rank * kClusterWarps + warp) * warp_logits;
+    float* logits = memory.logits + warp * warp_logits + lane_id() * kEach;
+#pragma unroll 1
+    for (i32 at = 0; at < warp_logits && first + at < count; at += kStep)
+      body(first + at + lane_id() * kEach, logits + at);
+  }
+  // The same, with the values.
+  template <typename Body>
+  TW_DEVICE void for_values(const Body& body) const {
+    for_runs([&](i32 id, const float* logits) {
+      const Float4 run = *reinterpret_cast<const Float4*>(logits);
+      const float values[kEach] = {run.x, run.y, run.z, run.w};
+      body(id, values);
+    });
+  }
+
+  // Tells a warp's finding to all blocks.
+  template <typename T>
+  TW_DEVICE void tell_all(T* slots, T value) const {
+    if (lane_id() < blocks) store_remote(slots + slot(), lane_id(), value);
+  }
+};
+
+struct Extremes {
+  float largest;
+  float least;
+  float of_thread;  // the largest one of this thread
+};
+
+// Reads this block's part of the row; what is found in all of it.
+template <typename T>
+TW_DEVICE Extremes read_row(const ClusterRow& row, const T* logits, bool aligned) {
+  ClusterMemory& memory = row.memory;
+  float largest = -kInfinity, least = kInfinity;
+  const auto keep = [&](float* to, const float(&run)[kEach]) {
+    float values[kEach];
+#pragma unroll
+    for (i32 j = 0; j < kEach; ++j) {
+      values[j] = clean_logit(run[j]);
+      largest = max_of(largest, values[j]);
+      least = min_of(least, values[j]);
+    }
+    *reinterpret_cast<Float4*>(to) = {values[0], values[1], values[2], values[3]};
+  };
+  constexpr i32 kWords = kEach * sizeof(T) / 4;
+  constexpr i32 kAhead = 16 / kWords;  // runs that are asked for before the first one is looked at
+  const i32 begin = (row.rank * kClusterWarps + warp_id()) * row.warp_logits;
+  float* to = memory.logits + warp_id() * row.warp_logits + lane_id() * kEach;
+  const T* from = logits + begin + lane_id() * kEach;
+  const bool whole = aligned && begin + row.warp_logits <= row.count;
+#pragma unroll 1
+  for (i32 first = 0; whole && first < row.warp_logits; first += kAhead * kStep) {
+    u32 words[kAhead][kWords];
+#pragma unroll
+    for (i32 i = 0; i < kAhead; ++i) {
+      if (first + i * kStep < row.warp_logits) load_words(from + first + i * kStep, words[i]);
+    }
+#pragma unroll
+    for (i32 i = 0; i < kAhead; ++i) {
+      if (first + i * kStep >= row.warp_logits) break;
+      float run[kEach];
+      unpack_words<T>(words[i], run);
+      keep(to + first + i * kStep, run);
+    }
+  }
+  // Behind the row's end there is -inf, which is no logit.
+#pragma unroll 1
+  for (i32 at = 0; !whole && at < row.warp_logits; at += kStep) {
+    const i32 id = begin + at + lane_id() * kEach;
+    float run[kEach];
+#pragma unroll
+    for (i32 j = 0; j < kEach; ++j)
+      run[j] = id + j < row.count ? to_float(from[at + j]) : -kInfinity;
+    const float least_before = least;
+    keep(to + at, run);
+    if (id + kEach > row.count) {
+      least = least_before;
+#pragma unroll
+      for (i32 j = 0; j < kEach; ++j) {
+        if (id + j < row.count) least = min_of(least, clean_logit(run[j]));
+      }
+    }
+  }
+  const float of_thread = largest;
+  row.tell_all(memory.maxima, warp_max(order_key(largest)));
+  row.tell_all(memory.minima, warp_min(order_key(least)));
+  sync_cluster();
+  u32 first = 0, last = ~0U;
+#pragma unroll 1
+  for (i32 slot = lane_id(); slot < row.blocks * kClusterWarps; slot += kWarpSize) {
+    first = memory.maxima[slot] > first ? memory.maxima[slot] : first;
+    last = memory.minima[slot] < last ? memory.minima[slot] : last;
+  }
+  return {of_order_key(warp_max(first)), of_order_key(warp_min(last)), of_thread};
+}
+
+// A row whose largest logit is +inf: all mass lies on such ones, evenly.
+TW_DEVICE void keep_infinite(const ClusterRow& row) {
+  row.for_runs([&](i32, float* logits) {
+#pragma unroll
+    for (i32 j = 0; j < kEach; ++j) logits[j] = logits[j] == kInfinity ? 0.0F : -kInfinity;
+  });
+}
+
+// Of equal logits the last ones go: what is kept can be told by its value then.
+TW_DEVICE void drop_ties_behind(const ClusterRow& row, u64 entry) {
+  const float value = value_of_entry(entry);
+  row.for_runs([&](i32 id, float* logits) {
+    const Float4 run = *reinterpret_cast<const Float4*>(logits);
+    if (!any_of_warp((run.x == value) | (run.y == value) | (run.z == value) | (run.w == value)))
+      return;
+#pragma unroll
+    for (i32 j = 0; j < kEach; ++j) {
+      if (logits[j] == value && id + j > id_of_entry(entry)) logits[j] = -kInfinity;
+    }
+  });
+}
+
+}  // namespace tw

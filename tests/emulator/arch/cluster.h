@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// kernels/arch/cluster.h for the emulator.
+#pragma once
+
+#include "arch/memory.h"
+#include "arch/thread.h"
+#include "runtime/machine.h"
+
+namespace tw {
+
+TW_DEVICE i32 cluster_rank() {
+  return emulator::self->block->rank;
+}
+TW_DEVICE i32 cluster_size() {
+  return static_cast<i32>(emulator::self->block->cluster->blocks.size());
+}
+TW_DEVICE void sync_cluster(Site site = Site::here()) {
+  emulator::wait_at_cluster_barrier(site);
+}
+
+template <typename T>
+TW_DEVICE T* remote_place(const T* mine, i32 rank) {
+  return static_cast<T*>(emulator::remote_place(mine, sizeof(T), rank));
+}
+template <typename T>
+TW_DEVICE void store_remote(T* mine, i32 rank, T value) {
+  *remote_place(mine, rank) = value;
+}
+TW_DEVICE u32 load_remote(const u32* mine, i32 rank) {
+  return *remote_place(mine, rank);
+}
+TW_DEVICE u32 fetch_add_remote(u32* mine, i32 rank, u32 value) {
+  return emulator::atomically(remote_place(mine, rank), [=](u32 old) { return old + value; });
+}
+TW_DEVICE void add_remote(u32* mine, i32 rank, u32 value) {
+  fetch_add_remote(mine, rank, value);
+}
+
+}  // namespace tw
