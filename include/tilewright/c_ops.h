@@ -53,7 +53,8 @@ TILEWRIGHT_API tw_status tw_merge_states(const tw_tensor* values, const tw_tenso
                                          const tw_tensor* out, const tw_tensor* lse_out,
                                          tw_stream stream);
 
-/* NULL members: the defaults of SamplingArgs. */
+/* NULL members, and tensors of rank 0: the defaults of SamplingArgs. Bits of a status word:
+ * SamplingStatus. */
 typedef struct tw_sampling_args {
   size_t size;
   const tw_real* temperature; /* NULL: 1 */
@@ -63,6 +64,8 @@ typedef struct tw_sampling_args {
   const tw_integer* seeds;    /* NULL: 0 */
   const tw_integer* steps;    /* NULL: 0 */
   tw_stream stream;
+  tw_tensor slots;  /* none: entry r of a parameter is row r's */
+  tw_tensor status; /* none: not written */
 } tw_sampling_args;
 
 TILEWRIGHT_API tw_status tw_sample(const tw_tensor* logits, const tw_sampling_args* args,

@@ -7,13 +7,20 @@
 
 namespace tw {
 
-// A number for all rows, or where `data` is given, one for each.
+// A number for all rows, or where `data` is given, one for each of their entries.
 template <typename T>
 struct RowValues {
   const void* data;
   i64 stride;
   T value;
 };
+
+// Bits of a row's status, as SamplingStatus has them.
+inline constexpr u32 kStatusNan = 1;
+inline constexpr u32 kStatusInfinity = 2;
+inline constexpr u32 kStatusNoCandidate = 4;
+inline constexpr u32 kStatusBadParameter = 8;
+inline constexpr u32 kStatusSlot = 16;
 
 // Histograms have copies, so that the lanes of a warp seldom add to one number.
 inline constexpr i32 kDigits = 256;
@@ -35,12 +42,17 @@ struct SampleParams {
   i64 logits_stride;
   void* tokens;  // [rows]
   i64 tokens_stride;
+  const void* slots;  // i32 [rows]: a row's entry in the parameters; null: entry r is row r's
+  i64 slots_stride;
+  void* status;  // i32 [rows], written; or null
+  i64 status_stride;
   RowValues<float> temperature;
   RowValues<i32> top_k;
   RowValues<float> top_p;
   RowValues<float> min_p;
   RowValues<i64> seeds;
   RowValues<i64> steps;
+  i32 entries;    // of tensors of parameters; 0: there are none
   i32 tokens_64;  // i64, not i32
   i32 vocabulary;
   i32 aligned;  // all rows are aligned to runs

@@ -23,9 +23,9 @@ struct RowOfLogits {
     return clean_logit(logit);
   }
 
-  // body(id, value) of the run that begins at `begin`.
+  // body(id, logit) of the run that begins at `begin`.
   template <typename Body>
-  TW_DEVICE void for_run(i32 begin, const Body& body) const {
+  TW_DEVICE void for_raw_run(i32 begin, const Body& body) const {
     float run[kRun];
     if (aligned && begin + kRun <= count) {
       load_run(logits + begin, run);
@@ -36,8 +36,14 @@ struct RowOfLogits {
     }
 #pragma unroll
     for (i32 j = 0; j < kRun; ++j) {
-      if (begin + j < count) body(begin + j, value(run[j]));
+      if (begin + j < count) body(begin + j, run[j]);
     }
+  }
+
+  // body(id, value) of the run that begins at `begin`.
+  template <typename Body>
+  TW_DEVICE void for_run(i32 begin, const Body& body) const {
+    for_raw_run(begin, [&](i32 id, float logit) { body(id, value(logit)); });
   }
 
   // body(id, value) of all, dealt out to the block's threads.
@@ -84,14 +90,20 @@ TW_DEVICE u64 sum_up_to_lane(u64 value) {
   return value;
 }
 
-// The largest value and the lowest id that has it, as order_key(value) << 32 | ~id.
+// The largest value and the lowest id that has it, as order_key(value) << 32 | ~id; and whether a
+// logit is NaN.
 template <typename T>
-TW_DEVICE u64 largest_of_row(const RowOfLogits<T>& row, SampleMemory& memory) {
+TW_DEVICE u64 largest_of_row(const RowOfLogits<T>& row, bool& nan, SampleMemory& memory) {
   u64 largest = 0;
-  row.for_all([&](i32 id, float value) {
-    const u64 entry = u64{order_key(value)} << 32 | ~static_cast<u32>(id);
-    if (entry > largest) largest = entry;
-  });
+  nan = false;
+  for (i32 begin = thread_id() * kRun; begin < row.count; begin += num_threads() * kRun) {
+    row.for_raw_run(begin, [&](i32 id, float logit) {
+      if (logit != logit) nan = true;
+      const u64 entry = u64{order_key(row.value(logit))} << 32 | ~static_cast<u32>(id);
+      if (entry > largest) largest = entry;
+    });
+  }
+  nan = any_of_block(nan);
 #pragma unroll
   for (i32 mask = kWarpSize / 2; mask > 0; mask /= 2) {
     const u64 other = shuffle_xor(largest, mask);

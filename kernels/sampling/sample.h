@@ -12,23 +12,47 @@
 namespace tw {
 
 template <typename T>
-TW_DEVICE T value_of_row(const RowValues<T>& values, i64 row) {
+TW_DEVICE T value_of_entry(const RowValues<T>& values, i64 entry) {
   if (values.data == nullptr) return values.value;
-  return static_cast<const T*>(values.data)[row * values.stride];
+  return static_cast<const T*>(values.data)[entry * values.stride];
+}
+
+// The numbers of a row, bad ones replaced.
+struct RowNumbers {
+  float temperature;  // 0: greedy
+  i32 top_k;
+  float top_p;
+  float min_p;
+  i64 entry;
+  u32 status;  // kStatusBadParameter, or 0
+};
+
+TW_DEVICE RowNumbers numbers_of_entry(const SampleParams& p, i64 entry) {
+  RowNumbers n;
+  n.temperature = value_of_entry(p.temperature, entry);
+  n.top_k = value_of_entry(p.top_k, entry);
+  n.top_p = value_of_entry(p.top_p, entry);
+  n.min_p = value_of_entry(p.min_p, entry);
+  n.entry = entry;
+  const bool good = n.temperature >= 0 && n.top_p == n.top_p && n.min_p >= 0 && n.min_p <= 1;
+  n.status = good ? 0 : kStatusBadParameter;
+  if (!(n.temperature >= 0)) n.temperature = 0;
+  if (!(n.min_p >= 0)) n.min_p = 0;
+  n.min_p = min_of(n.min_p, 1.0F);
+  return n;
 }
 
 // What the filters keep of a row, then the draw, as turns of one loop: each part of the code is
 // there once, because it is long. The row has a finite largest value.
 template <typename T>
-TW_DEVICE i32 draw(const SampleParams& p, const RowOfLogits<T>& row, const WeightScale& scale,
-                   SampleMemory& memory) {
+TW_DEVICE i32 draw(const SampleParams& p, const RowNumbers& numbers, const RowOfLogits<T>& row,
+                   const WeightScale& scale, SampleMemory& memory) {
   enum Turn { kTopK, kTopP, kDraw };
-  const i64 index = block_id();
-  const i32 top_k = value_of_row(p.top_k, index);
-  const float top_p = value_of_row(p.top_p, index);
-  const float min_p = value_of_row(p.min_p, index);
-  const u64 least = min_p > 0 ? least_weight(min_of(min_p, 1.0F)) : 0;
-  const u64 random = sampling_bits(value_of_row(p.seeds, index), value_of_row(p.steps, index));
+  const i32 top_k = numbers.top_k;
+  const float top_p = numbers.top_p;
+  const u64 least = numbers.min_p > 0 ? least_weight(numbers.min_p) : 0;
+  const u64 random =
+      sampling_bits(value_of_entry(p.seeds, numbers.entry), value_of_entry(p.steps, numbers.entry));
   Kept kept{-kInfinity, kLastId};
 #pragma unroll 1
   for (i32 turn = kTopK;; ++turn) {
@@ -61,25 +85,40 @@ TW_DEVICE i32 draw(const SampleParams& p, const RowOfLogits<T>& row, const Weigh
   }
 }
 
+// The row's token, and its status.
 template <typename T>
-TW_DEVICE i32 sample_row(const SampleParams& p, SampleMemory& memory) {
+TW_DEVICE i32 sample_row(const SampleParams& p, u32& status, SampleMemory& memory) {
   const i64 index = block_id();
+  i64 entry = index;
+  if (p.slots != nullptr && p.entries > 0) {
+    entry = static_cast<const i32*>(p.slots)[index * p.slots_stride];
+    if (entry < 0 || entry >= p.entries) {
+      status = kStatusSlot;
+      return 0;
+    }
+  }
+  const RowNumbers numbers = numbers_of_entry(p, entry);
   RowOfLogits<T> row{static_cast<const T*>(p.logits) + index * p.logits_stride, p.vocabulary,
                      p.aligned != 0, false};
-  const u64 largest = largest_of_row(row, memory);
+  bool nan;
+  const u64 largest = largest_of_row(row, nan, memory);
   const i32 arg_max = static_cast<i32>(~static_cast<u32>(largest));
   const float value = of_order_key(static_cast<u32>(largest >> 32));
-  const float temperature = value_of_row(p.temperature, index);
-  if (value == -kInfinity || !(temperature > 0)) return arg_max;
+  status = numbers.status | (nan ? kStatusNan : 0) | (value == kInfinity ? kStatusInfinity : 0) |
+           (value == -kInfinity ? kStatusNoCandidate : 0);
+  if (value == -kInfinity || numbers.temperature == 0) return arg_max;
   row.infinite = value == kInfinity;
-  return draw(p, row, {row.infinite ? 0.0F : value, scale_of_temperature(temperature)}, memory);
+  return draw(p, numbers, row,
+              {row.infinite ? 0.0F : value, scale_of_temperature(numbers.temperature)}, memory);
 }
 
 template <typename T>
 TW_DEVICE void sample(const SampleParams& p) {
   SampleMemory& memory = *reinterpret_cast<SampleMemory*>(shared_memory());
-  const i32 token = sample_row<T>(p, memory);
+  u32 status = 0;
+  const i32 token = sample_row<T>(p, status, memory);
   if (thread_id() != 0) return;
+  if (p.status != nullptr) static_cast<u32*>(p.status)[block_id() * p.status_stride] = status;
   const i64 at = block_id() * p.tokens_stride;
   if (p.tokens_64 != 0) {
     static_cast<i64*>(p.tokens)[at] = token;

@@ -16,8 +16,9 @@ constexpr const char* kSignature =
     "1.0, "
     "top_k: tilewright._typing.PerRow = 0, top_p: tilewright._typing.PerRow = 1.0, min_p: "
     "tilewright._typing.PerRow = 0.0, seeds: tilewright._typing.PerRow = 0, steps: "
-    "tilewright._typing.PerRow = 0, out: tilewright._typing.ArrayT | None = None, stream: object | "
-    "None = None) -> "
+    "tilewright._typing.PerRow = 0, slots: tilewright._typing.Indices | None = None, status: "
+    "tilewright._typing.Array | None = None, out: tilewright._typing.ArrayT | None = None, stream: "
+    "object | None = None) -> "
     "tilewright._typing.ArrayT";
 
 constexpr const char* kDoc =
@@ -33,6 +34,9 @@ top_k: int32; <= 0: off. top_p: float32; >= 1: off. min_p: float32 in [0, 1]; 0:
 seeds, steps: int64; the random number of a row is Philox4x32-10 of its seed and its step (how many
   tokens the request has drawn before) and nothing else: the same seed, step and logits give the same
   token in any batch.
+slots: int32 [rows]; every array of parameters, seeds and steps among them, then has one extent,
+  [slots], and row r reads entry slots[r].
+status: int32 [rows], written: bits of SamplingStatus for each row.
 out: int32 or int64 [rows], written. stream: as in Attention.run.
 
 Returns the tokens, int32 [rows] of logits' kind, or out. Errors: InvalidArgument, also for a
@@ -72,7 +76,7 @@ PerRow<T> to_per_row(nb::handle object, const char* name, DType dtype, Keep& kee
 
 nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle top_k,
                          nb::handle top_p, nb::handle min_p, nb::handle seeds, nb::handle steps,
-                         nb::object out, nb::handle stream) {
+                         nb::handle slots, nb::handle status, nb::object out, nb::handle stream) {
   Keep keep;
   const TensorView view = view_of(logits, "logits", keep);
   if (view.rank != 2) {
@@ -86,6 +90,8 @@ nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle t
   args.min_p = to_per_row<float>(min_p, "min_p", DType::f32, keep);
   args.seeds = to_per_row<std::int64_t>(seeds, "seeds", DType::i64, keep);
   args.steps = to_per_row<std::int64_t>(steps, "steps", DType::i64, keep);
+  args.slots = list_or_view_of(slots, "slots", DType::i32, keep);
+  args.status = view_of(status, "status", keep, Access::write);
   Output output(std::move(out), logits, DType::i32, std::span(view.shape).first(1));
   const TensorView tokens = output.view("out", keep);
   args.stream = to_stream(stream, view.device);
@@ -99,10 +105,17 @@ nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle t
 }  // namespace
 
 void bind_sampling(nb::module_& m) {
+  nb::enum_<SamplingStatus>(m, "SamplingStatus", nb::is_arithmetic(), nb::is_flag(),
+                            "Bits of sample's status: what it found in a row.")
+      .value("NAN", SamplingStatus::nan)
+      .value("INFINITY", SamplingStatus::infinity)
+      .value("NO_CANDIDATE", SamplingStatus::no_candidate)
+      .value("BAD_PARAMETER", SamplingStatus::bad_parameter)
+      .value("SLOT", SamplingStatus::slot);
   m.def("sample", &sample_tokens, "logits"_a.none(), nb::kw_only(), "temperature"_a.none() = 1.0,
         "top_k"_a.none() = 0, "top_p"_a.none() = 1.0, "min_p"_a.none() = 0.0, "seeds"_a.none() = 0,
-        "steps"_a.none() = 0, "out"_a = nb::none(), "stream"_a = nb::none(), nb::sig(kSignature),
-        kDoc);
+        "steps"_a.none() = 0, "slots"_a = nb::none(), "status"_a = nb::none(), "out"_a = nb::none(),
+        "stream"_a = nb::none(), nb::sig(kSignature), kDoc);
 }
 
 }  // namespace tilewright::python

@@ -2,10 +2,19 @@
 #include <tilewright/c_ops.h>
 #include <tilewright/sampling.h>
 
+#include <cstddef>
 #include <limits>
 
 #include "c_api/guard.h"
 #include "c_api/read.h"
+
+namespace tilewright::c_api {
+
+// As it was before it had slots.
+template <>
+inline constexpr std::size_t kFirstSize<tw_sampling_args> = offsetof(tw_sampling_args, slots);
+
+}  // namespace tilewright::c_api
 
 using namespace tilewright;
 using namespace tilewright::c_api;
@@ -37,6 +46,8 @@ SamplingArgs read_args(const tw_sampling_args* args) {
   read_rows({path, "seeds"}, given.seeds, result.seeds);
   read_rows({path, "steps"}, given.steps, result.steps);
   result.stream = read_stream(given.stream);
+  result.slots = read_tensor({path, "slots"}, given.slots);
+  result.status = read_tensor({path, "status"}, given.status);
   return result;
 }
 

@@ -3,7 +3,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <limits>
+
 #include "jit/kernel_handle.h"
+#include "sampling/check_args.h"
 
 namespace tilewright {
 namespace {
@@ -56,6 +60,12 @@ CudaLaunch<tw::SampleParams> sample_launch(const TensorView& logits, const Sampl
   params.logits_stride = logits.strides[0];
   params.tokens = tokens.data;
   params.tokens_stride = tokens.strides[0];
+  params.slots = args.slots.data;
+  params.slots_stride = args.slots.strides[0];
+  params.entries = static_cast<std::int32_t>(
+      std::min<std::int64_t>(sampling_entries(args), std::numeric_limits<std::int32_t>::max()));
+  params.status = args.status.data;
+  params.status_stride = args.status.strides[0];
   params.temperature = row_values<float>(args.temperature);
   params.top_k = row_values<tw::i32>(args.top_k);
   params.top_p = row_values<float>(args.top_p);

@@ -163,6 +163,17 @@ void find_maxima(const Logits& logits, std::int64_t begin, std::int64_t end, flo
   }
 }
 
+template <typename T>
+bool find_nan(const Logits& logits, std::int64_t begin, std::int64_t end) {
+  const F32 d;
+  const T* values = static_cast<const T*>(logits.values) + begin;
+  auto found = hn::IsNaN(hn::Zero(d));
+  for_lanes(d, static_cast<std::size_t>(end - begin), [&](std::size_t i, auto part) HWY_ATTR {
+    found = hn::Or(found, hn::IsNaN(load(d, values + i, part)));
+  });
+  return !hn::AllFalse(d, found);
+}
+
 // Writes the lanes of `mask` one after the other, and anything behind them: a compressing store to
 // memory is many times slower than this on current CPUs. Returns their number.
 template <class D>
@@ -340,6 +351,11 @@ void maxima_pass(const Logits& logits, std::int64_t begin, std::int64_t end, flo
                    [&](auto t) { find_maxima<decltype(t)>(logits, begin, end, maxima); });
 }
 
+bool nan_pass(const Logits& logits, std::int64_t begin, std::int64_t end) {
+  return visit_wide_float(logits.dtype,
+                          [&](auto t) { return find_nan<decltype(t)>(logits, begin, end); });
+}
+
 std::int64_t compact_pass(const Logits& logits, std::int64_t begin, std::int64_t end,
                           const Kept& kept, const float* maxima, float* values, std::int32_t* ids) {
   return visit_wide_float(logits.dtype, [&](auto t) {
@@ -396,6 +412,7 @@ namespace tilewright {
 namespace {
 
 HWY_EXPORT(maxima_pass);
+HWY_EXPORT(nan_pass);
 HWY_EXPORT(compact_pass);
 HWY_EXPORT(mass_pass);
 HWY_EXPORT(mass_split_pass);
@@ -408,6 +425,10 @@ HWY_EXPORT(tie_pass);
 
 void find_block_maxima(const Logits& logits, std::int64_t begin, std::int64_t end, float* maxima) {
   HWY_DYNAMIC_DISPATCH(maxima_pass)(logits, begin, end, maxima);
+}
+
+bool has_nan(const Logits& logits, std::int64_t begin, std::int64_t end) {
+  return HWY_DYNAMIC_DISPATCH(nan_pass)(logits, begin, end);
 }
 
 std::int64_t compact(const Logits& logits, std::int64_t begin, std::int64_t end, const Kept& kept,

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sampling/row_sampler.h"
 
+#include <tilewright/sampling.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -29,6 +32,18 @@ float RowSampler::find_maxima(const Logits& row) {
     find_block_maxima(row, begin, end, maxima_.data());
   });
   return *std::max_element(maxima_.begin(), maxima_.end());
+}
+
+std::int32_t RowSampler::status_of(const Logits& row, float largest) const {
+  auto bits = static_cast<std::uint32_t>(SamplingStatus::well);
+  std::atomic<bool> nan = false;
+  chunks_.run(row.count, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+    if (has_nan(row, begin, end)) nan.store(true, std::memory_order_relaxed);
+  });
+  if (nan) bits |= static_cast<std::uint32_t>(SamplingStatus::nan);
+  if (largest == kInfinity) bits |= static_cast<std::uint32_t>(SamplingStatus::infinity);
+  if (largest == -kInfinity) bits |= static_cast<std::uint32_t>(SamplingStatus::no_candidate);
+  return static_cast<std::int32_t>(bits);
 }
 
 std::int32_t RowSampler::arg_max(const Logits& row, float largest) const {
@@ -129,8 +144,9 @@ std::int32_t RowSampler::draw(const Distribution& distribution, std::uint64_t ra
   raise(ErrorCode::internal, "sampling: a row's masses do not add up");
 }
 
-std::int32_t RowSampler::sample(const Logits& row, const RowParams& params) {
+std::int32_t RowSampler::sample(const Logits& row, const RowParams& params, std::int32_t* status) {
   const float largest = find_maxima(row);
+  if (status != nullptr) *status = status_of(row, largest);
   if (largest == -kInfinity) return 0;
   if (params.temperature == 0) return arg_max(row, largest);
   return draw(filter(row, largest, params), params.random);

@@ -24,7 +24,8 @@ class RowSampler {
   // With `parallel`, passes over long lists are dealt out to threads; the result is the same.
   explicit RowSampler(bool parallel = false) : chunks_(parallel) {}
 
-  std::int32_t sample(const Logits& row, const RowParams& params);
+  // With `status`, writes bits of SamplingStatus there.
+  std::int32_t sample(const Logits& row, const RowParams& params, std::int32_t* status = nullptr);
 
   // The tokens that the filters keep, in ascending order: for tests. Temperature above 0.
   std::vector<std::int32_t> kept_tokens(const Logits& row, const RowParams& params);
@@ -48,6 +49,7 @@ class RowSampler {
   static constexpr std::int64_t kSample = 256;
 
   float find_maxima(const Logits& row);
+  std::int32_t status_of(const Logits& row, float largest) const;
   std::int32_t arg_max(const Logits& row, float largest) const;
   Distribution filter(const Logits& row, float largest, const RowParams& params);
   void filter_top_k(std::int64_t k, Distribution& distribution);

@@ -183,6 +183,7 @@ TEST_F(COps, Sample) {
   auto args = sized<tw_sampling_args>();
   SamplingArgs cpp;
   const auto same = [&] {
+    tokens.set({0}, -1);
     expect_same(
         tokens, [&] { sample(logits.view(), cpp, tokens.view()); },
         [&] { return tw_sample(&c_logits, &args, &c_tokens); });
@@ -211,6 +212,25 @@ TEST_F(COps, Sample) {
   args.steps = &steps;
   cpp.steps = INT64_C(1) << 40;
   same();
+  // Callers that were compiled before there were slots.
+  args.size = offsetof(tw_sampling_args, slots);
+  same();
+  args.size = sizeof(tw_sampling_args);
+  const Tensor slots = int_tensor({5, 0, 2, 2, 1, 3});
+  Tensor status(DType::i32, {6});
+  args.slots = to_c(slots.view());
+  cpp.slots = slots.view();
+  args.status = to_c(status.view());
+  cpp.status = status.view();
+  same();
+  status.set({0}, -1);
+  expect_same(
+      status, [&] { sample(logits.view(), cpp, tokens.view()); },
+      [&] { return tw_sample(&c_logits, &args, &c_tokens); });
+  const Tensor bad_slots = int_tensor({5, 0, 6, 2, 1, 3});
+  args.slots = to_c(bad_slots.view());
+  expect_invalid(tw_sample(&c_logits, &args, &c_tokens), {"slots of row 2 is 6", "[0, 6)"});
+  args.slots = {};
   const tw_integer large = {INT64_C(1) << 40, {}};
   args.top_k = &large;
   expect_invalid(tw_sample(&c_logits, &args, &c_tokens),

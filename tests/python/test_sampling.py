@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tilewright as tw
-from tilewright.sampling import sample
+from tilewright.sampling import SamplingStatus, sample
 
 
 @pytest.fixture
@@ -92,6 +92,9 @@ def test_given_output(logits, dtype):
         ({"top_k": 2**40}, ValueError, "top_k is 1099511627776: it must fit int32"),
         ({"min_p": 1.5}, ValueError, "min_p"),
         ({"seeds": np.ones(2, np.int32)}, ValueError, "seeds is int32"),
+        ({"slots": [0, 2], "seeds": [1, 2]}, ValueError, r"slots of row 1 is 2: it must be in \[0, 2\)"),
+        ({"slots": [0, 1], "seeds": [1, 2], "top_p": [1.0]}, ValueError, "seeds is int64|top_p is float32"),
+        ({"status": np.ones(3, np.int32)}, ValueError, "status is int32"),
         ({"out": np.ones(2, np.float32)}, ValueError, "(out|tokens) is float32"),
         ({"top_k": 1, "nonsense": 2}, TypeError, "incompatible function arguments"),
     ],
@@ -99,6 +102,22 @@ def test_given_output(logits, dtype):
 def test_bad_arguments(logits, arguments, error, match):
     with pytest.raises(error, match=match):
         sample(logits[:2], **arguments)
+
+
+def test_slots_and_status(logits):
+    logits[1, 3] = np.nan
+    logits[2, 4] = np.inf
+    logits[3] = -np.inf
+    status = np.full(8, 99, np.int32)
+    slots = np.array([2, 0, 1, 1, 0, 2, 2, 0], np.int32)
+    temperature, seeds = np.array([0.5, 1.0, 2.0], np.float32), np.array([7, 8, 9])
+    tokens = sample(logits, temperature=temperature, seeds=seeds, slots=slots, status=status)
+    assert np.array_equal(tokens, sample(logits, temperature=temperature[slots], seeds=seeds[slots]))
+    assert np.array_equal(tokens, sample(logits, temperature=temperature, seeds=seeds, slots=slots.tolist()))
+    assert SamplingStatus(int(status[1])) == SamplingStatus.NAN
+    assert SamplingStatus(int(status[2])) == SamplingStatus.INFINITY and tokens[2] == 4
+    assert SamplingStatus(int(status[3])) == SamplingStatus.NO_CANDIDATE and tokens[3] == 0
+    assert not status[[0, 4, 5, 6, 7]].any()
 
 
 def test_bad_logits(logits):

@@ -47,16 +47,23 @@ Tensor make_logits(RowKind kind, std::int64_t rows, std::int64_t vocabulary, DTy
   return logits;
 }
 
-void expect_same_tokens(const Tensor& logits, const SamplingArgs& args, std::uint64_t seed = 1) {
+// The same tokens, and the same status.
+void expect_same_tokens(const Tensor& logits, SamplingArgs args, std::uint64_t seed = 1) {
   const std::int64_t rows = logits.shape()[0];
   Tensor got(DType::i64, {rows}, {2});
+  Tensor got_status(DType::i32, {rows}, {3});
   Tensor expected(DType::i32, {rows});
+  Tensor expected_status(DType::i32, {rows});
+  args.status = got_status.view();
   emulate(logits.view(), args, got.view(), seed);
+  args.status = expected_status.view();
   sample(logits.view(), args, expected.view());
   for (std::int64_t r = 0; r < rows; ++r) {
     ASSERT_EQ(got.get({r}), expected.get({r})) << "row " << r;
+    ASSERT_EQ(got_status.get({r}), expected_status.get({r})) << "row " << r;
   }
   ASSERT_TRUE(got.guards_intact());
+  ASSERT_TRUE(got_status.guards_intact());
 }
 
 struct Filters {
@@ -175,6 +182,47 @@ TEST(SampleOnCuda, BadParametersActAsGoodOnes) {
   emulate(logits.view(), bad, got.view());
   sample(logits.view(), good, expected.view());
   EXPECT_EQ(got.snapshot(), expected.snapshot());
+  // The status says so, of these rows alone.
+  const Tensor one_bad = float_tensor({1, 2, -1, 1});
+  Tensor status(DType::i32, {4});
+  bad = {};
+  bad.temperature = one_bad.view();
+  bad.status = status.view();
+  emulate(logits.view(), bad, got.view());
+  EXPECT_EQ(status.snapshot(), int_tensor({0, 0, 8, 0}).snapshot());
+}
+
+TEST(SampleOnCuda, Slots) {
+  Random random(8);
+  const Tensor logits = make_logits(RowKind::normal, 5, 300, DType::f32, 0, random);
+  const Tensor temperature = float_tensor({0, 0.5, 2});
+  const Tensor top_k = int_tensor({0, 7, 100});
+  Tensor seeds(DType::i64, {3}, {2});
+  for (std::int64_t s = 0; s < 3; ++s) seeds.set({s}, static_cast<double>(s * 17));
+  Tensor slots(DType::i32, {5}, {2});
+  for (std::int64_t r = 0; r < 5; ++r) slots.set({r}, static_cast<double>((r * 2 + 1) % 3));
+  SamplingArgs args;
+  args.temperature = temperature.view();
+  args.top_k = top_k.view();
+  args.seeds = seeds.view();
+  args.slots = slots.view();
+  for (std::int64_t step = 0; step < 8; ++step) {
+    args.steps = step;
+    expect_same_tokens(logits, args);
+  }
+  // Out of range: token 0, and the status says so; the other rows do not notice.
+  Tensor got(DType::i32, {5});
+  Tensor expected(DType::i32, {5});
+  sample(logits.view(), args, expected.view());
+  for (const double bad : {-1.0, 3.0, 2147483647.0, -2147483648.0}) {
+    slots.set({2}, bad);
+    Tensor status(DType::i32, {5});
+    args.status = status.view();
+    emulate(logits.view(), args, got.view());
+    expected.set({2}, 0);
+    EXPECT_EQ(got.snapshot(), expected.snapshot());
+    EXPECT_EQ(status.snapshot(), int_tensor({0, 0, 16, 0, 0}).snapshot());
+  }
 }
 
 TEST(SampleOnCuda, ManyStretches) {
