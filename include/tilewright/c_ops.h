@@ -66,6 +66,14 @@ typedef struct tw_sampling_args {
   tw_stream stream;
   tw_tensor slots;  /* none: entry r of a parameter is row r's */
   tw_tensor status; /* none: not written */
+  tw_tensor allowed;
+  tw_tensor bias_ids;
+  tw_tensor bias_values;
+  tw_tensor output_counts;
+  tw_tensor prompt_bits;
+  const tw_real* repetition_penalty; /* NULL: 1 */
+  const tw_real* frequency_penalty;  /* NULL: 0 */
+  const tw_real* presence_penalty;   /* NULL: 0 */
 } tw_sampling_args;
 
 TILEWRIGHT_API tw_status tw_sample(const tw_tensor* logits, const tw_sampling_args* args,

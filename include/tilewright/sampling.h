@@ -25,11 +25,16 @@ enum class SamplingStatus : std::uint32_t {
   well = 0,
   nan = 1,            // a logit is NaN: it counts as -inf
   infinity = 2,       // a logit is +inf: such ones share all the mass
-  no_candidate = 4,   // every logit is -inf or NaN: token 0
+  no_candidate = 4,   // every logit is -inf or NaN: the lowest token allowed, 0 if none is
   bad_parameter = 8,  // on CUDA only: a parameter in a tensor was replaced, see sample()
   slot = 16,          // on CUDA only: the row's slot is out of range: token 0
 };
 
+// Logits are processed first, in this order (vLLM's), each step for the tokens that it concerns:
+// mask, biases, repetition, frequency, presence. Each operation is one of IEEE f32; f16 and bf16
+// logits are widened before. All of it is off where it is not given; with SamplingArgs::slots it is
+// read by slot, as other parameters are.
+//
 // Filters apply jointly to the softmax of logits / temperature: top-k first, then top-p on what
 // top-k kept (renormalised), then min-p; ties at a threshold go to the lowest token id.
 struct SamplingArgs {
@@ -41,6 +46,25 @@ struct SamplingArgs {
   PerRow<float> min_p{0.0F};
   PerRow<std::int64_t> seeds{0};  // i64: one seed a request
   PerRow<std::int64_t> steps{0};  // i64: how many tokens the request has drawn before
+  // i32 [rows, ceil(vocabulary / 32)], optional: token i is allowed if bit i % 32 of word i / 32 is
+  // set, as in xgrammar's masks. The logit of any other token is -inf whatever else is given, so
+  // that it is never drawn, but for token 0 where no token is allowed.
+  TensorView allowed;
+  // i32 and f32 [rows, n], together, optional: bias_values[r, j] is added to the logit of token
+  // bias_ids[r, j]. An id of -1 is unused; a token's biases are added one after the other.
+  TensorView bias_ids;
+  TensorView bias_values;
+  // i32 [rows, vocabulary], optional: how often a token was generated; negative counts as 0.
+  TensorView output_counts;
+  // i32 [rows, ceil(vocabulary / 32)], optional: tokens of the prompt, bits as in `allowed`.
+  TensorView prompt_bits;
+  // f32, > 0 and finite; 1: off. The logit of a token of output or prompt is divided by it if it is
+  // positive, else multiplied (CTRL, arXiv 1909.05858).
+  PerRow<float> repetition_penalty{1.0F};
+  // f32, finite; 0: off. Logits of generated tokens are lowered by frequency_penalty * count, then
+  // by presence_penalty.
+  PerRow<float> frequency_penalty{0.0F};
+  PerRow<float> presence_penalty{0.0F};
   // i32 [rows], optional: parameters live in slots that requests keep while rows come and go. Every
   // tensor of parameters, seeds and steps among them, then has one extent, [slots], and row r reads
   // entry slots[r]. Entries outside [0, slots) are an error; on CUDA the row gets token 0 and its
@@ -55,10 +79,12 @@ struct SamplingArgs {
 // rows strided). The random number of a row is Philox4x32-10 (Salmon et al., SC'11) of its seed and
 // step and nothing else: the same seed, step and logits give the same token in any batch. NaN
 // logits count as -inf; +inf takes all the mass (shared evenly by several of them); a row of -inf
-// alone gives token 0. Errors: invalid_argument, also for a temperature below 0 or NaN, a min_p
-// outside [0, 1] and a NaN top_p in an entry that a row reads. All tensors are on one device. On
-// CUDA these three are not checked where they are tensors: such a temperature counts as 0, top_p as
-// 1, min_p as the nearest number in [0, 1], NaN as 0, and the row's status says bad_parameter.
+// alone gives the lowest token allowed. Errors: invalid_argument, also for a temperature below 0 or
+// NaN, a min_p outside [0, 1], a NaN top_p, penalties out of their ranges and bias_ids outside
+// [-1, vocabulary) in an entry that a row reads. All tensors are on one
+// device. On CUDA these are not checked where they are tensors: such a temperature counts as 0,
+// top_p as 1, min_p as the nearest number in [0, 1], NaN as 0, a penalty and a bias as not given,
+// and the row's status says bad_parameter.
 TILEWRIGHT_API void sample(const TensorView& logits, const SamplingArgs& args,
                            const TensorView& tokens);
 

@@ -15,6 +15,25 @@ struct RowValues {
   T value;
 };
 
+// A table with a row for each entry, or null.
+struct RowTable {
+  const void* data;
+  i64 stride;
+};
+
+// What is done to logits before temperature.
+struct ProcessParams {
+  RowTable allowed;        // u32: a bit a token
+  RowTable bias_ids;       // i32 [biases]; -1: unused
+  RowTable bias_values;    // f32 [biases]
+  RowTable output_counts;  // i32 [vocabulary]
+  RowTable prompt_bits;    // u32: a bit a token
+  RowValues<float> repetition;
+  RowValues<float> frequency;
+  RowValues<float> presence;
+  i32 biases;
+};
+
 // Bits of a row's status, as SamplingStatus has them.
 inline constexpr u32 kStatusNan = 1;
 inline constexpr u32 kStatusInfinity = 2;
@@ -27,6 +46,8 @@ inline constexpr i32 kDigits = 256;
 inline constexpr i32 kCopies = 8;
 // Stretches of a row whose measures `locate` keeps.
 inline constexpr i32 kStretches = 1024;
+// Words of a bias filter.
+inline constexpr i32 kBiasWords = 1024;
 
 // The block's shared memory.
 struct SampleMemory {
@@ -34,6 +55,7 @@ struct SampleMemory {
   u64 stretches[kStretches];
   u64 of_warps[32];
   u64 result[3];
+  u32 bias_filter[kBiasWords];
 };
 inline constexpr i32 kSampleSharedBytes = sizeof(SampleMemory);
 
@@ -52,6 +74,7 @@ struct SampleParams {
   RowValues<float> min_p;
   RowValues<i64> seeds;
   RowValues<i64> steps;
+  ProcessParams process;
   i32 entries;    // of tensors of parameters; 0: there are none
   i32 tokens_64;  // i64, not i32
   i32 vocabulary;

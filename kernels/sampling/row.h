@@ -7,6 +7,7 @@
 #include "arch/memory.h"
 #include "arch/thread.h"
 #include "sampling/params.h"
+#include "sampling/process_logit.h"
 #include "sampling/token_weight.h"
 
 namespace tw {
@@ -16,6 +17,8 @@ struct RowOfLogits {
   const T* logits;
   i32 count;
   bool aligned;
+  bool processed;  // else the logits are as they are
+  LogitProcess process;
   bool infinite;  // the largest logit is +inf: all mass lies on such ones, evenly
 
   TW_DEVICE float value(float logit) const {
@@ -23,7 +26,7 @@ struct RowOfLogits {
     return clean_logit(logit);
   }
 
-  // body(id, logit) of the run that begins at `begin`.
+  // body(id, logit) of the run that begins at `begin`: what processing made of the logit.
   template <typename Body>
   TW_DEVICE void for_raw_run(i32 begin, const Body& body) const {
     float run[kRun];
@@ -36,7 +39,8 @@ struct RowOfLogits {
     }
 #pragma unroll
     for (i32 j = 0; j < kRun; ++j) {
-      if (begin + j < count) body(begin + j, run[j]);
+      if (begin + j >= count) continue;
+      body(begin + j, processed ? process_logit(process, begin + j, run[j]) : run[j]);
     }
   }
 

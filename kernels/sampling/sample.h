@@ -11,12 +11,6 @@
 
 namespace tw {
 
-template <typename T>
-TW_DEVICE T value_of_entry(const RowValues<T>& values, i64 entry) {
-  if (values.data == nullptr) return values.value;
-  return static_cast<const T*>(values.data)[entry * values.stride];
-}
-
 // The numbers of a row, bad ones replaced.
 struct RowNumbers {
   float temperature;  // 0: greedy
@@ -97,16 +91,25 @@ TW_DEVICE i32 sample_row(const SampleParams& p, u32& status, SampleMemory& memor
       return 0;
     }
   }
-  const RowNumbers numbers = numbers_of_entry(p, entry);
-  RowOfLogits<T> row{static_cast<const T*>(p.logits) + index * p.logits_stride, p.vocabulary,
-                     p.aligned != 0, false};
+  RowNumbers numbers = numbers_of_entry(p, entry);
+  bool good;
+  const LogitProcess process =
+      process_of_entry(p.process, entry, p.vocabulary, memory.bias_filter, good);
+  if (!good) numbers.status = kStatusBadParameter;
+  RowOfLogits<T> row{static_cast<const T*>(p.logits) + index * p.logits_stride,
+                     p.vocabulary,
+                     p.aligned != 0,
+                     process.any(),
+                     process,
+                     false};
   bool nan;
   const u64 largest = largest_of_row(row, nan, memory);
   const i32 arg_max = static_cast<i32>(~static_cast<u32>(largest));
   const float value = of_order_key(static_cast<u32>(largest >> 32));
   status = numbers.status | (nan ? kStatusNan : 0) | (value == kInfinity ? kStatusInfinity : 0) |
            (value == -kInfinity ? kStatusNoCandidate : 0);
-  if (value == -kInfinity || numbers.temperature == 0) return arg_max;
+  if (value == -kInfinity) return first_allowed(process, p.vocabulary);
+  if (numbers.temperature == 0) return arg_max;
   row.infinite = value == kInfinity;
   return draw(p, numbers, row,
               {row.infinite ? 0.0F : value, scale_of_temperature(numbers.temperature)}, memory);

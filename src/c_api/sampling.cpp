@@ -48,6 +48,14 @@ SamplingArgs read_args(const tw_sampling_args* args) {
   result.stream = read_stream(given.stream);
   result.slots = read_tensor({path, "slots"}, given.slots);
   result.status = read_tensor({path, "status"}, given.status);
+  result.allowed = read_tensor({path, "allowed"}, given.allowed);
+  result.bias_ids = read_tensor({path, "bias_ids"}, given.bias_ids);
+  result.bias_values = read_tensor({path, "bias_values"}, given.bias_values);
+  result.output_counts = read_tensor({path, "output_counts"}, given.output_counts);
+  result.prompt_bits = read_tensor({path, "prompt_bits"}, given.prompt_bits);
+  read_rows({path, "repetition_penalty"}, given.repetition_penalty, result.repetition_penalty);
+  read_rows({path, "frequency_penalty"}, given.frequency_penalty, result.frequency_penalty);
+  read_rows({path, "presence_penalty"}, given.presence_penalty, result.presence_penalty);
   return result;
 }
 

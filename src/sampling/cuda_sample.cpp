@@ -19,6 +19,10 @@ tw::RowValues<To> row_values(const PerRow<From>& argument) {
   return {argument.tensor.data, argument.tensor.strides[0], static_cast<To>(argument.value)};
 }
 
+tw::RowTable row_table(const TensorView& table) {
+  return {table.data, table.strides[0]};
+}
+
 const jit::KernelHandle& handle_of(DType logits) {
   // Never destroyed: threads may sample while the process ends.
   static const auto* const f32 = new jit::KernelHandle(sample_kernel_source(DType::f32));
@@ -72,6 +76,17 @@ CudaLaunch<tw::SampleParams> sample_launch(const TensorView& logits, const Sampl
   params.min_p = row_values<float>(args.min_p);
   params.seeds = row_values<tw::i64>(args.seeds);
   params.steps = row_values<tw::i64>(args.steps);
+  params.process.allowed = row_table(args.allowed);
+  if (args.bias_ids.defined() && args.bias_ids.shape[1] > 0) {
+    params.process.bias_ids = row_table(args.bias_ids);
+    params.process.bias_values = row_table(args.bias_values);
+    params.process.biases = cuda_count(args.bias_ids.shape[1], "biases");
+  }
+  params.process.output_counts = row_table(args.output_counts);
+  params.process.prompt_bits = row_table(args.prompt_bits);
+  params.process.repetition = row_values<float>(args.repetition_penalty);
+  params.process.frequency = row_values<float>(args.frequency_penalty);
+  params.process.presence = row_values<float>(args.presence_penalty);
   params.tokens_64 = tokens.dtype == DType::i64 ? 1 : 0;
   params.vocabulary = static_cast<std::int32_t>(logits.shape[1]);
   params.aligned = has_aligned_runs(logits) ? 1 : 0;

@@ -144,10 +144,20 @@ std::int32_t RowSampler::draw(const Distribution& distribution, std::uint64_t ra
   raise(ErrorCode::internal, "sampling: a row's masses do not add up");
 }
 
-std::int32_t RowSampler::sample(const Logits& row, const RowParams& params, std::int32_t* status) {
+Logits RowSampler::process(const Logits& row, const RowProcess& process) {
+  processed_.resize(static_cast<std::size_t>(row.count));
+  chunks_.run(row.count, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+    process_logits(row, begin, end, process, processed_.data());
+  });
+  if (process.biases > 0) process_biased(row, process, biases_, processed_.data());
+  return {processed_.data(), DType::f32, nullptr, row.count};
+}
+
+std::int32_t RowSampler::sample(const Logits& row, const RowParams& params, std::int32_t* status,
+                                std::int32_t otherwise) {
   const float largest = find_maxima(row);
   if (status != nullptr) *status = status_of(row, largest);
-  if (largest == -kInfinity) return 0;
+  if (largest == -kInfinity) return otherwise;
   if (params.temperature == 0) return arg_max(row, largest);
   return draw(filter(row, largest, params), params.random);
 }

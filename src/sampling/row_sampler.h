@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "sampling/chunks.h"
+#include "sampling/process.h"
 #include "sampling/row_passes.h"
 
 namespace tilewright {
@@ -24,8 +25,13 @@ class RowSampler {
   // With `parallel`, passes over long lists are dealt out to threads; the result is the same.
   explicit RowSampler(bool parallel = false) : chunks_(parallel) {}
 
-  // With `status`, writes bits of SamplingStatus there.
-  std::int32_t sample(const Logits& row, const RowParams& params, std::int32_t* status = nullptr);
+  // The row's logits after mask, biases and penalties, in a buffer that lives until the next call.
+  Logits process(const Logits& row, const RowProcess& process);
+
+  // With `status`, writes bits of SamplingStatus there. `otherwise`: the token where every logit is
+  // -inf.
+  std::int32_t sample(const Logits& row, const RowParams& params, std::int32_t* status = nullptr,
+                      std::int32_t otherwise = 0);
 
   // The tokens that the filters keep, in ascending order: for tests. Temperature above 0.
   std::vector<std::int32_t> kept_tokens(const Logits& row, const RowParams& params);
@@ -98,6 +104,8 @@ class RowSampler {
   void add_kept_middle(const Distribution& distribution);
 
   Chunks chunks_;
+  std::vector<float> processed_;
+  std::vector<std::pair<std::int32_t, float>> biases_;
   std::vector<float> maxima_;          // of the row's blocks
   std::vector<float> sorted_;          // scratch of small sorts
   std::vector<std::uint64_t> masses_;  // of the list's blocks

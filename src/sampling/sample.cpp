@@ -6,6 +6,7 @@
 #include "sampling/check_args.h"
 #include "sampling/cuda_sample.h"
 #include "sampling/philox.h"
+#include "sampling/process.h"
 #include "sampling/row_sampler.h"
 
 namespace tilewright {
@@ -29,7 +30,9 @@ void sample_row(RowSampler& sampler, const TensorView& logits, const SamplingArg
   if (args.status.defined()) {
     status = static_cast<std::int32_t*>(args.status.data) + row * args.status.strides[0];
   }
-  const std::int32_t token = sampler.sample(list, params, status);
+  const RowProcess process = row_process_of(args, entry, list.count);
+  const std::int32_t token = sampler.sample(process.any() ? sampler.process(list, process) : list,
+                                            params, status, first_allowed(process, list.count));
   const std::int64_t at = row * tokens.strides[0];
   if (tokens.dtype == DType::i64) {
     static_cast<std::int64_t*>(tokens.data)[at] = token;

@@ -310,7 +310,7 @@ TEST_F(CGarbage, LimitsRopesAndSampling) {
     tw_integer integer = {3, {}};
     args.value.top_p = &real;
     args.value.top_k = &integer;
-    switch (garbage.pick(6)) {
+    switch (garbage.pick(8)) {
       case 0:
         garbage.spoil_size(args.value.size);
         break;
@@ -327,6 +327,14 @@ TEST_F(CGarbage, LimitsRopesAndSampling) {
       case 4:
         args.value.status = c_status;
         garbage.spoil(args.value.status);
+        break;
+      case 5:
+        args.value.allowed = args.value.prompt_bits = args.value.output_counts = c_logits;
+        garbage.spoil(garbage.chance(0.5) ? args.value.allowed : args.value.output_counts);
+        break;
+      case 6:
+        args.value.repetition_penalty = args.value.presence_penalty = &real;
+        real.value = static_cast<float>(garbage.number());
         break;
       default:
         integer.value = garbage.number();

@@ -108,7 +108,8 @@ TEST(CHeader, NothingHidesBehindTheLastMember) {
   EXPECT_TRUE(ends_with(&tw_request_lengths::shared_len, offsetof(tw_request_lengths, shared_len)));
   EXPECT_TRUE(ends_with(&tw_batch_work::folded_rows, offsetof(tw_batch_work, folded_rows)));
   EXPECT_TRUE(ends_with(&tw_rope_sections::reserved, offsetof(tw_rope_sections, reserved)));
-  EXPECT_TRUE(ends_with(&tw_sampling_args::status, offsetof(tw_sampling_args, status)));
+  EXPECT_TRUE(
+      ends_with(&tw_sampling_args::presence_penalty, offsetof(tw_sampling_args, presence_penalty)));
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 
 #include "runtime/launch.h"
 #include "sampling/cuda_sample.h"
-#include "sampling/sampling_support.h"
+#include "sampling/process_support.h"
 #include "support/tensor.h"
 
 namespace tilewright::test {
@@ -223,6 +223,92 @@ TEST(SampleOnCuda, Slots) {
     EXPECT_EQ(got.snapshot(), expected.snapshot());
     EXPECT_EQ(status.snapshot(), int_tensor({0, 0, 16, 0, 0}).snapshot());
   }
+}
+
+TEST(SampleOnCuda, Processing) {
+  Random random(9);
+  for (int round = 0; round < 60; ++round) {
+    const std::int64_t vocabulary = random.pick<std::int64_t>({1, 31, 32, 33, 300, 1003});
+    const ProcessTables tables(random, 3, vocabulary, random.pick<std::int64_t>({1, 5, 40}));
+    const auto kind = random.range(0, static_cast<std::int64_t>(RowKind::count) - 1);
+    const DType dtype = random.pick({DType::f32, DType::f16, DType::bf16});
+    const Tensor logits = make_logits(static_cast<RowKind>(kind), 3, vocabulary, dtype,
+                                      random.pick<std::int64_t>({0, 1}), random);
+    Tensor slots(DType::i32, {3});
+    for (std::int64_t r = 0; r < 3; ++r) {
+      slots.set({r}, static_cast<double>(random.range(0, 2)));
+    }
+    SamplingArgs args;
+    tables.give(random, args);
+    if (random.chance(0.7)) args.slots = slots.view();
+    args.temperature = random.pick({0.0F, 0.8F, 1.5F});
+    args.top_k = random.pick({0, 20});
+    args.top_p = random.pick({1.0F, 0.9F});
+    args.seeds = static_cast<std::int64_t>(random.bits());
+    SCOPED_TRACE(round);
+    expect_same_tokens(logits, args);
+  }
+}
+
+// With more ids than the filter has bits some share one.
+TEST(SampleOnCuda, BiasesOfALongRow) {
+  Random random(10);
+  const Tensor logits = make_logits(RowKind::normal, 1, 70001, DType::f32, 0, random);
+  const Tensor ids = int_tensor({5, 5 + 32768, 5 + 65536, 70000, 5, -1});
+  const Tensor values = float_tensor({3, -9, 2, 5, 4, 100});
+  SamplingArgs args;
+  args.bias_ids = ids.view().unsqueeze(0);
+  args.bias_values = values.view().unsqueeze(0);
+  args.temperature = 0.1F;
+  expect_same_tokens(logits, args);
+}
+
+TEST(SampleOnCuda, BadPenaltiesAndBiasesAreNotThere) {
+  Random random(11);
+  const Tensor logits = make_logits(RowKind::normal, 4, 100, DType::f32, 0, random);
+  Tensor counts(DType::i32, {4, 100});
+  for (std::int64_t i = 0; i < 400; ++i) counts.set({i / 100, i % 100}, static_cast<double>(i % 3));
+  const Tensor repetition = float_tensor({0, NAN, -2, 1.5});
+  const Tensor frequency = float_tensor({NAN, INFINITY, 0.5, 0.5});
+  const Tensor presence = float_tensor({-INFINITY, 1, NAN, 0.1});
+  const Tensor good_repetition = float_tensor({1, 1, 1, 1.5});
+  const Tensor good_frequency = float_tensor({0, 0, 0.5, 0.5});
+  const Tensor good_presence = float_tensor({0, 1, 0, 0.1});
+  Tensor got(DType::i32, {4});
+  Tensor status(DType::i32, {4});
+  Tensor expected(DType::i32, {4});
+  SamplingArgs args;
+  args.output_counts = counts.view();
+  SamplingArgs good = args;
+  args.repetition_penalty = repetition.view();
+  args.frequency_penalty = frequency.view();
+  args.presence_penalty = presence.view();
+  args.status = status.view();
+  good.repetition_penalty = good_repetition.view();
+  good.frequency_penalty = good_frequency.view();
+  good.presence_penalty = good_presence.view();
+  emulate(logits.view(), args, got.view());
+  sample(logits.view(), good, expected.view());
+  EXPECT_EQ(got.snapshot(), expected.snapshot());
+  EXPECT_EQ(status.snapshot(), int_tensor({8, 8, 8, 0}).snapshot());
+  // Ids out of range.
+  Tensor ids(DType::i32, {4, 2});
+  Tensor values(DType::f32, {4, 2});
+  for (std::int64_t r = 0; r < 4; ++r) {
+    for (const std::int64_t j : {0, 1}) {
+      ids.set({r, j}, r == 0 ? 100 : (r == 1 ? -2 : 3));
+      values.set({r, j}, 50);
+    }
+  }
+  args = {};
+  args.bias_ids = ids.view();
+  args.bias_values = values.view();
+  args.status = status.view();
+  emulate(logits.view(), args, got.view());
+  sample(logits.view(), {}, expected.view());
+  EXPECT_EQ(status.snapshot(), int_tensor({8, 8, 0, 0}).snapshot());
+  for (const std::int64_t r : {0, 1}) EXPECT_EQ(got.get({r}), expected.get({r}));
+  for (const std::int64_t r : {2, 3}) EXPECT_EQ(got.get({r}), 3);
 }
 
 TEST(SampleOnCuda, ManyStretches) {
