@@ -20,6 +20,17 @@ struct PerRow {
   PerRow(const TensorView& t) : tensor(t) {}  // NOLINT(google-explicit-constructor)
 };
 
+// In which order filters act and of what distribution they take masses; docs/sampling.md has each
+// in full.
+enum class FilterOrder : std::uint8_t {
+  hf,     // as Hugging Face transformers: top-k, top-p on what it kept (renormalised), min-p
+  joint,  // as SGLang's and FlashInfer's joint mode: top-k and top-p both see all tokens; min-p
+  vllm,   // min-p, top-k, top-p on what these kept (renormalised)
+  // top-k, top-p, min-p, each on what those before kept, of the distribution at temperature 1;
+  // temperature shapes the draw alone.
+  llamacpp,
+};
+
 // Bits of SamplingArgs::status.
 enum class SamplingStatus : std::uint32_t {
   well = 0,
@@ -35,8 +46,8 @@ enum class SamplingStatus : std::uint32_t {
 // logits are widened before. All of it is off where it is not given; with SamplingArgs::slots it is
 // read by slot, as other parameters are.
 //
-// Filters apply jointly to the softmax of logits / temperature: top-k first, then top-p on what
-// top-k kept (renormalised), then min-p; ties at a threshold go to the lowest token id.
+// Filters apply to the softmax of logits / temperature in the order that is said; ties at a
+// threshold go to the lowest token id.
 struct SamplingArgs {
   PerRow<float> temperature{1.0F};  // f32, >= 0; 0 is greedy: the arg max, lowest id among equals
   PerRow<std::int32_t> top_k{0};    // i32; <= 0 or >= vocabulary: off
@@ -44,8 +55,9 @@ struct SamplingArgs {
   PerRow<float> top_p{1.0F};
   // f32 in [0, 1]; 0: off; drops tokens below min_p times the largest probability.
   PerRow<float> min_p{0.0F};
-  PerRow<std::int64_t> seeds{0};  // i64: one seed a request
-  PerRow<std::int64_t> steps{0};  // i64: how many tokens the request has drawn before
+  FilterOrder order = FilterOrder::hf;  // of all rows
+  PerRow<std::int64_t> seeds{0};        // i64: one seed a request
+  PerRow<std::int64_t> steps{0};        // i64: how many tokens the request has drawn before
   // i32 [rows, ceil(vocabulary / 32)], optional: token i is allowed if bit i % 32 of word i / 32 is
   // set, as in xgrammar's masks. The logit of any other token is -inf whatever else is given, so
   // that it is never drawn, but for token 0 where no token is allowed.

@@ -41,6 +41,9 @@ inline constexpr u32 kStatusNoCandidate = 4;
 inline constexpr u32 kStatusBadParameter = 8;
 inline constexpr u32 kStatusSlot = 16;
 
+// The order of filters, as FilterOrder has them.
+enum class Order : i32 { hf, joint, vllm, llamacpp };
+
 // Histograms have copies, so that the lanes of a warp seldom add to one number.
 inline constexpr i32 kDigits = 256;
 inline constexpr i32 kCopies = 8;
@@ -75,6 +78,7 @@ struct SampleParams {
   RowValues<i64> seeds;
   RowValues<i64> steps;
   ProcessParams process;
+  Order order;
   i32 entries;    // of tensors of parameters; 0: there are none
   i32 tokens_64;  // i64, not i32
   i32 vocabulary;

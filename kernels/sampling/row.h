@@ -183,17 +183,18 @@ TW_DEVICE i32 locate(const RowOfLogits<T>& row, const Measure& measure, const Ta
   return id;
 }
 
-// The smallest set of the largest values of those `kept` whose measures (a token's weight, or 1)
-// reach target_of(total): all above a threshold, and `ties` of those at it.
+// The smallest set of the values that come first, of those that pass(id, value), whose measures (a
+// token's weight, or 1) reach target_of(total), which is not above the total: all above a
+// threshold, and of those at it, whose measures are `group`, as many as reach `rest`.
 struct Threshold {
   float value;
-  u64 ties;
-  bool all_ties;
+  u64 rest;
+  u64 group;
 };
 
 // A digit of the order keys a pass.
-template <typename T, typename Measure, typename Target>
-TW_DEVICE Threshold find_threshold(const RowOfLogits<T>& row, const Kept& kept,
+template <typename T, typename Pass, typename Measure, typename Target>
+TW_DEVICE Threshold find_threshold(const RowOfLogits<T>& row, const Pass& pass,
                                    const Measure& measure, const Target& target_of,
                                    SampleMemory& memory) {
   constexpr i32 kDigitBits = 8;
@@ -208,7 +209,7 @@ TW_DEVICE Threshold find_threshold(const RowOfLogits<T>& row, const Kept& kept,
     const i32 copy = lane_id() % kCopies;
     row.for_all([&](i32 id, float value) {
       const u32 key = order_key(value) >> shift;
-      if ((first || key >> kDigitBits == prefix) && kept.contains(id, value)) {
+      if ((first || key >> kDigitBits == prefix) && pass(id, value)) {
         const i32 digit = static_cast<i32>(key % kDigits);
         atomic_add_64(&memory.histogram[digit * kCopies + copy], measure(value));
       }
@@ -250,10 +251,7 @@ TW_DEVICE Threshold find_threshold(const RowOfLogits<T>& row, const Kept& kept,
     group = memory.result[2];
     sync_block();
   }
-  const float value = of_order_key(prefix);
-  const u64 each = measure(value);
-  const u64 ties = (target + each - 1) / each;
-  return {value, ties, ties * each >= group};
+  return {of_order_key(prefix), target, group};
 }
 
 }  // namespace tw

@@ -36,45 +36,74 @@ TW_DEVICE RowNumbers numbers_of_entry(const SampleParams& p, i64 entry) {
   return n;
 }
 
+enum class Filter : i32 { none, top_k, top_p, min_p };
+
+// What acts in each turn; none: the draw. Joint top-k and top-p both see all tokens: both keep some
+// that come first, so the one that keeps less decides, and top-k may as well act on what top-p
+// kept.
+TW_DEVICE Filter filter_of_turn(Order order, i32 turn) {
+  if (turn == 3) return Filter::none;
+  if (order == Order::vllm) {
+    return turn == 0 ? Filter::min_p : turn == 1 ? Filter::top_k : Filter::top_p;
+  }
+  if (turn == 2) return Filter::min_p;
+  return (turn == 0) == (order == Order::joint) ? Filter::top_p : Filter::top_k;
+}
+
 // What the filters keep of a row, then the draw, as turns of one loop: each part of the code is
 // there once, because it is long. The row has a finite largest value.
 template <typename T>
 TW_DEVICE i32 draw(const SampleParams& p, const RowNumbers& numbers, const RowOfLogits<T>& row,
-                   const WeightScale& scale, SampleMemory& memory) {
-  enum Turn { kTopK, kTopP, kDraw };
+                   float largest, SampleMemory& memory) {
   const i32 top_k = numbers.top_k;
   const float top_p = numbers.top_p;
-  const u64 least = numbers.min_p > 0 ? least_weight(numbers.min_p) : 0;
   const u64 random =
       sampling_bits(value_of_entry(p.seeds, numbers.entry), value_of_entry(p.steps, numbers.entry));
+  const WeightScale of_draw{largest, scale_of_temperature(numbers.temperature)};
+  WeightScale scale = of_draw;
+  if (p.order == Order::llamacpp) scale.scale = scale_of_temperature(1.0F);
   Kept kept{-kInfinity, kLastId};
+  u64 least = 0;
+  const auto passes = [&](i32 id, float value) {
+    return kept.contains(id, value) && (least == 0 || token_weight(value, scale) >= least);
+  };
 #pragma unroll 1
-  for (i32 turn = kTopK;; ++turn) {
-    if (turn == kTopK && (top_k <= 0 || top_k >= row.count)) continue;
-    if (turn == kTopP && !(top_p < 1)) continue;
-    u64 ties = 0;
-    if (turn < kDraw) {
+  for (i32 turn = 0;; ++turn) {
+    const Filter filter = filter_of_turn(p.order, turn);
+    if (filter == Filter::top_k && (top_k <= 0 || top_k >= row.count)) continue;
+    if (filter == Filter::top_p && !(top_p < 1)) continue;
+    if (filter == Filter::min_p) {
+      if (numbers.min_p > 0) least = least_weight(numbers.min_p);
+      continue;
+    }
+    u64 rest = 0;
+    if (filter != Filter::none) {
       const Threshold threshold = find_threshold(
-          row, kept,
-          [&](float value) { return turn == kTopK ? u64{1} : token_weight(value, scale); },
+          row, passes,
+          [&](float value) {
+            return filter == Filter::top_k ? u64{1} : token_weight(value, scale);
+          },
           [&](u64 total) {
-            return turn == kTopK ? static_cast<u64>(top_k) : mass_target(top_p, total);
+            if (filter == Filter::top_p) return mass_target(top_p, total);
+            // Those before may have kept less.
+            return static_cast<u64>(top_k) < total ? static_cast<u64>(top_k) : total;
           },
           memory);
       if (threshold.value != kept.threshold) kept = {threshold.value, kLastId};
-      if (threshold.all_ties) continue;
-      ties = threshold.ties;
+      const u64 each = filter == Filter::top_k ? u64{1} : token_weight(threshold.value, scale);
+      rest = (threshold.rest + each - 1) / each;
+      if (rest * each >= threshold.group) continue;  // all that are equal are kept
     }
     const i32 id = locate(
         row,
         [&](i32 i, float value) {
-          if (turn < kDraw) return value == kept.threshold ? u64{1} : u64{0};
-          const u64 weight = token_weight(value, scale);
-          return weight >= least && kept.contains(i, value) ? weight : u64{0};
+          if (filter != Filter::none) return value == kept.threshold ? u64{1} : u64{0};
+          return passes(i, value) ? token_weight(value, of_draw) : u64{0};
         },
         // floor(random / 2^64 * total) is uniform in [0, total).
-        [&](u64 total) { return turn < kDraw ? ties - 1 : multiply_high(random, total); }, memory);
-    if (turn == kDraw) return id;
+        [&](u64 total) { return filter != Filter::none ? rest - 1 : multiply_high(random, total); },
+        memory);
+    if (filter == Filter::none) return id;
     kept.last_tie = id;
   }
 }
@@ -111,8 +140,7 @@ TW_DEVICE i32 sample_row(const SampleParams& p, u32& status, SampleMemory& memor
   if (value == -kInfinity) return first_allowed(process, p.vocabulary);
   if (numbers.temperature == 0) return arg_max;
   row.infinite = value == kInfinity;
-  return draw(p, numbers, row,
-              {row.infinite ? 0.0F : value, scale_of_temperature(numbers.temperature)}, memory);
+  return draw(p, numbers, row, row.infinite ? 0.0F : value, memory);
 }
 
 template <typename T>

@@ -97,6 +97,8 @@ void check_sampling(const TensorView& logits, const SamplingArgs& args, const Te
   const std::int64_t rows = logits.shape[0];
   require(logits.shape[1] >= 1 && logits.shape[1] <= kMaxVocabulary,
           "logits is {}: its vocabulary must be in [1, {}]", logits, kMaxVocabulary);
+  require(args.order <= FilterOrder::llamacpp, "order is {}: it must be a FilterOrder",
+          static_cast<int>(args.order));
   require_shape("tokens", tokens, {rows});
   require_dtype("tokens", tokens, {DType::i32, DType::i64});
   require_device("tokens", tokens, logits.device);

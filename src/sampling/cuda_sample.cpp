@@ -76,6 +76,7 @@ CudaLaunch<tw::SampleParams> sample_launch(const TensorView& logits, const Sampl
   params.min_p = row_values<float>(args.min_p);
   params.seeds = row_values<tw::i64>(args.seeds);
   params.steps = row_values<tw::i64>(args.steps);
+  params.order = static_cast<tw::Order>(args.order);
   params.process.allowed = row_table(args.allowed);
   if (args.bias_ids.defined() && args.bias_ids.shape[1] > 0) {
     params.process.bias_ids = row_table(args.bias_ids);

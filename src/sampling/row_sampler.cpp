@@ -19,11 +19,6 @@ __extension__ using Uint128 = unsigned __int128;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::int32_t kLastId = std::numeric_limits<std::int32_t>::max();
 
-// The least weight that is not below p times the largest one.
-std::uint64_t least_weight(float p) {
-  return static_cast<std::uint64_t>(std::ceil(std::ldexp(static_cast<double>(p), kWeightBits)));
-}
-
 }  // namespace
 
 float RowSampler::find_maxima(const Logits& row) {
@@ -89,27 +84,6 @@ std::uint64_t RowSampler::total_mass(const Distribution& distribution) {
                      distribution.scale, masses_.data());
   });
   return std::accumulate(masses_.begin(), masses_.end(), std::uint64_t{0});
-}
-
-RowSampler::Distribution RowSampler::filter(const Logits& row, float largest,
-                                            const RowParams& params) {
-  Distribution distribution;
-  distribution.list = row;
-  distribution.scale = {largest, WeightScale::of_temperature(params.temperature)};
-  if (largest == kInfinity) {
-    // All mass lies on the infinite logits, evenly.
-    distribution.list = compact_list(row, {kInfinity, kLastId});
-    float* values = lists_[next_list_ ^ 1].values.data();
-    std::fill(values, values + distribution.list.count, 0.0F);
-    distribution.scale.largest = 0;
-    std::fill(maxima_.begin(), maxima_.end(), 0.0F);
-  }
-  if (params.top_k > 0 && params.top_k < distribution.list.count) {
-    filter_top_k(params.top_k, distribution);
-  }
-  if (params.min_p > 0) distribution.least_weight = least_weight(params.min_p);
-  if (params.top_p < 1) filter_top_p(params.top_p, distribution);
-  return distribution;
 }
 
 void RowSampler::filter_top_k(std::int64_t k, Distribution& distribution) {

@@ -2,6 +2,8 @@
 // Draws one token from one row of logits.
 #pragma once
 
+#include <tilewright/sampling.h>
+
 #include <cstdint>
 #include <vector>
 
@@ -16,6 +18,7 @@ struct RowParams {
   std::int64_t top_k = 0;  // <= 0: off
   float top_p = 1;
   float min_p = 0;
+  FilterOrder order = FilterOrder::hf;
   std::uint64_t random = 0;  // 64 uniform bits
 };
 
@@ -60,6 +63,12 @@ class RowSampler {
   Distribution filter(const Logits& row, float largest, const RowParams& params);
   void filter_top_k(std::int64_t k, Distribution& distribution);
   void filter_top_p(float p, Distribution& distribution);
+  // Keeps the most likely tokens whose mass reaches `target`; all if they have less.
+  void filter_joint_top_p(std::uint64_t target, Distribution& distribution);
+  // Makes a list of what is left: then least_weight is 0 and all of the list is kept.
+  void drop_light(Distribution& distribution);
+  // The draw's weights are to be those at `temperature`.
+  void use_temperature(float temperature, Distribution& distribution);
   std::int32_t draw(const Distribution& distribution, std::uint64_t random);
 
   // The entries of `list` that are kept, as a list in one of the two buffers.

@@ -6,40 +6,14 @@
 #include <cmath>
 #include <numeric>
 
-#include "base/checks.h"
 #include "sampling/row_sampler.h"
+#include "sampling/targets.h"
 
 namespace tilewright {
 namespace {
 
-__extension__ using Uint128 = unsigned __int128;
-
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::int32_t kLastId = std::numeric_limits<std::int32_t>::max();
-
-// ceil(p * total) for 0 <= p < 1, exactly; at least 1: the most likely token is always kept.
-std::uint64_t mass_target(float p, std::uint64_t total) {
-  if (!(p > 0)) return 1;
-  int exponent = 0;
-  const float fraction = std::frexp(p, &exponent);  // p = fraction * 2^exponent, exponent <= 0
-  const auto mantissa = static_cast<std::uint64_t>(fraction * 0x1.0p24F);
-  const int shift = 24 - exponent;
-  if (shift > 100) return 1;
-  const Uint128 product = Uint128{mantissa} * total;
-  const Uint128 round_up = (Uint128{1} << shift) - 1;
-  return static_cast<std::uint64_t>((product + round_up) >> shift);
-}
-
-// Weights fall with their logits but for one unit in 2^24.
-bool all_above_reach(float logit, std::uint64_t least, const WeightScale& scale) {
-  if (logit >= scale.largest) return true;  // there are none
-  const std::uint64_t weight = token_weight(logit, scale);
-  return weight - (weight >> 20) >= least;
-}
-bool none_below_reaches(float logit, std::uint64_t least, const WeightScale& scale) {
-  const std::uint64_t weight = token_weight(std::min(logit, scale.largest), scale);
-  return weight + (weight >> 20) < least;
-}
 
 }  // namespace
 
@@ -61,10 +35,8 @@ RowSampler::Pivots RowSampler::top_p_pivots(const Distribution& distribution, fl
       pivots_of_sample(list, Measure::mass, rest, scale, {-kInfinity, scale.largest});
   if (distribution.least_weight == 0) return pivots;
   // If min-p seems to keep less than top-p, only that has to be shown.
-  const double exponent = std::log2(static_cast<double>(distribution.least_weight)) - kWeightBits;
-  const double cut = scale.largest + exponent / scale.scale;
-  const double margin = 1e-5 * (std::fabs(cut - scale.largest) + std::fabs(scale.largest));
-  const Pivots min_p{static_cast<float>(cut - margin), static_cast<float>(cut + margin)};
+  const Bounds cut = bounds_of_weight(distribution.least_weight, scale);
+  const Pivots min_p{cut.low, cut.high};
   return min_p.high > pivots.high ? min_p : pivots;
 }
 

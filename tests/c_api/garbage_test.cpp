@@ -335,6 +335,7 @@ TEST_F(CGarbage, LimitsRopesAndSampling) {
       case 6:
         args.value.repetition_penalty = args.value.presence_penalty = &real;
         real.value = static_cast<float>(garbage.number());
+        garbage.spoil_number(args.value.order);
         break;
       default:
         integer.value = garbage.number();

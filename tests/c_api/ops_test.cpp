@@ -249,6 +249,12 @@ TEST_F(COps, Sample) {
   args.presence_penalty = &min_p;
   cpp.presence_penalty = 0.02F;
   same();
+  args.order = TW_FILTER_ORDER_LLAMACPP;
+  cpp.order = FilterOrder::llamacpp;
+  same();
+  args.order = 4;
+  expect_invalid(tw_sample(&c_logits, &args, &c_tokens), {"args.order is 4"});
+  args.order = TW_FILTER_ORDER_HF;
   const Tensor bad_slots = int_tensor({5, 0, 6, 2, 1, 3});
   args.slots = to_c(bad_slots.view());
   expect_invalid(tw_sample(&c_logits, &args, &c_tokens), {"slots of row 2 is 6", "[0, 6)"});

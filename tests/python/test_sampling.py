@@ -95,6 +95,7 @@ def test_given_output(logits, dtype):
         ({"slots": [0, 2], "seeds": [1, 2]}, ValueError, r"slots of row 1 is 2: it must be in \[0, 2\)"),
         ({"slots": [0, 1], "seeds": [1, 2], "top_p": [1.0]}, ValueError, "seeds is int64|top_p is float32"),
         ({"status": np.ones(3, np.int32)}, ValueError, "status is int32"),
+        ({"order": "alphabetical"}, ValueError, "order is 'alphabetical': it must be \"hf\" or"),
         ({"repetition_penalty": 0.0}, ValueError, "repetition_penalty of row 0 is 0"),
         ({"allowed": np.ones((2, 1), np.int32)}, ValueError, r"allowed is int32\[2, 1\]"),
         ({"bias_ids": np.ones((2, 1), np.int32)}, ValueError, "must be given together"),
@@ -158,6 +159,13 @@ def test_processing(logits):
     for step in range(10):
         assert np.array_equal(sample(logits, **arguments, steps=step), sample(processed, steps=step))
     assert bits(allowed)[np.arange(8), sample(logits, **arguments)].all()
+
+
+@pytest.mark.parametrize(("order", "kept"), [("hf", 2), ("joint", 3), ("vllm", 2), ("llamacpp", 2)])
+def test_orders(order, kept):
+    logits = np.log(np.repeat(np.array([[0.4, 0.3, 0.2, 0.1]]), 500, 0)).astype(np.float32)
+    tokens = sample(logits, top_k=3, top_p=0.75, order=order, seeds=np.arange(500))
+    assert set(tokens.tolist()) == set(range(kept))
 
 
 def test_bad_logits(logits):

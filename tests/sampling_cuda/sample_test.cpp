@@ -311,6 +311,31 @@ TEST(SampleOnCuda, BadPenaltiesAndBiasesAreNotThere) {
   for (const std::int64_t r : {2, 3}) EXPECT_EQ(got.get({r}), 3);
 }
 
+// Random combinations of everything.
+TEST(SampleOnCuda, AnyArguments) {
+  Random random(12);
+  for (int round = 0; round < 150; ++round) {
+    const std::int64_t vocabulary = random.pick<std::int64_t>({1, 33, 300, 1003});
+    const auto kind = random.range(0, static_cast<std::int64_t>(RowKind::count) - 1);
+    Tensor logits = make_logits(static_cast<RowKind>(kind), 2, vocabulary, DType::f32,
+                                random.pick<std::int64_t>({0, 1}), random);
+    if (random.chance(0.1)) logits.set({0, random.range(0, vocabulary - 1)}, INFINITY);
+    const ProcessTables tables(random, 2, vocabulary, 3);
+    SamplingArgs args;
+    if (random.chance(0.2)) tables.give(random, args);
+    args.order = random.pick(
+        {FilterOrder::hf, FilterOrder::joint, FilterOrder::vllm, FilterOrder::llamacpp});
+    args.temperature = random.pick({0.05F, 0.7F, 1.0F, 3.0F, INFINITY});
+    if (random.chance(0.6)) args.top_k = random.pick({1, 2, 50, 300, 2000});
+    if (random.chance(0.6)) args.top_p = random.pick({0.0F, 0.1F, 0.5F, 0.9F, 0.999F, 2.0F});
+    if (random.chance(0.6)) args.min_p = random.pick({1e-5F, 0.05F, 0.5F, 1.0F});
+    args.seeds = static_cast<std::int64_t>(random.bits());
+    SCOPED_TRACE(testing::Message() << "round " << round << " kind " << kind << " order "
+                                    << static_cast<int>(args.order));
+    expect_same_tokens(logits, args, static_cast<std::uint64_t>(round));
+  }
+}
+
 TEST(SampleOnCuda, ManyStretches) {
   Random random(6);
   const Tensor logits = make_logits(RowKind::with_nan, 1, 300001, DType::f32, 0, random);
