@@ -91,6 +91,7 @@ typedef struct tw_sampling_args {
   const tw_real* repetition_penalty; /* NULL: 1 */
   const tw_real* frequency_penalty;  /* NULL: 0 */
   const tw_real* presence_penalty;   /* NULL: 0 */
+  const tw_real* typical_p;          /* NULL: off */
   int32_t order;
   int32_t reserved;
 } tw_sampling_args;

@@ -23,11 +23,13 @@ struct PerRow {
 // In which order filters act and of what distribution they take masses; docs/sampling.md has each
 // in full.
 enum class FilterOrder : std::uint8_t {
-  hf,     // as Hugging Face transformers: top-k, top-p on what it kept (renormalised), min-p
-  joint,  // as SGLang's and FlashInfer's joint mode: top-k and top-p both see all tokens; min-p
-  vllm,   // min-p, top-k, top-p on what these kept (renormalised)
-  // top-k, top-p, min-p, each on what those before kept, of the distribution at temperature 1;
-  // temperature shapes the draw alone.
+  // As Hugging Face transformers: top-k, top-p on what it kept (renormalised), min-p, typical-p.
+  hf,
+  // As SGLang's and FlashInfer's joint mode: top-k and top-p both see all tokens; min-p, typical-p.
+  joint,
+  vllm,  // min-p, top-k, top-p on what these kept (renormalised), typical-p
+  // top-k, typical-p, top-p, min-p, each on what those before kept, of the distribution at
+  // temperature 1; temperature shapes the draw alone.
   llamacpp,
 };
 
@@ -55,6 +57,9 @@ struct SamplingArgs {
   PerRow<float> top_p{1.0F};
   // f32 in [0, 1]; 0: off; drops tokens below min_p times the largest probability.
   PerRow<float> min_p{0.0F};
+  // f32; >= 1 or <= 0: off; keeps the smallest set of the tokens whose -log p is nearest to the
+  // entropy whose mass reaches typical_p (locally typical sampling, arXiv 2202.00666).
+  PerRow<float> typical_p{1.0F};
   FilterOrder order = FilterOrder::hf;  // of all rows
   PerRow<std::int64_t> seeds{0};        // i64: one seed a request
   PerRow<std::int64_t> steps{0};        // i64: how many tokens the request has drawn before
@@ -91,12 +96,13 @@ struct SamplingArgs {
 // rows strided). The random number of a row is Philox4x32-10 (Salmon et al., SC'11) of its seed and
 // step and nothing else: the same seed, step and logits give the same token in any batch. NaN
 // logits count as -inf; +inf takes all the mass (shared evenly by several of them); a row of -inf
-// alone gives the lowest token allowed. Errors: invalid_argument, also for a temperature below 0 or
-// NaN, a min_p outside [0, 1], a NaN top_p, penalties out of their ranges and bias_ids outside
-// [-1, vocabulary) in an entry that a row reads. All tensors are on one
-// device. On CUDA these are not checked where they are tensors: such a temperature counts as 0,
-// top_p as 1, min_p as the nearest number in [0, 1], NaN as 0, a penalty and a bias as not given,
-// and the row's status says bad_parameter.
+// alone gives the lowest token allowed.
+//
+// All tensors are on one device. Errors: invalid_argument, also where an entry that a row reads has
+// a temperature below 0 or NaN, a min_p outside [0, 1], a NaN top_p or typical_p, a penalty out of
+// its range or a bias id outside [-1, vocabulary). On CUDA these are not checked where they are
+// tensors: such a temperature counts as 0, top_p and typical_p as 1, min_p as the nearest number in
+// [0, 1], NaN as 0, a penalty and a bias as not given, and the row's status says bad_parameter.
 TILEWRIGHT_API void sample(const TensorView& logits, const SamplingArgs& args,
                            const TensorView& tokens);
 

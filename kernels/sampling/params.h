@@ -75,6 +75,7 @@ struct SampleParams {
   RowValues<i32> top_k;
   RowValues<float> top_p;
   RowValues<float> min_p;
+  RowValues<float> typical_p;
   RowValues<i64> seeds;
   RowValues<i64> steps;
   ProcessParams process;

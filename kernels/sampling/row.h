@@ -183,18 +183,19 @@ TW_DEVICE i32 locate(const RowOfLogits<T>& row, const Measure& measure, const Ta
   return id;
 }
 
-// The smallest set of the values that come first, of those that pass(id, value), whose measures (a
-// token's weight, or 1) reach target_of(total), which is not above the total: all above a
-// threshold, and of those at it, whose measures are `group`, as many as reach `rest`.
+// The smallest set of the tokens that come first by score(value), of those that pass(id, value),
+// whose measures (a token's weight, or 1) reach target_of(total), which is not above the total: all
+// whose scores are above a threshold, and of those at it, whose measures are `group`, as many as
+// reach `rest`.
 struct Threshold {
-  float value;
+  float score;
   u64 rest;
   u64 group;
 };
 
 // A digit of the order keys a pass.
-template <typename T, typename Pass, typename Measure, typename Target>
-TW_DEVICE Threshold find_threshold(const RowOfLogits<T>& row, const Pass& pass,
+template <typename T, typename Pass, typename Score, typename Measure, typename Target>
+TW_DEVICE Threshold find_threshold(const RowOfLogits<T>& row, const Pass& pass, const Score& score,
                                    const Measure& measure, const Target& target_of,
                                    SampleMemory& memory) {
   constexpr i32 kDigitBits = 8;
@@ -208,7 +209,7 @@ TW_DEVICE Threshold find_threshold(const RowOfLogits<T>& row, const Pass& pass,
     const bool first = shift == 32 - kDigitBits;
     const i32 copy = lane_id() % kCopies;
     row.for_all([&](i32 id, float value) {
-      const u32 key = order_key(value) >> shift;
+      const u32 key = order_key(score(value)) >> shift;
       if ((first || key >> kDigitBits == prefix) && pass(id, value)) {
         const i32 digit = static_cast<i32>(key % kDigits);
         atomic_add_64(&memory.histogram[digit * kCopies + copy], measure(value));

@@ -8,6 +8,7 @@
 #include "sampling/params.h"
 #include "sampling/random_bits.h"
 #include "sampling/row.h"
+#include "sampling/typical.h"
 
 namespace tw {
 
@@ -17,6 +18,7 @@ struct RowNumbers {
   i32 top_k;
   float top_p;
   float min_p;
+  float typical_p;
   i64 entry;
   u32 status;  // kStatusBadParameter, or 0
 };
@@ -27,8 +29,10 @@ TW_DEVICE RowNumbers numbers_of_entry(const SampleParams& p, i64 entry) {
   n.top_k = value_of_entry(p.top_k, entry);
   n.top_p = value_of_entry(p.top_p, entry);
   n.min_p = value_of_entry(p.min_p, entry);
+  n.typical_p = value_of_entry(p.typical_p, entry);
   n.entry = entry;
-  const bool good = n.temperature >= 0 && n.top_p == n.top_p && n.min_p >= 0 && n.min_p <= 1;
+  const bool good = n.temperature >= 0 && n.top_p == n.top_p && n.min_p >= 0 && n.min_p <= 1 &&
+                    n.typical_p == n.typical_p;
   n.status = good ? 0 : kStatusBadParameter;
   if (!(n.temperature >= 0)) n.temperature = 0;
   if (!(n.min_p >= 0)) n.min_p = 0;
@@ -36,13 +40,20 @@ TW_DEVICE RowNumbers numbers_of_entry(const SampleParams& p, i64 entry) {
   return n;
 }
 
-enum class Filter : i32 { none, top_k, top_p, min_p };
+enum class Filter : i32 { none, top_k, top_p, min_p, typical_p };
 
 // What acts in each turn; none: the draw. Joint top-k and top-p both see all tokens: both keep some
 // that come first, so the one that keeps less decides, and top-k may as well act on what top-p
 // kept.
 TW_DEVICE Filter filter_of_turn(Order order, i32 turn) {
-  if (turn == 3) return Filter::none;
+  if (turn == 4) return Filter::none;
+  if (order == Order::llamacpp) {
+    return turn == 0   ? Filter::top_k
+           : turn == 1 ? Filter::typical_p
+           : turn == 2 ? Filter::top_p
+                       : Filter::min_p;
+  }
+  if (turn == 3) return Filter::typical_p;
   if (order == Order::vllm) {
     return turn == 0 ? Filter::min_p : turn == 1 ? Filter::top_k : Filter::top_p;
   }
@@ -50,61 +61,96 @@ TW_DEVICE Filter filter_of_turn(Order order, i32 turn) {
   return (turn == 0) == (order == Order::joint) ? Filter::top_p : Filter::top_k;
 }
 
+TW_DEVICE bool is_off(Filter filter, const RowNumbers& numbers, i32 vocabulary) {
+  if (filter == Filter::top_k) return numbers.top_k <= 0 || numbers.top_k >= vocabulary;
+  if (filter == Filter::top_p) return !(numbers.top_p < 1);
+  if (filter == Filter::min_p) return !(numbers.min_p > 0);
+  if (filter == Filter::typical_p) return !(numbers.typical_p > 0 && numbers.typical_p < 1);
+  return false;
+}
+
 // What the filters keep of a row, then the draw, as turns of one loop: each part of the code is
 // there once, because it is long. The row has a finite largest value.
 template <typename T>
 TW_DEVICE i32 draw(const SampleParams& p, const RowNumbers& numbers, const RowOfLogits<T>& row,
                    float largest, SampleMemory& memory) {
-  const i32 top_k = numbers.top_k;
-  const float top_p = numbers.top_p;
   const u64 random =
       sampling_bits(value_of_entry(p.seeds, numbers.entry), value_of_entry(p.steps, numbers.entry));
-  const WeightScale of_draw{largest, scale_of_temperature(numbers.temperature)};
+  WeightScale of_draw{largest, scale_of_temperature(numbers.temperature)};
   WeightScale scale = of_draw;
   if (p.order == Order::llamacpp) scale.scale = scale_of_temperature(1.0F);
-  Kept kept{-kInfinity, kLastId};
+  Kept kept{-kInfinity, kLastId};     // by logit
+  Kept typical{-kInfinity, kLastId};  // by score
+  Typicality typicality{scale, 0};
   u64 least = 0;
   const auto passes = [&](i32 id, float value) {
-    return kept.contains(id, value) && (least == 0 || token_weight(value, scale) >= least);
+    return kept.contains(id, value) && (least == 0 || token_weight(value, scale) >= least) &&
+           (typical.threshold == -kInfinity || typical.contains(id, typicality.score(value)));
   };
 #pragma unroll 1
   for (i32 turn = 0;; ++turn) {
     const Filter filter = filter_of_turn(p.order, turn);
-    if (filter == Filter::top_k && (top_k <= 0 || top_k >= row.count)) continue;
-    if (filter == Filter::top_p && !(top_p < 1)) continue;
+    if (is_off(filter, numbers, row.count)) continue;
     if (filter == Filter::min_p) {
-      if (numbers.min_p > 0) least = least_weight(numbers.min_p);
+      const u64 weight = least_weight(numbers.min_p, token_weight(largest, scale));
+      if (weight > least) least = weight;
       continue;
     }
-    u64 rest = 0;
+    const bool by_score = filter == Filter::typical_p;
+    if (by_score) {
+      // Others may be nearer to the mean than what is kept, on one side of it.
+      if (least == 0) least = 1;
+      typicality.mean = mean_exponent(row, passes, scale, memory);
+    }
+    const auto measure = [&](float value) {
+      return filter == Filter::top_k ? u64{1} : token_weight(value, scale);
+    };
+    const auto score = [&](float value) { return by_score ? typicality.score(value) : value; };
+    Threshold threshold{0, 0, 0};
+    bool all_ties = false;
     if (filter != Filter::none) {
-      const Threshold threshold = find_threshold(
-          row, passes,
-          [&](float value) {
-            return filter == Filter::top_k ? u64{1} : token_weight(value, scale);
-          },
+      threshold = find_threshold(
+          row, passes, score, measure,
           [&](u64 total) {
-            if (filter == Filter::top_p) return mass_target(top_p, total);
+            if (filter == Filter::top_p) return mass_target(numbers.top_p, total);
+            if (by_score) return mass_target(numbers.typical_p, total);
             // Those before may have kept less.
-            return static_cast<u64>(top_k) < total ? static_cast<u64>(top_k) : total;
+            const u64 k = static_cast<u64>(numbers.top_k);
+            return k < total ? k : total;
           },
           memory);
-      if (threshold.value != kept.threshold) kept = {threshold.value, kLastId};
-      const u64 each = filter == Filter::top_k ? u64{1} : token_weight(threshold.value, scale);
-      rest = (threshold.rest + each - 1) / each;
-      if (rest * each >= threshold.group) continue;  // all that are equal are kept
+      all_ties = threshold.rest == threshold.group;
+      if (!by_score) {
+        // All ties weigh the same.
+        const u64 each = measure(threshold.score);
+        all_ties = (threshold.rest + each - 1) / each * each >= threshold.group;
+      }
     }
-    const i32 id = locate(
-        row,
-        [&](i32 i, float value) {
-          if (filter != Filter::none) return value == kept.threshold ? u64{1} : u64{0};
-          return passes(i, value) ? token_weight(value, of_draw) : u64{0};
-        },
-        // floor(random / 2^64 * total) is uniform in [0, total).
-        [&](u64 total) { return filter != Filter::none ? rest - 1 : multiply_high(random, total); },
-        memory);
+    i32 id = kLastId;
+    if (!all_ties) {
+      id = locate(
+          row,
+          [&](i32 i, float value) {
+            if (!passes(i, value)) return u64{0};
+            if (filter == Filter::none) return token_weight(value, of_draw);
+            return score(value) == threshold.score ? measure(value) : u64{0};
+          },
+          // floor(random / 2^64 * total) is uniform in [0, total).
+          [&](u64 total) {
+            return filter != Filter::none ? threshold.rest - 1 : multiply_high(random, total);
+          },
+          memory);
+    }
     if (filter == Filter::none) return id;
-    kept.last_tie = id;
+    if (by_score) {
+      typical = {threshold.score, id};
+      if (p.order == Order::llamacpp) {
+        largest = largest_of(row, passes, memory);
+        of_draw.largest = largest;
+      }
+    } else if (!all_ties || threshold.score != kept.threshold) {
+      kept = {threshold.score, id};
+    }
   }
 }
 

@@ -25,10 +25,14 @@ TW_DEVICE float scale_of_temperature(float temperature) {
   return min_of(max_of(scale, 0x1.0p-126F), 0x1.fffffep+127F);
 }
 
+// log2 of the weight but for rounding, at least kLeastExponent.
+TW_DEVICE float token_exponent(float logit, const WeightScale& scale) {
+  return max_of(multiply_exact(subtract_exact(logit, scale.largest), scale.scale), kLeastExponent);
+}
+
 // 0 for a logit of -inf; `logit` is not NaN and not above the largest.
 TW_DEVICE u64 token_weight(float logit, const WeightScale& scale) {
-  const float exponent =
-      max_of(multiply_exact(subtract_exact(logit, scale.largest), scale.scale), kLeastExponent);
+  const float exponent = token_exponent(logit, scale);
   const float whole = round_even(exponent);
   const float f = subtract_exact(exponent, whole);
   // 2^f = 1 + f * (c1 + f * (c2 + ...)) for |f| <= 1/2.
@@ -76,13 +80,9 @@ TW_DEVICE u64 mass_target(float p, u64 total) {
   return high << (64 - shift) | low >> shift;
 }
 
-// The least weight that is not below p times the largest one. 0 < p <= 1.
-TW_DEVICE u64 least_weight(float p) {
-  const Fraction fraction = fraction_of(p);
-  const i32 shift = fraction.exponent + kWeightBits;
-  if (shift >= 0) return fraction.mantissa << shift;
-  if (shift <= -24) return 1;
-  return (fraction.mantissa + (u64{1} << -shift) - 1) >> -shift;
+// The least weight that is not below p times `largest`. 0 < p <= 1.
+TW_DEVICE u64 least_weight(float p, u64 largest) {
+  return p >= 1 ? largest : mass_target(p, largest);
 }
 
 }  // namespace tw

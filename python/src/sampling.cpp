@@ -17,6 +17,7 @@ constexpr const char* kSignature =
     "top_k: tilewright._typing.PerRow = 0, "
     "top_p: tilewright._typing.PerRow = 1.0, "
     "min_p: tilewright._typing.PerRow = 0.0, "
+    "typical_p: tilewright._typing.PerRow = 1.0, "
     "order: str = 'hf', "
     "allowed: tilewright._typing.Array | None = None, "
     "bias_ids: tilewright._typing.Array | None = None, "
@@ -43,9 +44,11 @@ lowest token id.
 temperature: float32, >= 0; 0 is greedy: the arg max, lowest id among equals.
 top_k: int32; <= 0: off. top_p: float32; >= 1: off. min_p: float32 in [0, 1]; 0: off; tokens below min_p
   times the largest probability are dropped.
-order: "hf": top-k, top-p on what it kept, min-p; "joint": top-k and top-p of the whole distribution, min-p;
-  "vllm": min-p, top-k, top-p on what these kept; "llamacpp": top-k, top-p, min-p at temperature 1, and the
-  temperature shapes the draw alone.
+typical_p: float32; >= 1 or <= 0: off; the tokens whose -log p is nearest to the entropy are kept, until
+  their mass reaches it.
+order: "hf": top-k, top-p on what it kept, min-p, typical-p; "joint": top-k and top-p of the whole
+  distribution, min-p, typical-p; "vllm": min-p, top-k, top-p on what these kept, typical-p; "llamacpp":
+  top-k, typical-p, top-p, min-p at temperature 1, and the temperature shapes the draw alone.
 Logits are processed before, each step where it is given: mask, biases, repetition, frequency, presence.
 
 allowed: int32 [rows, ceil(vocabulary / 32)]: bits of the tokens that may be drawn, as xgrammar has them.
@@ -99,12 +102,12 @@ PerRow<T> to_per_row(nb::handle object, const char* name, DType dtype, Keep& kee
 }
 
 nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle top_k,
-                         nb::handle top_p, nb::handle min_p, nb::handle order, nb::handle allowed,
-                         nb::handle bias_ids, nb::handle bias_values, nb::handle output_counts,
-                         nb::handle prompt_bits, nb::handle repetition_penalty,
-                         nb::handle frequency_penalty, nb::handle presence_penalty,
-                         nb::handle seeds, nb::handle steps, nb::handle slots, nb::handle status,
-                         nb::object out, nb::handle stream) {
+                         nb::handle top_p, nb::handle min_p, nb::handle typical_p, nb::handle order,
+                         nb::handle allowed, nb::handle bias_ids, nb::handle bias_values,
+                         nb::handle output_counts, nb::handle prompt_bits,
+                         nb::handle repetition_penalty, nb::handle frequency_penalty,
+                         nb::handle presence_penalty, nb::handle seeds, nb::handle steps,
+                         nb::handle slots, nb::handle status, nb::object out, nb::handle stream) {
   Keep keep;
   const TensorView view = view_of(logits, "logits", keep);
   if (view.rank != 2) {
@@ -116,6 +119,7 @@ nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle t
   args.top_k = to_per_row<std::int32_t>(top_k, "top_k", DType::i32, keep);
   args.top_p = to_per_row<float>(top_p, "top_p", DType::f32, keep);
   args.min_p = to_per_row<float>(min_p, "min_p", DType::f32, keep);
+  args.typical_p = to_per_row<float>(typical_p, "typical_p", DType::f32, keep);
   args.order = to_choice<FilterOrder>(order, "order",
                                       {{"hf", FilterOrder::hf},
                                        {"joint", FilterOrder::joint},
@@ -156,12 +160,12 @@ void bind_sampling(nb::module_& m) {
       .value("BAD_PARAMETER", SamplingStatus::bad_parameter)
       .value("SLOT", SamplingStatus::slot);
   m.def("sample", &sample_tokens, "logits"_a.none(), nb::kw_only(), "temperature"_a.none() = 1.0,
-        "top_k"_a.none() = 0, "top_p"_a.none() = 1.0, "min_p"_a.none() = 0.0, "order"_a = "hf",
-        "allowed"_a = nb::none(), "bias_ids"_a = nb::none(), "bias_values"_a = nb::none(),
-        "output_counts"_a = nb::none(), "prompt_bits"_a = nb::none(),
-        "repetition_penalty"_a.none() = 1.0, "frequency_penalty"_a.none() = 0.0,
-        "presence_penalty"_a.none() = 0.0, "seeds"_a.none() = 0, "steps"_a.none() = 0,
-        "slots"_a = nb::none(), "status"_a = nb::none(), "out"_a = nb::none(),
+        "top_k"_a.none() = 0, "top_p"_a.none() = 1.0, "min_p"_a.none() = 0.0,
+        "typical_p"_a.none() = 1.0, "order"_a = "hf", "allowed"_a = nb::none(),
+        "bias_ids"_a = nb::none(), "bias_values"_a = nb::none(), "output_counts"_a = nb::none(),
+        "prompt_bits"_a = nb::none(), "repetition_penalty"_a.none() = 1.0,
+        "frequency_penalty"_a.none() = 0.0, "presence_penalty"_a.none() = 0.0, "seeds"_a.none() = 0,
+        "steps"_a.none() = 0, "slots"_a = nb::none(), "status"_a = nb::none(), "out"_a = nb::none(),
         "stream"_a = nb::none(), nb::sig(kSignature), kDoc);
 }
 

@@ -56,6 +56,7 @@ SamplingArgs read_args(const tw_sampling_args* args) {
   read_rows({path, "repetition_penalty"}, given.repetition_penalty, result.repetition_penalty);
   read_rows({path, "frequency_penalty"}, given.frequency_penalty, result.frequency_penalty);
   read_rows({path, "presence_penalty"}, given.presence_penalty, result.presence_penalty);
+  read_rows({path, "typical_p"}, given.typical_p, result.typical_p);
   result.order = read_enum({path, "order"}, given.order, FilterOrder::llamacpp);
   check_reserved({path, "reserved"}, given.reserved);
   return result;

@@ -16,6 +16,7 @@ void visit_tensors(const SamplingArgs& args, const Visit& visit) {
   visit("top_k", args.top_k.tensor, DType::i32);
   visit("top_p", args.top_p.tensor, DType::f32);
   visit("min_p", args.min_p.tensor, DType::f32);
+  visit("typical_p", args.typical_p.tensor, DType::f32);
   visit("repetition_penalty", args.repetition_penalty.tensor, DType::f32);
   visit("frequency_penalty", args.frequency_penalty.tensor, DType::f32);
   visit("presence_penalty", args.presence_penalty.tensor, DType::f32);
@@ -43,6 +44,8 @@ void check_values(const SamplingArgs& args, std::int64_t entry, std::int64_t row
   require(temperature >= 0, "temperature of row {} is {}: it must not be negative", row,
           temperature);
   require(!std::isnan(value(args.top_p, 1)), "top_p of row {} is NaN: it must be a number", row);
+  require(!std::isnan(value(args.typical_p, 1)), "typical_p of row {} is NaN: it must be a number",
+          row);
   const float min_p = value(args.min_p, 0);
   require(min_p >= 0 && min_p <= 1, "min_p of row {} is {}: it must be in [0, 1]", row, min_p);
   const float repetition = value(args.repetition_penalty, 1);

@@ -74,6 +74,7 @@ CudaLaunch<tw::SampleParams> sample_launch(const TensorView& logits, const Sampl
   params.top_k = row_values<tw::i32>(args.top_k);
   params.top_p = row_values<float>(args.top_p);
   params.min_p = row_values<float>(args.min_p);
+  params.typical_p = row_values<float>(args.typical_p);
   params.seeds = row_values<tw::i64>(args.seeds);
   params.steps = row_values<tw::i64>(args.steps);
   params.order = static_cast<tw::Order>(args.order);

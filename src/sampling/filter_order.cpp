@@ -27,37 +27,63 @@ RowSampler::Distribution RowSampler::filter(const Logits& row, float largest,
     distribution.scale.largest = 0;
     std::fill(maxima_.begin(), maxima_.end(), 0.0F);
   }
-  const bool top_k = params.top_k > 0 && params.top_k < distribution.list.count;
-  const bool top_p = params.top_p < 1;
-  const std::uint64_t least =
-      params.min_p > 0 ? least_weight(params.min_p, kWeightOne) : std::uint64_t{0};
-  if (params.order == FilterOrder::vllm && (top_k || top_p)) {
-    distribution.least_weight = least;
-    drop_light(distribution);
+  switch (params.order) {
+    case FilterOrder::hf:
+      filter_top_k(params.top_k, distribution);
+      set_least_weight(params.min_p, distribution.scale.largest, distribution);
+      filter_top_p(params.top_p, distribution);
+      break;
+    case FilterOrder::joint:
+      filter_jointly(params, distribution);
+      break;
+    case FilterOrder::vllm:
+      set_least_weight(params.min_p, distribution.scale.largest, distribution);
+      if (params.top_k > 0 || params.top_p < 1) drop_light(distribution);
+      filter_top_k(params.top_k, distribution);
+      filter_top_p(params.top_p, distribution);
+      break;
+    case FilterOrder::llamacpp: {
+      filter_top_k(params.top_k, distribution);
+      const float first = filter_typical_p(params.typical_p, distribution);
+      set_least_weight(params.min_p, first, distribution);
+      filter_top_p(params.top_p, distribution);
+      use_temperature(params.temperature, first, distribution);
+      return distribution;
+    }
   }
-  if (params.order == FilterOrder::joint && top_k && top_p) {
-    const std::uint64_t whole = total_mass(distribution);
-    filter_top_k(params.top_k, distribution);
-    filter_joint_top_p(mass_target(params.top_p, whole), distribution);
-    distribution.least_weight = least;
-    return distribution;
-  }
-  // After vLLM's min-p there may be no more than k.
-  if (top_k && params.top_k < distribution.list.count) filter_top_k(params.top_k, distribution);
-  // With the weight of what min-p keeps top-p may do less.
-  if (params.order != FilterOrder::vllm || !(top_k || top_p)) distribution.least_weight = least;
-  if (top_p) filter_top_p(params.top_p, distribution);
-  if (at_one) use_temperature(params.temperature, distribution);
+  filter_typical_p(params.typical_p, distribution);
   return distribution;
 }
 
-void RowSampler::filter_joint_top_p(std::uint64_t target, Distribution& distribution) {
+void RowSampler::set_least_weight(float p, float first, Distribution& distribution) {
+  if (!(p > 0)) return;
+  const std::uint64_t least = least_weight(p, token_weight(first, distribution.scale));
+  distribution.least_weight = std::max(distribution.least_weight, least);
+}
+
+void RowSampler::filter_jointly(const RowParams& params, Distribution& distribution) {
+  const std::int64_t k = params.top_k;
+  const float first = distribution.scale.largest;
+  if (k <= 0 || k >= distribution.list.count || !(params.top_p < 1)) {
+    filter_top_k(k, distribution);
+    set_least_weight(params.min_p, first, distribution);
+    filter_top_p(params.top_p, distribution);
+    return;
+  }
+  const std::uint64_t target = mass_target(params.top_p, total_mass(distribution));
+  filter_top_k(k, distribution);
+  keep_mass(target, distribution);
+  set_least_weight(params.min_p, first, distribution);
+}
+
+void RowSampler::keep_mass(std::uint64_t target, Distribution& distribution) {
   const std::uint64_t total = total_mass(distribution);
   if (target >= total) return;  // top-k keeps less than top-p
-  distribution.kept =
-      kept_at(distribution.list,
-              find_threshold(distribution.list, Measure::mass, target, total, distribution.scale,
-                             {-kInfinity, distribution.scale.largest}));
+  const Ranking ranking{Measure::mass, distribution.scale};
+  distribution.kept = kept_at(distribution.list,
+                              find_threshold(distribution.list, ranking, target, total,
+                                             {-kInfinity, ranking.scale.largest}),
+                              ranking);
 }
 
 void RowSampler::drop_light(Distribution& distribution) {
@@ -86,11 +112,11 @@ void RowSampler::drop_light(Distribution& distribution) {
   distribution.summed = false;
 }
 
-void RowSampler::use_temperature(float temperature, Distribution& distribution) {
-  const float scale = WeightScale::of_temperature(temperature);
-  if (scale == distribution.scale.scale) return;
+void RowSampler::use_temperature(float temperature, float largest, Distribution& distribution) {
+  const WeightScale scale{largest, WeightScale::of_temperature(temperature)};
+  if (scale.scale == distribution.scale.scale && largest == distribution.scale.largest) return;
   drop_light(distribution);
-  distribution.scale.scale = scale;
+  distribution.scale = scale;
   distribution.summed = false;
 }
 

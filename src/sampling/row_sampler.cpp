@@ -49,25 +49,11 @@ std::int32_t RowSampler::arg_max(const Logits& row, float largest) const {
 }
 
 Logits RowSampler::compact_list(const Logits& list, const Kept& kept) {
-  List& out = lists_[next_list_];
-  next_list_ ^= 1;
-  chunks_.reserve(list.count, out.values);
-  chunks_.reserve(list.count, out.ids);
-  written_.resize(static_cast<std::size_t>(chunks_.count(list.count)));
   const float* maxima = list.ids == nullptr ? maxima_.data() : nullptr;
-  chunks_.run(list.count, [&](std::int64_t chunk, std::int64_t begin, std::int64_t end) {
-    written_[static_cast<std::size_t>(chunk)] =
-        compact(list, begin, end, kept, maxima, Chunks::region(out.values, chunk),
-                Chunks::region(out.ids, chunk));
-  });
-  std::int64_t total = 0;
-  for (std::size_t chunk = 0; chunk < written_.size(); ++chunk) {
-    const auto index = static_cast<std::int64_t>(chunk);
-    Chunks::move_together(out.values, index, written_[chunk], total);
-    Chunks::move_together(out.ids, index, written_[chunk], total);
-    total += written_[chunk];
-  }
-  return {out.values.data(), DType::f32, out.ids.data(), total};
+  return copy_list(list,
+                   [&](std::int64_t begin, std::int64_t end, float* values, std::int32_t* ids) {
+                     return compact(list, begin, end, kept, maxima, values, ids);
+                   });
 }
 
 float RowSampler::block_threshold(std::int64_t rank) {
@@ -88,14 +74,16 @@ std::uint64_t RowSampler::total_mass(const Distribution& distribution) {
 
 void RowSampler::filter_top_k(std::int64_t k, Distribution& distribution) {
   Logits& list = distribution.list;
+  if (k <= 0 || k >= list.count) return;
   // k blocks whose largest entries are at least t hold k entries that are.
   if (list.ids == nullptr && k <= static_cast<std::int64_t>(maxima_.size())) {
     list = compact_list(list, {block_threshold(k), kLastId});
   }
-  const Threshold threshold = find_threshold(
-      list, Measure::count, static_cast<std::uint64_t>(k), static_cast<std::uint64_t>(list.count),
-      distribution.scale, {-kInfinity, distribution.scale.largest});
-  list = compact_list(list, kept_at(list, threshold));
+  const Ranking ranking{Measure::count, distribution.scale};
+  const Threshold threshold =
+      find_threshold(list, ranking, static_cast<std::uint64_t>(k),
+                     static_cast<std::uint64_t>(list.count), {-kInfinity, ranking.scale.largest});
+  list = compact_list(list, kept_at(list, threshold, ranking));
 }
 
 std::int32_t RowSampler::draw(const Distribution& distribution, std::uint64_t random) {

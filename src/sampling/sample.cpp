@@ -25,6 +25,7 @@ void sample_row(RowSampler& sampler, const TensorView& logits, const SamplingArg
   params.top_k = value_of(args.top_k, entry);
   params.top_p = value_of(args.top_p, entry);
   params.min_p = value_of(args.min_p, entry);
+  params.typical_p = value_of(args.typical_p, entry);
   params.order = args.order;
   params.random = sampling_bits(value_of(args.seeds, entry), value_of(args.steps, entry));
   std::int32_t* status = nullptr;

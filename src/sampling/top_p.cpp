@@ -21,7 +21,8 @@ RowSampler::Pivots RowSampler::top_p_pivots(const Distribution& distribution, fl
   const Logits& list = distribution.list;
   const WeightScale& scale = distribution.scale;
   if (list.count <= kSmallList) return {-kInfinity, kInfinity};
-  take_sample(list);
+  const Ranking ranking{Measure::mass, scale};
+  take_sample(list, ranking);
   // The sample knows little of the few largest entries, the maxima of the row's blocks know them.
   double mass = 0;
   for (const float logit : sorted_) mass += static_cast<double>(token_weight(logit, scale));
@@ -31,8 +32,7 @@ RowSampler::Pivots RowSampler::top_p_pivots(const Distribution& distribution, fl
   maxima.scale = scale;
   mass += static_cast<double>(total_mass(maxima));
   const double rest = mass * (1 - static_cast<double>(p));
-  const Pivots pivots =
-      pivots_of_sample(list, Measure::mass, rest, scale, {-kInfinity, scale.largest});
+  const Pivots pivots = pivots_of_sample(list, ranking, rest, {-kInfinity, scale.largest});
   if (distribution.least_weight == 0) return pivots;
   // If min-p seems to keep less than top-p, only that has to be shown.
   const Bounds cut = bounds_of_weight(distribution.least_weight, scale);
@@ -64,9 +64,11 @@ BlockSplit RowSampler::split_for_top_p(const Logits& list, Pivots pivots,
 }
 
 void RowSampler::filter_top_p(float p, Distribution& distribution) {
+  if (!(p < 1)) return;
   const Logits& list = distribution.list;
   const WeightScale& scale = distribution.scale;
   const std::uint64_t least = distribution.least_weight;
+  const Ranking ranking{Measure::mass, scale};
   const Pivots pivots = top_p_pivots(distribution, p);
   const BlockSplit split = split_for_top_p(list, pivots, scale);
   const std::uint64_t target = mass_target(p, split.total);
@@ -80,13 +82,14 @@ void RowSampler::filter_top_p(float p, Distribution& distribution) {
           ? token_weight(pivots.low, scale) * static_cast<std::uint64_t>(split.middle)
           : total_mass(middle);
   if (above < target && target <= above + middle_mass) {
-    distribution.kept = kept_at(list, find_threshold(middle.list, Measure::mass, target - above,
-                                                     middle_mass, scale, pivots));
+    distribution.kept = kept_at(
+        list, find_threshold(middle.list, ranking, target - above, middle_mass, pivots), ranking);
   } else if (above + middle_mass < target && none_below_reaches(pivots.low, least, scale)) {
     distribution.kept.threshold = pivots.low;  // min-p alone decides, inside of what was split off
   } else {
-    distribution.kept = kept_at(list, find_threshold(list, Measure::mass, target, split.total,
-                                                     scale, {-kInfinity, scale.largest}));
+    distribution.kept = kept_at(
+        list, find_threshold(list, ranking, target, split.total, {-kInfinity, scale.largest}),
+        ranking);
     return;
   }
   if (all_above_reach(pivots.high, least, scale)) {

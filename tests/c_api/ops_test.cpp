@@ -249,6 +249,9 @@ TEST_F(COps, Sample) {
   args.presence_penalty = &min_p;
   cpp.presence_penalty = 0.02F;
   same();
+  args.typical_p = &top_p;
+  cpp.typical_p = 0.9F;
+  same();
   args.order = TW_FILTER_ORDER_LLAMACPP;
   cpp.order = FilterOrder::llamacpp;
   same();

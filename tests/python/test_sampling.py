@@ -168,6 +168,15 @@ def test_orders(order, kept):
     assert set(tokens.tolist()) == set(range(kept))
 
 
+def test_typical_p():
+    """Of 0.3 and many tokens of 0.007 these are nearer to the entropy."""
+    logits = np.log(np.array([0.3] + [0.007] * 100)).astype(np.float32)
+    tokens = sample(np.repeat(logits[None], 300, 0), typical_p=0.3, seeds=np.arange(300))
+    assert 0 not in tokens.tolist()
+    tokens = sample(np.repeat(logits[None], 300, 0), typical_p=[1.0] * 300, seeds=np.arange(300))
+    assert 0 in tokens.tolist()
+
+
 def test_bad_logits(logits):
     with pytest.raises(ValueError, match="logits is float32"):
         sample(logits[0])

@@ -55,10 +55,40 @@ struct NaiveRow {
   }
   void min_p(float p, float temperature) {
     if (!(p > 0)) return;
-    std::uint64_t most = 0;
-    for (const std::int32_t id : left) most = std::max(most, weight(id, temperature));
+    const std::uint64_t most = weight(left[0], temperature);
     const std::uint64_t least = p >= 1 ? most : target_of(p, most);
     std::erase_if(left, [&](std::int32_t id) { return weight(id, temperature) < least; });
+  }
+
+  // Exponents of what is left and their weighted mean, in whole numbers of 2^-16 for the mean.
+  float exponent(std::int32_t id, float temperature) const {
+    const float scale = WeightScale::of_temperature(temperature);
+    const float difference = logits[static_cast<std::size_t>(id)] - largest;
+    return std::max(difference * scale, -42.0F);
+  }
+  void typical_p(float p, float temperature) {
+    if (!(p > 0 && p < 1)) return;
+    std::erase_if(left, [&](std::int32_t id) { return weight(id, temperature) == 0; });
+    Uint128 sum = 0;
+    for (const std::int32_t id : left) {
+      const double fixed = std::nearbyint(-std::ldexp(exponent(id, temperature), 16));
+      sum += Uint128{weight(id, temperature)} * static_cast<std::uint64_t>(fixed);
+    }
+    const std::uint64_t total = mass(temperature);
+    const auto quotient = static_cast<std::uint64_t>((sum + total / 2) / total);
+    const auto mean = static_cast<float>(-std::ldexp(static_cast<double>(quotient), -16));
+    const auto distance = [&](std::int32_t id) {
+      return std::fabs(exponent(id, temperature) - mean);
+    };
+    const std::vector<std::int32_t> by_logit = left;
+    std::sort(left.begin(), left.end(), [&](std::int32_t a, std::int32_t b) {
+      return distance(a) != distance(b) ? distance(a) < distance(b) : a < b;
+    });
+    top_p(p, total, temperature);
+    std::vector<bool> kept(logits.size());
+    for (const std::int32_t id : left) kept[static_cast<std::size_t>(id)] = true;
+    left = by_logit;
+    std::erase_if(left, [&](std::int32_t id) { return !kept[static_cast<std::size_t>(id)]; });
   }
 
   void filter(const RowParams& params) {
@@ -68,23 +98,29 @@ struct NaiveRow {
         top_k(params.top_k);
         top_p(params.top_p, mass(t), t);
         min_p(params.min_p, t);
+        typical_p(params.typical_p, t);
         break;
       case FilterOrder::joint: {
         const std::uint64_t whole = mass(t);
         top_k(params.top_k);
         top_p(params.top_p, whole, t);
         min_p(params.min_p, t);
+        typical_p(params.typical_p, t);
         break;
       }
       case FilterOrder::vllm:
         min_p(params.min_p, t);
         top_k(params.top_k);
         top_p(params.top_p, mass(t), t);
+        typical_p(params.typical_p, t);
         break;
       case FilterOrder::llamacpp:
         top_k(params.top_k);
+        typical_p(params.typical_p, 1);
         top_p(params.top_p, mass(1), 1);
         min_p(params.min_p, 1);
+        // The draw's weights are relative to the largest logit left.
+        largest = logits[static_cast<std::size_t>(left[0])];
         break;
     }
   }

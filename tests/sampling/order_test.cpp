@@ -22,6 +22,9 @@ RowParams random_params(Random& random, std::int64_t size) {
   }
   if (random.chance(0.6)) params.top_p = random.pick({0.0F, 0.1F, 0.5F, 0.9F, 0.999F, 0.9999999F});
   if (random.chance(0.6)) params.min_p = random.pick({1e-5F, 0.05F, 0.5F, 1.0F});
+  if (random.chance(0.5)) {
+    params.typical_p = random.pick({1e-6F, 0.2F, 0.5F, 0.9F, 0.999F, 0.9999999F, 0.0F});
+  }
   return params;
 }
 
@@ -35,10 +38,10 @@ void check_orders(std::uint64_t seed, int rounds, std::int64_t size, RowSampler&
       if (naive.largest == -kInf) continue;
       RowParams params = random_params(random, size);
       naive.filter(params);
-      SCOPED_TRACE(testing::Message()
-                   << "order " << static_cast<int>(params.order) << " size " << size << " kind "
-                   << kind << " k " << params.top_k << " p " << params.top_p << " min "
-                   << params.min_p << " T " << params.temperature);
+      SCOPED_TRACE(testing::Message() << "order " << static_cast<int>(params.order) << " size "
+                                      << size << " kind " << kind << " k " << params.top_k << " p "
+                                      << params.top_p << " min " << params.min_p << " typical "
+                                      << params.typical_p << " T " << params.temperature);
       std::vector<std::int32_t> kept = sampler.kept_tokens(logits_of(row), params);
       std::erase_if(kept,
                     [&](std::int32_t id) { return naive.weight(id, params.temperature) == 0; });
@@ -67,6 +70,62 @@ TEST(Order, MatchesSortingOnLongRows) {
   RowSampler parallel(true);
   check_orders(7, 3, 20001, serial);
   check_orders(8, 2, 40000, parallel);
+}
+
+// What a distribution in float64 says: -log p against the entropy, as the paper has it.
+TEST(Order, TypicalTokensAreThoseOfThePaper) {
+  Random random(3);
+  RowSampler sampler;
+  for (int round = 0; round < 60; ++round) {
+    const Row row =
+        normal_row(random, random.pick<std::int64_t>({5, 300, 3000}), random.pick({0.5, 1.0, 3.0}));
+    RowParams params;
+    params.typical_p = random.pick({0.2F, 0.5F, 0.9F});
+    const auto kept = sampler.kept_tokens(logits_of(row), params);
+    const std::vector<double> p = softmax(row, 1);
+    double entropy = 0;
+    for (const double x : p) entropy -= x * std::log(x);
+    const auto distance = [&](std::int32_t id) {
+      return std::fabs(-std::log(p[static_cast<std::size_t>(id)]) - entropy);
+    };
+    // Nothing that was dropped is nearer than what was kept, and the last one was needed.
+    double farthest = 0;
+    double mass = 0;
+    for (const std::int32_t id : kept) {
+      farthest = std::max(farthest, distance(id));
+      mass += p[static_cast<std::size_t>(id)];
+    }
+    constexpr double kSlack = 2e-5;
+    ASSERT_GE(mass, static_cast<double>(params.typical_p) - 1e-6);
+    double needed = 0;
+    std::size_t next = 0;
+    for (std::int32_t id = 0; id < static_cast<std::int32_t>(row.size()); ++id) {
+      const bool is_kept = next < kept.size() && kept[next] == id;
+      if (is_kept) ++next;
+      if (!is_kept) {
+        ASSERT_GE(distance(id), farthest - kSlack);
+      }
+      if (distance(id) < farthest - kSlack) needed += p[static_cast<std::size_t>(id)];
+    }
+    ASSERT_LT(needed, static_cast<double>(params.typical_p) + 1e-6);
+  }
+}
+
+TEST(Order, TypicalMayDropTheMostLikely) {
+  RowSampler sampler;
+  Row row(101, std::log(0.007F));
+  row[50] = std::log(0.3F);
+  RowParams params;
+  params.typical_p = 0.3F;
+  std::vector<std::int32_t> first(43);
+  std::iota(first.begin(), first.end(), 0);
+  EXPECT_EQ(sampler.kept_tokens(logits_of(row), params), first);
+  // Then min-p of llama.cpp is relative to what is left, and at a temperature near 0 that is drawn.
+  params.order = FilterOrder::llamacpp;
+  params.min_p = 1;
+  params.temperature = 1e-3F;
+  EXPECT_EQ(sampler.kept_tokens(logits_of(row), params), first);
+  EXPECT_LT(sampler.sample(logits_of(row), params), 43);
 }
 
 // Probabilities 0.4, 0.3, 0.2, 0.1.

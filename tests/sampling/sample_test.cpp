@@ -376,6 +376,9 @@ TEST(Sample, Errors) {
   expect_error(logits, with([](auto& a) { a.min_p = 1.5F; }), out, "min_p of row 0 is 1.5");
   expect_error(logits, with([](auto& a) { a.min_p = NAN; }), out, "min_p of row 0");
   expect_error(logits, with([](auto& a) { a.top_p = NAN; }), out, "top_p of row 0");
+  expect_error(logits, with([](auto& a) { a.typical_p = NAN; }), out, "typical_p of row 0");
+  expect_error(logits, with([](auto& a) { a.order = static_cast<FilterOrder>(4); }), out,
+               "order is 4: it must be a FilterOrder");
   const float bad[2] = {1.0F, -1.0F};
   expect_error(logits, with([&](auto& a) { a.temperature = TensorView(bad, DType::f32, {2}); }),
                out, "temperature of row 1 is -1");

@@ -329,6 +329,9 @@ TEST(SampleOnCuda, AnyArguments) {
     if (random.chance(0.6)) args.top_k = random.pick({1, 2, 50, 300, 2000});
     if (random.chance(0.6)) args.top_p = random.pick({0.0F, 0.1F, 0.5F, 0.9F, 0.999F, 2.0F});
     if (random.chance(0.6)) args.min_p = random.pick({1e-5F, 0.05F, 0.5F, 1.0F});
+    if (random.chance(0.5)) {
+      args.typical_p = random.pick({1e-6F, 0.2F, 0.5F, 0.9F, 0.999F, 0.9999999F, 0.0F});
+    }
     args.seeds = static_cast<std::int64_t>(random.bits());
     SCOPED_TRACE(testing::Message() << "round " << round << " kind " << kind << " order "
                                     << static_cast<int>(args.order));
@@ -350,6 +353,20 @@ TEST(SampleOnCuda, ManyStretches) {
 }
 
 // The numbers behind the filters, at the corners that rows seldom reach.
+TEST(SampleOnCuda, QuotientsAreRounded) {
+  __extension__ using Uint128 = unsigned __int128;
+  Random random(13);
+  for (int i = 0; i < 20000; ++i) {
+    const std::uint64_t divisor = (random.bits() >> (1 + random.bits() % 62)) + 1;
+    const std::uint64_t quotient = random.bits() >> (42 + random.bits() % 20);
+    const Uint128 dividend = Uint128{divisor} * quotient + random.bits() % divisor;
+    const auto expected = static_cast<std::uint32_t>((dividend + divisor / 2) / divisor);
+    const tw::Wide wide{static_cast<std::uint64_t>(dividend >> 64),
+                        static_cast<std::uint64_t>(dividend)};
+    ASSERT_EQ(tw::rounded_quotient(wide, divisor), expected);
+  }
+}
+
 TEST(SampleOnCuda, MassTargets) {
   __extension__ using Uint128 = unsigned __int128;
   Random random(7);
@@ -365,14 +382,14 @@ TEST(SampleOnCuda, MassTargets) {
     const auto expected =
         static_cast<std::uint64_t>((product + ((Uint128{1} << shift) - 1)) >> shift);
     ASSERT_EQ(tw::mass_target(p, total), expected) << p << " " << total;
-    ASSERT_EQ(tw::least_weight(p),
+    ASSERT_EQ(tw::least_weight(p, 1ULL << 40),
               static_cast<std::uint64_t>(std::ceil(std::ldexp(static_cast<double>(p), 40))));
   }
   EXPECT_EQ(tw::mass_target(0, 1000), 1U);
   EXPECT_EQ(tw::mass_target(1e-40F, 1ULL << 62), 1U);
   EXPECT_EQ(tw::mass_target(-1, 1000), 1U);
-  EXPECT_EQ(tw::least_weight(1), 1ULL << 40);
-  EXPECT_EQ(tw::least_weight(1e-42F), 1U);
+  EXPECT_EQ(tw::least_weight(1, 1ULL << 40), 1ULL << 40);
+  EXPECT_EQ(tw::least_weight(1e-42F, 1ULL << 40), 1U);
 }
 
 }  // namespace
