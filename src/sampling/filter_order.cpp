@@ -44,7 +44,9 @@ RowSampler::Distribution RowSampler::filter(const Logits& row, float largest,
       break;
     case FilterOrder::llamacpp: {
       filter_top_k(params.top_k, distribution);
-      const float first = filter_typical_p(params.typical_p, distribution);
+      const float first = filter_typical_p(params.typical_p, distribution)
+                              ? find_maxima(distribution.list)
+                              : distribution.scale.largest;
       set_least_weight(params.min_p, first, distribution);
       filter_top_p(params.top_p, distribution);
       use_temperature(params.temperature, first, distribution);
@@ -97,8 +99,11 @@ void RowSampler::drop_light(Distribution& distribution) {
   if (kept.threshold < cut.low) kept = {cut.low, kLastId};
   distribution.list = compact_list(distribution.list, kept);
   List& list = lists_[next_list_ ^ 1];
-  std::int64_t count = 0;
-  for (std::int64_t i = 0; i < distribution.list.count; ++i) {
+  const auto end = list.values.begin() + distribution.list.count;
+  const bool all =
+      std::count_if(list.values.begin(), end, [&](float logit) { return logit <= cut.high; }) == 0;
+  std::int64_t count = all ? distribution.list.count : 0;
+  for (std::int64_t i = 0; !all && i < distribution.list.count; ++i) {
     const auto from = static_cast<std::size_t>(i);
     const auto to = static_cast<std::size_t>(count);
     const float logit = list.values[from];

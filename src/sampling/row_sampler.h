@@ -101,8 +101,8 @@ class RowSampler {
   void keep_mass(std::uint64_t target, Distribution& distribution);
   // Makes a list of what is left: then least_weight is 0 and all of the list is kept.
   void drop_light(Distribution& distribution);
-  // Returns the largest logit that it keeps.
-  float filter_typical_p(float p, Distribution& distribution);
+  // False where it is off.
+  bool filter_typical_p(float p, Distribution& distribution);
   Moments total_moments(const Logits& list, const WeightScale& scale);
   // The id of the last of the entries at a typical threshold that are needed.
   std::int32_t last_typical_tie(const Logits& list, const Threshold& threshold,

@@ -54,9 +54,9 @@ std::int32_t RowSampler::last_typical_tie(const Logits& list, const Threshold& t
   raise(ErrorCode::internal, "sampling: entries at a threshold hold less than is needed");
 }
 
-float RowSampler::filter_typical_p(float p, Distribution& distribution) {
+bool RowSampler::filter_typical_p(float p, Distribution& distribution) {
   const WeightScale scale = distribution.scale;
-  if (!(p > 0 && p < 1)) return scale.largest;
+  if (!(p > 0 && p < 1)) return false;
   if (distribution.least_weight > 0) {
     drop_light(distribution);
   } else if (distribution.kept.threshold > -kInfinity) {
@@ -72,7 +72,7 @@ float RowSampler::filter_typical_p(float p, Distribution& distribution) {
   distribution.list = compact_typical_list(distribution.list, kept, false, typicality);
   distribution.least_weight = 1;  // others may be nearer to the mean than what is kept, on one side
   distribution.summed = false;
-  return find_maxima(distribution.list);
+  return true;
 }
 
 }  // namespace tilewright
