@@ -26,7 +26,7 @@ using U64 = hn::ScalableTag<std::uint64_t>;
 using Vec = hn::Vec<F32>;
 using Mask = hn::Mask<F32>;
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
+inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 HWY_INLINE Mask present(F32 d, Whole /*part*/) {
   return hn::FirstN(d, hn::Lanes(d));
