@@ -49,6 +49,8 @@ struct Filters {
   std::int32_t top_k;
   float top_p;
   float min_p;
+  float typical_p = 1;
+  tilewright::FilterOrder order = tilewright::FilterOrder::hf;
 };
 
 constexpr Filters kFilters[] = {
@@ -63,7 +65,44 @@ constexpr Filters kFilters[] = {
     {"top_k=50/top_p=0.9/min_p=0.05", 0.8F, 50, 0.9F, 0.05F},
     {"top_k=5000/top_p=0.9/min_p=0.01", 0.8F, 5000, 0.9F, 0.01F},
     {"top_k=60000/top_p=0.9/min_p=0.01", 0.8F, 60000, 0.9F, 0.01F},
+    {"joint/top_k=50/top_p=0.9/min_p=0.05", 0.8F, 50, 0.9F, 0.05F, 1,
+     tilewright::FilterOrder::joint},
+    {"vllm/top_k=50/top_p=0.9/min_p=0.05", 0.8F, 50, 0.9F, 0.05F, 1, tilewright::FilterOrder::vllm},
+    {"llamacpp/top_k=50/top_p=0.9/min_p=0.05", 0.8F, 50, 0.9F, 0.05F, 1,
+     tilewright::FilterOrder::llamacpp},
+    {"typical_p=0.9", 1, 0, 1, 0, 0.9F},
+    {"top_k=50/top_p=0.9/min_p=0.05/typical_p=0.9", 0.8F, 50, 0.9F, 0.05F, 0.9F},
 };
+
+// Greedy, after masks and penalties: what these add to finding the largest logit.
+void process_row(benchmark::State& state, bool mask, bool penalties) {
+  tilewright::set_num_threads(1);
+  const std::vector<float> row = make_row("spread3");
+  const std::vector<std::int32_t> bits(kVocabulary / 32, 0x6DB6DB6D);
+  std::vector<std::int32_t> counts(kVocabulary);
+  for (std::size_t i = 0; i < counts.size(); i += 50) counts[i] = 1;
+  std::int64_t token = 0;
+  const tilewright::TensorView logits(row.data(), tilewright::DType::f32, {1, kVocabulary});
+  tilewright::SamplingArgs args;
+  args.temperature = 0.0F;
+  const tilewright::TensorView words(bits.data(), tilewright::DType::i32, {1, kVocabulary / 32});
+  if (mask) args.allowed = words;
+  if (penalties) {
+    args.output_counts =
+        tilewright::TensorView(counts.data(), tilewright::DType::i32, {1, kVocabulary});
+    args.prompt_bits = words;
+    args.repetition_penalty = 1.1F;
+    args.frequency_penalty = 0.1F;
+    args.presence_penalty = 0.1F;
+  }
+  for (auto _ : state) {
+    tilewright::sample(logits, args, {&token, tilewright::DType::i64, {1}});
+    benchmark::DoNotOptimize(token);
+  }
+}
+BENCHMARK_CAPTURE(process_row, mask, true, false)->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(process_row, penalties, false, true)->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(process_row, both, true, true)->Unit(benchmark::kMicrosecond);
 
 const int kRegistered = [] {
   for (const char* kind : {"spread1", "spread3", "ties", "constant"}) {
@@ -73,6 +112,8 @@ const int kRegistered = [] {
       args.top_k = filters.top_k;
       args.top_p = filters.top_p;
       args.min_p = filters.min_p;
+      args.typical_p = filters.typical_p;
+      args.order = filters.order;
       benchmark::RegisterBenchmark((std::string("sample/") + kind + "/" + filters.name).c_str(),
                                    sample_row, std::string(kind), args)
           ->Unit(benchmark::kMicrosecond);

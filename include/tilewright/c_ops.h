@@ -53,7 +53,25 @@ TILEWRIGHT_API tw_status tw_merge_states(const tw_tensor* values, const tw_tenso
                                          const tw_tensor* out, const tw_tensor* lse_out,
                                          tw_stream stream);
 
-/* NULL members: the defaults of SamplingArgs. */
+/* Bits of a row's status: SamplingStatus. */
+enum {
+  TW_SAMPLING_WELL = 0,
+  TW_SAMPLING_NAN = 1,
+  TW_SAMPLING_INFINITY = 2,
+  TW_SAMPLING_NO_CANDIDATE = 4,
+  TW_SAMPLING_BAD_PARAMETER = 8,
+  TW_SAMPLING_SLOT = 16
+};
+
+/* SamplingArgs::order. */
+enum {
+  TW_FILTER_ORDER_HF = 0,
+  TW_FILTER_ORDER_JOINT = 1,
+  TW_FILTER_ORDER_VLLM = 2,
+  TW_FILTER_ORDER_LLAMACPP = 3
+};
+
+/* NULL members, and tensors of rank 0: the defaults of SamplingArgs. */
 typedef struct tw_sampling_args {
   size_t size;
   const tw_real* temperature; /* NULL: 1 */
@@ -63,6 +81,19 @@ typedef struct tw_sampling_args {
   const tw_integer* seeds;    /* NULL: 0 */
   const tw_integer* steps;    /* NULL: 0 */
   tw_stream stream;
+  tw_tensor slots;  /* none: entry r of a parameter is row r's */
+  tw_tensor status; /* none: not written */
+  tw_tensor allowed;
+  tw_tensor bias_ids;
+  tw_tensor bias_values;
+  tw_tensor output_counts;
+  tw_tensor prompt_bits;
+  const tw_real* repetition_penalty; /* NULL: 1 */
+  const tw_real* frequency_penalty;  /* NULL: 0 */
+  const tw_real* presence_penalty;   /* NULL: 0 */
+  const tw_real* typical_p;          /* NULL: off */
+  int32_t order;
+  int32_t reserved;
 } tw_sampling_args;
 
 TILEWRIGHT_API tw_status tw_sample(const tw_tensor* logits, const tw_sampling_args* args,

@@ -9,6 +9,7 @@
 #include "arch/thread.h"
 #include "sampling/kept.h"
 #include "sampling/params.h"
+#include "sampling/process_logit.h"
 #include "sampling/token_weight.h"
 
 namespace tw {
@@ -41,14 +42,20 @@ struct ClusterMemory {
   u32 low[kBins];
   u32 high[kBins];
   u64 listed[kMostListed];  // entries of the bin where a search ends
-  u64 measures[kMostListed];
+  // What the listed ones measure; while the row is read, its bias filter.
+  union {
+    u64 measures[kMostListed];
+    u32 bias_filter[kBiasWords];
+  };
   // What each warp of the cluster has found.
   u64 totals[kSlots];
   u64 first[kSlots];
   u64 last[kSlots];
   u32 maxima[kSlots];
   u32 minima[kSlots];
+  u32 nans[kSlots];  // the leader's: whether a warp has seen one
   u64 random;
+  LogitProcess process;
   // The leader's.
   u64 of_warps[kClusterWarps];
   u64 pivots[kPivots];
@@ -99,6 +106,11 @@ struct ClusterRow {
   }
 };
 
+TW_DEVICE float pick(const float (&run)[kEach], i32 j) {
+  static_assert(kEach == 4);
+  return j < 2 ? (j == 0 ? run[0] : run[1]) : (j == 2 ? run[2] : run[3]);
+}
+
 struct Extremes {
   float largest;
   float least;
@@ -109,11 +121,22 @@ struct Extremes {
 template <typename T>
 TW_DEVICE Extremes read_row(const ClusterRow& row, const T* logits, bool aligned) {
   ClusterMemory& memory = row.memory;
+  const LogitProcess& process = memory.process;
   float largest = -kInfinity, least = kInfinity;
-  const auto keep = [&](float* to, const float(&run)[kEach]) {
+  bool nan = false;
+  const bool processed = changes_logits(process);
+  // Of the tokens from `id` on, all of the row.
+  const auto keep = [&](i32 id, float* to, float(&run)[kEach]) {
+    if (processed) {
+#pragma unroll 1
+      for (i32 j = 0; j < kEach; ++j) to[j] = process_logit(process, id + j, pick(run, j));
+#pragma unroll
+      for (i32 j = 0; j < kEach; ++j) run[j] = to[j];
+    }
     float values[kEach];
 #pragma unroll
     for (i32 j = 0; j < kEach; ++j) {
+      nan |= run[j] != run[j];
       values[j] = clean_logit(run[j]);
       largest = max_of(largest, values[j]);
       least = min_of(least, values[j]);
@@ -138,30 +161,39 @@ TW_DEVICE Extremes read_row(const ClusterRow& row, const T* logits, bool aligned
       if (first + i * kStep >= row.warp_logits) break;
       float run[kEach];
       unpack_words<T>(words[i], run);
-      keep(to + first + i * kStep, run);
+      keep(begin + first + i * kStep + lane_id() * kEach, to + first + i * kStep, run);
     }
   }
   // Behind the row's end there is -inf, which is no logit.
 #pragma unroll 1
   for (i32 at = 0; !whole && at < row.warp_logits; at += kStep) {
     const i32 id = begin + at + lane_id() * kEach;
-    float run[kEach];
+    if (id + kEach <= row.count) {
+      float run[kEach];
 #pragma unroll
-    for (i32 j = 0; j < kEach; ++j)
-      run[j] = id + j < row.count ? to_float(from[at + j]) : -kInfinity;
-    const float least_before = least;
-    keep(to + at, run);
-    if (id + kEach > row.count) {
-      least = least_before;
-#pragma unroll
-      for (i32 j = 0; j < kEach; ++j) {
-        if (id + j < row.count) least = min_of(least, clean_logit(run[j]));
+      for (i32 j = 0; j < kEach; ++j) run[j] = to_float(from[at + j]);
+      keep(id, to + at, run);
+      continue;
+    }
+#pragma unroll 1
+    for (i32 j = 0; j < kEach; ++j) {
+      float value = -kInfinity;
+      if (id + j < row.count) {
+        const float logit = to_float(from[at + j]);
+        const float done = processed ? process_logit(process, id + j, logit) : logit;
+        nan |= done != done;
+        value = clean_logit(done);
+        largest = max_of(largest, value);
+        least = min_of(least, value);
       }
+      to[at + j] = value;
     }
   }
   const float of_thread = largest;
   row.tell_all(memory.maxima, warp_max(order_key(largest)));
   row.tell_all(memory.minima, warp_min(order_key(least)));
+  if (any_of_warp(nan)) nan = true;
+  if (lane_id() == 0) store_remote(&memory.nans[row.slot()], 0, nan ? 1U : 0U);
   sync_cluster();
   u32 first = 0, last = ~0U;
 #pragma unroll 1

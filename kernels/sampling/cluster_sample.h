@@ -5,17 +5,9 @@
 
 #include "sampling/cluster_search.h"
 #include "sampling/random_bits.h"
+#include "sampling/row_numbers.h"
 
 namespace tw {
-
-TW_DEVICE void store_token(const SampleParams& p, i64 row, i32 token) {
-  const i64 at = row * p.tokens_stride;
-  if (p.tokens_64 != 0) {
-    static_cast<i64*>(p.tokens)[at] = token;
-  } else {
-    static_cast<i32*>(p.tokens)[at] = token;
-  }
-}
 
 // The lowest id of the largest logit.
 TW_DEVICE void store_arg_max(const SampleParams& p, i64 index, const ClusterRow& row,
@@ -111,22 +103,43 @@ TW_DEVICE void store_draw(const SampleParams& p, i64 index, const ClusterRow& ro
   });
 }
 
+// Rows whose filters are top-k, top-p and min-p behind them: choose_sample_kernel() sees to it.
 template <typename T>
 TW_DEVICE void cluster_sample(const SampleParams& p) {
   ClusterMemory& memory = *reinterpret_cast<ClusterMemory*>(shared_memory());
   const ClusterRow row{memory, p.vocabulary, cluster_rank(), cluster_size(), p.warp_logits};
   const i64 index = block_id() / row.blocks;
-  for (i32 i = thread_id(); i < kBins; i += kClusterThreads) memory.low[i] = memory.high[i] = 0;
-  const float temperature = value_of_row(p.temperature, index);
-  const i32 top_k = value_of_row(p.top_k, index);
-  const float top_p = value_of_row(p.top_p, index);
-  const float min_p = value_of_row(p.min_p, index);
-  if (thread_id() == 0) {
-    memory.random = sampling_bits(value_of_row(p.seeds, index), value_of_row(p.steps, index));
+  const bool tells = row.rank == 0 && thread_id() == 0;
+  i64 entry;
+  if (!find_entry(p, index, entry)) {
+    if (tells) {
+      store_status(p, index, kStatusSlot);
+      store_token(p, index, 0);
+    }
+    return;
   }
+  for (i32 i = thread_id(); i < kBins; i += kClusterThreads) memory.low[i] = memory.high[i] = 0;
+  if (thread_id() == 0) {
+    memory.random = sampling_bits(value_of_entry(p.seeds, entry), value_of_entry(p.steps, entry));
+  }
+  const RowNumbers numbers = numbers_of_entry(p, entry);
+  const bool good =
+      process_of_entry(p.process, entry, p.vocabulary, memory.bias_filter, memory.process);
   Extremes extremes =
       read_row(row, static_cast<const T*>(p.logits) + index * p.logits_stride, p.aligned != 0);
-  if (extremes.largest == -kInfinity || !(temperature > 0)) {
+  if (tells && p.status != nullptr) {
+    u32 nan = 0;
+    for (i32 slot = 0; slot < row.blocks * kClusterWarps; ++slot) nan |= memory.nans[slot];
+    store_status(p, index,
+                 (good ? numbers.status : kStatusBadParameter) | (nan != 0 ? kStatusNan : 0) |
+                     (extremes.largest == kInfinity ? kStatusInfinity : 0) |
+                     (extremes.largest == -kInfinity ? kStatusNoCandidate : 0));
+  }
+  if (extremes.largest == -kInfinity) {
+    if (tells) store_token(p, index, first_allowed(memory.process, p.vocabulary));
+    return;
+  }
+  if (numbers.temperature == 0) {
     store_arg_max(p, index, row, extremes.largest);
     return;
   }
@@ -134,15 +147,18 @@ TW_DEVICE void cluster_sample(const SampleParams& p) {
     keep_infinite(row);
     extremes = {0, 0, extremes.of_thread == kInfinity ? 0.0F : -kInfinity};
   }
-  const WeightScale scale{extremes.largest, scale_of_temperature(temperature)};
+  const WeightScale scale{extremes.largest, scale_of_temperature(numbers.temperature)};
   float kept = -kInfinity;
 #pragma unroll 1
-  for (i32 turn = 0; turn < 2; ++turn) {
-    const bool counts = turn == 0;
-    const bool off = counts ? top_k <= 0 || top_k >= row.count : !(top_p < 1);
-    if (!off) kept = apply_filter(row, {counts, top_k, top_p, kept}, extremes, scale);
+  for (i32 turn = 0; turn < 3; ++turn) {
+    const Filter filter = filter_of_turn(p.order, turn);
+    if (filter == Filter::min_p || is_off(filter, numbers, row.count)) continue;
+    kept = apply_filter(row, {filter == Filter::top_k, numbers.top_k, numbers.top_p, kept},
+                        extremes, scale);
   }
-  store_draw(p, index, row, kept, min_p > 0 ? least_weight(min_of(min_p, 1.0F)) : 0, scale);
+  const u64 least =
+      numbers.min_p > 0 ? least_weight(numbers.min_p, token_weight(scale.largest, scale)) : 0;
+  store_draw(p, index, row, kept, least, scale);
 }
 
 }  // namespace tw

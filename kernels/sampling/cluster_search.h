@@ -11,7 +11,7 @@
 
 namespace tw {
 
-struct Filter {
+struct FilterOfRow {
   bool counts;  // one each; else weights
   i32 top_k;    // the target, if it counts
   float top_p;  // else this part of the mass
@@ -96,8 +96,8 @@ TW_DEVICE BinsOfEntries bins_between(u64 first, u64 last, i32 whole) {
 inline constexpr i32 kLowBits = 13;
 inline constexpr i32 kShiftBits = kWeightBits - 24;
 
-TW_DEVICE void add_to_bins(const ClusterRow& row, const Filter& filter, const BinsOfEntries& bins,
-                           const WeightScale& scale) {
+TW_DEVICE void add_to_bins(const ClusterRow& row, const FilterOfRow& filter,
+                           const BinsOfEntries& bins, const WeightScale& scale) {
   ClusterMemory& memory = row.memory;
   row.for_values([&](i32 id, const float(&values)[kEach]) {
     bool there[kEach];
@@ -167,7 +167,7 @@ TW_DEVICE void add_to_leader(const ClusterRow& row) {
 }
 
 // By the leader: tells all in which bin the sum reaches the target, and what is left of that.
-TW_DEVICE void find_bin(const ClusterRow& row, const Filter& filter, const BinsOfEntries& bins,
+TW_DEVICE void find_bin(const ClusterRow& row, const FilterOfRow& filter, const BinsOfEntries& bins,
                         bool begins, u64 rest) {
   ClusterMemory& memory = row.memory;
   u64 measure[2];
@@ -187,8 +187,10 @@ TW_DEVICE void find_bin(const ClusterRow& row, const Filter& filter, const BinsO
     total += of_warp;
     if (warp < warp_of_thread()) before += of_warp;
   }
+  // Filters before this one may have kept less.
+  const u64 top_k = static_cast<u64>(filter.top_k);
   const u64 target = !begins         ? rest
-                     : filter.counts ? static_cast<u64>(filter.top_k)
+                     : filter.counts ? (top_k < total ? top_k : total)
                                      : mass_target(filter.top_p, total);
 #pragma unroll
   for (i32 i = 0; i < 2; ++i) {
@@ -206,7 +208,7 @@ TW_DEVICE void find_bin(const ClusterRow& row, const Filter& filter, const BinsO
 
 // body(entry, there) of all entries by a warp's lanes together; `there`: it is in the bin.
 template <typename Body>
-TW_DEVICE void for_bin(const ClusterRow& row, const Filter& filter, const BinsOfEntries& bins,
+TW_DEVICE void for_bin(const ClusterRow& row, const FilterOfRow& filter, const BinsOfEntries& bins,
                        i32 bin, const WeightScale& scale, const Body& body) {
   const Range range = bins.range_of(bin, scale);
   row.for_values([&](i32 id, const float(&values)[kEach]) {
@@ -242,7 +244,7 @@ TW_DEVICE void list(ClusterMemory& memory, u64 entry, bool there) {
 }
 
 // The first and the last entry of the bin.
-TW_DEVICE BinsOfEntries divide_bin(const ClusterRow& row, const Filter& filter,
+TW_DEVICE BinsOfEntries divide_bin(const ClusterRow& row, const FilterOfRow& filter,
                                    const BinsOfEntries& bins, i32 bin, const WeightScale& scale) {
   ClusterMemory& memory = row.memory;
   u64 first = 0, last = ~u64{0};
@@ -271,7 +273,7 @@ TW_DEVICE BinsOfEntries divide_bin(const ClusterRow& row, const Filter& filter,
 
 // By the leader: the entry of its list with which the sum reaches `rest`. Each round sums up to
 // kPivots entries and leaves those between two of them.
-TW_DEVICE u64 last_of_list(ClusterMemory& memory, const Filter& filter, u64 rest,
+TW_DEVICE u64 last_of_list(ClusterMemory& memory, const FilterOfRow& filter, u64 rest,
                            const WeightScale& scale) {
   i32 count = static_cast<i32>(memory.num_listed);
 #pragma unroll 1
@@ -348,13 +350,14 @@ TW_DEVICE u64 last_of_list(ClusterMemory& memory, const Filter& filter, u64 rest
 }
 
 // Bins are empty before and behind. The least value that is kept; ties that are not kept are gone.
-TW_DEVICE float apply_filter(const ClusterRow& row, const Filter& filter, const Extremes& extremes,
-                             const WeightScale& scale) {
+TW_DEVICE float apply_filter(const ClusterRow& row, const FilterOfRow& filter,
+                             const Extremes& extremes, const WeightScale& scale) {
   ClusterMemory& memory = row.memory;
   BinsOfEntries bins = bins_by_weight(extremes, scale);
   // Of the threads' largest entries k are not below the bin where the k-th is: so none of the k
   // largest of all entries is.
-  bool by_threads = filter.counts && filter.top_k <= row.blocks * kClusterThreads / 4 &&
+  bool by_threads = filter.counts && filter.kept == -kInfinity &&
+                    filter.top_k <= row.blocks * kClusterThreads / 4 &&
                     filter.top_k <= kMostListed / 2;
   bool begins = true;
   u64 rest = 0;

@@ -5,7 +5,6 @@
 
 #include "arch/numeric.h"
 #include "arch/thread.h"
-#include "sampling/params.h"
 
 namespace tw {
 
@@ -46,13 +45,6 @@ TW_DEVICE u64 sum_up_to_lane(u64 value) {
     if (lane_id() >= lanes) value += before;
   }
   return value;
-}
-
-// The row's entry.
-template <typename T>
-TW_DEVICE T value_of_row(const RowValues<T>& values, i64 row) {
-  if (values.data == nullptr) return values.value;
-  return static_cast<const T*>(values.data)[row * values.stride];
 }
 
 }  // namespace tw

@@ -7,7 +7,7 @@
 
 namespace tw {
 
-// A number for all rows, or where `data` is given, one for each.
+// A number for all rows, or where `data` is given, one for each of their entries.
 template <typename T>
 struct RowValues {
   const void* data;
@@ -15,11 +15,56 @@ struct RowValues {
   T value;
 };
 
+// A table with a row for each entry, or null.
+struct RowTable {
+  const void* data;
+  i64 stride;
+};
+
+// What is done to logits before temperature.
+struct ProcessParams {
+  RowTable allowed;        // u32: a bit a token
+  RowTable bias_ids;       // i32 [biases]; -1: unused
+  RowTable bias_values;    // f32 [biases]
+  RowTable output_counts;  // i32 [vocabulary]
+  RowTable prompt_bits;    // u32: a bit a token
+  RowValues<float> repetition;
+  RowValues<float> frequency;
+  RowValues<float> presence;
+  i32 biases;
+};
+
+// Bits of a row's status, as SamplingStatus has them.
+inline constexpr u32 kStatusNan = 1;
+inline constexpr u32 kStatusInfinity = 2;
+inline constexpr u32 kStatusNoCandidate = 4;
+inline constexpr u32 kStatusBadParameter = 8;
+inline constexpr u32 kStatusSlot = 16;
+
+// The order of filters, as FilterOrder has them.
+enum class Order : i32 { hf, joint, vllm, llamacpp };
+
 // Histograms have copies, so that the lanes of a warp seldom add to one number.
 inline constexpr i32 kDigits = 256;
 inline constexpr i32 kCopies = 8;
 // Stretches of a row whose measures `locate` keeps.
 inline constexpr i32 kStretches = 1024;
+// Words of a bias filter.
+inline constexpr i32 kBiasWords = 1024;
+
+// What is done to logits of one row; what is off is null or zero.
+struct LogitProcess {
+  const u32* allowed;  // a bit a token
+  const i32* bias_ids;
+  const float* bias_values;
+  i32 biases;
+  const u32* bias_filter;  // in shared memory: a bit is set if a token of its hash may have a bias
+  const i32* counts;       // of a token in the output
+  const u32* prompt;       // a bit a token
+  float repetition;
+  float frequency;
+  float presence;
+};
 
 // The block's shared memory.
 struct SampleMemory {
@@ -27,6 +72,8 @@ struct SampleMemory {
   u64 stretches[kStretches];
   u64 of_warps[32];
   u64 result[3];
+  u32 bias_filter[kBiasWords];
+  LogitProcess process;
 };
 inline constexpr i32 kSampleSharedBytes = sizeof(SampleMemory);
 
@@ -41,12 +88,20 @@ struct SampleParams {
   i64 logits_stride;
   void* tokens;  // [rows]
   i64 tokens_stride;
+  const void* slots;  // i32 [rows]: a row's entry in the parameters; null: entry r is row r's
+  i64 slots_stride;
+  void* status;  // i32 [rows], written; or null
+  i64 status_stride;
   RowValues<float> temperature;
   RowValues<i32> top_k;
   RowValues<float> top_p;
   RowValues<float> min_p;
+  RowValues<float> typical_p;
   RowValues<i64> seeds;
   RowValues<i64> steps;
+  ProcessParams process;
+  Order order;
+  i32 entries;    // of tensors of parameters; 0: there are none
   i32 tokens_64;  // i64, not i32
   i32 vocabulary;
   i32 aligned;      // all rows are aligned to runs

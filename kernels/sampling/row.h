@@ -7,56 +7,75 @@
 #include "arch/memory.h"
 #include "arch/thread.h"
 #include "sampling/kept.h"
-#include "sampling/params.h"
+#include "sampling/process_logit.h"
 #include "sampling/token_weight.h"
 
 namespace tw {
+
+// Neighbouring logits of a thread: what is done to each is there as often.
+inline constexpr i32 kRowRun = 4;
+static_assert(kRun % kRowRun == 0, "rows are aligned to runs of kRun");
 
 template <typename T>
 struct RowOfLogits {
   const T* logits;
   i32 count;
   bool aligned;
-  bool infinite;  // the largest logit is +inf: all mass lies on such ones, evenly
+  bool processed;               // else the logits are as they are
+  const LogitProcess& process;  // in shared memory
+  bool infinite;                // the largest logit is +inf: all mass lies on such ones, evenly
 
   TW_DEVICE float value(float logit) const {
     if (infinite) return logit == kInfinity ? 0.0F : -kInfinity;
     return clean_logit(logit);
   }
 
-  // body(id, value) of the run that begins at `begin`.
+  // body(id, logit) of the run that begins at `begin`: what processing made of the logit.
   template <typename Body>
-  TW_DEVICE void for_run(i32 begin, const Body& body) const {
-    float run[kRun];
-    if (aligned && begin + kRun <= count) {
+  TW_DEVICE void for_raw_run(i32 begin, const Body& body) const {
+    float run[kRowRun];
+    if (aligned && begin + kRowRun <= count) {
       load_run(logits + begin, run);
     } else {
 #pragma unroll
-      for (i32 j = 0; j < kRun; ++j)
+      for (i32 j = 0; j < kRowRun; ++j)
         run[j] = begin + j < count ? to_float(logits[begin + j]) : 0.0F;
     }
 #pragma unroll
-    for (i32 j = 0; j < kRun; ++j) {
-      if (begin + j < count) body(begin + j, value(run[j]));
+    for (i32 j = 0; j < kRowRun; ++j) {
+      if (begin + j >= count) continue;
+      body(begin + j, processed ? process_logit(process, begin + j, run[j]) : run[j]);
     }
+  }
+
+  // body(id, value) of the run that begins at `begin`.
+  template <typename Body>
+  TW_DEVICE void for_run(i32 begin, const Body& body) const {
+    for_raw_run(begin, [&](i32 id, float logit) { body(id, value(logit)); });
   }
 
   // body(id, value) of all, dealt out to the block's threads.
   template <typename Body>
   TW_DEVICE void for_all(const Body& body) const {
-    for (i32 begin = thread_id() * kRun; begin < count; begin += num_threads() * kRun)
+    for (i32 begin = thread_id() * kRowRun; begin < count; begin += num_threads() * kRowRun)
       for_run(begin, body);
   }
 };
 
-// The largest value and the lowest id that has it, as order_key(value) << 32 | ~id.
+// The largest value and the lowest id that has it, as order_key(value) << 32 | ~id; and whether a
+// logit is NaN.
 template <typename T>
-TW_DEVICE u64 largest_of_row(const RowOfLogits<T>& row, SampleMemory& memory) {
+TW_DEVICE u64 largest_of_row(const RowOfLogits<T>& row, bool& nan, SampleMemory& memory) {
   u64 largest = 0;
-  row.for_all([&](i32 id, float value) {
-    const u64 entry = u64{order_key(value)} << 32 | ~static_cast<u32>(id);
-    if (entry > largest) largest = entry;
-  });
+  nan = false;
+  for (i32 begin = thread_id() * kRowRun; begin < row.count; begin += num_threads() * kRowRun) {
+    row.for_raw_run(begin, [&](i32 id, float logit) {
+      if (logit != logit) nan = true;
+      const u64 entry = u64{order_key(row.value(logit))} << 32 | ~static_cast<u32>(id);
+      if (entry > largest) largest = entry;
+    });
+  }
+  nan = any_of_block(nan);
 #pragma unroll
   for (i32 mask = kWarpSize / 2; mask > 0; mask /= 2) {
     const u64 other = shuffle_xor(largest, mask);
@@ -75,13 +94,13 @@ TW_DEVICE u64 largest_of_row(const RowOfLogits<T>& row, SampleMemory& memory) {
 template <typename T, typename Measure, typename Target>
 TW_DEVICE i32 locate(const RowOfLogits<T>& row, const Measure& measure, const Target& target_of,
                      SampleMemory& memory) {
-  constexpr i32 kStep = kWarpSize * kRun;
+  constexpr i32 kStep = kWarpSize * kRowRun;
   const i32 steps = (row.count - 1) / (kStep * kStretches) + 1;  // of a stretch
   const i32 stretch = steps * kStep;
   for (i32 s = warp_id(); s * stretch < row.count; s += num_threads() / kWarpSize) {
     u64 sum = 0;
     for (i32 step = 0; step < steps; ++step) {
-      row.for_run(s * stretch + step * kStep + lane_id() * kRun,
+      row.for_run(s * stretch + step * kStep + lane_id() * kRowRun,
                   [&](i32 id, float value) { sum += measure(id, value); });
     }
     sum = sum_of_warp(sum);
@@ -102,7 +121,7 @@ TW_DEVICE i32 locate(const RowOfLogits<T>& row, const Measure& measure, const Ta
     i32 s = lane * kEach;
     while (rest >= memory.stretches[s]) rest -= memory.stretches[s++];
     for (i32 step = 0; step < steps; ++step) {
-      const i32 begin = s * stretch + step * kStep + lane_id() * kRun;
+      const i32 begin = s * stretch + step * kStep + lane_id() * kRowRun;
       u64 sum = 0;
       row.for_run(begin, [&](i32 id, float value) { sum += measure(id, value); });
       const u64 sum_up_to = sum_up_to_lane(sum);
@@ -132,17 +151,19 @@ TW_DEVICE i32 locate(const RowOfLogits<T>& row, const Measure& measure, const Ta
   return id;
 }
 
-// The smallest set of the largest values of those `kept` whose measures (a token's weight, or 1)
-// reach target_of(total): all above a threshold, and `ties` of those at it.
+// The smallest set of the tokens that come first by score(value), of those that pass(id, value),
+// whose measures (a token's weight, or 1) reach target_of(total), which is not above the total: all
+// whose scores are above a threshold, and of those at it, whose measures are `group`, as many as
+// reach `rest`.
 struct Threshold {
-  float value;
-  u64 ties;
-  bool all_ties;
+  float score;
+  u64 rest;
+  u64 group;
 };
 
 // A digit of the order keys a pass.
-template <typename T, typename Measure, typename Target>
-TW_DEVICE Threshold find_threshold(const RowOfLogits<T>& row, const Kept& kept,
+template <typename T, typename Pass, typename Score, typename Measure, typename Target>
+TW_DEVICE Threshold find_threshold(const RowOfLogits<T>& row, const Pass& pass, const Score& score,
                                    const Measure& measure, const Target& target_of,
                                    SampleMemory& memory) {
   constexpr i32 kDigitBits = 8;
@@ -156,8 +177,8 @@ TW_DEVICE Threshold find_threshold(const RowOfLogits<T>& row, const Kept& kept,
     const bool first = shift == 32 - kDigitBits;
     const i32 copy = lane_id() % kCopies;
     row.for_all([&](i32 id, float value) {
-      const u32 key = order_key(value) >> shift;
-      if ((first || key >> kDigitBits == prefix) && kept.contains(id, value)) {
+      const u32 key = order_key(score(value)) >> shift;
+      if ((first || key >> kDigitBits == prefix) && pass(id, value)) {
         const i32 digit = static_cast<i32>(key % kDigits);
         atomic_add_64(&memory.histogram[digit * kCopies + copy], measure(value));
       }
@@ -199,10 +220,7 @@ TW_DEVICE Threshold find_threshold(const RowOfLogits<T>& row, const Kept& kept,
     group = memory.result[2];
     sync_block();
   }
-  const float value = of_order_key(prefix);
-  const u64 each = measure(value);
-  const u64 ties = (target + each - 1) / each;
-  return {value, ties, ties * each >= group};
+  return {of_order_key(prefix), target, group};
 }
 
 }  // namespace tw

@@ -8,78 +8,135 @@
 #include "sampling/params.h"
 #include "sampling/random_bits.h"
 #include "sampling/row.h"
+#include "sampling/row_numbers.h"
+#include "sampling/typical.h"
 
 namespace tw {
 
 // What the filters keep of a row, then the draw, as turns of one loop: each part of the code is
 // there once, because it is long. The row has a finite largest value.
 template <typename T>
-TW_DEVICE i32 draw(const SampleParams& p, const RowOfLogits<T>& row, const WeightScale& scale,
-                   SampleMemory& memory) {
-  enum Turn { kTopK, kTopP, kDraw };
-  const i64 index = block_id();
-  const i32 top_k = value_of_row(p.top_k, index);
-  const float top_p = value_of_row(p.top_p, index);
-  const float min_p = value_of_row(p.min_p, index);
-  const u64 least = min_p > 0 ? least_weight(min_of(min_p, 1.0F)) : 0;
-  const u64 random = sampling_bits(value_of_row(p.seeds, index), value_of_row(p.steps, index));
-  Kept kept{-kInfinity, kLastId};
+TW_DEVICE i32 draw(const SampleParams& p, const RowNumbers& numbers, const RowOfLogits<T>& row,
+                   float largest, SampleMemory& memory) {
+  const u64 random =
+      sampling_bits(value_of_entry(p.seeds, numbers.entry), value_of_entry(p.steps, numbers.entry));
+  WeightScale of_draw{largest, scale_of_temperature(numbers.temperature)};
+  WeightScale scale = of_draw;
+  if (p.order == Order::llamacpp) scale.scale = scale_of_temperature(1.0F);
+  Kept kept{-kInfinity, kLastId};     // by logit
+  Kept typical{-kInfinity, kLastId};  // by score
+  Typicality typicality{scale, 0};
+  u64 least = 0;
+  const auto passes = [&](i32 id, float value) {
+    return kept.contains(id, value) && (least == 0 || token_weight(value, scale) >= least) &&
+           (typical.threshold == -kInfinity || typical.contains(id, typicality.score(value)));
+  };
 #pragma unroll 1
-  for (i32 turn = kTopK;; ++turn) {
-    if (turn == kTopK && (top_k <= 0 || top_k >= row.count)) continue;
-    if (turn == kTopP && !(top_p < 1)) continue;
-    u64 ties = 0;
-    if (turn < kDraw) {
-      const Threshold threshold = find_threshold(
-          row, kept,
-          [&](float value) { return turn == kTopK ? u64{1} : token_weight(value, scale); },
+  for (i32 turn = 0;; ++turn) {
+    const Filter filter = filter_of_turn(p.order, turn);
+    if (is_off(filter, numbers, row.count)) continue;
+    if (filter == Filter::min_p) {
+      const u64 weight = least_weight(numbers.min_p, token_weight(largest, scale));
+      if (weight > least) least = weight;
+      continue;
+    }
+    const bool by_score = filter == Filter::typical_p;
+    if (by_score) {
+      // Others may be nearer to the mean than what is kept, on one side of it.
+      if (least == 0) least = 1;
+      typicality.mean = mean_exponent(row, passes, scale, memory);
+    }
+    const auto measure = [&](float value) {
+      return filter == Filter::top_k ? u64{1} : token_weight(value, scale);
+    };
+    const auto score = [&](float value) { return by_score ? typicality.score(value) : value; };
+    Threshold threshold{0, 0, 0};
+    bool all_ties = false;
+    if (filter != Filter::none) {
+      threshold = find_threshold(
+          row, passes, score, measure,
           [&](u64 total) {
-            return turn == kTopK ? static_cast<u64>(top_k) : mass_target(top_p, total);
+            if (filter == Filter::top_p) return mass_target(numbers.top_p, total);
+            if (by_score) return mass_target(numbers.typical_p, total);
+            // Those before may have kept less.
+            const u64 k = static_cast<u64>(numbers.top_k);
+            return k < total ? k : total;
           },
           memory);
-      if (threshold.value != kept.threshold) kept = {threshold.value, kLastId};
-      if (threshold.all_ties) continue;
-      ties = threshold.ties;
+      all_ties = threshold.rest == threshold.group;
+      if (!by_score) {
+        // All ties weigh the same.
+        const u64 each = measure(threshold.score);
+        all_ties = (threshold.rest + each - 1) / each * each >= threshold.group;
+      }
     }
-    const i32 id = locate(
-        row,
-        [&](i32 i, float value) {
-          if (turn < kDraw) return value == kept.threshold ? u64{1} : u64{0};
-          const u64 weight = token_weight(value, scale);
-          return weight >= least && kept.contains(i, value) ? weight : u64{0};
-        },
-        // floor(random / 2^64 * total) is uniform in [0, total).
-        [&](u64 total) { return turn < kDraw ? ties - 1 : multiply_high(random, total); }, memory);
-    if (turn == kDraw) return id;
-    kept.last_tie = id;
+    i32 id = kLastId;
+    if (!all_ties) {
+      id = locate(
+          row,
+          [&](i32 i, float value) {
+            if (!passes(i, value)) return u64{0};
+            if (filter == Filter::none) return token_weight(value, of_draw);
+            return score(value) == threshold.score ? measure(value) : u64{0};
+          },
+          // floor(random / 2^64 * total) is uniform in [0, total).
+          [&](u64 total) {
+            return filter != Filter::none ? threshold.rest - 1 : multiply_high(random, total);
+          },
+          memory);
+    }
+    if (filter == Filter::none) return id;
+    if (by_score) {
+      typical = {threshold.score, id};
+      if (p.order == Order::llamacpp) {
+        largest = largest_of(row, passes, memory);
+        of_draw.largest = largest;
+      }
+    } else if (!all_ties || threshold.score != kept.threshold) {
+      kept = {threshold.score, id};
+    }
   }
 }
 
+// The row's token, and its status.
 template <typename T>
-TW_DEVICE i32 sample_row(const SampleParams& p, SampleMemory& memory) {
+TW_DEVICE i32 sample_row(const SampleParams& p, u32& status, SampleMemory& memory) {
   const i64 index = block_id();
-  RowOfLogits<T> row{static_cast<const T*>(p.logits) + index * p.logits_stride, p.vocabulary,
-                     p.aligned != 0, false};
-  const u64 largest = largest_of_row(row, memory);
+  i64 entry;
+  if (!find_entry(p, index, entry)) {
+    status = kStatusSlot;
+    return 0;
+  }
+  RowNumbers numbers = numbers_of_entry(p, entry);
+  const LogitProcess& process = memory.process;
+  if (!process_of_entry(p.process, entry, p.vocabulary, memory.bias_filter, memory.process))
+    numbers.status = kStatusBadParameter;
+  RowOfLogits<T> row{static_cast<const T*>(p.logits) + index * p.logits_stride,
+                     p.vocabulary,
+                     p.aligned != 0,
+                     changes_logits(process),
+                     process,
+                     false};
+  bool nan;
+  const u64 largest = largest_of_row(row, nan, memory);
   const i32 arg_max = static_cast<i32>(~static_cast<u32>(largest));
   const float value = of_order_key(static_cast<u32>(largest >> 32));
-  const float temperature = value_of_row(p.temperature, index);
-  if (value == -kInfinity || !(temperature > 0)) return arg_max;
+  status = numbers.status | (nan ? kStatusNan : 0) | (value == kInfinity ? kStatusInfinity : 0) |
+           (value == -kInfinity ? kStatusNoCandidate : 0);
+  if (value == -kInfinity) return first_allowed(process, p.vocabulary);
+  if (numbers.temperature == 0) return arg_max;
   row.infinite = value == kInfinity;
-  return draw(p, row, {row.infinite ? 0.0F : value, scale_of_temperature(temperature)}, memory);
+  return draw(p, numbers, row, row.infinite ? 0.0F : value, memory);
 }
 
 template <typename T>
 TW_DEVICE void sample(const SampleParams& p) {
   SampleMemory& memory = *reinterpret_cast<SampleMemory*>(shared_memory());
-  const i32 token = sample_row<T>(p, memory);
+  u32 status = 0;
+  const i32 token = sample_row<T>(p, status, memory);
   if (thread_id() != 0) return;
-  const i64 at = block_id() * p.tokens_stride;
-  if (p.tokens_64 != 0) {
-    static_cast<i64*>(p.tokens)[at] = token;
-  } else {
-    static_cast<i32*>(p.tokens)[at] = token;
-  }
+  store_status(p, block_id(), status);
+  store_token(p, block_id(), token);
 }
 
 }  // namespace tw

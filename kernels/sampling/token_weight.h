@@ -25,14 +25,18 @@ TW_DEVICE float scale_of_temperature(float temperature) {
   return min_of(max_of(scale, 0x1.0p-126F), 0x1.fffffep+127F);
 }
 
+// log2 of the weight but for rounding, at least kLeastExponent.
+TW_DEVICE float token_exponent(float logit, const WeightScale& scale) {
+  return max_of(multiply_exact(subtract_exact(logit, scale.largest), scale.scale), kLeastExponent);
+}
+
 // log2 of a token's probability relative to the largest one, as part - whole.
 struct WeightExponent {
   i32 whole;   // 0 to 42: as logits fall it rises,
   float part;  // in [-1/2, 1/2], and this falls where it is the same
 };
 TW_DEVICE WeightExponent weight_exponent(float logit, const WeightScale& scale) {
-  const float exponent =
-      max_of(multiply_exact(subtract_exact(logit, scale.largest), scale.scale), kLeastExponent);
+  const float exponent = token_exponent(logit, scale);
   // Where numbers are whole: the sum is rounded to even, and its low bits are the number.
   // Instructions that convert have a quarter of the speed or less.
   constexpr float kWholeNumbers = 0x1.8p23F;
@@ -99,13 +103,9 @@ TW_DEVICE u64 mass_target(float p, u64 total) {
   return high << (64 - shift) | low >> shift;
 }
 
-// The least weight that is not below p times the largest one. 0 < p <= 1.
-TW_DEVICE u64 least_weight(float p) {
-  const Fraction fraction = fraction_of(p);
-  const i32 shift = fraction.exponent + kWeightBits;
-  if (shift >= 0) return fraction.mantissa << shift;
-  if (shift <= -24) return 1;
-  return (fraction.mantissa + (u64{1} << -shift) - 1) >> -shift;
+// The least weight that is not below p times `largest`. 0 < p <= 1.
+TW_DEVICE u64 least_weight(float p, u64 largest) {
+  return p >= 1 ? largest : mass_target(p, largest);
 }
 
 }  // namespace tw

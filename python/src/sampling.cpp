@@ -12,27 +12,58 @@ namespace {
 using namespace nb::literals;
 
 constexpr const char* kSignature =
-    "def sample(logits: tilewright._typing.ArrayT, *, temperature: tilewright._typing.PerRow = "
-    "1.0, "
-    "top_k: tilewright._typing.PerRow = 0, top_p: tilewright._typing.PerRow = 1.0, min_p: "
-    "tilewright._typing.PerRow = 0.0, seeds: tilewright._typing.PerRow = 0, steps: "
-    "tilewright._typing.PerRow = 0, out: tilewright._typing.ArrayT | None = None, stream: object | "
-    "None = None) -> "
-    "tilewright._typing.ArrayT";
+    "def sample(logits: tilewright._typing.ArrayT, *, "
+    "temperature: tilewright._typing.PerRow = 1.0, "
+    "top_k: tilewright._typing.PerRow = 0, "
+    "top_p: tilewright._typing.PerRow = 1.0, "
+    "min_p: tilewright._typing.PerRow = 0.0, "
+    "typical_p: tilewright._typing.PerRow = 1.0, "
+    "order: str = 'hf', "
+    "allowed: tilewright._typing.Array | None = None, "
+    "bias_ids: tilewright._typing.Array | None = None, "
+    "bias_values: tilewright._typing.Array | None = None, "
+    "output_counts: tilewright._typing.Array | None = None, "
+    "prompt_bits: tilewright._typing.Array | None = None, "
+    "repetition_penalty: tilewright._typing.PerRow = 1.0, "
+    "frequency_penalty: tilewright._typing.PerRow = 0.0, "
+    "presence_penalty: tilewright._typing.PerRow = 0.0, "
+    "seeds: tilewright._typing.PerRow = 0, "
+    "steps: tilewright._typing.PerRow = 0, "
+    "slots: tilewright._typing.Indices | None = None, "
+    "status: tilewright._typing.Array | None = None, "
+    "out: tilewright._typing.ArrayT | None = None, "
+    "stream: object | None = None) -> tilewright._typing.ArrayT";
 
 constexpr const char* kDoc =
     R"(Draws a token from each row of logits [rows, vocabulary] (float32, float16 or bfloat16).
 
 Every argument is a number for all rows, a list, or an array [rows] of the dtype said here. Filters
-apply jointly to the softmax of logits / temperature: top-k first, then top-p on what it kept, then
-min-p; ties at a threshold go to the lowest token id.
+apply to the softmax of logits / temperature in the order that is said; ties at a threshold go to the
+lowest token id.
 
 temperature: float32, >= 0; 0 is greedy: the arg max, lowest id among equals.
 top_k: int32; <= 0: off. top_p: float32; >= 1: off. min_p: float32 in [0, 1]; 0: off; tokens below min_p
   times the largest probability are dropped.
+typical_p: float32; >= 1 or <= 0: off; the tokens whose -log p is nearest to the entropy are kept, until
+  their mass reaches it.
+order: "hf": top-k, top-p on what it kept, min-p, typical-p; "joint": top-k and top-p of the whole
+  distribution, min-p, typical-p; "vllm": min-p, top-k, top-p on what these kept, typical-p; "llamacpp":
+  top-k, typical-p, top-p, min-p at temperature 1, and the temperature shapes the draw alone.
+Logits are processed before, each step where it is given: mask, biases, repetition, frequency, presence.
+
+allowed: int32 [rows, ceil(vocabulary / 32)]: bits of the tokens that may be drawn, as xgrammar has them.
+bias_ids, bias_values: int32 and float32 [rows, n]: added to the logits of these tokens; -1 is unused.
+output_counts: int32 [rows, vocabulary]: how often a token was generated. prompt_bits: int32, as allowed:
+  the tokens of the prompt.
+repetition_penalty: float32, > 0; 1: off; logits of tokens of output and prompt are divided by it where
+  positive, else multiplied. frequency_penalty, presence_penalty: float32; logits of generated tokens are
+  lowered by frequency_penalty * count and presence_penalty.
 seeds, steps: int64; the random number of a row is Philox4x32-10 of its seed and its step (how many
   tokens the request has drawn before) and nothing else: the same seed, step and logits give the same
   token in any batch.
+slots: int32 [rows]; every array of parameters, seeds and steps among them, then has one extent,
+  [slots], and row r reads entry slots[r].
+status: int32 [rows], written: bits of SamplingStatus for each row.
 out: int32 or int64 [rows], written. stream: as in Attention.run.
 
 Returns the tokens, int32 [rows] of logits' kind, or out. Errors: InvalidArgument, also for a
@@ -71,8 +102,12 @@ PerRow<T> to_per_row(nb::handle object, const char* name, DType dtype, Keep& kee
 }
 
 nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle top_k,
-                         nb::handle top_p, nb::handle min_p, nb::handle seeds, nb::handle steps,
-                         nb::object out, nb::handle stream) {
+                         nb::handle top_p, nb::handle min_p, nb::handle typical_p, nb::handle order,
+                         nb::handle allowed, nb::handle bias_ids, nb::handle bias_values,
+                         nb::handle output_counts, nb::handle prompt_bits,
+                         nb::handle repetition_penalty, nb::handle frequency_penalty,
+                         nb::handle presence_penalty, nb::handle seeds, nb::handle steps,
+                         nb::handle slots, nb::handle status, nb::object out, nb::handle stream) {
   Keep keep;
   const TensorView view = view_of(logits, "logits", keep);
   if (view.rank != 2) {
@@ -84,8 +119,26 @@ nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle t
   args.top_k = to_per_row<std::int32_t>(top_k, "top_k", DType::i32, keep);
   args.top_p = to_per_row<float>(top_p, "top_p", DType::f32, keep);
   args.min_p = to_per_row<float>(min_p, "min_p", DType::f32, keep);
+  args.typical_p = to_per_row<float>(typical_p, "typical_p", DType::f32, keep);
+  args.order = to_choice<FilterOrder>(order, "order",
+                                      {{"hf", FilterOrder::hf},
+                                       {"joint", FilterOrder::joint},
+                                       {"vllm", FilterOrder::vllm},
+                                       {"llamacpp", FilterOrder::llamacpp}});
+  args.allowed = view_of(allowed, "allowed", keep);
+  args.bias_ids = view_of(bias_ids, "bias_ids", keep);
+  args.bias_values = view_of(bias_values, "bias_values", keep);
+  args.output_counts = view_of(output_counts, "output_counts", keep);
+  args.prompt_bits = view_of(prompt_bits, "prompt_bits", keep);
+  args.repetition_penalty =
+      to_per_row<float>(repetition_penalty, "repetition_penalty", DType::f32, keep);
+  args.frequency_penalty =
+      to_per_row<float>(frequency_penalty, "frequency_penalty", DType::f32, keep);
+  args.presence_penalty = to_per_row<float>(presence_penalty, "presence_penalty", DType::f32, keep);
   args.seeds = to_per_row<std::int64_t>(seeds, "seeds", DType::i64, keep);
   args.steps = to_per_row<std::int64_t>(steps, "steps", DType::i64, keep);
+  args.slots = list_or_view_of(slots, "slots", DType::i32, keep);
+  args.status = view_of(status, "status", keep, Access::write);
   Output output(std::move(out), logits, DType::i32, std::span(view.shape).first(1));
   const TensorView tokens = output.view("out", keep);
   args.stream = to_stream(stream, view.device);
@@ -99,10 +152,21 @@ nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle t
 }  // namespace
 
 void bind_sampling(nb::module_& m) {
+  nb::enum_<SamplingStatus>(m, "SamplingStatus", nb::is_arithmetic(), nb::is_flag(),
+                            "Bits of sample's status: what it found in a row.")
+      .value("NAN", SamplingStatus::nan)
+      .value("INFINITY", SamplingStatus::infinity)
+      .value("NO_CANDIDATE", SamplingStatus::no_candidate)
+      .value("BAD_PARAMETER", SamplingStatus::bad_parameter)
+      .value("SLOT", SamplingStatus::slot);
   m.def("sample", &sample_tokens, "logits"_a.none(), nb::kw_only(), "temperature"_a.none() = 1.0,
-        "top_k"_a.none() = 0, "top_p"_a.none() = 1.0, "min_p"_a.none() = 0.0, "seeds"_a.none() = 0,
-        "steps"_a.none() = 0, "out"_a = nb::none(), "stream"_a = nb::none(), nb::sig(kSignature),
-        kDoc);
+        "top_k"_a.none() = 0, "top_p"_a.none() = 1.0, "min_p"_a.none() = 0.0,
+        "typical_p"_a.none() = 1.0, "order"_a = "hf", "allowed"_a = nb::none(),
+        "bias_ids"_a = nb::none(), "bias_values"_a = nb::none(), "output_counts"_a = nb::none(),
+        "prompt_bits"_a = nb::none(), "repetition_penalty"_a.none() = 1.0,
+        "frequency_penalty"_a.none() = 0.0, "presence_penalty"_a.none() = 0.0, "seeds"_a.none() = 0,
+        "steps"_a.none() = 0, "slots"_a = nb::none(), "status"_a = nb::none(), "out"_a = nb::none(),
+        "stream"_a = nb::none(), nb::sig(kSignature), kDoc);
 }
 
 }  // namespace tilewright::python

@@ -234,10 +234,39 @@ def sample(
     min_p: Tensor | None = None,
     seeds: Tensor | None = None,
     steps: Tensor | None = None,
+    typical_p: Tensor | None = None,
+    allowed: Tensor | None = None,
+    bias_ids: Tensor | None = None,
+    bias_values: Tensor | None = None,
+    output_counts: Tensor | None = None,
+    prompt_bits: Tensor | None = None,
+    repetition_penalty: Tensor | None = None,
+    frequency_penalty: Tensor | None = None,
+    presence_penalty: Tensor | None = None,
+    slots: Tensor | None = None,
+    order: str = "hf",
 ) -> Tensor:
-    """tilewright.sampling.sample with tensors [rows] of the dtypes said there; those left out have its defaults."""
-    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seeds": seeds, "steps": steps}
-    return sampling.sample(logits, **{name: value for name, value in given.items() if value is not None})
+    """tilewright.sampling.sample with tensors of the shapes and dtypes said there; those left out have its defaults."""
+    given = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "typical_p": typical_p,
+        "allowed": allowed,
+        "bias_ids": bias_ids,
+        "bias_values": bias_values,
+        "output_counts": output_counts,
+        "prompt_bits": prompt_bits,
+        "repetition_penalty": repetition_penalty,
+        "frequency_penalty": frequency_penalty,
+        "presence_penalty": presence_penalty,
+        "seeds": seeds,
+        "steps": steps,
+        "slots": slots,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    return sampling.sample(logits, order=order, **given)
 
 
 @sample.register_fake
@@ -249,5 +278,16 @@ def _(
     min_p: Tensor | None = None,
     seeds: Tensor | None = None,
     steps: Tensor | None = None,
+    typical_p: Tensor | None = None,
+    allowed: Tensor | None = None,
+    bias_ids: Tensor | None = None,
+    bias_values: Tensor | None = None,
+    output_counts: Tensor | None = None,
+    prompt_bits: Tensor | None = None,
+    repetition_penalty: Tensor | None = None,
+    frequency_penalty: Tensor | None = None,
+    presence_penalty: Tensor | None = None,
+    slots: Tensor | None = None,
+    order: str = "hf",
 ) -> Tensor:
     return logits.new_empty(logits.shape[0], dtype=torch.int32)

@@ -2,10 +2,19 @@
 #include <tilewright/c_ops.h>
 #include <tilewright/sampling.h>
 
+#include <cstddef>
 #include <limits>
 
 #include "c_api/guard.h"
 #include "c_api/read.h"
+
+namespace tilewright::c_api {
+
+// As it was before it had slots.
+template <>
+inline constexpr std::size_t kFirstSize<tw_sampling_args> = offsetof(tw_sampling_args, slots);
+
+}  // namespace tilewright::c_api
 
 using namespace tilewright;
 using namespace tilewright::c_api;
@@ -37,6 +46,19 @@ SamplingArgs read_args(const tw_sampling_args* args) {
   read_rows({path, "seeds"}, given.seeds, result.seeds);
   read_rows({path, "steps"}, given.steps, result.steps);
   result.stream = read_stream(given.stream);
+  result.slots = read_tensor({path, "slots"}, given.slots);
+  result.status = read_tensor({path, "status"}, given.status);
+  result.allowed = read_tensor({path, "allowed"}, given.allowed);
+  result.bias_ids = read_tensor({path, "bias_ids"}, given.bias_ids);
+  result.bias_values = read_tensor({path, "bias_values"}, given.bias_values);
+  result.output_counts = read_tensor({path, "output_counts"}, given.output_counts);
+  result.prompt_bits = read_tensor({path, "prompt_bits"}, given.prompt_bits);
+  read_rows({path, "repetition_penalty"}, given.repetition_penalty, result.repetition_penalty);
+  read_rows({path, "frequency_penalty"}, given.frequency_penalty, result.frequency_penalty);
+  read_rows({path, "presence_penalty"}, given.presence_penalty, result.presence_penalty);
+  read_rows({path, "typical_p"}, given.typical_p, result.typical_p);
+  result.order = read_enum({path, "order"}, given.order, FilterOrder::llamacpp);
+  check_reserved({path, "reserved"}, given.reserved);
   return result;
 }
 

@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <iterator>
+#include <limits>
 
 #include "cuda/device.h"
 #include "jit/kernel_handle.h"
+#include "sampling/check_args.h"
 #include "sampling/chunks.h"
 
 namespace tilewright {
@@ -21,6 +23,10 @@ constexpr DType kDTypes[] = {DType::f32, DType::f16, DType::bf16};
 template <typename To, typename From>
 tw::RowValues<To> row_values(const PerRow<From>& argument) {
   return {argument.tensor.data, argument.tensor.strides[0], static_cast<To>(argument.value)};
+}
+
+tw::RowTable row_table(const TensorView& table) {
+  return {table.data, table.strides[0]};
 }
 
 const jit::KernelHandle& handle_of(SampleKernel kernel, DType logits) {
@@ -93,9 +99,19 @@ std::vector<jit::KernelSource> sample_kernel_sources(const std::string& arch) {
   return sources;
 }
 
-SampleKernel choose_sample_kernel(const std::string& arch, std::int64_t vocabulary) {
-  return has_clusters(arch) && vocabulary <= kMostClusterLogits ? SampleKernel::cluster
-                                                                : SampleKernel::block;
+SampleKernel choose_sample_kernel(const std::string& arch, std::int64_t vocabulary,
+                                  const SamplingArgs& args) {
+  const auto may_be_on = [](const PerRow<float>& argument, bool on) {
+    return argument.tensor.defined() || on;
+  };
+  const float typical_p = args.typical_p.value;
+  // Filters other than by the logits' order, and those that act on what such ones kept.
+  const bool others =
+      args.order == FilterOrder::llamacpp ||
+      may_be_on(args.typical_p, typical_p > 0 && typical_p < 1) ||
+      (args.order == FilterOrder::vllm && may_be_on(args.min_p, args.min_p.value > 0));
+  return has_clusters(arch) && vocabulary <= kMostClusterLogits && !others ? SampleKernel::cluster
+                                                                           : SampleKernel::block;
 }
 
 CudaLaunch<tw::SampleParams> sample_launch(SampleKernel kernel, const TensorView& logits,
@@ -118,12 +134,31 @@ CudaLaunch<tw::SampleParams> sample_launch(SampleKernel kernel, const TensorView
   params.logits_stride = logits.strides[0];
   params.tokens = tokens.data;
   params.tokens_stride = tokens.strides[0];
+  params.slots = args.slots.data;
+  params.slots_stride = args.slots.strides[0];
+  params.entries = static_cast<std::int32_t>(
+      std::min<std::int64_t>(sampling_entries(args), std::numeric_limits<std::int32_t>::max()));
+  params.status = args.status.data;
+  params.status_stride = args.status.strides[0];
   params.temperature = row_values<float>(args.temperature);
   params.top_k = row_values<tw::i32>(args.top_k);
   params.top_p = row_values<float>(args.top_p);
   params.min_p = row_values<float>(args.min_p);
+  params.typical_p = row_values<float>(args.typical_p);
   params.seeds = row_values<tw::i64>(args.seeds);
   params.steps = row_values<tw::i64>(args.steps);
+  params.order = static_cast<tw::Order>(args.order);
+  params.process.allowed = row_table(args.allowed);
+  if (args.bias_ids.defined() && args.bias_ids.shape[1] > 0) {
+    params.process.bias_ids = row_table(args.bias_ids);
+    params.process.bias_values = row_table(args.bias_values);
+    params.process.biases = cuda_count(args.bias_ids.shape[1], "biases");
+  }
+  params.process.output_counts = row_table(args.output_counts);
+  params.process.prompt_bits = row_table(args.prompt_bits);
+  params.process.repetition = row_values<float>(args.repetition_penalty);
+  params.process.frequency = row_values<float>(args.frequency_penalty);
+  params.process.presence = row_values<float>(args.presence_penalty);
   params.tokens_64 = tokens.dtype == DType::i64 ? 1 : 0;
   params.vocabulary = static_cast<std::int32_t>(logits.shape[1]);
   params.aligned = has_aligned_runs(logits) ? 1 : 0;
@@ -132,7 +167,7 @@ CudaLaunch<tw::SampleParams> sample_launch(SampleKernel kernel, const TensorView
 
 void sample_on_cuda(const TensorView& logits, const SamplingArgs& args, const TensorView& tokens) {
   const SampleKernel kernel =
-      choose_sample_kernel(cuda::device(logits.device.index).arch, logits.shape[1]);
+      choose_sample_kernel(cuda::device(logits.device.index).arch, logits.shape[1], args);
   const CudaLaunch<tw::SampleParams> launch = sample_launch(kernel, logits, args, tokens);
   if (launch.grid == 0) return;
   handle_of(kernel, logits.dtype)

@@ -23,8 +23,9 @@ jit::KernelSource sample_kernel_source(SampleKernel kernel, DType logits);
 // Those that an architecture ("sm_90a") has.
 std::vector<jit::KernelSource> sample_kernel_sources(const std::string& arch);
 
-// The kernel for rows of so many logits on an architecture.
-SampleKernel choose_sample_kernel(const std::string& arch, std::int64_t vocabulary);
+// The kernel for a call on an architecture.
+SampleKernel choose_sample_kernel(const std::string& arch, std::int64_t vocabulary,
+                                  const SamplingArgs& args);
 
 // Of arguments that have been checked.
 CudaLaunch<tw::SampleParams> sample_launch(SampleKernel kernel, const TensorView& logits,

@@ -43,6 +43,8 @@ inline constexpr std::int64_t kListPadding = 64;
 // maxima[b] is the largest logit of block b.
 void find_block_maxima(const Logits& logits, std::int64_t begin, std::int64_t end, float* maxima);
 
+bool has_nan(const Logits& logits, std::int64_t begin, std::int64_t end);
+
 // Copies kept entries in order; returns their number. With `maxima`, blocks that cannot hold any
 // are skipped.
 std::int64_t compact(const Logits& logits, std::int64_t begin, std::int64_t end, const Kept& kept,

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sampling/row_sampler.h"
 
+#include <tilewright/sampling.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -16,11 +19,6 @@ __extension__ using Uint128 = unsigned __int128;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::int32_t kLastId = std::numeric_limits<std::int32_t>::max();
 
-// The least weight that is not below p times the largest one.
-std::uint64_t least_weight(float p) {
-  return static_cast<std::uint64_t>(std::ceil(std::ldexp(static_cast<double>(p), kWeightBits)));
-}
-
 }  // namespace
 
 float RowSampler::find_maxima(const Logits& row) {
@@ -31,6 +29,18 @@ float RowSampler::find_maxima(const Logits& row) {
   return *std::max_element(maxima_.begin(), maxima_.end());
 }
 
+std::int32_t RowSampler::status_of(const Logits& row, float largest) const {
+  auto bits = static_cast<std::uint32_t>(SamplingStatus::well);
+  std::atomic<bool> nan = false;
+  chunks_.run(row.count, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+    if (has_nan(row, begin, end)) nan.store(true, std::memory_order_relaxed);
+  });
+  if (nan) bits |= static_cast<std::uint32_t>(SamplingStatus::nan);
+  if (largest == kInfinity) bits |= static_cast<std::uint32_t>(SamplingStatus::infinity);
+  if (largest == -kInfinity) bits |= static_cast<std::uint32_t>(SamplingStatus::no_candidate);
+  return static_cast<std::int32_t>(bits);
+}
+
 std::int32_t RowSampler::arg_max(const Logits& row, float largest) const {
   const auto block = std::find(maxima_.begin(), maxima_.end(), largest) - maxima_.begin();
   std::int64_t i = block * kMaximumBlock;
@@ -39,25 +49,11 @@ std::int32_t RowSampler::arg_max(const Logits& row, float largest) const {
 }
 
 Logits RowSampler::compact_list(const Logits& list, const Kept& kept) {
-  List& out = lists_[next_list_];
-  next_list_ ^= 1;
-  chunks_.reserve(list.count, out.values);
-  chunks_.reserve(list.count, out.ids);
-  written_.resize(static_cast<std::size_t>(chunks_.count(list.count)));
   const float* maxima = list.ids == nullptr ? maxima_.data() : nullptr;
-  chunks_.run(list.count, [&](std::int64_t chunk, std::int64_t begin, std::int64_t end) {
-    written_[static_cast<std::size_t>(chunk)] =
-        compact(list, begin, end, kept, maxima, Chunks::region(out.values, chunk),
-                Chunks::region(out.ids, chunk));
-  });
-  std::int64_t total = 0;
-  for (std::size_t chunk = 0; chunk < written_.size(); ++chunk) {
-    const auto index = static_cast<std::int64_t>(chunk);
-    Chunks::move_together(out.values, index, written_[chunk], total);
-    Chunks::move_together(out.ids, index, written_[chunk], total);
-    total += written_[chunk];
-  }
-  return {out.values.data(), DType::f32, out.ids.data(), total};
+  return copy_list(list,
+                   [&](std::int64_t begin, std::int64_t end, float* values, std::int32_t* ids) {
+                     return compact(list, begin, end, kept, maxima, values, ids);
+                   });
 }
 
 float RowSampler::block_threshold(std::int64_t rank) {
@@ -76,37 +72,18 @@ std::uint64_t RowSampler::total_mass(const Distribution& distribution) {
   return std::accumulate(masses_.begin(), masses_.end(), std::uint64_t{0});
 }
 
-RowSampler::Distribution RowSampler::filter(const Logits& row, float largest,
-                                            const RowParams& params) {
-  Distribution distribution;
-  distribution.list = row;
-  distribution.scale = {largest, WeightScale::of_temperature(params.temperature)};
-  if (largest == kInfinity) {
-    // All mass lies on the infinite logits, evenly.
-    distribution.list = compact_list(row, {kInfinity, kLastId});
-    float* values = lists_[next_list_ ^ 1].values.data();
-    std::fill(values, values + distribution.list.count, 0.0F);
-    distribution.scale.largest = 0;
-    std::fill(maxima_.begin(), maxima_.end(), 0.0F);
-  }
-  if (params.top_k > 0 && params.top_k < distribution.list.count) {
-    filter_top_k(params.top_k, distribution);
-  }
-  if (params.min_p > 0) distribution.least_weight = least_weight(params.min_p);
-  if (params.top_p < 1) filter_top_p(params.top_p, distribution);
-  return distribution;
-}
-
 void RowSampler::filter_top_k(std::int64_t k, Distribution& distribution) {
   Logits& list = distribution.list;
+  if (k <= 0 || k >= list.count) return;
   // k blocks whose largest entries are at least t hold k entries that are.
   if (list.ids == nullptr && k <= static_cast<std::int64_t>(maxima_.size())) {
     list = compact_list(list, {block_threshold(k), kLastId});
   }
-  const Threshold threshold = find_threshold(
-      list, Measure::count, static_cast<std::uint64_t>(k), static_cast<std::uint64_t>(list.count),
-      distribution.scale, {-kInfinity, distribution.scale.largest});
-  list = compact_list(list, kept_at(list, threshold));
+  const Ranking ranking{Measure::count, distribution.scale};
+  const Threshold threshold =
+      find_threshold(list, ranking, static_cast<std::uint64_t>(k),
+                     static_cast<std::uint64_t>(list.count), {-kInfinity, ranking.scale.largest});
+  list = compact_list(list, kept_at(list, threshold, ranking));
 }
 
 std::int32_t RowSampler::draw(const Distribution& distribution, std::uint64_t random) {
@@ -129,9 +106,20 @@ std::int32_t RowSampler::draw(const Distribution& distribution, std::uint64_t ra
   raise(ErrorCode::internal, "sampling: a row's masses do not add up");
 }
 
-std::int32_t RowSampler::sample(const Logits& row, const RowParams& params) {
+Logits RowSampler::process(const Logits& row, const RowProcess& process) {
+  processed_.resize(static_cast<std::size_t>(row.count));
+  chunks_.run(row.count, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+    process_logits(row, begin, end, process, processed_.data());
+  });
+  if (process.biases > 0) process_biased(row, process, biases_, processed_.data());
+  return {processed_.data(), DType::f32, nullptr, row.count};
+}
+
+std::int32_t RowSampler::sample(const Logits& row, const RowParams& params, std::int32_t* status,
+                                std::int32_t otherwise) {
   const float largest = find_maxima(row);
-  if (largest == -kInfinity) return 0;
+  if (status != nullptr) *status = status_of(row, largest);
+  if (largest == -kInfinity) return otherwise;
   if (params.temperature == 0) return arg_max(row, largest);
   return draw(filter(row, largest, params), params.random);
 }

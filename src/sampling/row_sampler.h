@@ -2,11 +2,15 @@
 // Draws one token from one row of logits.
 #pragma once
 
+#include <tilewright/sampling.h>
+
 #include <cstdint>
 #include <vector>
 
 #include "sampling/chunks.h"
+#include "sampling/process.h"
 #include "sampling/row_passes.h"
+#include "sampling/typical_passes.h"
 
 namespace tilewright {
 
@@ -15,6 +19,8 @@ struct RowParams {
   std::int64_t top_k = 0;  // <= 0: off
   float top_p = 1;
   float min_p = 0;
+  float typical_p = 1;  // >= 1 or <= 0: off
+  FilterOrder order = FilterOrder::hf;
   std::uint64_t random = 0;  // 64 uniform bits
 };
 
@@ -24,7 +30,13 @@ class RowSampler {
   // With `parallel`, passes over long lists are dealt out to threads; the result is the same.
   explicit RowSampler(bool parallel = false) : chunks_(parallel) {}
 
-  std::int32_t sample(const Logits& row, const RowParams& params);
+  // The row's logits after mask, biases and penalties, in a buffer that lives until the next call.
+  Logits process(const Logits& row, const RowProcess& process);
+
+  // With `status`, writes bits of SamplingStatus there. `otherwise`: the token where every logit is
+  // -inf.
+  std::int32_t sample(const Logits& row, const RowParams& params, std::int32_t* status = nullptr,
+                      std::int32_t otherwise = 0);
 
   // The tokens that the filters keep, in ascending order: for tests. Temperature above 0.
   std::vector<std::int32_t> kept_tokens(const Logits& row, const RowParams& params);
@@ -43,46 +55,86 @@ class RowSampler {
     WeightScale scale;
     bool summed = false;  // masses_ has the masses of what is left already
   };
-  enum class Measure { count, mass };
-  static constexpr std::int64_t kSmallList = 256;  // sorted instead of searched
-  static constexpr std::int64_t kSample = 256;
+  // What comes first, and what of it is summed: the largest logits and their number or mass, or the
+  // mass of the most typical tokens.
+  enum class Measure { count, mass, typical_mass };
+  struct Ranking {
+    Measure measure;
+    WeightScale scale;
+    float mean_exponent = 0;  // for typical_mass
 
-  float find_maxima(const Logits& row);
-  std::int32_t arg_max(const Logits& row, float largest) const;
-  Distribution filter(const Logits& row, float largest, const RowParams& params);
-  void filter_top_k(std::int64_t k, Distribution& distribution);
-  void filter_top_p(float p, Distribution& distribution);
-  std::int32_t draw(const Distribution& distribution, std::uint64_t random);
-
-  // The entries of `list` that are kept, as a list in one of the two buffers.
-  Logits compact_list(const Logits& list, const Kept& kept);
-  // A lower bound of the threshold behind `rank` blocks' largest entries.
-  float block_threshold(std::int64_t rank);
-  std::uint64_t total_mass(const Distribution& distribution);
-
-  // The smallest set of largest entries whose measure reaches `target`, which must be at most
-  // `total`, the measure of the list, has all entries above a threshold and some at it.
+    bool typical() const { return measure == Measure::typical_mass; }
+    Typicality typicality() const { return {scale, mean_exponent}; }
+    float score(float logit) const { return typical() ? typicality().score(logit) : logit; }
+    std::uint64_t weight(float logit) const {
+      return measure == Measure::count ? 1 : token_weight(logit, scale);
+    }
+  };
+  // The smallest set of first entries whose measure reaches `target`, which must be at most
+  // `total`, the measure of the list, has all entries whose scores are above a threshold and some
+  // at it.
   struct Threshold {
-    float value;
-    std::int64_t ties;    // how many entries at the threshold are needed
+    float score;
+    std::uint64_t rest;   // what the measure of entries at the threshold must reach
     std::int64_t equals;  // how many there are
   };
   struct Pivots {
     float low;
     float high;
   };
+  static constexpr std::int64_t kSmallList = 256;  // sorted instead of searched
+  static constexpr std::int64_t kSample = 256;
+
+  float find_maxima(const Logits& row);
+  std::int32_t status_of(const Logits& row, float largest) const;
+  std::int32_t arg_max(const Logits& row, float largest) const;
+  Distribution filter(const Logits& row, float largest, const RowParams& params);
+  // Filters do nothing where they are off.
+  void filter_top_k(std::int64_t k, Distribution& distribution);
+  // May sum what is left already: least_weight must be set before.
+  void filter_top_p(float p, Distribution& distribution);
+  // Min-p; `first` is the largest logit of what is left.
+  static void set_least_weight(float p, float first, Distribution& distribution);
+  // Joint top-k and top-p, and min-p.
+  void filter_jointly(const RowParams& params, Distribution& distribution);
+  // Keeps the most likely tokens whose mass reaches `target`; all if they have less.
+  void keep_mass(std::uint64_t target, Distribution& distribution);
+  // Makes a list of what is left: then least_weight is 0 and all of the list is kept.
+  void drop_light(Distribution& distribution);
+  // False where it is off.
+  bool filter_typical_p(float p, Distribution& distribution);
+  Moments total_moments(const Logits& list, const WeightScale& scale);
+  // The id of the last of the entries at a typical threshold that are needed.
+  std::int32_t last_typical_tie(const Logits& list, const Threshold& threshold,
+                                const Typicality& typicality);
+  // The entries whose scores are kept, as a list in one of the two buffers.
+  Logits compact_typical_list(const Logits& list, const Kept& kept, bool ties_only,
+                              const Typicality& typicality);
+  // The draw's weights are to be those at `temperature`, relative to `largest`.
+  void use_temperature(float temperature, float largest, Distribution& distribution);
+  std::int32_t draw(const Distribution& distribution, std::uint64_t random);
+
+  // A copy in chunks: copy(chunk's begin, end, values, ids) returns how many it wrote.
+  template <typename Copy>
+  Logits copy_list(const Logits& list, const Copy& copy);
+  // The entries of `list` that are kept, as a list in one of the two buffers.
+  Logits compact_list(const Logits& list, const Kept& kept);
+  // A lower bound of the threshold behind `rank` blocks' largest entries.
+  float block_threshold(std::int64_t rank);
+  std::uint64_t total_mass(const Distribution& distribution);
+
   // The threshold is known to be in `bounds`.
-  Threshold find_threshold(const Logits& list, Measure measure, std::uint64_t target,
-                           std::uint64_t total, const WeightScale& scale, Pivots bounds);
-  static Kept kept_at(const Logits& list, const Threshold& threshold);
-  Threshold walk(const Logits& list, Measure measure, std::uint64_t target,
-                 const WeightScale& scale);
-  // kSample entries of the list into sorted_, largest first.
-  void take_sample(const Logits& list);
+  Threshold find_threshold(const Logits& list, const Ranking& ranking, std::uint64_t target,
+                           std::uint64_t total, Pivots bounds);
+  // Of rankings by logit.
+  static Kept kept_at(const Logits& list, const Threshold& threshold, const Ranking& ranking);
+  Threshold walk(const Logits& list, const Ranking& ranking, std::uint64_t target);
+  // kSample entries of the list into sorted_, the first ones first.
+  void take_sample(const Logits& list, const Ranking& ranking);
+  void sort_sample(const Ranking& ranking);
   // Around the threshold below which the list's measure is `rest`, by the sample.
-  Pivots pivots_of_sample(const Logits& list, Measure measure, double rest,
-                          const WeightScale& scale, Pivots bounds);
-  Split split(const Logits& list, Measure measure, Pivots pivots, const WeightScale& scale,
+  Pivots pivots_of_sample(const Logits& list, const Ranking& ranking, double rest, Pivots bounds);
+  Split split(const Logits& list, const Ranking& ranking, Pivots pivots,
               std::vector<float>& middle);
 
   // A list split by mass, with what drawing needs.
@@ -96,6 +148,8 @@ class RowSampler {
   void add_kept_middle(const Distribution& distribution);
 
   Chunks chunks_;
+  std::vector<float> processed_;
+  std::vector<std::pair<std::int32_t, float>> biases_;
   std::vector<float> maxima_;          // of the row's blocks
   std::vector<float> sorted_;          // scratch of small sorts
   std::vector<std::uint64_t> masses_;  // of the list's blocks
@@ -105,5 +159,26 @@ class RowSampler {
   std::vector<float> middles_[2];
   TopPSplit split_;
 };
+
+template <typename Copy>
+Logits RowSampler::copy_list(const Logits& list, const Copy& copy) {
+  List& out = lists_[next_list_];
+  next_list_ ^= 1;
+  chunks_.reserve(list.count, out.values);
+  chunks_.reserve(list.count, out.ids);
+  written_.resize(static_cast<std::size_t>(chunks_.count(list.count)));
+  chunks_.run(list.count, [&](std::int64_t chunk, std::int64_t begin, std::int64_t end) {
+    written_[static_cast<std::size_t>(chunk)] =
+        copy(begin, end, Chunks::region(out.values, chunk), Chunks::region(out.ids, chunk));
+  });
+  std::int64_t total = 0;
+  for (std::size_t chunk = 0; chunk < written_.size(); ++chunk) {
+    const auto index = static_cast<std::int64_t>(chunk);
+    Chunks::move_together(out.values, index, written_[chunk], total);
+    Chunks::move_together(out.ids, index, written_[chunk], total);
+    total += written_[chunk];
+  }
+  return {out.values.data(), DType::f32, out.ids.data(), total};
+}
 
 }  // namespace tilewright

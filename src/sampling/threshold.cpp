@@ -41,25 +41,33 @@ std::int64_t ties_for(std::uint64_t target, std::uint64_t weight) {
 
 }  // namespace
 
-Kept RowSampler::kept_at(const Logits& list, const Threshold& threshold) {
+Kept RowSampler::kept_at(const Logits& list, const Threshold& threshold, const Ranking& ranking) {
   Kept kept;
-  kept.threshold = threshold.value;
-  if (threshold.ties < threshold.equals) {
-    kept.last_tie = find_tie(list, threshold.value, threshold.ties);
-  }
+  kept.threshold = threshold.score;
+  const std::int64_t ties = ties_for(threshold.rest, ranking.weight(threshold.score));
+  if (ties < threshold.equals) kept.last_tie = find_tie(list, threshold.score, ties);
   return kept;
 }
 
-Split RowSampler::split(const Logits& list, Measure measure, Pivots pivots,
-                        const WeightScale& scale, std::vector<float>& middle) {
+Split RowSampler::split(const Logits& list, const Ranking& ranking, Pivots pivots,
+                        std::vector<float>& middle) {
   chunks_.reserve(list.count, middle);
   std::vector<Split> parts(static_cast<std::size_t>(chunks_.count(list.count)));
   chunks_.run(list.count, [&](std::int64_t chunk, std::int64_t begin, std::int64_t end) {
     float* out = Chunks::region(middle, chunk);
-    parts[static_cast<std::size_t>(chunk)] =
-        measure == Measure::mass
-            ? split_by_mass(list, begin, end, pivots.low, pivots.high, scale, out)
-            : split_by_count(list, begin, end, pivots.low, pivots.high, out);
+    Split& part = parts[static_cast<std::size_t>(chunk)];
+    switch (ranking.measure) {
+      case Measure::count:
+        part = split_by_count(list, begin, end, pivots.low, pivots.high, out);
+        break;
+      case Measure::mass:
+        part = split_by_mass(list, begin, end, pivots.low, pivots.high, ranking.scale, out);
+        break;
+      case Measure::typical_mass:
+        part = split_by_typicality(list, begin, end, pivots.low, pivots.high, ranking.typicality(),
+                                   out);
+        break;
+    }
   });
   Split result;
   for (std::size_t chunk = 0; chunk < parts.size(); ++chunk) {
@@ -73,30 +81,26 @@ Split RowSampler::split(const Logits& list, Measure measure, Pivots pivots,
   return result;
 }
 
-RowSampler::Threshold RowSampler::find_threshold(const Logits& list, Measure measure,
+RowSampler::Threshold RowSampler::find_threshold(const Logits& list, const Ranking& ranking,
                                                  std::uint64_t target, std::uint64_t total,
-                                                 const WeightScale& scale, Pivots bounds) {
+                                                 Pivots bounds) {
   // The threshold is in [bounds.low, bounds.high], and is that of `target` in `current`, whose
   // entries are all in there unless the last pivots missed.
   Logits current = list;
   bool missed = false;
   int free_buffer = 0;  // the other one may hold `current`
   for (int round = 0; current.count > kSmallList; ++round) {
-    if (!missed && bounds.low == bounds.high) {
-      const std::uint64_t weight =
-          measure == Measure::mass ? token_weight(bounds.low, scale) : std::uint64_t{1};
-      return {bounds.low, ties_for(target, weight), current.count};
-    }
+    if (!missed && bounds.low == bounds.high) return {bounds.low, target, current.count};
     Pivots pivots = bounds;
     if (!missed && round < kSampledRounds) {
-      take_sample(current);
+      take_sample(current, ranking);
       const auto rest = static_cast<double>(total - target);
-      pivots = pivots_of_sample(current, measure, rest, scale, bounds);
+      pivots = pivots_of_sample(current, ranking, rest, bounds);
     } else if (!missed) {
       pivots.low = midpoint(bounds.low, bounds.high);
     }
     std::vector<float>& buffer = middles_[free_buffer];
-    const Split result = split(current, measure, pivots, scale, buffer);
+    const Split result = split(current, ranking, pivots, buffer);
     if (result.above >= target) {
       bounds.low = std::nextafter(pivots.high, kInfinity);
       missed = true;
@@ -104,9 +108,10 @@ RowSampler::Threshold RowSampler::find_threshold(const Logits& list, Measure mea
     }
     Distribution middle;
     middle.list = {buffer.data(), DType::f32, nullptr, result.middle};
-    middle.scale = scale;
-    const std::uint64_t measured =
-        measure == Measure::mass ? total_mass(middle) : static_cast<std::uint64_t>(result.middle);
+    middle.scale = ranking.scale;
+    const std::uint64_t measured = ranking.measure == Measure::count
+                                       ? static_cast<std::uint64_t>(result.middle)
+                                       : total_mass(middle);
     if (result.above + measured < target) {
       bounds.high = std::nextafter(pivots.low, -kInfinity);
       missed = true;
@@ -119,58 +124,65 @@ RowSampler::Threshold RowSampler::find_threshold(const Logits& list, Measure mea
     missed = false;
     free_buffer ^= 1;
   }
-  return walk(current, measure, target, scale);
+  return walk(current, ranking, target);
 }
 
-RowSampler::Threshold RowSampler::walk(const Logits& list, Measure measure, std::uint64_t target,
-                                       const WeightScale& scale) {
+RowSampler::Threshold RowSampler::walk(const Logits& list, const Ranking& ranking,
+                                       std::uint64_t target) {
   sorted_.resize(static_cast<std::size_t>(list.count));
   for (std::int64_t i = 0; i < list.count; ++i) {
     sorted_[static_cast<std::size_t>(i)] = logit_at(list, i);
   }
-  std::sort(sorted_.begin(), sorted_.end(), std::greater<>());
+  sort_sample(ranking);
   for (std::size_t i = 0; i < sorted_.size();) {
-    const float value = sorted_[i];
+    const float score = ranking.score(sorted_[i]);
+    std::uint64_t group = 0;
     std::size_t end = i;
-    while (end < sorted_.size() && sorted_[end] == value) ++end;
-    const std::uint64_t weight =
-        measure == Measure::mass ? token_weight(value, scale) : std::uint64_t{1};
-    const std::uint64_t group = weight * (end - i);
-    if (group >= target) {
-      return {value, ties_for(target, weight), static_cast<std::int64_t>(end - i)};
+    for (; end < sorted_.size() && ranking.score(sorted_[end]) == score; ++end) {
+      group += ranking.weight(sorted_[end]);
     }
+    if (group >= target) return {score, target, static_cast<std::int64_t>(end - i)};
     target -= group;
     i = end;
   }
   raise(ErrorCode::internal, "sampling: a row holds less than its total");
 }
 
-void RowSampler::take_sample(const Logits& list) {
+void RowSampler::take_sample(const Logits& list, const Ranking& ranking) {
   sorted_.resize(static_cast<std::size_t>(kSample));
   for (std::int64_t i = 0; i < kSample; ++i) {
     sorted_[static_cast<std::size_t>(i)] = logit_at(list, i * list.count / kSample);
   }
-  std::sort(sorted_.begin(), sorted_.end(), std::greater<>());
+  sort_sample(ranking);
 }
 
-RowSampler::Pivots RowSampler::pivots_of_sample(const Logits& list, Measure measure, double rest,
-                                                const WeightScale& scale, Pivots bounds) {
-  // From the smallest entry up: there the sample's sum varies little, while the largest entries,
-  // which may hold most of the mass, are likely not in the sample.
+void RowSampler::sort_sample(const Ranking& ranking) {
+  if (!ranking.typical()) {
+    std::sort(sorted_.begin(), sorted_.end(), std::greater<>());
+    return;
+  }
+  const Typicality typicality = ranking.typicality();
+  std::sort(sorted_.begin(), sorted_.end(),
+            [&](float a, float b) { return typicality.score(a) > typicality.score(b); });
+}
+
+RowSampler::Pivots RowSampler::pivots_of_sample(const Logits& list, const Ranking& ranking,
+                                                double rest, Pivots bounds) {
+  // From the last entry up: there the sample's sum varies little, while the largest entries, which
+  // may hold most of the mass, are likely not in the sample.
   const double each = static_cast<double>(list.count) / static_cast<double>(kSample);
   std::int64_t estimate = kSample - 1;
   for (double sum = 0; estimate > 0; --estimate) {
     const float value = sorted_[static_cast<std::size_t>(estimate)];
-    sum += each * (measure == Measure::mass ? static_cast<double>(token_weight(value, scale)) : 1);
+    sum += each * static_cast<double>(ranking.weight(value));
     if (sum > rest) break;
   }
+  const auto score = [&](std::int64_t i) {
+    return ranking.score(sorted_[static_cast<std::size_t>(i)]);
+  };
   Pivots pivots = bounds;
-  if (estimate >= kMargin) {
-    pivots.high = std::min(pivots.high, sorted_[static_cast<std::size_t>(estimate - kMargin)]);
-  }
-  if (estimate + kMargin < kSample) {
-    pivots.low = std::max(pivots.low, sorted_[static_cast<std::size_t>(estimate + kMargin)]);
-  }
+  if (estimate >= kMargin) pivots.high = std::min(pivots.high, score(estimate - kMargin));
+  if (estimate + kMargin < kSample) pivots.low = std::max(pivots.low, score(estimate + kMargin));
   return pivots;
 }
 

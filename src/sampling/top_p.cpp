@@ -6,40 +6,14 @@
 #include <cmath>
 #include <numeric>
 
-#include "base/checks.h"
 #include "sampling/row_sampler.h"
+#include "sampling/targets.h"
 
 namespace tilewright {
 namespace {
 
-__extension__ using Uint128 = unsigned __int128;
-
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::int32_t kLastId = std::numeric_limits<std::int32_t>::max();
-
-// ceil(p * total) for 0 <= p < 1, exactly; at least 1: the most likely token is always kept.
-std::uint64_t mass_target(float p, std::uint64_t total) {
-  if (!(p > 0)) return 1;
-  int exponent = 0;
-  const float fraction = std::frexp(p, &exponent);  // p = fraction * 2^exponent, exponent <= 0
-  const auto mantissa = static_cast<std::uint64_t>(fraction * 0x1.0p24F);
-  const int shift = 24 - exponent;
-  if (shift > 100) return 1;
-  const Uint128 product = Uint128{mantissa} * total;
-  const Uint128 round_up = (Uint128{1} << shift) - 1;
-  return static_cast<std::uint64_t>((product + round_up) >> shift);
-}
-
-// Weights fall with their logits but for one unit in 2^24.
-bool all_above_reach(float logit, std::uint64_t least, const WeightScale& scale) {
-  if (logit >= scale.largest) return true;  // there are none
-  const std::uint64_t weight = token_weight(logit, scale);
-  return weight - (weight >> 20) >= least;
-}
-bool none_below_reaches(float logit, std::uint64_t least, const WeightScale& scale) {
-  const std::uint64_t weight = token_weight(std::min(logit, scale.largest), scale);
-  return weight + (weight >> 20) < least;
-}
 
 }  // namespace
 
@@ -47,7 +21,8 @@ RowSampler::Pivots RowSampler::top_p_pivots(const Distribution& distribution, fl
   const Logits& list = distribution.list;
   const WeightScale& scale = distribution.scale;
   if (list.count <= kSmallList) return {-kInfinity, kInfinity};
-  take_sample(list);
+  const Ranking ranking{Measure::mass, scale};
+  take_sample(list, ranking);
   // The sample knows little of the few largest entries, the maxima of the row's blocks know them.
   double mass = 0;
   for (const float logit : sorted_) mass += static_cast<double>(token_weight(logit, scale));
@@ -57,14 +32,11 @@ RowSampler::Pivots RowSampler::top_p_pivots(const Distribution& distribution, fl
   maxima.scale = scale;
   mass += static_cast<double>(total_mass(maxima));
   const double rest = mass * (1 - static_cast<double>(p));
-  const Pivots pivots =
-      pivots_of_sample(list, Measure::mass, rest, scale, {-kInfinity, scale.largest});
+  const Pivots pivots = pivots_of_sample(list, ranking, rest, {-kInfinity, scale.largest});
   if (distribution.least_weight == 0) return pivots;
   // If min-p seems to keep less than top-p, only that has to be shown.
-  const double exponent = std::log2(static_cast<double>(distribution.least_weight)) - kWeightBits;
-  const double cut = scale.largest + exponent / scale.scale;
-  const double margin = 1e-5 * (std::fabs(cut - scale.largest) + std::fabs(scale.largest));
-  const Pivots min_p{static_cast<float>(cut - margin), static_cast<float>(cut + margin)};
+  const Bounds cut = bounds_of_weight(distribution.least_weight, scale);
+  const Pivots min_p{cut.low, cut.high};
   return min_p.high > pivots.high ? min_p : pivots;
 }
 
@@ -92,9 +64,11 @@ BlockSplit RowSampler::split_for_top_p(const Logits& list, Pivots pivots,
 }
 
 void RowSampler::filter_top_p(float p, Distribution& distribution) {
+  if (!(p < 1)) return;
   const Logits& list = distribution.list;
   const WeightScale& scale = distribution.scale;
   const std::uint64_t least = distribution.least_weight;
+  const Ranking ranking{Measure::mass, scale};
   const Pivots pivots = top_p_pivots(distribution, p);
   const BlockSplit split = split_for_top_p(list, pivots, scale);
   const std::uint64_t target = mass_target(p, split.total);
@@ -108,13 +82,14 @@ void RowSampler::filter_top_p(float p, Distribution& distribution) {
           ? token_weight(pivots.low, scale) * static_cast<std::uint64_t>(split.middle)
           : total_mass(middle);
   if (above < target && target <= above + middle_mass) {
-    distribution.kept = kept_at(list, find_threshold(middle.list, Measure::mass, target - above,
-                                                     middle_mass, scale, pivots));
+    distribution.kept = kept_at(
+        list, find_threshold(middle.list, ranking, target - above, middle_mass, pivots), ranking);
   } else if (above + middle_mass < target && none_below_reaches(pivots.low, least, scale)) {
     distribution.kept.threshold = pivots.low;  // min-p alone decides, inside of what was split off
   } else {
-    distribution.kept = kept_at(list, find_threshold(list, Measure::mass, target, split.total,
-                                                     scale, {-kInfinity, scale.largest}));
+    distribution.kept = kept_at(
+        list, find_threshold(list, ranking, target, split.total, {-kInfinity, scale.largest}),
+        ranking);
     return;
   }
   if (all_above_reach(pivots.high, least, scale)) {

@@ -36,9 +36,14 @@ struct WeightScale {
   }
 };
 
+// log2 of the weight but for rounding, at least kLeastExponent.
+inline float token_exponent(float logit, const WeightScale& scale) {
+  return std::fmax((logit - scale.largest) * scale.scale, kLeastExponent);
+}
+
 // 0 for a logit of -inf; `logit` is not NaN and not above `largest`.
 inline std::uint64_t token_weight(float logit, const WeightScale& scale) {
-  const float exponent = std::fmax((logit - scale.largest) * scale.scale, kLeastExponent);
+  const float exponent = token_exponent(logit, scale);
   const float whole = std::nearbyint(exponent);
   const float f = exponent - whole;
   float power = kExp2Coefficients[5];

@@ -270,6 +270,8 @@ TEST_F(CGarbage, LimitsRopesAndSampling) {
   std::vector<std::int32_t> tokens(4);
   const tw_tensor c_logits = to_c(TensorView(logits.data(), DType::f32, {4, 10}));
   const tw_tensor c_tokens = to_c(TensorView(tokens.data(), DType::i32, {4}));
+  std::vector<std::int32_t> status(4);
+  const tw_tensor c_status = to_c(TensorView(status.data(), DType::i32, {4}));
   for (int i = 0; i < kRounds; ++i) {
     Slack<tw_limits> limits = {to_c(b.limits())};
     switch (garbage.pick(4)) {
@@ -308,7 +310,7 @@ TEST_F(CGarbage, LimitsRopesAndSampling) {
     tw_integer integer = {3, {}};
     args.value.top_p = &real;
     args.value.top_k = &integer;
-    switch (garbage.pick(4)) {
+    switch (garbage.pick(8)) {
       case 0:
         garbage.spoil_size(args.value.size);
         break;
@@ -317,6 +319,23 @@ TEST_F(CGarbage, LimitsRopesAndSampling) {
         break;
       case 2:
         garbage.spoil(integer.tensor);
+        break;
+      case 3:
+        args.value.slots = c_tokens;
+        garbage.spoil(args.value.slots);
+        break;
+      case 4:
+        args.value.status = c_status;
+        garbage.spoil(args.value.status);
+        break;
+      case 5:
+        args.value.allowed = args.value.prompt_bits = args.value.output_counts = c_logits;
+        garbage.spoil(garbage.chance(0.5) ? args.value.allowed : args.value.output_counts);
+        break;
+      case 6:
+        args.value.repetition_penalty = args.value.presence_penalty = &real;
+        real.value = static_cast<float>(garbage.number());
+        garbage.spoil_number(args.value.order);
         break;
       default:
         integer.value = garbage.number();

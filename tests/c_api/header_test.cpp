@@ -108,7 +108,7 @@ TEST(CHeader, NothingHidesBehindTheLastMember) {
   EXPECT_TRUE(ends_with(&tw_request_lengths::shared_len, offsetof(tw_request_lengths, shared_len)));
   EXPECT_TRUE(ends_with(&tw_batch_work::folded_rows, offsetof(tw_batch_work, folded_rows)));
   EXPECT_TRUE(ends_with(&tw_rope_sections::reserved, offsetof(tw_rope_sections, reserved)));
-  EXPECT_TRUE(ends_with(&tw_sampling_args::stream, offsetof(tw_sampling_args, stream)));
+  EXPECT_TRUE(ends_with(&tw_sampling_args::reserved, offsetof(tw_sampling_args, reserved)));
 }
 
 }  // namespace

@@ -183,6 +183,7 @@ TEST_F(COps, Sample) {
   auto args = sized<tw_sampling_args>();
   SamplingArgs cpp;
   const auto same = [&] {
+    tokens.set({0}, -1);
     expect_same(
         tokens, [&] { sample(logits.view(), cpp, tokens.view()); },
         [&] { return tw_sample(&c_logits, &args, &c_tokens); });
@@ -211,6 +212,56 @@ TEST_F(COps, Sample) {
   args.steps = &steps;
   cpp.steps = INT64_C(1) << 40;
   same();
+  // Callers that were compiled before there were slots.
+  args.size = offsetof(tw_sampling_args, slots);
+  same();
+  args.size = sizeof(tw_sampling_args);
+  const Tensor slots = int_tensor({5, 0, 2, 2, 1, 3});
+  Tensor status(DType::i32, {6});
+  args.slots = to_c(slots.view());
+  cpp.slots = slots.view();
+  args.status = to_c(status.view());
+  cpp.status = status.view();
+  same();
+  status.set({0}, -1);
+  expect_same(
+      status, [&] { sample(logits.view(), cpp, tokens.view()); },
+      [&] { return tw_sample(&c_logits, &args, &c_tokens); });
+  // What is done to logits before.
+  Tensor words(DType::i32, {6, 16}, {16, 1}, 0x5A);
+  Tensor counts(DType::i32, {6, 500}, {500, 1}, 0);
+  for (std::int64_t i = 0; i < 500; i += 3) counts.set({i % 6, i}, 2);
+  const Tensor bias_ids = int_tensor({3, -1, 7, 7, 499, 12});
+  const Tensor bias_values = float_tensor({2, 1, -1, 3, 0.5, 4});
+  args.allowed = args.prompt_bits = to_c(words.view());
+  cpp.allowed = cpp.prompt_bits = words.view();
+  args.output_counts = to_c(counts.view());
+  cpp.output_counts = counts.view();
+  cpp.bias_ids = bias_ids.view().unsqueeze(1);
+  cpp.bias_values = bias_values.view().unsqueeze(1);
+  args.bias_ids = to_c(cpp.bias_ids);
+  args.bias_values = to_c(cpp.bias_values);
+  const tw_real penalty = {1.25F, {}};
+  args.repetition_penalty = &penalty;
+  cpp.repetition_penalty = 1.25F;
+  args.frequency_penalty = &by_row;
+  cpp.frequency_penalty = temperature.view();
+  args.presence_penalty = &min_p;
+  cpp.presence_penalty = 0.02F;
+  same();
+  args.typical_p = &top_p;
+  cpp.typical_p = 0.9F;
+  same();
+  args.order = TW_FILTER_ORDER_LLAMACPP;
+  cpp.order = FilterOrder::llamacpp;
+  same();
+  args.order = 4;
+  expect_invalid(tw_sample(&c_logits, &args, &c_tokens), {"args.order is 4"});
+  args.order = TW_FILTER_ORDER_HF;
+  const Tensor bad_slots = int_tensor({5, 0, 6, 2, 1, 3});
+  args.slots = to_c(bad_slots.view());
+  expect_invalid(tw_sample(&c_logits, &args, &c_tokens), {"slots of row 2 is 6", "[0, 6)"});
+  args.slots = {};
   const tw_integer large = {INT64_C(1) << 40, {}};
   args.top_k = &large;
   expect_invalid(tw_sample(&c_logits, &args, &c_tokens),

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tilewright as tw
-from tilewright.sampling import sample
+from tilewright.sampling import SamplingStatus, sample
 
 
 @pytest.fixture
@@ -92,6 +92,13 @@ def test_given_output(logits, dtype):
         ({"top_k": 2**40}, ValueError, "top_k is 1099511627776: it must fit int32"),
         ({"min_p": 1.5}, ValueError, "min_p"),
         ({"seeds": np.ones(2, np.int32)}, ValueError, "seeds is int32"),
+        ({"slots": [0, 2], "seeds": [1, 2]}, ValueError, r"slots of row 1 is 2: it must be in \[0, 2\)"),
+        ({"slots": [0, 1], "seeds": [1, 2], "top_p": [1.0]}, ValueError, "seeds is int64|top_p is float32"),
+        ({"status": np.ones(3, np.int32)}, ValueError, "status is int32"),
+        ({"order": "alphabetical"}, ValueError, "order is 'alphabetical': it must be \"hf\" or"),
+        ({"repetition_penalty": 0.0}, ValueError, "repetition_penalty of row 0 is 0"),
+        ({"allowed": np.ones((2, 1), np.int32)}, ValueError, r"allowed is int32\[2, 1\]"),
+        ({"bias_ids": np.ones((2, 1), np.int32)}, ValueError, "must be given together"),
         ({"out": np.ones(2, np.float32)}, ValueError, "(out|tokens) is float32"),
         ({"top_k": 1, "nonsense": 2}, TypeError, "incompatible function arguments"),
     ],
@@ -99,6 +106,75 @@ def test_given_output(logits, dtype):
 def test_bad_arguments(logits, arguments, error, match):
     with pytest.raises(error, match=match):
         sample(logits[:2], **arguments)
+
+
+def test_slots_and_status(logits):
+    logits[1, 3] = np.nan
+    logits[2, 4] = np.inf
+    logits[3] = -np.inf
+    status = np.full(8, 99, np.int32)
+    slots = np.array([2, 0, 1, 1, 0, 2, 2, 0], np.int32)
+    temperature, seeds = np.array([0.5, 1.0, 2.0], np.float32), np.array([7, 8, 9])
+    tokens = sample(logits, temperature=temperature, seeds=seeds, slots=slots, status=status)
+    assert np.array_equal(tokens, sample(logits, temperature=temperature[slots], seeds=seeds[slots]))
+    assert np.array_equal(tokens, sample(logits, temperature=temperature, seeds=seeds, slots=slots.tolist()))
+    assert SamplingStatus(int(status[1])) == SamplingStatus.NAN
+    assert SamplingStatus(int(status[2])) == SamplingStatus.INFINITY and tokens[2] == 4
+    assert SamplingStatus(int(status[3])) == SamplingStatus.NO_CANDIDATE and tokens[3] == 0
+    assert not status[[0, 4, 5, 6, 7]].any()
+
+
+def test_processing(logits):
+    rng = np.random.default_rng(2)
+    allowed = rng.integers(-(2**31), 2**31, (8, 16)).astype(np.int32)
+    prompt = rng.integers(-(2**31), 2**31, (8, 16)).astype(np.int32)
+    counts = rng.integers(0, 4, (8, 500)).astype(np.int32)
+    ids = rng.integers(-1, 500, (8, 6)).astype(np.int32)
+    ids[:, 5] = ids[:, 0]
+    values = rng.standard_normal((8, 6)).astype(np.float32)
+
+    def bits(words):
+        return np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")[:, :500] != 0
+
+    processed = logits.copy()
+    for row in range(8):
+        for token, value in zip(ids[row], values[row]):
+            if token >= 0:
+                processed[row, token] += value
+    penalty, frequency, presence = np.float32(1.3), np.float32(0.2), np.float32(0.4)
+    penalised = np.where(processed > 0, processed / penalty, processed * penalty)
+    processed = np.where((counts > 0) | bits(prompt), penalised, processed)
+    processed = np.where(counts > 0, processed - frequency * counts.astype(np.float32) - presence, processed)
+    processed = np.where(bits(allowed), processed, np.float32(-np.inf))
+    arguments = dict(
+        allowed=allowed,
+        bias_ids=ids,
+        bias_values=values,
+        output_counts=counts,
+        prompt_bits=prompt,
+        repetition_penalty=1.3,
+        frequency_penalty=[0.2] * 8,
+        presence_penalty=0.4,
+    )
+    for step in range(10):
+        assert np.array_equal(sample(logits, **arguments, steps=step), sample(processed, steps=step))
+    assert bits(allowed)[np.arange(8), sample(logits, **arguments)].all()
+
+
+@pytest.mark.parametrize(("order", "kept"), [("hf", 2), ("joint", 3), ("vllm", 2), ("llamacpp", 2)])
+def test_orders(order, kept):
+    logits = np.log(np.repeat(np.array([[0.4, 0.3, 0.2, 0.1]]), 500, 0)).astype(np.float32)
+    tokens = sample(logits, top_k=3, top_p=0.75, order=order, seeds=np.arange(500))
+    assert set(tokens.tolist()) == set(range(kept))
+
+
+def test_typical_p():
+    """Of 0.3 and many tokens of 0.007 these are nearer to the entropy."""
+    logits = np.log(np.array([0.3] + [0.007] * 100)).astype(np.float32)
+    tokens = sample(np.repeat(logits[None], 300, 0), typical_p=0.3, seeds=np.arange(300))
+    assert 0 not in tokens.tolist()
+    tokens = sample(np.repeat(logits[None], 300, 0), typical_p=[1.0] * 300, seeds=np.arange(300))
+    assert 0 in tokens.tolist()
 
 
 def test_bad_logits(logits):

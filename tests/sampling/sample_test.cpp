@@ -261,6 +261,85 @@ TEST(Sample, GoldenTokens) {
   EXPECT_EQ(lines, 3);
 }
 
+// Rows that read entries of slots draw what rows with these parameters draw.
+TEST(Sample, SlotsSayWhichEntryARowReads) {
+  const Batch batch(DType::f32, 500);
+  Random random(8);
+  Tensor slots(DType::i32, {40}, {3});
+  for (std::int64_t r = 0; r < 40; ++r) {
+    slots.set({r}, static_cast<double>(random.range(0, Batch::kRows - 1)));
+  }
+  SamplingArgs args;
+  args.temperature = batch.temperature.view();
+  args.top_k = batch.top_k.view();
+  args.top_p = batch.top_p.view();
+  args.min_p = batch.min_p.view();
+  args.seeds = batch.seeds.view();
+  args.steps = batch.steps.view();
+  args.slots = slots.view();
+  Tensor logits(DType::f32, {40, 500});
+  std::vector<std::int64_t> expected;
+  for (std::int64_t r = 0; r < 40; ++r) {
+    const auto slot = static_cast<std::int64_t>(slots.get({r}));
+    for (std::int64_t i = 0; i < 500; ++i) logits.set({r, i}, batch.logits.get({slot, i}));
+    expected.push_back(batch.tokens(slot, slot + 1)[0]);
+  }
+  std::vector<std::int64_t> tokens(40);
+  sample(logits.view(), args, TensorView(tokens.data(), DType::i64, {40}));
+  EXPECT_EQ(tokens, expected);
+  // Where no parameter is a tensor slots do not matter.
+  SamplingArgs numbers;
+  sample(logits.view(), numbers, TensorView(expected.data(), DType::i64, {40}));
+  numbers.slots = slots.view();
+  sample(logits.view(), numbers, TensorView(tokens.data(), DType::i64, {40}));
+  EXPECT_EQ(tokens, expected);
+}
+
+TEST(Sample, StatusSaysWhatARowIs) {
+  const std::vector<std::pair<Row, SamplingStatus>> rows = {
+      {{1, 2, 3}, SamplingStatus::well},
+      {{1, NAN, 3}, SamplingStatus::nan},
+      {{1, kInf, 3}, SamplingStatus::infinity},
+      {{-kInf, -kInf, -kInf}, SamplingStatus::no_candidate},
+      {{-kInf, 2, -kInf}, SamplingStatus::well},
+      {{1e-45F, -1e-45F, 1e-40F}, SamplingStatus::well},
+  };
+  for_each_simd_target([&] {
+    for (const auto& [row, expected] : rows) {
+      for (const float temperature : {0.0F, 1.0F}) {
+        std::int32_t status = -1;
+        SamplingArgs args;
+        args.temperature = temperature;
+        args.status = TensorView(&status, DType::i32, {1});
+        sample_one(row, args);
+        EXPECT_EQ(status, static_cast<std::int32_t>(expected));
+      }
+    }
+  });
+  // Bits add up, and the last of many entries counts, in every dtype, with any number of threads.
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    Tensor logits(dtype, {3, 40001});
+    for (std::int64_t i = 0; i < 3 * 40001; ++i) logits.set({i / 40001, i % 40001}, 0);
+    for (const std::int64_t r : {1, 2}) logits.set({r, 40000}, NAN);
+    logits.set({2, 17}, kInf);
+    Tensor status(DType::i32, {3}, {2});
+    Tensor tokens(DType::i32, {3});
+    SamplingArgs args;
+    args.status = status.view();
+    const int before = num_threads();
+    for (const int threads : {1, 4}) {
+      set_num_threads(threads);
+      sample(logits.view(), args, tokens.view());
+      EXPECT_EQ(status.get({0}), 0);
+      EXPECT_EQ(status.get({1}), 1);
+      EXPECT_EQ(status.get({2}), 3);
+      EXPECT_EQ(tokens.get({2}), 17);
+    }
+    set_num_threads(before);
+    EXPECT_TRUE(status.guards_intact());
+  }
+}
+
 TEST(Sample, Errors) {
   const Row row(20, 0.0F);
   std::int32_t tokens[2] = {-5, -5};
@@ -297,6 +376,9 @@ TEST(Sample, Errors) {
   expect_error(logits, with([](auto& a) { a.min_p = 1.5F; }), out, "min_p of row 0 is 1.5");
   expect_error(logits, with([](auto& a) { a.min_p = NAN; }), out, "min_p of row 0");
   expect_error(logits, with([](auto& a) { a.top_p = NAN; }), out, "top_p of row 0");
+  expect_error(logits, with([](auto& a) { a.typical_p = NAN; }), out, "typical_p of row 0");
+  expect_error(logits, with([](auto& a) { a.order = static_cast<FilterOrder>(4); }), out,
+               "order is 4: it must be a FilterOrder");
   const float bad[2] = {1.0F, -1.0F};
   expect_error(logits, with([&](auto& a) { a.temperature = TensorView(bad, DType::f32, {2}); }),
                out, "temperature of row 1 is -1");
@@ -306,6 +388,39 @@ TEST(Sample, Errors) {
                "top_k is float32[2]: its dtype must be int32");
   expect_error(logits, with([&](auto& a) { a.seeds = TensorView(tokens, DType::i32, {2}); }), out,
                "seeds is int32[2]: its dtype must be int64");
+  const std::int32_t slots[2] = {0, 3};
+  const float three[3] = {1, 1, 1};
+  const auto with_slots = [&](const TensorView& view) {
+    SamplingArgs args;
+    args.slots = view;
+    args.temperature = TensorView(three, DType::f32, {3});
+    return args;
+  };
+  expect_error(logits, with_slots(TensorView(slots, DType::i32, {2})), out,
+               "slots of row 1 is 3: it must be in [0, 3)");
+  const std::int32_t negative[2] = {-1, 0};
+  expect_error(logits, with_slots(TensorView(negative, DType::i32, {2})), out,
+               "slots of row 0 is -1: it must be in [0, 3)");
+  expect_error(logits, with_slots(TensorView(slots, DType::i32, {1})), out,
+               "slots is int32[1]: its shape must be [2]");
+  expect_error(logits, with_slots(TensorView(three, DType::f32, {2})), out,
+               "slots is float32[2]: its dtype must be int32");
+  SamplingArgs unlike = with_slots(TensorView(slots, DType::i32, {2}));
+  unlike.min_p = TensorView(three, DType::f32, {2});
+  expect_error(logits, unlike, out, "min_p is float32[2]: its shape must be [3]");
+  std::int32_t status[2] = {-5, -5};
+  const auto with_status = [](const TensorView& view) {
+    SamplingArgs args;
+    args.status = view;
+    return args;
+  };
+  expect_error(logits, with_status(TensorView(status, DType::i32, {1})), out,
+               "status is int32[1]: its shape must be [2]");
+  expect_error(logits, with_status(TensorView(status, DType::f32, {2})), out,
+               "status is float32[2]: its dtype must be int32");
+  expect_error(logits, with_status(TensorView(status, DType::i32, {2}, {0})), out,
+               "must not overlap");
+  EXPECT_EQ(status[0], -5);
   EXPECT_EQ(tokens[0], -5);  // nothing was written
   sample(TensorView(nullptr, DType::f32, {0, 10}), {}, TensorView(nullptr, DType::i32, {0}));
 }

@@ -9,7 +9,7 @@
 #include "runtime/launch.h"
 #include "sampling/cluster_sample.h"
 #include "sampling/cuda_sample.h"
-#include "sampling/sampling_support.h"
+#include "sampling/process_support.h"
 #include "support/tensor.h"
 
 namespace tilewright::test {
@@ -58,20 +58,31 @@ class SampleOnCuda : public testing::TestWithParam<SampleKernel> {
                std::uint64_t seed = 1) {
     test::emulate(GetParam(), logits, args, tokens, seed);
   }
-  void expect_same_tokens(const Tensor& logits, const SamplingArgs& args, std::uint64_t seed = 1);
+  // The same tokens, and the same status.
+  void expect_same_tokens(const Tensor& logits, SamplingArgs args, std::uint64_t seed = 1);
 };
 
-void SampleOnCuda::expect_same_tokens(const Tensor& logits, const SamplingArgs& args,
-                                      std::uint64_t seed) {
+void SampleOnCuda::expect_same_tokens(const Tensor& logits, SamplingArgs args, std::uint64_t seed) {
+  const std::int64_t vocabulary = logits.shape()[1];
+  if (GetParam() == SampleKernel::cluster &&
+      choose_sample_kernel("sm_90a", vocabulary, args) != SampleKernel::cluster) {
+    return;
+  }
   const std::int64_t rows = logits.shape()[0];
   Tensor got(DType::i64, {rows}, {2});
+  Tensor got_status(DType::i32, {rows}, {3});
   Tensor expected(DType::i32, {rows});
+  Tensor expected_status(DType::i32, {rows});
+  args.status = got_status.view();
   emulate(logits.view(), args, got.view(), seed);
+  args.status = expected_status.view();
   sample(logits.view(), args, expected.view());
   for (std::int64_t r = 0; r < rows; ++r) {
     ASSERT_EQ(got.get({r}), expected.get({r})) << "row " << r;
+    ASSERT_EQ(got_status.get({r}), expected_status.get({r})) << "row " << r;
   }
   ASSERT_TRUE(got.guards_intact());
+  ASSERT_TRUE(got_status.guards_intact());
 }
 
 struct Filters {
@@ -191,6 +202,161 @@ TEST_P(SampleOnCuda, BadParametersActAsGoodOnes) {
   emulate(logits.view(), bad, got.view());
   sample(logits.view(), good, expected.view());
   EXPECT_EQ(got.snapshot(), expected.snapshot());
+  // The status says so, of these rows alone.
+  const Tensor one_bad = float_tensor({1, 2, -1, 1});
+  Tensor status(DType::i32, {4});
+  bad = {};
+  bad.temperature = one_bad.view();
+  bad.status = status.view();
+  emulate(logits.view(), bad, got.view());
+  EXPECT_EQ(status.snapshot(), int_tensor({0, 0, 8, 0}).snapshot());
+}
+
+TEST_P(SampleOnCuda, Slots) {
+  Random random(8);
+  const Tensor logits = make_logits(RowKind::normal, 5, 300, DType::f32, 0, random);
+  const Tensor temperature = float_tensor({0, 0.5, 2});
+  const Tensor top_k = int_tensor({0, 7, 100});
+  Tensor seeds(DType::i64, {3}, {2});
+  for (std::int64_t s = 0; s < 3; ++s) seeds.set({s}, static_cast<double>(s * 17));
+  Tensor slots(DType::i32, {5}, {2});
+  for (std::int64_t r = 0; r < 5; ++r) slots.set({r}, static_cast<double>((r * 2 + 1) % 3));
+  SamplingArgs args;
+  args.temperature = temperature.view();
+  args.top_k = top_k.view();
+  args.seeds = seeds.view();
+  args.slots = slots.view();
+  for (std::int64_t step = 0; step < 8; ++step) {
+    args.steps = step;
+    expect_same_tokens(logits, args);
+  }
+  // Out of range: token 0, and the status says so; the other rows do not notice.
+  Tensor got(DType::i32, {5});
+  Tensor expected(DType::i32, {5});
+  sample(logits.view(), args, expected.view());
+  for (const double bad : {-1.0, 3.0, 2147483647.0, -2147483648.0}) {
+    slots.set({2}, bad);
+    Tensor status(DType::i32, {5});
+    args.status = status.view();
+    emulate(logits.view(), args, got.view());
+    expected.set({2}, 0);
+    EXPECT_EQ(got.snapshot(), expected.snapshot());
+    EXPECT_EQ(status.snapshot(), int_tensor({0, 0, 16, 0, 0}).snapshot());
+  }
+}
+
+TEST_P(SampleOnCuda, Processing) {
+  Random random(9);
+  for (int round = 0; round < 60; ++round) {
+    const std::int64_t vocabulary = random.pick<std::int64_t>({1, 31, 32, 33, 300, 1003});
+    const ProcessTables tables(random, 3, vocabulary, random.pick<std::int64_t>({1, 5, 40}));
+    const auto kind = random.range(0, static_cast<std::int64_t>(RowKind::count) - 1);
+    const DType dtype = random.pick({DType::f32, DType::f16, DType::bf16});
+    const Tensor logits = make_logits(static_cast<RowKind>(kind), 3, vocabulary, dtype,
+                                      random.pick<std::int64_t>({0, 1}), random);
+    Tensor slots(DType::i32, {3});
+    for (std::int64_t r = 0; r < 3; ++r) {
+      slots.set({r}, static_cast<double>(random.range(0, 2)));
+    }
+    SamplingArgs args;
+    tables.give(random, args);
+    if (random.chance(0.7)) args.slots = slots.view();
+    args.temperature = random.pick({0.0F, 0.8F, 1.5F});
+    args.top_k = random.pick({0, 20});
+    args.top_p = random.pick({1.0F, 0.9F});
+    args.seeds = static_cast<std::int64_t>(random.bits());
+    SCOPED_TRACE(round);
+    expect_same_tokens(logits, args);
+  }
+}
+
+// With more ids than the filter has bits some share one.
+TEST_P(SampleOnCuda, BiasesOfALongRow) {
+  Random random(10);
+  const Tensor logits = make_logits(RowKind::normal, 1, 70001, DType::f32, 0, random);
+  const Tensor ids = int_tensor({5, 5 + 32768, 5 + 65536, 70000, 5, -1});
+  const Tensor values = float_tensor({3, -9, 2, 5, 4, 100});
+  SamplingArgs args;
+  args.bias_ids = ids.view().unsqueeze(0);
+  args.bias_values = values.view().unsqueeze(0);
+  args.temperature = 0.1F;
+  expect_same_tokens(logits, args);
+}
+
+TEST_P(SampleOnCuda, BadPenaltiesAndBiasesAreNotThere) {
+  Random random(11);
+  const Tensor logits = make_logits(RowKind::normal, 4, 100, DType::f32, 0, random);
+  Tensor counts(DType::i32, {4, 100});
+  for (std::int64_t i = 0; i < 400; ++i) counts.set({i / 100, i % 100}, static_cast<double>(i % 3));
+  const Tensor repetition = float_tensor({0, NAN, -2, 1.5});
+  const Tensor frequency = float_tensor({NAN, INFINITY, 0.5, 0.5});
+  const Tensor presence = float_tensor({-INFINITY, 1, NAN, 0.1});
+  const Tensor good_repetition = float_tensor({1, 1, 1, 1.5});
+  const Tensor good_frequency = float_tensor({0, 0, 0.5, 0.5});
+  const Tensor good_presence = float_tensor({0, 1, 0, 0.1});
+  Tensor got(DType::i32, {4});
+  Tensor status(DType::i32, {4});
+  Tensor expected(DType::i32, {4});
+  SamplingArgs args;
+  args.output_counts = counts.view();
+  SamplingArgs good = args;
+  args.repetition_penalty = repetition.view();
+  args.frequency_penalty = frequency.view();
+  args.presence_penalty = presence.view();
+  args.status = status.view();
+  good.repetition_penalty = good_repetition.view();
+  good.frequency_penalty = good_frequency.view();
+  good.presence_penalty = good_presence.view();
+  emulate(logits.view(), args, got.view());
+  sample(logits.view(), good, expected.view());
+  EXPECT_EQ(got.snapshot(), expected.snapshot());
+  EXPECT_EQ(status.snapshot(), int_tensor({8, 8, 8, 0}).snapshot());
+  // Ids out of range.
+  Tensor ids(DType::i32, {4, 2});
+  Tensor values(DType::f32, {4, 2});
+  for (std::int64_t r = 0; r < 4; ++r) {
+    for (const std::int64_t j : {0, 1}) {
+      ids.set({r, j}, r == 0 ? 100 : (r == 1 ? -2 : 3));
+      values.set({r, j}, 50);
+    }
+  }
+  args = {};
+  args.bias_ids = ids.view();
+  args.bias_values = values.view();
+  args.status = status.view();
+  emulate(logits.view(), args, got.view());
+  sample(logits.view(), {}, expected.view());
+  EXPECT_EQ(status.snapshot(), int_tensor({8, 8, 0, 0}).snapshot());
+  for (const std::int64_t r : {0, 1}) EXPECT_EQ(got.get({r}), expected.get({r}));
+  for (const std::int64_t r : {2, 3}) EXPECT_EQ(got.get({r}), 3);
+}
+
+// Random combinations of everything.
+TEST_P(SampleOnCuda, AnyArguments) {
+  Random random(12);
+  for (int round = 0; round < 150; ++round) {
+    const std::int64_t vocabulary = random.pick<std::int64_t>({1, 33, 300, 1003});
+    const auto kind = random.range(0, static_cast<std::int64_t>(RowKind::count) - 1);
+    Tensor logits = make_logits(static_cast<RowKind>(kind), 2, vocabulary, DType::f32,
+                                random.pick<std::int64_t>({0, 1}), random);
+    if (random.chance(0.1)) logits.set({0, random.range(0, vocabulary - 1)}, INFINITY);
+    const ProcessTables tables(random, 2, vocabulary, 3);
+    SamplingArgs args;
+    if (random.chance(0.2)) tables.give(random, args);
+    args.order = random.pick(
+        {FilterOrder::hf, FilterOrder::joint, FilterOrder::vllm, FilterOrder::llamacpp});
+    args.temperature = random.pick({0.05F, 0.7F, 1.0F, 3.0F, INFINITY});
+    if (random.chance(0.6)) args.top_k = random.pick({1, 2, 50, 300, 2000});
+    if (random.chance(0.6)) args.top_p = random.pick({0.0F, 0.1F, 0.5F, 0.9F, 0.999F, 2.0F});
+    if (random.chance(0.6)) args.min_p = random.pick({1e-5F, 0.05F, 0.5F, 1.0F});
+    if (random.chance(0.5)) {
+      args.typical_p = random.pick({1e-6F, 0.2F, 0.5F, 0.9F, 0.999F, 0.9999999F, 0.0F});
+    }
+    args.seeds = static_cast<std::int64_t>(random.bits());
+    SCOPED_TRACE(testing::Message() << "round " << round << " kind " << kind << " order "
+                                    << static_cast<int>(args.order));
+    expect_same_tokens(logits, args, static_cast<std::uint64_t>(round));
+  }
 }
 
 TEST_P(SampleOnCuda, LongRows) {
@@ -220,16 +386,40 @@ INSTANTIATE_TEST_SUITE_P(Kernels, SampleOnCuda,
                          });
 
 TEST(SampleKernels, AreChosenByArchitectureAndVocabulary) {
-  EXPECT_EQ(choose_sample_kernel("sm_90a", 128256), SampleKernel::cluster);
-  EXPECT_EQ(choose_sample_kernel("sm_100", 262144), SampleKernel::cluster);
-  EXPECT_EQ(choose_sample_kernel("sm_90a", 262145), SampleKernel::block);
-  EXPECT_EQ(choose_sample_kernel("sm_90", 1000), SampleKernel::block);
-  EXPECT_EQ(choose_sample_kernel("sm_80", 1000), SampleKernel::block);
+  EXPECT_EQ(choose_sample_kernel("sm_90a", 128256, {}), SampleKernel::cluster);
+  EXPECT_EQ(choose_sample_kernel("sm_100", 262144, {}), SampleKernel::cluster);
+  EXPECT_EQ(choose_sample_kernel("sm_90a", 262145, {}), SampleKernel::block);
+  EXPECT_EQ(choose_sample_kernel("sm_90", 1000, {}), SampleKernel::block);
+  EXPECT_EQ(choose_sample_kernel("sm_80", 1000, {}), SampleKernel::block);
+  SamplingArgs args;
+  args.typical_p = 0.9F;
+  EXPECT_EQ(choose_sample_kernel("sm_90a", 1000, args), SampleKernel::block);
+  args = {};
+  args.order = FilterOrder::llamacpp;
+  EXPECT_EQ(choose_sample_kernel("sm_90a", 1000, args), SampleKernel::block);
+  args.order = FilterOrder::vllm;
+  EXPECT_EQ(choose_sample_kernel("sm_90a", 1000, args), SampleKernel::cluster);
+  args.min_p = 0.1F;
+  EXPECT_EQ(choose_sample_kernel("sm_90a", 1000, args), SampleKernel::block);
   EXPECT_EQ(sample_kernel_sources("sm_80").size(), 3U);
   EXPECT_EQ(sample_kernel_sources("sm_90a").size(), 6U);
 }
 
 // The numbers behind the filters, at the corners that rows seldom reach.
+TEST(SampleKernels, QuotientsAreRounded) {
+  __extension__ using Uint128 = unsigned __int128;
+  Random random(13);
+  for (int i = 0; i < 20000; ++i) {
+    const std::uint64_t divisor = (random.bits() >> (1 + random.bits() % 62)) + 1;
+    const std::uint64_t quotient = random.bits() >> (42 + random.bits() % 20);
+    const Uint128 dividend = Uint128{divisor} * quotient + random.bits() % divisor;
+    const auto expected = static_cast<std::uint32_t>((dividend + divisor / 2) / divisor);
+    const tw::Wide wide{static_cast<std::uint64_t>(dividend >> 64),
+                        static_cast<std::uint64_t>(dividend)};
+    ASSERT_EQ(tw::rounded_quotient(wide, divisor), expected);
+  }
+}
+
 TEST(SampleKernels, MassTargets) {
   __extension__ using Uint128 = unsigned __int128;
   Random random(7);
@@ -245,14 +435,14 @@ TEST(SampleKernels, MassTargets) {
     const auto expected =
         static_cast<std::uint64_t>((product + ((Uint128{1} << shift) - 1)) >> shift);
     ASSERT_EQ(tw::mass_target(p, total), expected) << p << " " << total;
-    ASSERT_EQ(tw::least_weight(p),
+    ASSERT_EQ(tw::least_weight(p, 1ULL << 40),
               static_cast<std::uint64_t>(std::ceil(std::ldexp(static_cast<double>(p), 40))));
   }
   EXPECT_EQ(tw::mass_target(0, 1000), 1U);
   EXPECT_EQ(tw::mass_target(1e-40F, 1ULL << 62), 1U);
   EXPECT_EQ(tw::mass_target(-1, 1000), 1U);
-  EXPECT_EQ(tw::least_weight(1), 1ULL << 40);
-  EXPECT_EQ(tw::least_weight(1e-42F), 1U);
+  EXPECT_EQ(tw::least_weight(1, 1ULL << 40), 1ULL << 40);
+  EXPECT_EQ(tw::least_weight(1e-42F, 1ULL << 40), 1U);
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ struct FakeLaunch {
   unsigned grid = 0, block = 0, shared_bytes = 0;
   void* stream = nullptr;
   bool programmatic = false;
-  int cluster = 0;  // 0: the launch did not say
+  int cluster = 0;     // 0: the launch did not say
   std::string params;  // bytes of the one parameter; as many as the cubin says
 };
 

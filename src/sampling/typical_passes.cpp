@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sampling/typical_passes.h"
+
+#include <algorithm>
+
+#include "base/element.h"
+#include "base/numeric.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "sampling/typical_passes.cpp"  // NOLINT(bugprone-suspicious-include)
+#include <hwy/foreach_target.h>
+// After foreach_target.h.
+#include <hwy/highway.h>
+
+#include "sampling/weights-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace tilewright {
+namespace HWY_NAMESPACE {
+namespace {
+
+HWY_INLINE Vec scores(F32 d, Vec logit, const Typicality& typicality) {
+  const auto distance =
+      hn::Abs(hn::Sub(token_exponent(d, logit, typicality.scale), hn::Set(d, typicality.mean)));
+  return hn::Sub(hn::Zero(d), distance);
+}
+
+// The sum of products of weights, up to 2^40, and factors below 2^22.
+struct ProductSum {
+  hn::Vec<U64> even;
+  hn::Vec<U64> odd;
+
+  // Written out: an implicit constructor would be compiled without the target's instructions.
+  HWY_INLINE ProductSum() : even(hn::Zero(U64())), odd(hn::Zero(U64())) {}
+
+  HWY_INLINE void add(WeightParts parts, hn::Vec<U32> factor) {
+    const U64 d;
+#if HWY_TARGET == HWY_SCALAR
+    const std::uint64_t weight =
+        (std::uint64_t{hn::GetLane(parts.fraction)} << 32) >> hn::GetLane(parts.shift);
+    even = hn::Add(even, hn::Set(d, weight * hn::GetLane(factor)));
+#else
+    const U32 du;
+    const auto low_half = hn::Set(d, 0xFFFFFFFFU);
+    const auto fraction = hn::BitCast(d, parts.fraction);
+    const auto shift = hn::BitCast(d, parts.shift);
+    const auto factors = hn::BitCast(d, factor);
+    const auto product = [&](auto weight, auto by) HWY_ATTR {
+      const auto by32 = hn::BitCast(du, by);
+      const auto low = hn::MulEven(hn::BitCast(du, weight), by32);
+      const auto high = hn::MulEven(hn::BitCast(du, hn::ShiftRight<32>(weight)), by32);
+      return hn::Add(low, hn::ShiftLeft<32>(high));
+    };
+    const auto even_weight = hn::Shr(hn::ShiftLeft<32>(fraction), hn::And(shift, low_half));
+    const auto odd_weight = hn::Shr(hn::AndNot(low_half, fraction), hn::ShiftRight<32>(shift));
+    even = hn::Add(even, product(even_weight, factors));
+    odd = hn::Add(odd, product(odd_weight, hn::ShiftRight<32>(factors)));
+#endif
+  }
+
+  std::uint64_t total() const {
+    const U64 d;
+    return hn::GetLane(hn::SumOfLanes(d, hn::Add(even, odd)));
+  }
+};
+
+template <typename T>
+Moments moments_of(const Logits& logits, std::int64_t begin, std::int64_t end,
+                   const WeightScale& scale) {
+  const F32 d;
+  const I32 di;
+  const U32 du;
+  const auto unit = hn::Set(d, -0x1.0p16F);
+  Moments moments;
+  for (std::int64_t block = begin; block < end; block += kMassBlock) {
+    const T* values = static_cast<const T*>(logits.values) + block;
+    MassSum mass;
+    ProductSum products;
+    const auto count = static_cast<std::size_t>(std::min(kMassBlock, end - block));
+    for_lanes(d, count, [&](std::size_t i, auto part) HWY_ATTR {
+      const auto value = load_logits(d, values + i, part);
+      const auto parts = weight_parts(d, value, scale);
+      const auto fixed = hn::Round(hn::Mul(token_exponent(d, value, scale), unit));
+      mass.add(parts, 0);
+      products.add(parts, hn::BitCast(du, hn::ConvertTo(di, fixed)));
+    });
+    moments.mass += mass.total();
+    moments.product += products.total();
+  }
+  return moments;
+}
+
+template <typename T>
+Split split_range(const Logits& logits, std::int64_t begin, std::int64_t end, float low, float high,
+                  const Typicality& typicality, float* middle) {
+  const F32 d;
+  const auto lows = hn::Set(d, low);
+  const auto highs = hn::Set(d, high);
+  const T* values = static_cast<const T*>(logits.values) + begin;
+  MassSum sum;
+  std::size_t written = 0;
+  auto least = hn::Set(d, std::numeric_limits<float>::infinity());
+  auto largest = hn::Set(d, -std::numeric_limits<float>::infinity());
+  for_lanes(d, static_cast<std::size_t>(end - begin), [&](std::size_t i, auto part) HWY_ATTR {
+    const auto value = load_logits(d, values + i, part);
+    const auto score = scores(d, value, typicality);
+    const auto is_above = hn::Gt(score, highs);
+    sum.add(is_above, weight_parts(d, value, typicality.scale), 0);
+    const auto inside = hn::And(hn::AndNot(is_above, hn::Ge(score, lows)), present(d, part));
+    least = hn::Min(least, hn::IfThenElse(inside, score, least));
+    largest = hn::Max(largest, hn::IfThenElse(inside, score, largest));
+    written += append(d, value, inside, middle + written);
+  });
+  return {sum.total(), static_cast<std::int64_t>(written), hn::GetLane(hn::MinOfLanes(d, least)),
+          hn::GetLane(hn::MaxOfLanes(d, largest))};
+}
+
+template <typename T>
+std::int64_t compact_range(const Logits& logits, std::int64_t begin, std::int64_t end,
+                           const Kept& kept, bool ties_only, const Typicality& typicality,
+                           float* values, std::int32_t* ids) {
+  const F32 d;
+  const I32 di;
+  const auto threshold = hn::Set(d, kept.threshold);
+  const auto last_tie = hn::Set(di, kept.last_tie);
+  const auto iota = hn::Iota(di, 0);
+  std::size_t written = 0;
+  for_lanes(d, static_cast<std::size_t>(end - begin), [&](std::size_t i, auto part) HWY_ATTR {
+    const std::int64_t at = begin + static_cast<std::int64_t>(i);
+    const auto value = load_logits(d, static_cast<const T*>(logits.values) + at, part);
+    const auto score = scores(d, value, typicality);
+    const auto id = load_ids(di, logits, at, iota, part);
+    const auto late = hn::RebindMask(d, hn::Gt(id, last_tie));
+    auto mask = hn::AndNot(late, hn::Eq(score, threshold));
+    if (!ties_only) mask = hn::Or(mask, hn::Gt(score, threshold));
+    mask = hn::And(mask, present(d, part));
+    append(d, value, mask, values + written);
+    written += append(di, id, hn::RebindMask(di, mask), ids + written);
+  });
+  return static_cast<std::int64_t>(written);
+}
+
+Moments moments_pass(const Logits& logits, std::int64_t begin, std::int64_t end,
+                     const WeightScale& scale) {
+  return visit_wide_float(
+      logits.dtype, [&](auto t) { return moments_of<decltype(t)>(logits, begin, end, scale); });
+}
+
+Split typical_split_pass(const Logits& logits, std::int64_t begin, std::int64_t end, float low,
+                         float high, const Typicality& typicality, float* middle) {
+  return visit_wide_float(logits.dtype, [&](auto t) {
+    return split_range<decltype(t)>(logits, begin, end, low, high, typicality, middle);
+  });
+}
+
+std::int64_t typical_compact_pass(const Logits& logits, std::int64_t begin, std::int64_t end,
+                                  const Kept& kept, bool ties_only, const Typicality& typicality,
+                                  float* values, std::int32_t* ids) {
+  return visit_wide_float(logits.dtype, [&](auto t) {
+    return compact_range<decltype(t)>(logits, begin, end, kept, ties_only, typicality, values, ids);
+  });
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace tilewright
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace tilewright {
+namespace {
+
+HWY_EXPORT(moments_pass);
+HWY_EXPORT(typical_split_pass);
+HWY_EXPORT(typical_compact_pass);
+
+}  // namespace
+
+Moments sum_moments(const Logits& logits, std::int64_t begin, std::int64_t end,
+                    const WeightScale& scale) {
+  return HWY_DYNAMIC_DISPATCH(moments_pass)(logits, begin, end, scale);
+}
+
+Split split_by_typicality(const Logits& logits, std::int64_t begin, std::int64_t end, float low,
+                          float high, const Typicality& typicality, float* middle) {
+  return HWY_DYNAMIC_DISPATCH(typical_split_pass)(logits, begin, end, low, high, typicality,
+                                                  middle);
+}
+
+std::int64_t compact_typical(const Logits& logits, std::int64_t begin, std::int64_t end,
+                             const Kept& kept, bool ties_only, const Typicality& typicality,
+                             float* values, std::int32_t* ids) {
+  return HWY_DYNAMIC_DISPATCH(typical_compact_pass)(logits, begin, end, kept, ties_only, typicality,
+                                                    values, ids);
+}
+
+}  // namespace tilewright
+#endif  // HWY_ONCE
