@@ -24,6 +24,7 @@ struct RmsNormParams {
   i32 dim;
   i32 row_threads;  // 32: a warp a row; else the block
   i32 aligned;      // all rows are aligned to runs
+  i32 held;         // runs a thread has, at most
   float eps;
   float weight_offset;
 };
@@ -96,12 +97,12 @@ struct CacheWriteParams {
   CacheSide values;
   const void* slots;
   i64 slots_stride;
-  i64 slots_end;             // pages * page_size
   const void* token_indptr;  // [requests + 1], or null: one request
   i64 token_indptr_stride;
   i32 slots_64;  // i64, not i32
   i32 token_indptr_64;
   i32 requests;
+  i32 slots_end;  // pages * page_size
   i32 page_size;
   i32 tokens;
   i32 heads;

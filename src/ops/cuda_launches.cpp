@@ -70,6 +70,7 @@ CudaOpLaunch<tw::RmsNormParams> rms_norm_launch(const TensorView& x, const Tenso
     launch.grid = params.rows;
     launch.shared_bytes = launch.block / kWarp * static_cast<std::int32_t>(sizeof(float));
   }
+  params.held = static_cast<std::int32_t>((runs - 1) / params.row_threads + 1);
   return launch;
 }
 
@@ -158,8 +159,7 @@ CudaOpLaunch<tw::RopeParams> rope_launch(const TensorView& x, const TensorView& 
   launch.grid = params.tokens;
   launch.block =
       threads_for(std::max(params.heads * (aligned ? pairs / kCudaRun : pairs), pairs), 256);
-  launch.shared_bytes =
-      static_cast<std::int32_t>(2 * pairs * static_cast<std::int64_t>(sizeof(float)));
+  launch.shared_bytes = 2 * tw::RopeParams::kMaxPairs * static_cast<std::int32_t>(sizeof(float));
   return launch;
 }
 
@@ -199,7 +199,7 @@ CudaOpLaunch<tw::CacheWriteParams> cache_write_launch(const TensorView& k, const
   params.slots = slot_mapping.data;
   params.slots_stride = slot_mapping.strides[0];
   params.slots_64 = slot_mapping.dtype == DType::i64 ? 1 : 0;
-  params.slots_end = cache.k.shape[0] * cache.k.shape[1];
+  params.slots_end = cuda_count(cache.k.shape[0] * cache.k.shape[1], "slots of a cache");
   params.requests = 1;
   if (token_indptr.defined()) {
     params.token_indptr = token_indptr.data;

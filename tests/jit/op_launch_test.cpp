@@ -65,7 +65,7 @@ TEST_F(OpLaunch, EveryOperator) {
       launch_of([&](Stream s) { apply_rope(on_gpu(q), on_gpu(positions), on_gpu(q), {}, {}, s); });
   EXPECT_EQ(launch.kernel, "apply_rope_bf16_bf16");
   EXPECT_EQ(launch.grid, 10U);
-  EXPECT_EQ(launch.shared_bytes, 256U);
+  EXPECT_EQ(launch.shared_bytes, 3072U);
   const Tensor table(DType::f32, {100, 64});
   launch = launch_of([&](Stream s) {
     apply_rope_with_cos_sin_cache(on_gpu(q), on_gpu(positions), on_gpu(table), on_gpu(q), false, {},

@@ -30,8 +30,9 @@ const auto kFused = compile_mixes<RmsNormParams>([]<int mix>() {
       fused_kernel<mix>};
 });
 
-// Of a warp a row and of a block a row, with runs and with single elements.
-constexpr std::int64_t kDims[] = {1, 8, 60, 128, 130, 520, 1040};
+// Of a warp a row and of a block a row, with runs and with single elements; the last has more runs
+// than threads keep.
+constexpr std::int64_t kDims[] = {1, 8, 60, 128, 130, 520, 1040, 8208};
 
 TEST(RmsNormOnCuda, EveryDType) {
   Random random(1);
