@@ -24,7 +24,15 @@ struct RmsNorm {
   static constexpr bool kFused = !kIsSame<Residual, NoResidual>;
   using Normed = typename NormedOf<X, Residual>::Type;
 
+  // Whether a thread has the registers for weights beside its row.
+  static constexpr bool kWeightAhead = sizeof(Weight) <= 2;
+
   const RmsNormParams& p;
+
+  template <i32 count>
+  TW_DEVICE Run<Weight, count> read_weight(i32 i) const {
+    return read_run<count>(static_cast<const Weight*>(p.weight) + i);
+  }
 
   // The run of what is normed, from those that were read; with the fused form it is stored.
   template <i32 count>
@@ -103,7 +111,7 @@ struct RmsNorm {
 #pragma unroll
     for (i32 k = 0; k < kHeldRuns; ++k) {
       const i32 i = part.first + k * part.step;
-      if (i < part.dim) weight[k] = read_run<kRun>(static_cast<const Weight*>(p.weight) + i);
+      if (kWeightAhead && i < part.dim) weight[k] = read_weight<kRun>(i);
     }
     float squares = 0;
 #pragma unroll
@@ -117,7 +125,9 @@ struct RmsNorm {
 #pragma unroll
     for (i32 k = 0; k < kHeldRuns; ++k) {
       const i32 i = part.first + k * part.step;
-      if (i < part.dim) store_scaled(normed[k], factor, weight[k], row.out + i);
+      if (i >= part.dim) continue;
+      if (!kWeightAhead) weight[k] = read_weight<kRun>(i);
+      store_scaled(normed[k], factor, weight[k], row.out + i);
     }
   }
 
@@ -141,8 +151,7 @@ struct RmsNorm {
       normed = row.x;
     }
     for (i32 i = part.first; i < part.dim; i += part.step) {
-      store_scaled(read_run<count>(normed + i), factor,
-                   read_run<count>(static_cast<const Weight*>(p.weight) + i), row.out + i);
+      store_scaled(read_run<count>(normed + i), factor, read_weight<count>(i), row.out + i);
     }
   }
 

@@ -38,10 +38,12 @@ TEST_P(OpKernels, OthersCompileWithinTheirBudgets) {
   const std::vector<CudaOpKernel> kernels = {
       {CudaOp::rms_norm, {kF32, kF32, kF32}},
       {CudaOp::fused_add_rms_norm, {kF32, DType::bf16, DType::f16, kF32}},
+      {CudaOp::fused_add_rms_norm, {kF32, kF32, kF32, kF32}},
       {CudaOp::act_and_mul, {kF32, kF32}, Activation::gelu},
       {CudaOp::apply_rope, {kF32, kF32}},
       {CudaOp::apply_rope_with_table, {kF32, kF32, kF32}},
       {CudaOp::merge_states, {kF32, kF32}},
+      {CudaOp::write_kv_cache, {kF32, kF32, kF32, kF32}},
       {CudaOp::write_kv_cache, {kF32, DType::f8e5m2, kF32, DType::f8e4m3}},
       {CudaOp::write_kv_cache, {DType::f8e4m3, DType::f8e4m3, DType::f8e5m2, DType::f8e5m2}},
       {CudaOp::write_kv_cache, {kF32, DType::bf16, DType::f16, kF32}},
