@@ -100,14 +100,14 @@ std::vector<Case> cases(const Shared& s) {
          const TensorView x = arena.tensor({tokens, hidden});
          const TensorView out = arena.tensor({tokens, hidden});
          const TensorView weight = first(s.weight, hidden);
-         return [=] { rms_norm(x, weight, out, 1e-6F, 0, on); };
+         return [=] { rms_norm(x, weight, out, 1e-6F, 0, {}, on); };
        }},
       {"fused_add_rms_norm", 4,
        [=](Arena& arena, std::int64_t tokens, std::int64_t hidden) -> std::function<void()> {
          const TensorView x = arena.tensor({tokens, hidden});
          const TensorView residual = arena.tensor({tokens, hidden});
          const TensorView weight = first(s.weight, hidden);
-         return [=] { fused_add_rms_norm(x, residual, weight, x, 1e-6F, 0, on); };
+         return [=] { fused_add_rms_norm(x, residual, weight, x, 1e-6F, 0, {}, on); };
        }},
       {"act_and_mul", 3,
        [=](Arena& arena, std::int64_t tokens, std::int64_t hidden) -> std::function<void()> {

@@ -19,12 +19,14 @@ TILEWRIGHT_API tw_status tw_write_kv_cache(const tw_tensor* k, const tw_tensor* 
                                            const tw_real* k_scale, const tw_real* v_scale,
                                            const tw_tensor* token_indptr, tw_stream stream);
 
+/* out_scale NULL: 1. */
 TILEWRIGHT_API tw_status tw_rms_norm(const tw_tensor* x, const tw_tensor* weight,
                                      const tw_tensor* out, float eps, float weight_offset,
-                                     tw_stream stream);
+                                     const tw_real* out_scale, tw_stream stream);
 TILEWRIGHT_API tw_status tw_fused_add_rms_norm(const tw_tensor* x, const tw_tensor* residual,
                                                const tw_tensor* weight, const tw_tensor* out,
-                                               float eps, float weight_offset, tw_stream stream);
+                                               float eps, float weight_offset,
+                                               const tw_real* out_scale, tw_stream stream);
 
 enum { TW_MAX_ROPE_AXES = 4 };
 

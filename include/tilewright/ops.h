@@ -34,14 +34,17 @@ TILEWRIGHT_API void write_kv_cache(const TensorView& k, const TensorView& v, con
                                    Stream stream = {});
 
 // out = x / sqrt(mean(x^2) + eps) * (weight + weight_offset); x, out [..., dim] of rank 1 to 3,
-// weight [dim] (arXiv 1910.07467). weight_offset = 1 is Gemma's form.
+// weight [dim] (arXiv 1910.07467). weight_offset = 1 is Gemma's form. out may also be f8e4m3:
+// values are divided by out_scale, a number or f32 [1], and saturated, as write_kv_cache does it.
 TILEWRIGHT_API void rms_norm(const TensorView& x, const TensorView& weight, const TensorView& out,
-                             float eps, float weight_offset = 0, Stream stream = {});
+                             float eps, float weight_offset = 0, const Scale& out_scale = {},
+                             Stream stream = {});
 // residual += x, then out = rms_norm(residual): one read of both. residual is updated; out may be
 // x.
 TILEWRIGHT_API void fused_add_rms_norm(const TensorView& x, const TensorView& residual,
                                        const TensorView& weight, const TensorView& out, float eps,
-                                       float weight_offset = 0, Stream stream = {});
+                                       float weight_offset = 0, const Scale& out_scale = {},
+                                       Stream stream = {});
 
 // Positions with several axes (multi-axis RoPE): how many pairs of a head turn by each of them.
 // They sum to dim / 2.

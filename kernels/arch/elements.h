@@ -30,6 +30,9 @@ TW_DEVICE void load_words(const void* from, u32 (&to)[words]) {
     }
   }
 }
+template <typename T>
+inline constexpr bool kIsFp8 = kIsSame<T, f8e4m3> || kIsSame<T, f8e5m2>;
+
 // To global memory: the compiler makes four stores of an assignment where it cannot tell that the
 // words are one.
 template <i32 words>

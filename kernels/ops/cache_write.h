@@ -10,9 +10,6 @@
 
 namespace tw {
 
-template <typename T>
-inline constexpr bool kIsFp8 = kIsSame<T, f8e4m3> || kIsSame<T, f8e5m2>;
-
 // Keys or values of a token, by their types. A thread takes runs thread, thread + threads, ...;
 // its first ones are read before it is known where they go.
 template <typename From, typename To, i32 count>

@@ -37,6 +37,29 @@ TW_DEVICE i64 row_offset(const RowsOf& rows, const RowPart& part) {
   return part.outer * rows.outer_stride + part.inner * rows.inner_stride;
 }
 
+// The output's row of a thread.
+template <typename Out>
+struct NormOutput {
+  Out* row;
+  float scale;
+
+  TW_DEVICE NormOutput(const RowsOf& out, const OutScale& out_scale, const RowPart& part)
+      : row(static_cast<Out*>(out.data) + row_offset(out, part)), scale(out_scale.value) {
+    if constexpr (kIsFp8<Out>) {
+      if (out_scale.data != nullptr) scale = *out_scale.data;
+    }
+  }
+
+  template <i32 count>
+  TW_DEVICE void store(float (&value)[count], i32 i) const {
+    if constexpr (kIsFp8<Out>) {
+#pragma unroll
+      for (i32 j = 0; j < count; ++j) value[j] = divide_exact(value[j], scale);
+    }
+    store_run(value, row + i);
+  }
+};
+
 // The sum over the threads of a row, in a fixed order; all of the block call it. Sums of one kernel
 // have places of their own in shared memory, so that one barrier is enough for each.
 TW_DEVICE float sum_of_row(float value, i32 row_threads, i32 place = 0) {

@@ -14,10 +14,18 @@ struct RowsOf {
   i64 inner_stride;
 };
 
+// What the values of an fp8 output are divided by: a number in device memory, or `value` where that
+// is null.
+struct OutScale {
+  const float* data;
+  float value;
+};
+
 struct RmsNormParams {
   RowsOf x;
   RowsOf residual;  // the fused form; else unused
   RowsOf out;
+  OutScale out_scale;
   const void* weight;  // [dim]
   i32 rows;
   i32 inner;

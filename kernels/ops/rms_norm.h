@@ -70,7 +70,8 @@ struct RmsNorm {
 
   template <i32 count>
   TW_DEVICE void store_scaled(const Run<Normed, count>& run, float factor,
-                              const Run<Weight, count>& weights, Out* out) const {
+                              const Run<Weight, count>& weights, i32 i,
+                              const NormOutput<Out>& out) const {
     float value[count];
     float weight[count];
     unpack_run(run, value);
@@ -80,24 +81,24 @@ struct RmsNorm {
       value[j] =
           multiply_exact(multiply_exact(value[j], factor), add_exact(weight[j], p.weight_offset));
     }
-    store_run(value, out);
+    out.store(value, i);
   }
 
-  struct Pointers {
+  struct Rows {
     const X* x;
     Normed* residual;  // the fused form's
-    Out* out;
+    NormOutput<Out> out;
   };
-  TW_DEVICE Pointers pointers_of(const RowPart& part) const {
+  TW_DEVICE Rows rows_of(const RowPart& part) const {
     return {static_cast<const X*>(p.x.data) + row_offset(p.x, part),
             static_cast<Normed*>(p.residual.data) + row_offset(p.residual, part),
-            static_cast<Out*>(p.out.data) + row_offset(p.out, part)};
+            NormOutput<Out>(p.out, p.out_scale, part)};
   }
 
   // Rows of few runs a thread: all of them are read before the first is needed, and kept.
   TW_DEVICE void run_held() const {
     const RowPart part = row_part<kRun>(p);
-    const Pointers row = pointers_of(part);
+    const Rows row = rows_of(part);
     Run<X, kRun> x[kHeldRuns];
     Run<Normed, kRun> normed[kHeldRuns];
     Run<Weight, kRun> weight[kHeldRuns];
@@ -127,7 +128,7 @@ struct RmsNorm {
       const i32 i = part.first + k * part.step;
       if (i >= part.dim) continue;
       if (!kWeightAhead) weight[k] = read_weight<kRun>(i);
-      store_scaled(normed[k], factor, weight[k], row.out + i);
+      store_scaled(normed[k], factor, weight[k], i, row.out);
     }
   }
 
@@ -135,7 +136,7 @@ struct RmsNorm {
   template <i32 count>
   TW_DEVICE void run_twice() const {
     const RowPart part = row_part<count>(p);
-    const Pointers row = pointers_of(part);
+    const Rows row = rows_of(part);
     float squares = 0;
     for (i32 i = part.first; i < part.dim; i += part.step) {
       Run<Normed, count> before{};
@@ -151,7 +152,7 @@ struct RmsNorm {
       normed = row.x;
     }
     for (i32 i = part.first; i < part.dim; i += part.step) {
-      store_scaled(read_run<count>(normed + i), factor, read_weight<count>(i), row.out + i);
+      store_scaled(read_run<count>(normed + i), factor, read_weight<count>(i), i, row.out);
     }
   }
 

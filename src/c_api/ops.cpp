@@ -37,20 +37,20 @@ tw_status tw_write_kv_cache(const tw_tensor* k, const tw_tensor* v, const tw_kv_
 }
 
 tw_status tw_rms_norm(const tw_tensor* x, const tw_tensor* weight, const tw_tensor* out, float eps,
-                      float weight_offset, tw_stream stream) {
+                      float weight_offset, const tw_real* out_scale, tw_stream stream) {
   return guarded([&] {
     rms_norm(read_tensor("x", x), read_tensor("weight", weight), read_tensor("out", out), eps,
-             weight_offset, read_stream(stream));
+             weight_offset, read_scale("out_scale", out_scale), read_stream(stream));
   });
 }
 
 tw_status tw_fused_add_rms_norm(const tw_tensor* x, const tw_tensor* residual,
                                 const tw_tensor* weight, const tw_tensor* out, float eps,
-                                float weight_offset, tw_stream stream) {
+                                float weight_offset, const tw_real* out_scale, tw_stream stream) {
   return guarded([&] {
     fused_add_rms_norm(read_tensor("x", x), read_tensor("residual", residual),
                        read_tensor("weight", weight), read_tensor("out", out), eps, weight_offset,
-                       read_stream(stream));
+                       read_scale("out_scale", out_scale), read_stream(stream));
   });
 }
 

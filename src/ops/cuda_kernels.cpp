@@ -92,8 +92,10 @@ jit::KernelSource kernel_source(const CudaOpKernel& kernel) {
 std::vector<CudaOpKernel> common_op_kernels() {
   std::vector<CudaOpKernel> kernels;
   for (const DType t : {DType::bf16, DType::f16}) {
-    kernels.push_back({CudaOp::rms_norm, {t, t, t}});
-    kernels.push_back({CudaOp::fused_add_rms_norm, {t, t, t, t}});
+    for (const DType out : {t, DType::f8e4m3}) {
+      kernels.push_back({CudaOp::rms_norm, {t, t, out}});
+      kernels.push_back({CudaOp::fused_add_rms_norm, {t, t, t, out}});
+    }
     for (const Activation activation : {Activation::silu, Activation::gelu_tanh}) {
       kernels.push_back({CudaOp::act_and_mul, {t, t}, activation});
     }

@@ -37,7 +37,8 @@ bool all_aligned(std::int64_t dim, std::initializer_list<TensorView> tensors) {
 
 CudaOpLaunch<tw::RmsNormParams> rms_norm_launch(const TensorView& x, const TensorView& residual,
                                                 const TensorView& weight, const TensorView& out,
-                                                float eps, float weight_offset) {
+                                                float eps, float weight_offset,
+                                                const Scale& out_scale) {
   const bool fused = residual.defined();
   CudaOpLaunch<tw::RmsNormParams> launch;
   launch.kernel = fused ? CudaOpKernel{CudaOp::fused_add_rms_norm,
@@ -50,6 +51,7 @@ CudaOpLaunch<tw::RmsNormParams> rms_norm_launch(const TensorView& x, const Tenso
   params.x = rows_of(x);
   if (fused) params.residual = rows_of(residual);
   params.out = rows_of(out);
+  params.out_scale = {static_cast<const float*>(out_scale.tensor.data), out_scale.value};
   params.weight = weight.data;
   params.rows = cuda_count(rows, "rows");
   params.inner = x.rank >= 2 ? cuda_count(x.shape[x.rank - 2], "rows") : 1;

@@ -23,7 +23,8 @@ struct CudaOpLaunch : CudaLaunch<Params> {
 // `residual` is undefined but for the fused form.
 CudaOpLaunch<tw::RmsNormParams> rms_norm_launch(const TensorView& x, const TensorView& residual,
                                                 const TensorView& weight, const TensorView& out,
-                                                float eps, float weight_offset);
+                                                float eps, float weight_offset,
+                                                const Scale& out_scale);
 
 CudaOpLaunch<tw::ActivationParams> activation_launch(const TensorView& x, const TensorView& out,
                                                      Activation activation);

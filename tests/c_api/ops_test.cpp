@@ -78,7 +78,7 @@ TEST_F(COps, Norms) {
   const tw_tensor c_out = to_c(out.view());
   expect_same(
       out, [&] { rms_norm(x.view(), weight.view(), out.view(), 1e-5F, 1); },
-      [&] { return tw_rms_norm(&c_x, &c_weight, &c_out, 1e-5F, 1, nullptr); });
+      [&] { return tw_rms_norm(&c_x, &c_weight, &c_out, 1e-5F, 1, nullptr, nullptr); });
   Tensor residual = normal({6, 48});
   const Tensor before = copy_of(residual);
   const tw_tensor c_residual = to_c(residual.view());
@@ -86,10 +86,19 @@ TEST_F(COps, Norms) {
   const auto expected = out.snapshot();
   const auto expected_residual = residual.snapshot();
   std::memcpy(residual.data() - kGuardBytes, before.snapshot().data(), before.snapshot().size());
-  ASSERT_OK(tw_fused_add_rms_norm(&c_x, &c_residual, &c_weight, &c_out, 1e-5F, 0, nullptr));
+  ASSERT_OK(
+      tw_fused_add_rms_norm(&c_x, &c_residual, &c_weight, &c_out, 1e-5F, 0, nullptr, nullptr));
   EXPECT_TRUE(out.snapshot() == expected);
   EXPECT_TRUE(residual.snapshot() == expected_residual);
-  expect_invalid(tw_rms_norm(&c_x, &c_x, &c_out, 1e-5F, 0, nullptr), {"weight"});
+  Tensor fp8 = normal({6, 48}, DType::f8e4m3);
+  const tw_tensor c_fp8 = to_c(fp8.view());
+  const tw_real out_scale = {0.25F, {}};
+  expect_same(
+      fp8, [&] { rms_norm(x.view(), weight.view(), fp8.view(), 1e-5F, 0, 0.25F); },
+      [&] { return tw_rms_norm(&c_x, &c_weight, &c_fp8, 1e-5F, 0, &out_scale, nullptr); });
+  expect_invalid(tw_rms_norm(&c_x, &c_weight, &c_out, 1e-5F, 0, &out_scale, nullptr),
+                 {"out_scale is given"});
+  expect_invalid(tw_rms_norm(&c_x, &c_x, &c_out, 1e-5F, 0, nullptr, nullptr), {"weight"});
 }
 
 TEST_F(COps, Rope) {

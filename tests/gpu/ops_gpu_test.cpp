@@ -77,6 +77,38 @@ TEST_F(OpsOnGpu, FusedAddRmsNorm) {
   }
 }
 
+TEST_F(OpsOnGpu, NormsWithFp8Outputs) {
+  Random random(8);
+  Tensor scale = float_tensor({0.02});
+  const OnGpu gpu_scale(scale);
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    for (const std::int64_t dim : {60, 128, 4096}) {
+      Tensor x(dtype, {37, dim});
+      Tensor residual(dtype, {37, dim});
+      Tensor weight(dtype, {dim});
+      Tensor got(DType::f8e4m3, {37, dim});
+      const Tensor expected(DType::f8e4m3, {37, dim});
+      fill_normal(x, random, 3);
+      fill_normal(residual, random);
+      fill_normal(weight, random);
+      const OnGpu gpu_x(x);
+      OnGpu gpu_residual(residual);
+      const OnGpu gpu_weight(weight);
+      run_twice(got, [&](const TensorView& out) {
+        rms_norm(gpu_x.view(), gpu_weight.view(), out, 1e-5F, 0, gpu_scale.view());
+      });
+      rms_norm(x.view(), weight.view(), expected.view(), 1e-5F, 0, scale.view());
+      expect_close_fp8(got, expected);
+      OnGpu gpu_got(got);
+      fused_add_rms_norm(gpu_x.view(), gpu_residual.view(), gpu_weight.view(), gpu_got.view(),
+                         1e-5F, 0, 0.7F);
+      gpu_got.download();
+      fused_add_rms_norm(x.view(), residual.view(), weight.view(), expected.view(), 1e-5F, 0, 0.7F);
+      expect_close_fp8(got, expected);
+    }
+  }
+}
+
 TEST_F(OpsOnGpu, ActAndMul) {
   Random random(3);
   for (const Activation activation : {Activation::silu, Activation::gelu, Activation::gelu_tanh}) {

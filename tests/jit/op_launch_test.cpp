@@ -45,12 +45,12 @@ TEST_F(OpLaunch, EveryOperator) {
   const Tensor x(DType::bf16, {10, 512});
   const Tensor weight(DType::bf16, {512});
   const Tensor out(DType::bf16, {10, 512});
-  FakeLaunch launch =
-      launch_of([&](Stream s) { rms_norm(on_gpu(x), on_gpu(weight), on_gpu(out), 1e-6F, 0, s); });
+  FakeLaunch launch = launch_of(
+      [&](Stream s) { rms_norm(on_gpu(x), on_gpu(weight), on_gpu(out), 1e-6F, 0, {}, s); });
   EXPECT_EQ(launch.kernel, "rms_norm_bf16_bf16_bf16");
   EXPECT_EQ(launch.grid, 3U);  // a warp a row
   launch = launch_of([&](Stream s) {
-    fused_add_rms_norm(on_gpu(x), on_gpu(out), on_gpu(weight), on_gpu(x), 1e-6F, 0, s);
+    fused_add_rms_norm(on_gpu(x), on_gpu(out), on_gpu(weight), on_gpu(x), 1e-6F, 0, {}, s);
   });
   EXPECT_EQ(launch.kernel, "fused_add_rms_norm_bf16_bf16_bf16_bf16");
 

@@ -38,6 +38,23 @@ def test_norms(random, dtype):
     close(x, normed(total, weight), dtype)
 
 
+def test_norms_into_fp8(random):
+    x, residual = random.standard_normal((2, 5, 32)).astype(np.float32)
+    weight = random.standard_normal(32).astype(np.float32)
+    exact = tw.rms_norm(x, weight)
+    got = tw.rms_norm(x, weight, out_dtype="float8_e4m3fn", out_scale=0.25)
+    assert got.dtype == ml_dtypes.float8_e4m3fn
+    np.testing.assert_array_equal(got, (exact / np.float32(0.25)).astype(ml_dtypes.float8_e4m3fn))
+    exact = tw.fused_add_rms_norm(x, residual.copy(), weight)
+    out = np.empty((5, 32), ml_dtypes.float8_e4m3fn)
+    assert tw.fused_add_rms_norm(x, residual, weight, out=out, out_scale=np.array([0.5], np.float32)) is out
+    np.testing.assert_array_equal(out, (exact * 2).astype(ml_dtypes.float8_e4m3fn))
+    with pytest.raises(tw.InvalidArgument, match="out_dtype is float16, but out is given"):
+        tw.rms_norm(x, weight, out=x, out_dtype="float16")
+    with pytest.raises(tw.InvalidArgument, match="out_scale is given"):
+        tw.rms_norm(x, weight, out_scale=2.0)
+
+
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_rope(random, interleaved):
     x = random.standard_normal((6, 3, 16)).astype(np.float32)
