@@ -28,6 +28,11 @@ TILEWRIGHT_API tw_status tw_fused_add_rms_norm(const tw_tensor* x, const tw_tens
                                                float eps, float weight_offset,
                                                const tw_real* out_scale, tw_stream stream);
 
+/* bias may be NULL. */
+TILEWRIGHT_API tw_status tw_layer_norm(const tw_tensor* x, const tw_tensor* weight,
+                                       const tw_tensor* bias, const tw_tensor* out, float eps,
+                                       const tw_real* out_scale, tw_stream stream);
+
 enum { TW_MAX_ROPE_AXES = 4 };
 
 typedef struct tw_rope_sections {

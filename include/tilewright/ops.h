@@ -46,6 +46,12 @@ TILEWRIGHT_API void fused_add_rms_norm(const TensorView& x, const TensorView& re
                                        float weight_offset = 0, const Scale& out_scale = {},
                                        Stream stream = {});
 
+// out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, of each row (arXiv 1607.06450), with
+// the mean of squared differences for var. bias [dim] may be undefined; all else as rms_norm.
+TILEWRIGHT_API void layer_norm(const TensorView& x, const TensorView& weight,
+                               const TensorView& bias, const TensorView& out, float eps,
+                               const Scale& out_scale = {}, Stream stream = {});
+
 // Positions with several axes (multi-axis RoPE): how many pairs of a head turn by each of them.
 // They sum to dim / 2.
 struct RopeSections {

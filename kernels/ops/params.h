@@ -37,6 +37,21 @@ struct RmsNormParams {
   float weight_offset;
 };
 
+struct LayerNormParams {
+  RowsOf x;
+  RowsOf out;
+  OutScale out_scale;
+  const void* weight;  // [dim]
+  const void* bias;    // [dim], or null
+  i32 rows;
+  i32 inner;
+  i32 dim;
+  i32 row_threads;  // as RmsNormParams
+  i32 aligned;
+  i32 held;
+  float eps;
+};
+
 struct ActivationParams {
   const void* x;  // [rows, 2 * dim]
   void* out;      // [rows, dim]

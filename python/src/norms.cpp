@@ -89,6 +89,31 @@ void bind_norms(nb::module_& m) {
           "None = None) -> tilewright._typing.ArrayT"),
       "residual += x, then rms_norm(residual). residual is updated in place; out may be x; "
       "out_dtype and out_scale are\nthose of rms_norm. Returns out.");
+  m.def(
+      "layer_norm",
+      [](nb::handle x, nb::handle weight, nb::handle bias, float eps, nb::object out,
+         nb::handle out_dtype, nb::handle out_scale, nb::handle stream) {
+        Keep keep;
+        const TensorView weights = required(weight, "weight", keep);
+        const TensorView biases = view_of(bias, "bias", keep);
+        return normed(x, std::move(out), out_dtype, out_scale, stream, keep,
+                      [&](const TensorView& from, const TensorView& to, const Scale& scale,
+                          Stream on) { layer_norm(from, weights, biases, to, eps, scale, on); });
+      },
+      "x"_a.none(), "weight"_a.none(), "bias"_a = nb::none(), "eps"_a = 1e-5F, nb::kw_only(),
+      "out"_a = nb::none(), "out_dtype"_a = nb::none(), "out_scale"_a = 1.0,
+      "stream"_a = nb::none(),
+      nb::sig(
+          "def layer_norm(x: tilewright._typing.ArrayT, weight: tilewright._typing.Array, bias: "
+          "tilewright._typing.Array | None = None, eps: float = 1e-5, *, out: "
+          "tilewright._typing.ArrayT | None = None, out_dtype: tilewright._typing.DTypeLike | "
+          "None = None, out_scale: tilewright._typing.Scalar = 1.0, stream: object | None = "
+          "None) -> tilewright._typing.ArrayT"),
+      "(x - mean(x)) / sqrt(var(x) + eps) * weight + bias over the last dimension (arXiv "
+      "1607.06450).\n\n"
+      "x: [..., dim] of rank 1 to 3; weight, bias: [dim]. out may be x; out_dtype and out_scale "
+      "are "
+      "those of rms_norm. Returns\nout.");
 }
 
 }  // namespace tilewright::python

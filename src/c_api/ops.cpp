@@ -54,6 +54,16 @@ tw_status tw_fused_add_rms_norm(const tw_tensor* x, const tw_tensor* residual,
   });
 }
 
+tw_status tw_layer_norm(const tw_tensor* x, const tw_tensor* weight, const tw_tensor* bias,
+                        const tw_tensor* out, float eps, const tw_real* out_scale,
+                        tw_stream stream) {
+  return guarded([&] {
+    layer_norm(read_tensor("x", x), read_tensor("weight", weight),
+               read_optional_tensor("bias", bias), read_tensor("out", out), eps,
+               read_scale("out_scale", out_scale), read_stream(stream));
+  });
+}
+
 tw_status tw_apply_rope(const tw_tensor* x, const tw_tensor* positions, const tw_tensor* out,
                         const tw_rope* rope, const tw_rope_sections* sections, tw_stream stream) {
   return guarded([&] {

@@ -28,6 +28,8 @@ constexpr int kMaxRegisters = 80;
 constexpr Form kForms[] = {
     {"rms_norm", "ops/rms_norm.h", "rms_norm", "RmsNormParams", 3, 512, 64},
     {"fused_add_rms_norm", "ops/rms_norm.h", "rms_norm", "RmsNormParams", 4, 512, 64},
+    {"layer_norm", "ops/layer_norm.h", "layer_norm", "LayerNormParams", 3, 512, 128},
+    {"layer_norm_with_bias", "ops/layer_norm.h", "layer_norm", "LayerNormParams", 4, 512, 128},
     {"act_and_mul", "ops/activation.h", "act_and_mul", "ActivationParams", 2, 256, 0},
     {"apply_rope", "ops/rope.h", "apply_rope", "RopeParams", 2, 256, 3072},
     {"apply_rope_with_table", "ops/rope.h", "apply_rope", "RopeParams", 3, 256, 3072},
@@ -68,6 +70,7 @@ jit::KernelSource kernel_source(const CudaOpKernel& kernel) {
   const Form& form = form_of(kernel);
   std::vector<std::string> arguments = type_names(kernel);
   if (kernel.op == CudaOp::rms_norm) arguments.insert(arguments.begin() + 1, "NoResidual");
+  if (kernel.op == CudaOp::layer_norm) arguments.insert(arguments.begin() + 2, "NoBias");
   if (kernel.op == CudaOp::apply_rope) arguments.emplace_back("NoTable");
   if (kernel.op == CudaOp::act_and_mul) {
     arguments.insert(arguments.begin(),
@@ -96,6 +99,8 @@ std::vector<CudaOpKernel> common_op_kernels() {
       kernels.push_back({CudaOp::rms_norm, {t, t, out}});
       kernels.push_back({CudaOp::fused_add_rms_norm, {t, t, t, out}});
     }
+    kernels.push_back({CudaOp::layer_norm, {t, t, t}});
+    kernels.push_back({CudaOp::layer_norm_with_bias, {t, t, t, t}});
     for (const Activation activation : {Activation::silu, Activation::gelu_tanh}) {
       kernels.push_back({CudaOp::act_and_mul, {t, t}, activation});
     }

@@ -18,6 +18,8 @@ namespace tilewright {
 enum class CudaOp : std::uint8_t {
   rms_norm,               // x, weight, out
   fused_add_rms_norm,     // x, residual, weight, out
+  layer_norm,             // x, weight, out
+  layer_norm_with_bias,   // x, weight, bias, out
   act_and_mul,            // x, out
   apply_rope,             // x, out
   apply_rope_with_table,  // x, out, table

@@ -33,6 +33,38 @@ bool all_aligned(std::int64_t dim, std::initializer_list<TensorView> tensors) {
   return dim % kCudaRun == 0 && std::all_of(tensors.begin(), tensors.end(), has_aligned_runs);
 }
 
+// What norms share: rows, and who has them. Rows of a block need `sums` numbers of each warp.
+template <typename Params>
+void set_norm_rows(CudaOpLaunch<Params>& launch, const TensorView& x, const TensorView& weight,
+                   const TensorView& out, float eps, const Scale& out_scale, bool aligned,
+                   std::int32_t sums) {
+  const std::int64_t dim = weight.shape[0];
+  Params& params = launch.params;
+  params.x = rows_of(x);
+  params.out = rows_of(out);
+  params.out_scale = {static_cast<const float*>(out_scale.tensor.data), out_scale.value};
+  params.weight = weight.data;
+  params.rows = cuda_count(x.numel() / dim, "rows");
+  params.inner = x.rank >= 2 ? cuda_count(x.shape[x.rank - 2], "rows") : 1;
+  params.dim = cuda_count(dim, "elements of a row");
+  params.aligned = aligned ? 1 : 0;
+  params.eps = eps;
+  if (params.rows == 0) return;
+  const std::int64_t runs = aligned ? dim / kCudaRun : dim;
+  if (runs <= 2 * kWarp) {  // two runs a lane
+    constexpr std::int32_t kWarps = 4;
+    params.row_threads = kWarp;
+    launch.block = kWarps * kWarp;
+    launch.grid = (params.rows - 1) / kWarps + 1;
+  } else {
+    launch.block = threads_for((runs + 1) / 2, 512);
+    params.row_threads = launch.block;
+    launch.grid = params.rows;
+    launch.shared_bytes = sums * launch.block / kWarp * static_cast<std::int32_t>(sizeof(float));
+  }
+  params.held = static_cast<std::int32_t>((runs - 1) / params.row_threads + 1);
+}
+
 }  // namespace
 
 CudaOpLaunch<tw::RmsNormParams> rms_norm_launch(const TensorView& x, const TensorView& residual,
@@ -44,35 +76,26 @@ CudaOpLaunch<tw::RmsNormParams> rms_norm_launch(const TensorView& x, const Tenso
   launch.kernel = fused ? CudaOpKernel{CudaOp::fused_add_rms_norm,
                                        {x.dtype, residual.dtype, weight.dtype, out.dtype}}
                         : CudaOpKernel{CudaOp::rms_norm, {x.dtype, weight.dtype, out.dtype}};
-  const std::int64_t dim = weight.shape[0];
-  const std::int64_t rows = x.numel() / dim;
-  const bool aligned = all_aligned(dim, {x, fused ? residual : x, weight, out});
+  const bool aligned = all_aligned(weight.shape[0], {x, fused ? residual : x, weight, out});
   tw::RmsNormParams& params = launch.params;
-  params.x = rows_of(x);
   if (fused) params.residual = rows_of(residual);
-  params.out = rows_of(out);
-  params.out_scale = {static_cast<const float*>(out_scale.tensor.data), out_scale.value};
-  params.weight = weight.data;
-  params.rows = cuda_count(rows, "rows");
-  params.inner = x.rank >= 2 ? cuda_count(x.shape[x.rank - 2], "rows") : 1;
-  params.dim = cuda_count(dim, "elements of a row");
-  params.aligned = aligned ? 1 : 0;
-  params.eps = eps;
   params.weight_offset = weight_offset;
-  if (rows == 0) return launch;
-  const std::int64_t runs = aligned ? dim / kCudaRun : dim;
-  if (runs <= 2 * kWarp) {  // two runs a lane
-    constexpr std::int32_t kWarps = 4;
-    params.row_threads = kWarp;
-    launch.block = kWarps * kWarp;
-    launch.grid = (params.rows - 1) / kWarps + 1;
-  } else {
-    launch.block = threads_for((runs + 1) / 2, 512);
-    params.row_threads = launch.block;
-    launch.grid = params.rows;
-    launch.shared_bytes = launch.block / kWarp * static_cast<std::int32_t>(sizeof(float));
-  }
-  params.held = static_cast<std::int32_t>((runs - 1) / params.row_threads + 1);
+  set_norm_rows(launch, x, weight, out, eps, out_scale, aligned, 1);
+  return launch;
+}
+
+CudaOpLaunch<tw::LayerNormParams> layer_norm_launch(const TensorView& x, const TensorView& weight,
+                                                    const TensorView& bias, const TensorView& out,
+                                                    float eps, const Scale& out_scale) {
+  CudaOpLaunch<tw::LayerNormParams> launch;
+  launch.kernel = bias.defined()
+                      ? CudaOpKernel{CudaOp::layer_norm_with_bias,
+                                     {x.dtype, weight.dtype, bias.dtype, out.dtype}}
+                      : CudaOpKernel{CudaOp::layer_norm, {x.dtype, weight.dtype, out.dtype}};
+  launch.params.bias = bias.data;
+  const bool aligned =
+      all_aligned(weight.shape[0], {x, weight, bias.defined() ? bias : weight, out});
+  set_norm_rows(launch, x, weight, out, eps, out_scale, aligned, 2);
   return launch;
 }
 

@@ -26,6 +26,11 @@ CudaOpLaunch<tw::RmsNormParams> rms_norm_launch(const TensorView& x, const Tenso
                                                 float eps, float weight_offset,
                                                 const Scale& out_scale);
 
+// `bias` may be undefined.
+CudaOpLaunch<tw::LayerNormParams> layer_norm_launch(const TensorView& x, const TensorView& weight,
+                                                    const TensorView& bias, const TensorView& out,
+                                                    float eps, const Scale& out_scale);
+
 CudaOpLaunch<tw::ActivationParams> activation_launch(const TensorView& x, const TensorView& out,
                                                      Activation activation);
 

@@ -101,6 +101,25 @@ TEST_F(COps, Norms) {
   expect_invalid(tw_rms_norm(&c_x, &c_x, &c_out, 1e-5F, 0, nullptr, nullptr), {"weight"});
 }
 
+TEST_F(COps, LayerNorm) {
+  const Tensor x = normal({6, 48});
+  const Tensor weight = normal({48});
+  const Tensor bias = normal({48});
+  Tensor out = normal({6, 48}, DType::f8e4m3);
+  const tw_tensor c_x = to_c(x.view());
+  const tw_tensor c_weight = to_c(weight.view());
+  const tw_tensor c_bias = to_c(bias.view());
+  const tw_tensor c_out = to_c(out.view());
+  const tw_real out_scale = {0.25F, {}};
+  expect_same(
+      out, [&] { layer_norm(x.view(), weight.view(), {}, out.view(), 1e-5F); },
+      [&] { return tw_layer_norm(&c_x, &c_weight, nullptr, &c_out, 1e-5F, nullptr, nullptr); });
+  expect_same(
+      out, [&] { layer_norm(x.view(), weight.view(), bias.view(), out.view(), 1e-5F, 0.25F); },
+      [&] { return tw_layer_norm(&c_x, &c_weight, &c_bias, &c_out, 1e-5F, &out_scale, nullptr); });
+  expect_invalid(tw_layer_norm(&c_x, &c_weight, &c_x, &c_out, 1e-5F, nullptr, nullptr), {"bias"});
+}
+
 TEST_F(COps, Rope) {
   const Tensor x = normal({4, 3, 16});
   const Tensor positions = int_tensor({7, 0, 300, 12});

@@ -109,6 +109,34 @@ TEST_F(OpsOnGpu, NormsWithFp8Outputs) {
   }
 }
 
+TEST_F(OpsOnGpu, LayerNorm) {
+  Random random(9);
+  for (int mix = 0; mix < kNumMixes; ++mix) {
+    for (const std::int64_t dim : {60, 128, 4096, 9216}) {
+      Tensor x = strided(mixed_dtype(mix, 0), {37, dim}, 0);
+      Tensor weight(mixed_dtype(mix, 1), {dim});
+      Tensor bias(mixed_dtype(mix, 2), {dim});
+      Tensor got = strided(mixed_dtype(mix, 3), {37, dim}, 0);
+      fill_normal(x, random, 3);
+      fill_normal(weight, random);
+      fill_normal(bias, random);
+      Tensor expected = copy_of(got);
+      const OnGpu gpu_x(x);
+      const OnGpu gpu_weight(weight);
+      const OnGpu gpu_bias(bias);
+      for (const bool biased : {false, true}) {
+        run_twice(got, [&](const TensorView& out) {
+          layer_norm(gpu_x.view(), gpu_weight.view(), biased ? gpu_bias.view() : TensorView(), out,
+                     1e-5F);
+        });
+        layer_norm(x.view(), weight.view(), biased ? bias.view() : TensorView(), expected.view(),
+                   1e-5F);
+        expect_close(got, expected, 8);
+      }
+    }
+  }
+}
+
 TEST_F(OpsOnGpu, ActAndMul) {
   Random random(3);
   for (const Activation activation : {Activation::silu, Activation::gelu, Activation::gelu_tanh}) {

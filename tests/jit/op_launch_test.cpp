@@ -54,6 +54,11 @@ TEST_F(OpLaunch, EveryOperator) {
   });
   EXPECT_EQ(launch.kernel, "fused_add_rms_norm_bf16_bf16_bf16_bf16");
 
+  launch = launch_of([&](Stream s) {
+    layer_norm(on_gpu(x), on_gpu(weight), on_gpu(weight), on_gpu(out), 1e-6F, {}, s);
+  });
+  EXPECT_EQ(launch.kernel, "layer_norm_with_bias_bf16_bf16_bf16_bf16");
+
   const Tensor half(DType::bf16, {10, 256});
   launch = launch_of([&](Stream s) { act_and_mul(on_gpu(x), on_gpu(half), Activation::silu, s); });
   EXPECT_EQ(launch.kernel, "act_and_mul_silu_bf16_bf16");

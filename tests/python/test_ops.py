@@ -38,6 +38,21 @@ def test_norms(random, dtype):
     close(x, normed(total, weight), dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layer_norm(random, dtype):
+    x = (random.standard_normal((5, 2, 32)) + 1).astype(DTYPES[dtype])
+    weight, bias = random.standard_normal((2, 32)).astype(DTYPES[dtype])
+    wide = x.astype(np.float64)
+    unit = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5)
+    close(tw.layer_norm(x, weight), unit * weight.astype(np.float64), dtype)
+    expected = unit * weight.astype(np.float64) + bias.astype(np.float64)
+    close(tw.layer_norm(x, weight, bias), expected, dtype)
+    fp8 = tw.layer_norm(x, weight, bias, out_dtype="float8_e4m3fn", out_scale=0.5)
+    exact = tw.layer_norm(x, weight, bias, out_dtype="float32")
+    np.testing.assert_array_equal(fp8, (exact * 2).astype(ml_dtypes.float8_e4m3fn))
+    assert tw.layer_norm(x, weight, bias, out=x) is x
+
+
 def test_norms_into_fp8(random):
     x, residual = random.standard_normal((2, 5, 32)).astype(np.float32)
     weight = random.standard_normal(32).astype(np.float32)
