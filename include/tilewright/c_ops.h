@@ -55,6 +55,14 @@ enum { TW_SILU = 0, TW_GELU = 1, TW_GELU_TANH = 2 };
 TILEWRIGHT_API tw_status tw_act_and_mul(const tw_tensor* x, const tw_tensor* out,
                                         int32_t activation, tw_stream stream);
 
+enum { TW_BIG_BIT_ORDER = 0, TW_LITTLE_BIT_ORDER = 1 };
+
+TILEWRIGHT_API tw_status tw_pack_bits(const tw_tensor* x, const tw_tensor* out, int32_t order,
+                                      tw_stream stream);
+TILEWRIGHT_API tw_status tw_segment_pack_bits(const tw_tensor* x, const tw_tensor* indptr,
+                                              const tw_tensor* out, const tw_tensor* out_indptr,
+                                              int32_t order, tw_stream stream);
+
 /* lse_out may be NULL. */
 TILEWRIGHT_API tw_status tw_merge_states(const tw_tensor* values, const tw_tensor* lse,
                                          const tw_tensor* out, const tw_tensor* lse_out,

@@ -85,6 +85,23 @@ enum class Activation : std::uint8_t { silu, gelu, gelu_tanh };
 TILEWRIGHT_API void act_and_mul(const TensorView& x, const TensorView& out, Activation activation,
                                 Stream stream = {});
 
+// Bytes that are 0 or not, u8 [n] or [rows, n], into bits, u8 [ceil(n / 8)] or [rows, ceil(n / 8)],
+// as numpy.packbits: eight to a byte, of which the first is the highest (big) or the lowest
+// (little) bit; bits behind the last element are 0.
+enum class BitOrder : std::uint8_t { big, little };
+TILEWRIGHT_API void pack_bits(const TensorView& x, const TensorView& out,
+                              BitOrder order = BitOrder::big, Stream stream = {});
+
+// The same of segments of x [n], each of which begins a byte (FlashInfer's segment_packbits):
+// segment s is x[indptr[s] : indptr[s + 1]] and becomes out[out_indptr[s] : out_indptr[s + 1]].
+// indptr [segments + 1], i32 or i64, ascends within [0, n]. out_indptr, i32 or i64, is written,
+// from 0 on. out may have more bytes than the segments, n / 8 + segments always suffice; those
+// behind the last segment are left alone. On CUDA: an indptr that does not ascend gives segments
+// within x, and what has no room in out is not written.
+TILEWRIGHT_API void segment_pack_bits(const TensorView& x, const TensorView& indptr,
+                                      const TensorView& out, const TensorView& out_indptr,
+                                      BitOrder order = BitOrder::big, Stream stream = {});
+
 // Joins N partial attentions of the same queries over disjoint keys (arXiv 2501.01005,
 // section 2.2): values [tokens, states, heads, dim] and lse f32 [tokens, states, heads] (natural
 // log) -> out [tokens, heads, dim] and, optionally, lse_out f32 [tokens, heads]. In order of

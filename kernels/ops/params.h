@@ -62,6 +62,33 @@ struct ActivationParams {
   i32 aligned;
 };
 
+struct PackBitsParams {
+  const u8* x;  // [rows, columns]
+  u8* out;      // [rows, row_bytes]
+  i64 x_stride;
+  i64 out_stride;
+  i64 columns;
+  i32 rows;
+  i32 row_bytes;
+  i32 little;  // the first element is the lowest bit, not the highest
+};
+
+struct SegmentPackBitsParams {
+  const u8* x;  // [elements]
+  u8* out;      // [out_bytes]
+  const void* indptr;
+  void* out_indptr;
+  i64 elements;
+  i64 out_bytes;
+  i64 segments;
+  i64 indptr_stride;
+  i64 out_indptr_stride;
+  i32 indptr_64;  // i64, not i32
+  i32 out_indptr_64;
+  i32 parts;  // blocks of a segment
+  i32 little;
+};
+
 struct MergeParams {
   const void* values;  // [tokens, states, heads, dim]
   const float* lse;    // [tokens, states, heads]

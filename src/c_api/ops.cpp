@@ -99,3 +99,19 @@ tw_status tw_merge_states(const tw_tensor* values, const tw_tensor* lse, const t
                  read_optional_tensor("lse_out", lse_out), read_stream(stream));
   });
 }
+
+tw_status tw_pack_bits(const tw_tensor* x, const tw_tensor* out, int32_t order, tw_stream stream) {
+  return guarded([&] {
+    pack_bits(read_tensor("x", x), read_tensor("out", out),
+              read_enum("order", order, BitOrder::little), read_stream(stream));
+  });
+}
+
+tw_status tw_segment_pack_bits(const tw_tensor* x, const tw_tensor* indptr, const tw_tensor* out,
+                               const tw_tensor* out_indptr, int32_t order, tw_stream stream) {
+  return guarded([&] {
+    segment_pack_bits(read_tensor("x", x), read_tensor("indptr", indptr), read_tensor("out", out),
+                      read_tensor("out_indptr", out_indptr),
+                      read_enum("order", order, BitOrder::little), read_stream(stream));
+  });
+}

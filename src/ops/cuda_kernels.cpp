@@ -31,6 +31,9 @@ constexpr Form kForms[] = {
     {"layer_norm", "ops/layer_norm.h", "layer_norm", "LayerNormParams", 3, 512, 128},
     {"layer_norm_with_bias", "ops/layer_norm.h", "layer_norm", "LayerNormParams", 4, 512, 128},
     {"act_and_mul", "ops/activation.h", "act_and_mul", "ActivationParams", 2, 256, 0},
+    {"pack_bits", "ops/pack_bits.h", "pack_bits", "PackBitsParams", 0, 256, 0},
+    {"segment_pack_bits", "ops/pack_bits.h", "segment_pack_bits", "SegmentPackBitsParams", 0, 256,
+     64},
     {"apply_rope", "ops/rope.h", "apply_rope", "RopeParams", 2, 256, 3072},
     {"apply_rope_with_table", "ops/rope.h", "apply_rope", "RopeParams", 3, 256, 3072},
     {"write_kv_cache", "ops/cache_write.h", "write_kv_cache", "CacheWriteParams", 4, 256, 0},
@@ -63,7 +66,8 @@ std::string kernel_name(const CudaOpKernel& kernel) {
   if (kernel.op == CudaOp::act_and_mul) {
     parts.insert(parts.begin(), activation_name(kernel.activation));
   }
-  return fmt::format("{}_{}", form_of(kernel).name, fmt::join(parts, "_"));
+  parts.insert(parts.begin(), form_of(kernel).name);
+  return fmt::format("{}", fmt::join(parts, "_"));
 }
 
 jit::KernelSource kernel_source(const CudaOpKernel& kernel) {
@@ -85,10 +89,10 @@ jit::KernelSource kernel_source(const CudaOpKernel& kernel) {
       "#include \"{}\"\n"
       "using namespace tw;\n"
       "TW_KERNEL TW_LAUNCH_BOUNDS({}, 1) {}(TW_PARAMETER {} params) {{\n"
-      "  {}<{}>(params);\n"
+      "  tw::{}{}(params);\n"
       "}}\n",
       form.header, form.max_threads, source.name, form.params, form.function,
-      fmt::join(arguments, ", "));
+      arguments.empty() ? "" : fmt::format("<{}>", fmt::join(arguments, ", ")));
   return source;
 }
 
@@ -111,6 +115,8 @@ std::vector<CudaOpKernel> common_op_kernels() {
     }
     kernels.push_back({CudaOp::merge_states, {t, t}});
   }
+  kernels.push_back({CudaOp::pack_bits, {}});
+  kernels.push_back({CudaOp::segment_pack_bits, {}});
   return kernels;
 }
 

@@ -118,6 +118,61 @@ CudaOpLaunch<tw::ActivationParams> activation_launch(const TensorView& x, const 
   return launch;
 }
 
+CudaOpLaunch<tw::PackBitsParams> pack_bits_launch(const TensorView& x, const TensorView& out,
+                                                  BitOrder order) {
+  CudaOpLaunch<tw::PackBitsParams> launch;
+  launch.kernel.op = CudaOp::pack_bits;
+  tw::PackBitsParams& params = launch.params;
+  params.x = static_cast<const tw::u8*>(x.data);
+  params.out = static_cast<tw::u8*>(out.data);
+  params.columns = x.shape[x.rank - 1];
+  params.rows = 1;
+  if (x.rank == 2) {
+    params.rows = cuda_count(x.shape[0], "rows");
+    params.x_stride = x.strides[0];
+    params.out_stride = out.strides[0];
+  }
+  params.row_bytes = cuda_count(out.shape[out.rank - 1], "bytes of a row");
+  params.little = order == BitOrder::little ? 1 : 0;
+  if (out.numel() == 0) return launch;
+  launch.block = 256;
+  launch.grid = blocks_for(out.numel(), launch.block);
+  return launch;
+}
+
+CudaOpLaunch<tw::SegmentPackBitsParams> segment_pack_bits_launch(const TensorView& x,
+                                                                 const TensorView& indptr,
+                                                                 const TensorView& out,
+                                                                 const TensorView& out_indptr,
+                                                                 BitOrder order) {
+  CudaOpLaunch<tw::SegmentPackBitsParams> launch;
+  launch.kernel.op = CudaOp::segment_pack_bits;
+  tw::SegmentPackBitsParams& params = launch.params;
+  params.x = static_cast<const tw::u8*>(x.data);
+  params.out = static_cast<tw::u8*>(out.data);
+  params.indptr = indptr.data;
+  params.out_indptr = out_indptr.data;
+  params.elements = x.shape[0];
+  params.out_bytes = out.shape[0];
+  params.segments = indptr.shape[0] - 1;
+  params.indptr_stride = indptr.strides[0];
+  params.out_indptr_stride = out_indptr.strides[0];
+  params.indptr_64 = indptr.dtype == DType::i64 ? 1 : 0;
+  params.out_indptr_64 = out_indptr.dtype == DType::i64 ? 1 : 0;
+  params.little = order == BitOrder::little ? 1 : 0;
+  launch.block = 256;
+  launch.shared_bytes = launch.block / kWarp * static_cast<std::int32_t>(sizeof(tw::i64));
+  // Without segments there is still the first entry of out_indptr to write.
+  const std::int64_t segments = std::max<std::int64_t>(1, params.segments);
+  // Lengths are not known here: as many blocks as equal segments would keep busy, 16 bytes a
+  // thread.
+  constexpr std::int64_t kElementsOfBlock = 256 * 16 * 8;
+  params.parts = static_cast<std::int32_t>(
+      std::clamp<std::int64_t>(params.elements / segments / kElementsOfBlock, 1, 1024));
+  launch.grid = cuda_count(segments * params.parts, "blocks");
+  return launch;
+}
+
 CudaOpLaunch<tw::MergeParams> merge_launch(const TensorView& values, const TensorView& lse,
                                            const TensorView& out, const TensorView& lse_out) {
   CudaOpLaunch<tw::MergeParams> launch;

@@ -34,6 +34,14 @@ CudaOpLaunch<tw::LayerNormParams> layer_norm_launch(const TensorView& x, const T
 CudaOpLaunch<tw::ActivationParams> activation_launch(const TensorView& x, const TensorView& out,
                                                      Activation activation);
 
+CudaOpLaunch<tw::PackBitsParams> pack_bits_launch(const TensorView& x, const TensorView& out,
+                                                  BitOrder order);
+CudaOpLaunch<tw::SegmentPackBitsParams> segment_pack_bits_launch(const TensorView& x,
+                                                                 const TensorView& indptr,
+                                                                 const TensorView& out,
+                                                                 const TensorView& out_indptr,
+                                                                 BitOrder order);
+
 CudaOpLaunch<tw::MergeParams> merge_launch(const TensorView& values, const TensorView& lse,
                                            const TensorView& out, const TensorView& lse_out);
 

@@ -201,6 +201,37 @@ TEST_F(COps, ActivationsAndMerge) {
       [&] { return tw_merge_states(&c_values, &c_lse, &c_joined, &c_lse_out, nullptr); });
 }
 
+TEST_F(COps, PackBits) {
+  Tensor x(DType::u8, {3, 21});
+  for (std::int64_t i = 0; i < 63; ++i) x.set({i / 21, i % 21}, static_cast<double>(i % 3));
+  Tensor out(DType::u8, {3, 3});
+  const tw_tensor c_x = to_c(x.view());
+  const tw_tensor c_out = to_c(out.view());
+  expect_same(
+      out, [&] { pack_bits(x.view(), out.view()); },
+      [&] { return tw_pack_bits(&c_x, &c_out, TW_BIG_BIT_ORDER, nullptr); });
+  expect_same(
+      out, [&] { pack_bits(x.view(), out.view(), BitOrder::little); },
+      [&] { return tw_pack_bits(&c_x, &c_out, TW_LITTLE_BIT_ORDER, nullptr); });
+  expect_invalid(tw_pack_bits(&c_x, &c_out, 2, nullptr), {"order is 2"});
+
+  const TensorView row = x.view().select(0, 1);
+  const Tensor indptr = int_tensor({1, 4, 20});
+  Tensor out_indptr = int_tensor({7, 7, 7});
+  Tensor segments(DType::u8, {4}, {1}, kSentinel);
+  const tw_tensor c_row = to_c(row);
+  const tw_tensor c_indptr = to_c(indptr.view());
+  const tw_tensor c_out_indptr = to_c(out_indptr.view());
+  const tw_tensor c_segments = to_c(segments.view());
+  expect_same(
+      segments, [&] { segment_pack_bits(row, indptr.view(), segments.view(), out_indptr.view()); },
+      [&] {
+        return tw_segment_pack_bits(&c_row, &c_indptr, &c_segments, &c_out_indptr, TW_BIG_BIT_ORDER,
+                                    nullptr);
+      });
+  EXPECT_EQ(out_indptr.get({2}), 3);
+}
+
 TEST_F(COps, Sample) {
   const Tensor logits = normal({6, 500}, DType::f32);
   Tensor tokens(DType::i32, {6});

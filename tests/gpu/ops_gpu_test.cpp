@@ -155,6 +155,38 @@ TEST_F(OpsOnGpu, ActAndMul) {
   }
 }
 
+TEST_F(OpsOnGpu, PackBits) {
+  Random random(10);
+  Tensor x = strided(DType::u8, {5, 4099}, 1);
+  for (std::size_t i = 0; i < x.storage_bytes(); ++i) {
+    x.storage()[i] = static_cast<std::uint8_t>(random.bits() % 2);
+  }
+  const OnGpu gpu_x(x);
+  for (const BitOrder order : {BitOrder::big, BitOrder::little}) {
+    Tensor got(DType::u8, {5, 513});
+    const Tensor expected(DType::u8, {5, 513});
+    run_twice(got, [&](const TensorView& out) { pack_bits(gpu_x.view(), out, order); });
+    pack_bits(x.view(), expected.view(), order);
+    EXPECT_EQ(got.snapshot(), expected.snapshot());
+    const TensorView row = x.view().select(0, 1);
+    Tensor indptr = int_tensor({0, 3, 3, 70, 4000, 4099});
+    Tensor got_indptr = int_tensor({0, 0, 0, 0, 0, 0});
+    const Tensor expected_indptr = copy_of(got_indptr);
+    Tensor segments(DType::u8, {517});
+    const Tensor expected_segments(DType::u8, {517});
+    const OnGpu gpu_indptr(indptr);
+    OnGpu gpu_got_indptr(got_indptr);
+    run_twice(segments, [&](const TensorView& out) {
+      segment_pack_bits(gpu_x.view().select(0, 1), gpu_indptr.view(), out, gpu_got_indptr.view(),
+                        order);
+    });
+    gpu_got_indptr.download();
+    segment_pack_bits(row, indptr.view(), expected_segments.view(), expected_indptr.view(), order);
+    EXPECT_EQ(segments.snapshot(), expected_segments.snapshot());
+    EXPECT_EQ(got_indptr.snapshot(), expected_indptr.snapshot());
+  }
+}
+
 TEST_F(OpsOnGpu, MergeStates) {
   Random random(4);
   for (int mix = 0; mix < kNumMixes; ++mix) {

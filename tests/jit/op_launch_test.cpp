@@ -59,6 +59,12 @@ TEST_F(OpLaunch, EveryOperator) {
   });
   EXPECT_EQ(launch.kernel, "layer_norm_with_bias_bf16_bf16_bf16_bf16");
 
+  const Tensor bytes(DType::u8, {10, 256});
+  const Tensor bits(DType::u8, {10, 32});
+  launch = launch_of([&](Stream s) { pack_bits(on_gpu(bytes), on_gpu(bits), BitOrder::big, s); });
+  EXPECT_EQ(launch.kernel, "pack_bits");
+  EXPECT_EQ(launch.grid, 2U);  // of 256 threads with a byte
+
   const Tensor half(DType::bf16, {10, 256});
   launch = launch_of([&](Stream s) { act_and_mul(on_gpu(x), on_gpu(half), Activation::silu, s); });
   EXPECT_EQ(launch.kernel, "act_and_mul_silu_bf16_bf16");

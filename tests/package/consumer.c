@@ -45,6 +45,8 @@ static int all_functions_are_there(void) {
       (function)&tw_rms_norm,
       (function)&tw_fused_add_rms_norm,
       (function)&tw_layer_norm,
+      (function)&tw_pack_bits,
+      (function)&tw_segment_pack_bits,
       (function)&tw_apply_rope,
       (function)&tw_apply_rope_with_cos_sin_cache,
       (function)&tw_act_and_mul,

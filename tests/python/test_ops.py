@@ -53,6 +53,21 @@ def test_layer_norm(random, dtype):
     assert tw.layer_norm(x, weight, bias, out=x) is x
 
 
+@pytest.mark.parametrize("bitorder", ["big", "little"])
+def test_pack_bits(random, bitorder):
+    for shape in [(13,), (3, 21), (2, 64)]:
+        for x in [random.random(shape) < 0.5, random.integers(0, 3, shape, dtype=np.uint8)]:
+            got = tw.pack_bits(x, bitorder=bitorder)
+            np.testing.assert_array_equal(got, np.packbits(x, axis=-1, bitorder=bitorder))
+    x, indptr = random.random(50) < 0.5, [0, 3, 3, 20, 50]
+    out, out_indptr = tw.segment_pack_bits(x, indptr, bitorder=bitorder)
+    expected = [np.packbits(x[a:b], bitorder=bitorder) for a, b in zip(indptr, indptr[1:])]
+    assert out_indptr.tolist() == [0, 1, 1, 4, 8]
+    np.testing.assert_array_equal(out[: out_indptr[-1]], np.concatenate(expected))
+    with pytest.raises(tw.InvalidArgument, match="bitorder is 'middle'"):
+        tw.pack_bits(x, bitorder="middle")
+
+
 def test_norms_into_fp8(random):
     x, residual = random.standard_normal((2, 5, 32)).astype(np.float32)
     weight = random.standard_normal(32).astype(np.float32)
