@@ -50,6 +50,29 @@ TILEWRIGHT_API tw_status tw_apply_rope_with_cos_sin_cache(
     const tw_tensor* x, const tw_tensor* positions, const tw_tensor* cos_sin_cache,
     const tw_tensor* out, int32_t interleaved, const tw_rope_sections* sections, tw_stream stream);
 
+/* Exactly one of rope and cos_sin_cache is given; interleaved belongs to cos_sin_cache. */
+typedef struct tw_rope_and_cache_args {
+  size_t size;
+  const tw_rope* rope;
+  const tw_tensor* cos_sin_cache;
+  const tw_rope_sections* sections; /* NULL: positions of one axis */
+  const tw_tensor* q_norm_weight;   /* NULL: queries are not normed */
+  const tw_tensor* k_norm_weight;   /* NULL: keys are not normed */
+  const tw_real* k_scale;           /* NULL: 1 */
+  const tw_real* v_scale;           /* NULL: 1 */
+  const tw_tensor* token_indptr;    /* NULL: one request */
+  tw_stream stream;
+  float norm_eps; /* 0: 1e-6 */
+  float norm_weight_offset;
+  int32_t interleaved;
+  int32_t reserved;
+} tw_rope_and_cache_args;
+
+TILEWRIGHT_API tw_status tw_apply_rope_and_write_kv_cache(
+    const tw_tensor* q, const tw_tensor* k, const tw_tensor* v, const tw_tensor* positions,
+    const tw_tensor* q_out, const tw_kv_cache* cache, const tw_tensor* slot_mapping,
+    const tw_rope_and_cache_args* args);
+
 enum { TW_SILU = 0, TW_GELU = 1, TW_GELU_TANH = 2 };
 
 TILEWRIGHT_API tw_status tw_act_and_mul(const tw_tensor* x, const tw_tensor* out,

@@ -80,6 +80,39 @@ TILEWRIGHT_API void apply_rope_with_cos_sin_cache(const TensorView& x, const Ten
                                                   const RopeSections& sections = {},
                                                   Stream stream = {});
 
+// RMSNorm of each head of queries and keys before they are rotated, as Qwen3's. Weights
+// [head_dim] of one dtype; an undefined one: these are not normed.
+struct QkNorm {
+  TensorView q_weight;
+  TensorView k_weight;
+  float eps = 1e-6F;
+  float weight_offset = 0;
+};
+
+// How apply_rope_and_write_kv_cache does what rms_norm, apply_rope and write_kv_cache do.
+struct RopeAndCacheArgs {
+  RopeSpec rope;
+  TensorView cos_sin_cache;  // where it is defined, of `rope` only `interleaved` counts
+  RopeSections sections;
+  QkNorm qk_norm;
+  Scale k_scale;
+  Scale v_scale;
+  TensorView token_indptr;
+  Stream stream;
+};
+// From the projection of q [tokens, qo_heads, head_dim], k [tokens, kv_heads, head_dim] and
+// v [tokens, kv_heads, dim] to what attention reads, in one kernel: q is normed and rotated into
+// q_out (may be q), k into the cache's slots, and v is written there. q, k, v and q_out have one
+// dtype and contiguous last dimensions, as slices of one tensor have. The bits are those of
+// rms_norm (dimensions that are no multiple of 8: but for the order of its sum), apply_rope and
+// write_kv_cache one after another, each rounded to that dtype. Tokens with slot -1 are rotated
+// into q_out alone. On CUDA up to 1024 heads, else not_supported; on the CPU k is copied once.
+TILEWRIGHT_API void apply_rope_and_write_kv_cache(const TensorView& q, const TensorView& k,
+                                                  const TensorView& v, const TensorView& positions,
+                                                  const TensorView& q_out, const KvCache& cache,
+                                                  const TensorView& slot_mapping,
+                                                  const RopeAndCacheArgs& args = {});
+
 enum class Activation : std::uint8_t { silu, gelu, gelu_tanh };
 // out [tokens, dim] = act(x[:, :dim]) * x[:, dim:] for x [tokens, 2 * dim].
 TILEWRIGHT_API void act_and_mul(const TensorView& x, const TensorView& out, Activation activation,

@@ -10,12 +10,30 @@
 
 namespace tw {
 
+// A run of a head in its place: copied, where the types are the same, or converted.
+template <typename From, typename To, i32 count>
+TW_DEVICE void convert_run(const CacheSide& side, i32 head, i64 request,
+                           const Run<From, count>& run, To* to) {
+  if constexpr (kIsSame<From, To>) {
+    write_run(run, to);
+  } else {
+    float value[count];
+    unpack_run(run, value);
+    if constexpr (kIsFp8<To>) {
+      float scale = side.scale_value;
+      if (side.scale != nullptr)
+        scale = side.scale[request * side.scale_stride[0] + head * side.scale_stride[1]];
+#pragma unroll
+      for (i32 j = 0; j < count; ++j) value[j] = divide_exact(value[j], scale);
+    }
+    store_run(value, to);
+  }
+}
+
 // Keys or values of a token, by their types. A thread takes runs thread, thread + threads, ...;
 // its first ones are read before it is known where they go.
-template <typename From, typename To, i32 count>
+template <typename From, typename To, i32 count, i32 kAhead = 2>
 struct TokenSide {
-  static constexpr i32 kAhead = 2;
-
   const CacheSide& side;
   const From* from;
   i32 runs;  // of a head
@@ -45,23 +63,9 @@ struct TokenSide {
     return read_run<count>(from + head * side.from_stride[1] + element * side.from_stride[2]);
   }
 
-  // Copies, where the types are the same, or converts.
   TW_DEVICE void write(i32 item, i32 head, const Run<From, count>& run, To* to, i64 request) const {
     to += head * side.to_stride[2] + (item - head * runs) * count;
-    if constexpr (kIsSame<From, To>) {
-      write_run(run, to);
-    } else {
-      float value[count];
-      unpack_run(run, value);
-      if constexpr (kIsFp8<To>) {
-        float scale = side.scale_value;
-        if (side.scale != nullptr)
-          scale = side.scale[request * side.scale_stride[0] + head * side.scale_stride[1]];
-#pragma unroll
-        for (i32 j = 0; j < count; ++j) value[j] = divide_exact(value[j], scale);
-      }
-      store_run(value, to);
-    }
+    convert_run(side, head, request, run, to);
   }
 
   TW_DEVICE void write_all(i64 page, i64 row, i64 request) const {
@@ -98,20 +102,31 @@ TW_DEVICE i64 request_of(const CacheWriteParams& p, i64 token) {
   return low;
 }
 
+// Where a token goes.
+struct CacheSlot {
+  bool present;
+  u32 page;
+  u32 row;
+  i64 request;
+};
+TW_DEVICE CacheSlot cache_slot(const CacheWriteParams& p, i64 token, i64 slot) {
+  if (slot < 0 || slot >= p.slots_end) return {false, 0, 0, 0};
+  const i64 request = request_of(p, token);
+  return {request >= 0, static_cast<u32>(slot) / static_cast<u32>(p.page_size),
+          static_cast<u32>(slot) % static_cast<u32>(p.page_size), request};
+}
+
 template <i32 count, typename KeyFrom, typename KeyTo, typename ValueFrom, typename ValueTo>
 TW_DEVICE void write_token(const CacheWriteParams& p) {
   const i64 token = block_id();
-  const i64 slot = load_index(p.slots, p.slots_64 != 0, token * p.slots_stride);
+  const i64 number = load_index(p.slots, p.slots_64 != 0, token * p.slots_stride);
   const TokenSide<KeyFrom, KeyTo, count> keys(p.keys, p.heads, token);
   const TokenSide<ValueFrom, ValueTo, count> values(p.values, p.heads, token);
-  if (slot < 0 || slot >= p.slots_end) return;
-  const i64 request = request_of(p, token);
-  if (request < 0) return;
-  const u32 page = static_cast<u32>(slot) / static_cast<u32>(p.page_size);
-  const u32 row = static_cast<u32>(slot) % static_cast<u32>(p.page_size);
-  keys.write_all(page, row, request);
+  const CacheSlot slot = cache_slot(p, token, number);
+  if (!slot.present) return;
+  keys.write_all(slot.page, slot.row, slot.request);
   sync_block();
-  values.write_all(page, row, request);
+  values.write_all(slot.page, slot.row, slot.request);
 }
 
 template <typename KeyFrom, typename KeyTo, typename ValueFrom, typename ValueTo>

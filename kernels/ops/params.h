@@ -158,4 +158,15 @@ struct CacheWriteParams {
   i32 heads;
 };
 
+// Queries and keys rotated, keys and values into a cache.
+struct RopeAndCacheParams {
+  RopeParams rope;         // of queries
+  CacheWriteParams cache;  // keys are rotated, too
+  const void* q_weight;    // [head_dim] of an RMSNorm of each head, or null
+  const void* k_weight;
+  float eps;
+  float weight_offset;
+  i32 aligned;  // all of the call's
+};
+
 }  // namespace tw

@@ -45,6 +45,7 @@ from ._tilewright import (
     YarnScaling,
     abs,  # noqa: A004
     apply_rope,
+    apply_rope_and_write_kv_cache,
     apply_rope_with_cos_sin_cache,
     block_structure,
     choose_kernels,
@@ -130,6 +131,7 @@ __all__ = [
     "__version__",
     "abs",
     "apply_rope",
+    "apply_rope_and_write_kv_cache",
     "apply_rope_with_cos_sin_cache",
     "block_structure",
     "choose_kernels",

@@ -21,6 +21,34 @@ RopeSections read_sections(const tw_rope_sections* sections) {
   return result;
 }
 
+RopeAndCacheArgs read_rope_and_cache_args(const tw_rope_and_cache_args* args) {
+  const Path path("args");
+  const tw_rope_and_cache_args given = read_struct(path, args);
+  check_reserved({path, "reserved"}, given.reserved);
+  RopeAndCacheArgs result;
+  if (given.cos_sin_cache == nullptr) {
+    result.rope = required({path, "rope"}, given.rope).spec;
+  } else if (given.rope != nullptr) {
+    raise(ErrorCode::invalid_argument,
+          "args.rope and args.cos_sin_cache are given: one of them must be NULL");
+  }
+  const bool interleaved = read_flag({path, "interleaved"}, given.interleaved);
+  if (given.cos_sin_cache != nullptr) {
+    result.cos_sin_cache = read_tensor({path, "cos_sin_cache"}, given.cos_sin_cache);
+    result.rope.interleaved = interleaved;
+  }
+  result.sections = read_sections(given.sections);
+  result.qk_norm.q_weight = read_optional_tensor({path, "q_norm_weight"}, given.q_norm_weight);
+  result.qk_norm.k_weight = read_optional_tensor({path, "k_norm_weight"}, given.k_norm_weight);
+  if (given.norm_eps != 0) result.qk_norm.eps = given.norm_eps;
+  result.qk_norm.weight_offset = given.norm_weight_offset;
+  result.k_scale = read_scale({path, "k_scale"}, given.k_scale);
+  result.v_scale = read_scale({path, "v_scale"}, given.v_scale);
+  result.token_indptr = read_optional_tensor({path, "token_indptr"}, given.token_indptr);
+  result.stream = read_stream(given.stream);
+  return result;
+}
+
 }  // namespace
 
 tw_status tw_write_kv_cache(const tw_tensor* k, const tw_tensor* v, const tw_kv_cache* cache,
@@ -113,5 +141,19 @@ tw_status tw_segment_pack_bits(const tw_tensor* x, const tw_tensor* indptr, cons
     segment_pack_bits(read_tensor("x", x), read_tensor("indptr", indptr), read_tensor("out", out),
                       read_tensor("out_indptr", out_indptr),
                       read_enum("order", order, BitOrder::little), read_stream(stream));
+  });
+}
+
+tw_status tw_apply_rope_and_write_kv_cache(const tw_tensor* q, const tw_tensor* k,
+                                           const tw_tensor* v, const tw_tensor* positions,
+                                           const tw_tensor* q_out, const tw_kv_cache* cache,
+                                           const tw_tensor* slot_mapping,
+                                           const tw_rope_and_cache_args* args) {
+  return guarded([&] {
+    apply_rope_and_write_kv_cache(read_tensor("q", q), read_tensor("k", k), read_tensor("v", v),
+                                  read_tensor("positions", positions), read_tensor("q_out", q_out),
+                                  read_kv_cache("cache", read_struct("cache", cache)),
+                                  read_tensor("slot_mapping", slot_mapping),
+                                  read_rope_and_cache_args(args));
   });
 }

@@ -38,6 +38,8 @@ constexpr Form kForms[] = {
     {"apply_rope_with_table", "ops/rope.h", "apply_rope", "RopeParams", 3, 256, 3072},
     {"write_kv_cache", "ops/cache_write.h", "write_kv_cache", "CacheWriteParams", 4, 256, 0},
     {"merge_states", "ops/merge_states.h", "merge_states", "MergeParams", 2, 128, 0},
+    {"rope_and_cache", "ops/rope_and_cache.h", "rope_and_cache", "RopeAndCacheParams", 5, 256,
+     7168},
 };
 
 const Form& form_of(const CudaOpKernel& kernel) {
@@ -112,6 +114,9 @@ std::vector<CudaOpKernel> common_op_kernels() {
     kernels.push_back({CudaOp::apply_rope_with_table, {t, t, DType::f32}});
     for (const DType cache : {t, DType::f8e4m3}) {
       kernels.push_back({CudaOp::write_kv_cache, {t, cache, t, cache}});
+    }
+    for (const DType cache : {t, DType::f8e4m3}) {
+      kernels.push_back({CudaOp::rope_and_cache, {t, cache, cache, t, DType::f32}});
     }
     kernels.push_back({CudaOp::merge_states, {t, t}});
   }

@@ -300,4 +300,48 @@ CudaOpLaunch<tw::CacheWriteParams> cache_write_launch(const TensorView& k, const
   return launch;
 }
 
+CudaOpLaunch<tw::RopeAndCacheParams> rope_and_cache_launch(
+    const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& positions,
+    const TensorView& q_out, const KvCache& cache, const TensorView& slot_mapping,
+    const RopeTurns& turns, const RopeAndCacheArgs& args) {
+  constexpr std::int64_t kMaxHeads = 1024;  // whose factors are in shared memory
+  const TensorView& q_weight = args.qk_norm.q_weight;
+  const TensorView& k_weight = args.qk_norm.k_weight;
+  const TensorView& weight = q_weight.defined() ? q_weight : k_weight;
+  CudaOpLaunch<tw::RopeAndCacheParams> launch;
+  launch.kernel = {
+      CudaOp::rope_and_cache,
+      {q.dtype, cache.k.dtype, cache.v.dtype, weight.defined() ? weight.dtype : q.dtype,
+       turns.table.defined() ? turns.table.dtype : DType::f32}};
+  tw::RopeAndCacheParams& params = launch.params;
+  params.rope = rope_launch(q, positions, q_out, turns).params;
+  params.cache =
+      cache_write_launch(k, v, cache, slot_mapping, args.k_scale, args.v_scale, args.token_indptr)
+          .params;
+  params.q_weight = q_weight.data;
+  params.k_weight = k_weight.data;
+  params.eps = args.qk_norm.eps;
+  params.weight_offset = args.qk_norm.weight_offset;
+  const std::int64_t heads = static_cast<std::int64_t>(params.rope.heads) + params.cache.heads;
+  if (heads > kMaxHeads) {
+    raise(ErrorCode::not_supported, "q and k have {} heads: on CUDA there may be up to {}", heads,
+          kMaxHeads);
+  }
+  const auto runs_of = [](const TensorView& tensor) {
+    return !tensor.defined() || has_aligned_runs(tensor);
+  };
+  const bool aligned = params.rope.aligned != 0 && params.cache.keys.aligned != 0 &&
+                       params.cache.values.aligned != 0 && runs_of(q_weight) && runs_of(k_weight);
+  params.aligned = aligned ? 1 : 0;
+  if (params.rope.tokens == 0) return launch;
+  launch.grid = params.rope.tokens;
+  const std::int64_t run = aligned ? kCudaRun : 1;
+  const std::int64_t pairs = params.rope.pairs;
+  const std::int64_t values = params.cache.heads * (v.shape[2] / run);
+  launch.block = threads_for(std::max({heads * (pairs / run), values, pairs}), 256);
+  launch.shared_bytes = (2 * tw::RopeParams::kMaxPairs + static_cast<std::int32_t>(heads)) *
+                        static_cast<std::int32_t>(sizeof(float));
+  return launch;
+}
+
 }  // namespace tilewright

@@ -63,4 +63,10 @@ CudaOpLaunch<tw::CacheWriteParams> cache_write_launch(const TensorView& k, const
                                                       const Scale& k_scale, const Scale& v_scale,
                                                       const TensorView& token_indptr);
 
+// k and v have q's dtype, the norm's weights one dtype.
+CudaOpLaunch<tw::RopeAndCacheParams> rope_and_cache_launch(
+    const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& positions,
+    const TensorView& q_out, const KvCache& cache, const TensorView& slot_mapping,
+    const RopeTurns& turns, const RopeAndCacheArgs& args);
+
 }  // namespace tilewright

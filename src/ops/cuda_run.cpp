@@ -58,5 +58,6 @@ template void run_on_cuda(const CudaOpLaunch<tw::SegmentPackBitsParams>&, Device
 template void run_on_cuda(const CudaOpLaunch<tw::MergeParams>&, Device, Stream);
 template void run_on_cuda(const CudaOpLaunch<tw::RopeParams>&, Device, Stream);
 template void run_on_cuda(const CudaOpLaunch<tw::CacheWriteParams>&, Device, Stream);
+template void run_on_cuda(const CudaOpLaunch<tw::RopeAndCacheParams>&, Device, Stream);
 
 }  // namespace tilewright

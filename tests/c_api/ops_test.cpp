@@ -169,6 +169,77 @@ TEST_F(COps, Rope) {
       {"interleaved is 7"});
 }
 
+TEST_F(COps, RopeAndWriteKvCache) {
+  const Tensor q = normal({4, 3, 16});
+  const Tensor k = normal({4, 2, 16});
+  const Tensor v = normal({4, 2, 16});
+  const Tensor weight = normal({16});
+  const Tensor table = normal({400, 16}, DType::f32);
+  const Tensor positions = int_tensor({7, 0, 300, 12});
+  const Tensor slots = int_tensor({3, -1, 31, 0});
+  const Tensor indptr = int_tensor({0, 4});
+  Tensor out = normal({4, 3, 16});
+  Tensor memory = normal({4, 2, 8, 2, 16}, DType::f8e4m3);
+  const KvCache cache = KvCache::combined(memory.view());
+  const tw_tensor c_q = to_c(q.view());
+  const tw_tensor c_k = to_c(k.view());
+  const tw_tensor c_v = to_c(v.view());
+  const tw_tensor c_weight = to_c(weight.view());
+  const tw_tensor c_table = to_c(table.view());
+  const tw_tensor c_positions = to_c(positions.view());
+  const tw_tensor c_slots = to_c(slots.view());
+  const tw_tensor c_indptr = to_c(indptr.view());
+  const tw_tensor c_out = to_c(out.view());
+  const tw_kv_cache c_cache = to_c(cache);
+  const tw_real half = {0.5F, {}};
+  const tw_real two = {2, {}};
+  auto spec = sized<tw_rope_spec>();
+  spec.theta = 5e5;
+  RopeHandle rope;
+  ASSERT_OK(tw_rope_create(&spec, rope.target()));
+  auto args = sized<tw_rope_and_cache_args>();
+  args.rope = rope.get();
+  RopeAndCacheArgs cpp;
+  cpp.rope.theta = 5e5;
+  const auto c_call = [&] {
+    return tw_apply_rope_and_write_kv_cache(&c_q, &c_k, &c_v, &c_positions, &c_out, &c_cache,
+                                            &c_slots, &args);
+  };
+  const auto same = [&] {
+    const auto call = [&] {
+      apply_rope_and_write_kv_cache(q.view(), k.view(), v.view(), positions.view(), out.view(),
+                                    cache, slots.view(), cpp);
+    };
+    expect_same(out, call, c_call);
+    memory.refill();
+    expect_same(memory, call, c_call);
+  };
+  same();
+  args.q_norm_weight = args.k_norm_weight = &c_weight;
+  args.norm_eps = 0.1F;
+  args.norm_weight_offset = 1;
+  cpp.qk_norm = {weight.view(), weight.view(), 0.1F, 1};
+  args.k_scale = &half;
+  args.v_scale = &two;
+  args.token_indptr = &c_indptr;
+  cpp.k_scale = 0.5F;
+  cpp.v_scale = 2;
+  cpp.token_indptr = indptr.view();
+  same();
+  args.cos_sin_cache = &c_table;
+  expect_invalid(c_call(), {"args.rope and args.cos_sin_cache"});
+  args.rope = nullptr;
+  args.interleaved = 1;
+  cpp.cos_sin_cache = table.view();
+  cpp.rope.interleaved = true;
+  same();
+  args.reserved = 1;
+  expect_invalid(c_call(), {"args.reserved is 1"});
+  args.reserved = 0;
+  args.cos_sin_cache = nullptr;
+  expect_invalid(c_call(), {"args.rope is NULL"});
+}
+
 TEST_F(COps, ActivationsAndMerge) {
   const Tensor x = normal({5, 64});
   Tensor out = normal({5, 32});

@@ -363,6 +363,57 @@ TEST_F(OpsOnGpu, WriteKvCache) {
   }
 }
 
+// The bits of the three operators on the GPU.
+TEST_F(OpsOnGpu, RopeAndWriteKvCache) {
+  Random random(11);
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    for (const DType to : {dtype, DType::f8e4m3}) {
+      for (const bool normed : {false, true}) {
+        for (const std::int64_t heads : {4, 64}) {
+          const std::int64_t all = heads + 2 * 4;
+          Tensor qkv(dtype, {20, all, 128});
+          Tensor weight(dtype, {128});
+          fill_normal(qkv, random);
+          fill_normal(weight, random);
+          Tensor positions = positions_up_to(20, 1 << 20, DType::i64, random);
+          Tensor slots(DType::i32, {20});
+          for (std::int64_t t = 0; t < 20; ++t)
+            slots.set({t}, t % 7 == 3 ? -1.0 : static_cast<double>((t * 37) % 64));
+          const OnGpu gpu_qkv(qkv);
+          const OnGpu gpu_weight(weight);
+          const OnGpu gpu_positions(positions);
+          const OnGpu gpu_slots(slots);
+          const TensorView q = gpu_qkv.view().slice(1, 0, heads);
+          const TensorView k = gpu_qkv.view().slice(1, heads, heads + 4);
+          const TensorView v = gpu_qkv.view().slice(1, heads + 4, all);
+          RopeAndCacheArgs args;
+          args.rope.interleaved = normed;
+          if (normed) args.qk_norm = {gpu_weight.view(), gpu_weight.view(), 1e-5F, 0};
+          if (to == DType::f8e4m3) args.v_scale = 0.25F;
+          Mirror got_q{Tensor(dtype, {20, heads, 128})};
+          Mirror got{strided(to, {4, 2, 16, 4, 128}, 0)};
+          Mirror expected_q{Tensor(dtype, {20, heads, 128})};
+          Mirror expected_k{Tensor(dtype, {20, 4, 128})};
+          Mirror expected{strided(to, {4, 2, 16, 4, 128}, 0)};
+          apply_rope_and_write_kv_cache(q, k, v, gpu_positions.view(), got_q.gpu.view(),
+                                        KvCache::combined(got.gpu.view()), gpu_slots.view(), args);
+          const auto rotate = [&](const TensorView& from, const TensorView& out) {
+            if (normed) rms_norm(from, gpu_weight.view(), out, 1e-5F);
+            apply_rope(normed ? out : from, gpu_positions.view(), out, args.rope);
+          };
+          rotate(q, expected_q.gpu.view());
+          rotate(k, expected_k.gpu.view());
+          write_kv_cache(expected_k.gpu.view(), v, KvCache::combined(expected.gpu.view()),
+                         gpu_slots.view(), {}, args.v_scale);
+          for (Mirror* mirror : {&got_q, &got, &expected_q, &expected}) mirror->gpu.download();
+          EXPECT_EQ(got_q.host.snapshot(), expected_q.host.snapshot());
+          EXPECT_EQ(got.host.snapshot(), expected.host.snapshot());
+        }
+      }
+    }
+  }
+}
+
 TEST_F(OpsOnGpu, TensorsOfOtherDevicesAreRefused) {
   Tensor x(DType::f32, {4, 64});
   Tensor weight(DType::f32, {64});

@@ -46,6 +46,8 @@ TEST_P(OpKernels, OthersCompileWithinTheirBudgets) {
       {CudaOp::apply_rope, {kF32, kF32}},
       {CudaOp::apply_rope_with_table, {kF32, kF32, kF32}},
       {CudaOp::merge_states, {kF32, kF32}},
+      {CudaOp::rope_and_cache, {kF32, kF32, kF32, kF32, kF32}},
+      {CudaOp::rope_and_cache, {kF32, DType::f8e4m3, DType::f8e5m2, DType::bf16, DType::f16}},
       {CudaOp::write_kv_cache, {kF32, kF32, kF32, kF32}},
       {CudaOp::write_kv_cache, {kF32, DType::f8e5m2, kF32, DType::f8e4m3}},
       {CudaOp::write_kv_cache, {DType::f8e4m3, DType::f8e4m3, DType::f8e5m2, DType::f8e5m2}},

@@ -91,6 +91,16 @@ TEST_F(OpLaunch, EveryOperator) {
   });
   EXPECT_EQ(launch.kernel, "write_kv_cache_bf16_f8e4m3_bf16_f8e4m3");
 
+  const Tensor k(DType::bf16, {10, 8, 64});
+  launch = launch_of([&](Stream s) {
+    RopeAndCacheArgs args;
+    args.stream = s;
+    apply_rope_and_write_kv_cache(on_gpu(q), on_gpu(k), on_gpu(k), on_gpu(positions), on_gpu(q), kv,
+                                  on_gpu(positions), args);
+  });
+  EXPECT_EQ(launch.kernel, "rope_and_cache_bf16_f8e4m3_f8e4m3_bf16_float");
+  EXPECT_EQ(launch.grid, 10U);
+
   const Tensor values(DType::f32, {10, 3, 8, 64});
   const Tensor lse(DType::f32, {10, 3, 8});
   launch =

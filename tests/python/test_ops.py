@@ -53,6 +53,25 @@ def test_layer_norm(random, dtype):
     assert tw.layer_norm(x, weight, bias, out=x) is x
 
 
+@pytest.mark.parametrize("normed", [False, True])
+def test_rope_and_write_kv_cache(random, normed):
+    qkv = random.standard_normal((5, 8, 16)).astype(ml_dtypes.bfloat16)
+    weight = random.standard_normal(16).astype(ml_dtypes.bfloat16)
+    q, k, v = qkv[:, :4], qkv[:, 4:6], qkv[:, 6:]
+    positions, slots = [7, 0, 300, 12, 5], [3, -1, 11, 0, 6]
+    got, expected = (np.zeros((3, 2, 4, 2, 16), ml_dtypes.float8_e4m3fn) for _ in range(2))
+    norm = dict(q_norm_weight=weight, k_norm_weight=weight) if normed else {}
+    out = tw.apply_rope_and_write_kv_cache(
+        q, k, v, positions, got, slots, rope=tw.RopeSpec(theta=500.0), k_scale=0.5, **norm
+    )
+    head = [tw.rms_norm(x, weight) if normed else x for x in (q, k)]
+    np.testing.assert_array_equal(out, tw.apply_rope(head[0], positions, theta=500.0))
+    tw.write_kv_cache(tw.apply_rope(head[1], positions, theta=500.0), v, expected, slots, k_scale=0.5)
+    np.testing.assert_array_equal(got, expected)
+    with pytest.raises(tw.InvalidArgument, match="one of them must be None"):
+        tw.apply_rope_and_write_kv_cache(q, k, v, positions, got, slots, rope=tw.RopeSpec(), cos_sin_cache=weight)
+
+
 @pytest.mark.parametrize("bitorder", ["big", "little"])
 def test_pack_bits(random, bitorder):
     for shape in [(13,), (3, 21), (2, 64)]:
