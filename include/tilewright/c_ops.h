@@ -19,12 +19,19 @@ TILEWRIGHT_API tw_status tw_write_kv_cache(const tw_tensor* k, const tw_tensor* 
                                            const tw_real* k_scale, const tw_real* v_scale,
                                            const tw_tensor* token_indptr, tw_stream stream);
 
+/* out_scale NULL: 1. */
 TILEWRIGHT_API tw_status tw_rms_norm(const tw_tensor* x, const tw_tensor* weight,
                                      const tw_tensor* out, float eps, float weight_offset,
-                                     tw_stream stream);
+                                     const tw_real* out_scale, tw_stream stream);
 TILEWRIGHT_API tw_status tw_fused_add_rms_norm(const tw_tensor* x, const tw_tensor* residual,
                                                const tw_tensor* weight, const tw_tensor* out,
-                                               float eps, float weight_offset, tw_stream stream);
+                                               float eps, float weight_offset,
+                                               const tw_real* out_scale, tw_stream stream);
+
+/* bias may be NULL. */
+TILEWRIGHT_API tw_status tw_layer_norm(const tw_tensor* x, const tw_tensor* weight,
+                                       const tw_tensor* bias, const tw_tensor* out, float eps,
+                                       const tw_real* out_scale, tw_stream stream);
 
 enum { TW_MAX_ROPE_AXES = 4 };
 
@@ -43,10 +50,41 @@ TILEWRIGHT_API tw_status tw_apply_rope_with_cos_sin_cache(
     const tw_tensor* x, const tw_tensor* positions, const tw_tensor* cos_sin_cache,
     const tw_tensor* out, int32_t interleaved, const tw_rope_sections* sections, tw_stream stream);
 
+/* Exactly one of rope and cos_sin_cache is given; interleaved belongs to cos_sin_cache. */
+typedef struct tw_rope_and_cache_args {
+  size_t size;
+  const tw_rope* rope;
+  const tw_tensor* cos_sin_cache;
+  const tw_rope_sections* sections; /* NULL: positions of one axis */
+  const tw_tensor* q_norm_weight;   /* NULL: queries are not normed */
+  const tw_tensor* k_norm_weight;   /* NULL: keys are not normed */
+  const tw_real* k_scale;           /* NULL: 1 */
+  const tw_real* v_scale;           /* NULL: 1 */
+  const tw_tensor* token_indptr;    /* NULL: one request */
+  tw_stream stream;
+  float norm_eps; /* 0: 1e-6 */
+  float norm_weight_offset;
+  int32_t interleaved;
+  int32_t reserved;
+} tw_rope_and_cache_args;
+
+TILEWRIGHT_API tw_status tw_apply_rope_and_write_kv_cache(
+    const tw_tensor* q, const tw_tensor* k, const tw_tensor* v, const tw_tensor* positions,
+    const tw_tensor* q_out, const tw_kv_cache* cache, const tw_tensor* slot_mapping,
+    const tw_rope_and_cache_args* args);
+
 enum { TW_SILU = 0, TW_GELU = 1, TW_GELU_TANH = 2 };
 
 TILEWRIGHT_API tw_status tw_act_and_mul(const tw_tensor* x, const tw_tensor* out,
                                         int32_t activation, tw_stream stream);
+
+enum { TW_BIG_BIT_ORDER = 0, TW_LITTLE_BIT_ORDER = 1 };
+
+TILEWRIGHT_API tw_status tw_pack_bits(const tw_tensor* x, const tw_tensor* out, int32_t order,
+                                      tw_stream stream);
+TILEWRIGHT_API tw_status tw_segment_pack_bits(const tw_tensor* x, const tw_tensor* indptr,
+                                              const tw_tensor* out, const tw_tensor* out_indptr,
+                                              int32_t order, tw_stream stream);
 
 /* lse_out may be NULL. */
 TILEWRIGHT_API tw_status tw_merge_states(const tw_tensor* values, const tw_tensor* lse,

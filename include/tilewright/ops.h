@@ -34,14 +34,23 @@ TILEWRIGHT_API void write_kv_cache(const TensorView& k, const TensorView& v, con
                                    Stream stream = {});
 
 // out = x / sqrt(mean(x^2) + eps) * (weight + weight_offset); x, out [..., dim] of rank 1 to 3,
-// weight [dim] (arXiv 1910.07467). weight_offset = 1 is Gemma's form.
+// weight [dim] (arXiv 1910.07467). weight_offset = 1 is Gemma's form. out may also be f8e4m3:
+// values are divided by out_scale, a number or f32 [1], and saturated, as write_kv_cache does it.
 TILEWRIGHT_API void rms_norm(const TensorView& x, const TensorView& weight, const TensorView& out,
-                             float eps, float weight_offset = 0, Stream stream = {});
+                             float eps, float weight_offset = 0, const Scale& out_scale = {},
+                             Stream stream = {});
 // residual += x, then out = rms_norm(residual): one read of both. residual is updated; out may be
 // x.
 TILEWRIGHT_API void fused_add_rms_norm(const TensorView& x, const TensorView& residual,
                                        const TensorView& weight, const TensorView& out, float eps,
-                                       float weight_offset = 0, Stream stream = {});
+                                       float weight_offset = 0, const Scale& out_scale = {},
+                                       Stream stream = {});
+
+// out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, of each row (arXiv 1607.06450), with
+// the mean of squared differences for var. bias [dim] may be undefined; all else as rms_norm.
+TILEWRIGHT_API void layer_norm(const TensorView& x, const TensorView& weight,
+                               const TensorView& bias, const TensorView& out, float eps,
+                               const Scale& out_scale = {}, Stream stream = {});
 
 // Positions with several axes (multi-axis RoPE): how many pairs of a head turn by each of them.
 // They sum to dim / 2.
@@ -71,10 +80,60 @@ TILEWRIGHT_API void apply_rope_with_cos_sin_cache(const TensorView& x, const Ten
                                                   const RopeSections& sections = {},
                                                   Stream stream = {});
 
+// RMSNorm of each head of queries and keys before they are rotated, as Qwen3's. Weights
+// [head_dim] of one dtype; an undefined one: these are not normed.
+struct QkNorm {
+  TensorView q_weight;
+  TensorView k_weight;
+  float eps = 1e-6F;
+  float weight_offset = 0;
+};
+
+// How apply_rope_and_write_kv_cache does what rms_norm, apply_rope and write_kv_cache do.
+struct RopeAndCacheArgs {
+  RopeSpec rope;
+  TensorView cos_sin_cache;  // where it is defined, of `rope` only `interleaved` counts
+  RopeSections sections;
+  QkNorm qk_norm;
+  Scale k_scale;
+  Scale v_scale;
+  TensorView token_indptr;
+  Stream stream;
+};
+// From the projection of q [tokens, qo_heads, head_dim], k [tokens, kv_heads, head_dim] and
+// v [tokens, kv_heads, dim] to what attention reads, in one kernel: q is normed and rotated into
+// q_out (may be q), k into the cache's slots, and v is written there. q, k, v and q_out have one
+// dtype and contiguous last dimensions, as slices of one tensor have. The bits are those of
+// rms_norm (dimensions that are no multiple of 8: but for the order of its sum), apply_rope and
+// write_kv_cache one after another, each rounded to that dtype. Tokens with slot -1 are rotated
+// into q_out alone. On CUDA up to 1024 heads, else not_supported; on the CPU k is copied once.
+TILEWRIGHT_API void apply_rope_and_write_kv_cache(const TensorView& q, const TensorView& k,
+                                                  const TensorView& v, const TensorView& positions,
+                                                  const TensorView& q_out, const KvCache& cache,
+                                                  const TensorView& slot_mapping,
+                                                  const RopeAndCacheArgs& args = {});
+
 enum class Activation : std::uint8_t { silu, gelu, gelu_tanh };
 // out [tokens, dim] = act(x[:, :dim]) * x[:, dim:] for x [tokens, 2 * dim].
 TILEWRIGHT_API void act_and_mul(const TensorView& x, const TensorView& out, Activation activation,
                                 Stream stream = {});
+
+// Bytes that are 0 or not, u8 [n] or [rows, n], into bits, u8 [ceil(n / 8)] or [rows, ceil(n / 8)],
+// as numpy.packbits: eight to a byte, of which the first is the highest (big) or the lowest
+// (little) bit; bits behind the last element are 0.
+enum class BitOrder : std::uint8_t { big, little };
+TILEWRIGHT_API void pack_bits(const TensorView& x, const TensorView& out,
+                              BitOrder order = BitOrder::big, Stream stream = {});
+
+// The same of segments of x [n], each of which begins a byte (FlashInfer's segment_packbits):
+// segment s is x[indptr[s] : indptr[s + 1]] and becomes out[out_indptr[s] : out_indptr[s + 1]].
+// indptr [segments + 1], i32 or i64, ascends within [0, n]. out_indptr, i32 or i64, is written,
+// from 0 on. out may have more bytes than the segments, n / 8 + segments always suffice; those
+// behind the last segment are left alone. On CUDA: an indptr that does not ascend gives segments
+// within x, and what has no room in out is not written.
+TILEWRIGHT_API void segment_pack_bits(const TensorView& x, const TensorView& indptr,
+                                      const TensorView& out, const TensorView& out_indptr,
+                                      BitOrder order = BitOrder::big, Stream stream = {});
 
 // Joins N partial attentions of the same queries over disjoint keys (arXiv 2501.01005,
 // section 2.2): values [tokens, states, heads, dim] and lse f32 [tokens, states, heads] (natural

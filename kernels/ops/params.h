@@ -14,18 +14,42 @@ struct RowsOf {
   i64 inner_stride;
 };
 
+// What the values of an fp8 output are divided by: a number in device memory, or `value` where that
+// is null.
+struct OutScale {
+  const float* data;
+  float value;
+};
+
 struct RmsNormParams {
   RowsOf x;
   RowsOf residual;  // the fused form; else unused
   RowsOf out;
+  OutScale out_scale;
   const void* weight;  // [dim]
   i32 rows;
   i32 inner;
   i32 dim;
   i32 row_threads;  // 32: a warp a row; else the block
   i32 aligned;      // all rows are aligned to runs
+  i32 held;         // runs a thread has, at most
   float eps;
   float weight_offset;
+};
+
+struct LayerNormParams {
+  RowsOf x;
+  RowsOf out;
+  OutScale out_scale;
+  const void* weight;  // [dim]
+  const void* bias;    // [dim], or null
+  i32 rows;
+  i32 inner;
+  i32 dim;
+  i32 row_threads;  // as RmsNormParams
+  i32 aligned;
+  i32 held;
+  float eps;
 };
 
 struct ActivationParams {
@@ -36,6 +60,33 @@ struct ActivationParams {
   i32 rows;
   i32 dim;
   i32 aligned;
+};
+
+struct PackBitsParams {
+  const u8* x;  // [rows, columns]
+  u8* out;      // [rows, row_bytes]
+  i64 x_stride;
+  i64 out_stride;
+  i64 columns;
+  i32 rows;
+  i32 row_bytes;
+  i32 little;  // the first element is the lowest bit, not the highest
+};
+
+struct SegmentPackBitsParams {
+  const u8* x;  // [elements]
+  u8* out;      // [out_bytes]
+  const void* indptr;
+  void* out_indptr;
+  i64 elements;
+  i64 out_bytes;
+  i64 segments;
+  i64 indptr_stride;
+  i64 out_indptr_stride;
+  i32 indptr_64;  // i64, not i32
+  i32 out_indptr_64;
+  i32 parts;  // blocks of a segment
+  i32 little;
 };
 
 struct MergeParams {
@@ -96,15 +147,26 @@ struct CacheWriteParams {
   CacheSide values;
   const void* slots;
   i64 slots_stride;
-  i64 slots_end;             // pages * page_size
   const void* token_indptr;  // [requests + 1], or null: one request
   i64 token_indptr_stride;
   i32 slots_64;  // i64, not i32
   i32 token_indptr_64;
   i32 requests;
+  i32 slots_end;  // pages * page_size
   i32 page_size;
   i32 tokens;
   i32 heads;
+};
+
+// Queries and keys rotated, keys and values into a cache.
+struct RopeAndCacheParams {
+  RopeParams rope;         // of queries
+  CacheWriteParams cache;  // keys are rotated, too
+  const void* q_weight;    // [head_dim] of an RMSNorm of each head, or null
+  const void* k_weight;
+  float eps;
+  float weight_offset;
+  i32 aligned;  // all of the call's
 };
 
 }  // namespace tw

@@ -64,85 +64,148 @@ TW_DEVICE void rotate(float& first, float& second, float cosine, float sine) {
   second = multiply_add_exact(second, cosine, multiply_exact(before, sine));
 }
 
-// Pairs (i, i + pairs), `count` of them from `pair` on.
-template <typename X, typename Out, i32 count>
-TW_DEVICE void rotate_halves(const X* x, Out* out, const float* cosines, const float* sines,
-                             i32 pairs, i32 pair) {
-  float first[count];
-  float second[count];
-  load_run(x + pair, first);
-  load_run(x + pairs + pair, second);
-#pragma unroll
-  for (i32 j = 0; j < count; ++j) rotate(first[j], second[j], cosines[pair + j], sines[pair + j]);
-  store_run(first, out + pair);
-  store_run(second, out + pairs + pair);
+// `count` pairs of a head, from `pair` on: two runs of its elements.
+template <typename T, i32 count>
+struct PairRuns {
+  Run<T, count> first;
+  Run<T, count> second;
+};
+
+// Where the two runs of pairs begin in a head: of pairs (i, i + pairs) or (2i, 2i + 1).
+struct PairPlaces {
+  i32 first;
+  i32 second;
+};
+template <i32 count>
+TW_DEVICE PairPlaces pair_places(i32 pair, i32 pairs, bool interleaved) {
+  return interleaved ? PairPlaces{2 * pair, 2 * pair + count} : PairPlaces{pair, pairs + pair};
 }
 
-// Pairs (2i, 2i + 1): a run of elements, or one pair where rows are not aligned to runs.
-template <typename X, typename Out, i32 count>
-TW_DEVICE void rotate_neighbours(const X* x, Out* out, const float* cosines, const float* sines,
-                                 i32 pair) {
-  if constexpr (count == 1) {
-    float first = to_float(x[2 * pair]);
-    float second = to_float(x[2 * pair + 1]);
-    rotate(first, second, cosines[pair], sines[pair]);
-    out[2 * pair] = from_float<Out>(first);
-    out[2 * pair + 1] = from_float<Out>(second);
-  } else {
-    float value[2 * count];
-    load_run(x + 2 * pair, value);
+template <i32 count>
+TW_DEVICE void rotate_runs(float (&first)[count], float (&second)[count], const float* cosines,
+                           const float* sines, bool interleaved) {
+  if (!interleaved || count == 1) {
 #pragma unroll
-    for (i32 j = 0; j < count; ++j)
-      rotate(value[2 * j], value[2 * j + 1], cosines[pair + j], sines[pair + j]);
-    store_run(value, out + 2 * pair);
+    for (i32 j = 0; j < count; ++j) rotate(first[j], second[j], cosines[j], sines[j]);
+    return;
+  }
+#pragma unroll
+  for (i32 j = 0; j < count / 2; ++j) {
+    const i32 k = count / 2 + j;
+    rotate(first[2 * j], first[2 * j + 1], cosines[j], sines[j]);
+    rotate(second[2 * j], second[2 * j + 1], cosines[k], sines[k]);
   }
 }
 
-// `count` pairs, or elements that are only copied, at a time.
+// A token's heads, by their types. A thread takes runs of pairs thread, thread + threads, ...; its
+// first ones are read before cosines and sines are known.
 template <typename X, typename Out, i32 count>
-TW_DEVICE void rotate_heads(const RopeParams& p, const X* x, Out* out, const float* cosines,
-                            const float* sines) {
-  const i32 runs = p.pairs / count;
-  for (i32 item = thread_id(); item < p.heads * runs; item += num_threads()) {
-    const i32 head = item / runs;
-    const i32 pair = item % runs * count;
-    const X* from = x + head * p.x.inner_stride;
-    Out* to = out + head * p.out.inner_stride;
-    if (p.interleaved != 0) {
-      rotate_neighbours<X, Out, count>(from, to, cosines, sines, pair);
-    } else {
-      rotate_halves<X, Out, count>(from, to, cosines, sines, p.pairs, pair);
+struct TokenHeads {
+  static constexpr i32 kAhead = 2;
+
+  const RopeParams& p;
+  const X* x;
+  Out* out;
+  i32 runs;  // of a head
+  i32 items;
+  PairRuns<X, count> ahead[kAhead];
+  i32 head_of_ahead[kAhead];
+
+  TW_DEVICE TokenHeads(const RopeParams& params, i32 token)
+      : p(params),
+        x(static_cast<const X*>(params.x.data) + token * params.x.outer_stride),
+        out(static_cast<Out*>(params.out.data) + token * params.out.outer_stride),
+        runs(params.pairs / count),
+        items(params.heads * runs) {
+#pragma unroll
+    for (i32 k = 0; k < kAhead; ++k) {
+      const i32 item = thread_id() + k * num_threads();
+      if (item >= items) continue;
+      head_of_ahead[k] = head_of(item);
+      ahead[k] = read(item, head_of_ahead[k]);
     }
   }
-  const i32 rest = p.head_dim - 2 * p.pairs;
-  if (rest == 0 || static_cast<const void*>(x) == static_cast<const void*>(out)) return;
-  const i32 rest_runs = rest / count;
-  for (i32 item = thread_id(); item < p.heads * rest_runs; item += num_threads()) {
-    const i32 head = item / rest_runs;
-    const i32 at = 2 * p.pairs + item % rest_runs * count;
-    float value[count];
-    load_run(x + head * p.x.inner_stride + at, value);
-    store_run(value, out + head * p.out.inner_stride + at);
-  }
-}
 
-template <typename X, typename Out, typename Table>
-TW_DEVICE void apply_rope(const RopeParams& p) {
-  const i32 token = block_id();
-  float* cosines = reinterpret_cast<float*>(shared_memory());
-  float* sines = cosines + p.pairs;
+  TW_DEVICE i32 head_of(i32 item) const {
+    return static_cast<i32>(static_cast<u32>(item) / static_cast<u32>(runs));
+  }
+  TW_DEVICE PairRuns<X, count> read(i32 item, i32 head) const {
+    const PairPlaces at =
+        pair_places<count>((item - head * runs) * count, p.pairs, p.interleaved != 0);
+    const X* from = x + head * p.x.inner_stride;
+    return {read_run<count>(from + at.first), read_run<count>(from + at.second)};
+  }
+
+  TW_DEVICE void write(i32 item, i32 head, const PairRuns<X, count>& read, const float* cosines,
+                       const float* sines) const {
+    const i32 pair = (item - head * runs) * count;
+    const bool interleaved = p.interleaved != 0;
+    float first[count];
+    float second[count];
+    unpack_run(read.first, first);
+    unpack_run(read.second, second);
+    rotate_runs(first, second, cosines + pair, sines + pair, interleaved);
+    const PairPlaces at = pair_places<count>(pair, p.pairs, interleaved);
+    Out* to = out + head * p.out.inner_stride;
+    store_run(first, to + at.first);
+    store_run(second, to + at.second);
+  }
+
+  TW_DEVICE void write_all(const float* cosines, const float* sines) const {
+#pragma unroll
+    for (i32 k = 0; k < kAhead; ++k) {
+      const i32 item = thread_id() + k * num_threads();
+      if (item < items) write(item, head_of_ahead[k], ahead[k], cosines, sines);
+    }
+    for (i32 item = thread_id() + kAhead * num_threads(); item < items; item += num_threads()) {
+      const i32 head = head_of(item);
+      write(item, head, read(item, head), cosines, sines);
+    }
+  }
+
+  // Elements behind those that are rotated, where the output is not the input.
+  TW_DEVICE void copy_rest() const {
+    const i32 rest = p.head_dim - 2 * p.pairs;
+    if (rest == 0 || static_cast<const void*>(x) == static_cast<const void*>(out)) return;
+    const i32 rest_runs = rest / count;
+    for (i32 item = thread_id(); item < p.heads * rest_runs; item += num_threads()) {
+      const i32 head = item / rest_runs;
+      const i32 at = 2 * p.pairs + item % rest_runs * count;
+      float value[count];
+      load_run(x + head * p.x.inner_stride + at, value);
+      store_run(value, out + head * p.out.inner_stride + at);
+    }
+  }
+};
+
+// The cosines and sines of a token's pairs, for all of the block.
+template <typename Table>
+TW_DEVICE void find_cosines(const RopeParams& p, i32 token, float* cosines, float* sines) {
   for (i32 pair = thread_id(); pair < p.pairs; pair += num_threads()) {
     const CosSin value = cos_sin_of_pair<Table>(p, token, pair);
     cosines[pair] = value.cosine;
     sines[pair] = value.sine;
   }
   sync_block();
-  const X* x = static_cast<const X*>(p.x.data) + token * p.x.outer_stride;
-  Out* out = static_cast<Out*>(p.out.data) + token * p.out.outer_stride;
+}
+
+template <typename X, typename Out, typename Table, i32 count>
+TW_DEVICE void rotate_token(const RopeParams& p) {
+  const i32 token = block_id();
+  float* cosines = reinterpret_cast<float*>(shared_memory());
+  float* sines = cosines + RopeParams::kMaxPairs;
+  const TokenHeads<X, Out, count> heads(p, token);
+  find_cosines<Table>(p, token, cosines, sines);
+  heads.write_all(cosines, sines);
+  heads.copy_rest();
+}
+
+template <typename X, typename Out, typename Table>
+TW_DEVICE void apply_rope(const RopeParams& p) {
   if (p.aligned != 0) {
-    rotate_heads<X, Out, kRun>(p, x, out, cosines, sines);
+    rotate_token<X, Out, Table, kRun>(p);
   } else {
-    rotate_heads<X, Out, 1>(p, x, out, cosines, sines);
+    rotate_token<X, Out, Table, 1>(p);
   }
 }
 

@@ -143,24 +143,24 @@ TW_DEVICE Extremes read_row(const ClusterRow& row, const T* logits, bool aligned
     }
     *reinterpret_cast<Float4*>(to) = {values[0], values[1], values[2], values[3]};
   };
-  constexpr i32 kWords = kEach * sizeof(T) / 4;
-  constexpr i32 kAhead = 16 / kWords;  // runs that are asked for before the first one is looked at
+  constexpr i32 kAhead =
+      16 / sizeof(T);  // runs that are asked for before the first one is looked at
   const i32 begin = (row.rank * kClusterWarps + warp_id()) * row.warp_logits;
   float* to = memory.logits + warp_id() * row.warp_logits + lane_id() * kEach;
   const T* from = logits + begin + lane_id() * kEach;
   const bool whole = aligned && begin + row.warp_logits <= row.count;
 #pragma unroll 1
   for (i32 first = 0; whole && first < row.warp_logits; first += kAhead * kStep) {
-    u32 words[kAhead][kWords];
+    Run<T, kEach> runs[kAhead];
 #pragma unroll
     for (i32 i = 0; i < kAhead; ++i) {
-      if (first + i * kStep < row.warp_logits) load_words(from + first + i * kStep, words[i]);
+      if (first + i * kStep < row.warp_logits) runs[i] = read_run<kEach>(from + first + i * kStep);
     }
 #pragma unroll
     for (i32 i = 0; i < kAhead; ++i) {
       if (first + i * kStep >= row.warp_logits) break;
       float run[kEach];
-      unpack_words<T>(words[i], run);
+      unpack_run(runs[i], run);
       keep(begin + first + i * kStep + lane_id() * kEach, to + first + i * kStep, run);
     }
   }

@@ -25,6 +25,8 @@ void bind_attention(nb::module_& m);
 void bind_plan(nb::module_& m);
 void bind_run(nb::class_<Attention>& attention);
 void bind_masks(nb::module_& m);
+void bind_norms(nb::module_& m);
+void bind_pack_bits(nb::module_& m);
 void bind_ops(nb::module_& m);
 void bind_sampling(nb::module_& m);
 void bind_jit(nb::module_& m);

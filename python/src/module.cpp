@@ -20,6 +20,8 @@ NB_MODULE(_tilewright, m) {
   python::bind_attention(m);
   python::bind_plan(m);
   python::bind_masks(m);
+  python::bind_norms(m);
+  python::bind_pack_bits(m);
   python::bind_ops(m);
   python::bind_sampling(m);
   python::bind_jit(m);

@@ -36,62 +36,6 @@ void write_cache(nb::handle k, nb::handle v, nb::handle kv, nb::handle slot_mapp
   write_kv_cache(k_view, v_view, cache, slots, k_factor, v_factor, indptr, on);
 }
 
-void bind_norms(nb::module_& m) {
-  m.def(
-      "rms_norm",
-      [](nb::handle x, nb::handle weight, float eps, float weight_offset, nb::object out,
-         nb::handle stream) {
-        Keep keep;
-        const TensorView view = required(x, "x", keep);
-        const TensorView weights = required(weight, "weight", keep);
-        Output result = given_or_like(std::move(out), x, view, view.shape[view.rank - 1]);
-        const TensorView out_view = result.view("out", keep);
-        const Stream on = to_stream(stream, view.device);
-        {
-          const nb::gil_scoped_release release;
-          rms_norm(view, weights, out_view, eps, weight_offset, on);
-        }
-        return result.result();
-      },
-      "x"_a.none(), "weight"_a.none(), "eps"_a = 1e-6F, nb::kw_only(), "weight_offset"_a = 0.0F,
-      "out"_a = nb::none(), "stream"_a = nb::none(),
-      nb::sig(
-          "def rms_norm(x: tilewright._typing.ArrayT, weight: tilewright._typing.Array, eps: float "
-          "= 1e-6, *, weight_offset: float = 0.0, out: tilewright._typing.ArrayT | None = None, "
-          "stream: "
-          "object | None = None) -> tilewright._typing.ArrayT"),
-      "x / sqrt(mean(x^2) + eps) * (weight + weight_offset) over the last dimension (arXiv "
-      "1910.07467)."
-      "\n\nx: [..., dim] of rank 1 to 3; weight: [dim]. out may be x. weight_offset=1 is Gemma's "
-      "form. "
-      "Returns out.");
-  m.def(
-      "fused_add_rms_norm",
-      [](nb::handle x, nb::handle residual, nb::handle weight, float eps, float weight_offset,
-         nb::object out, nb::handle stream) {
-        Keep keep;
-        const TensorView view = required(x, "x", keep);
-        const TensorView sum = required(residual, "residual", keep, Access::write);
-        const TensorView weights = required(weight, "weight", keep);
-        Output result = given_or_like(std::move(out), x, view, view.shape[view.rank - 1]);
-        const TensorView out_view = result.view("out", keep);
-        const Stream on = to_stream(stream, view.device);
-        {
-          const nb::gil_scoped_release release;
-          fused_add_rms_norm(view, sum, weights, out_view, eps, weight_offset, on);
-        }
-        return result.result();
-      },
-      "x"_a.none(), "residual"_a.none(), "weight"_a.none(), "eps"_a = 1e-6F, nb::kw_only(),
-      "weight_offset"_a = 0.0F, "out"_a = nb::none(), "stream"_a = nb::none(),
-      nb::sig("def fused_add_rms_norm(x: tilewright._typing.ArrayT, residual: "
-              "tilewright._typing.Array, weight: tilewright._typing.Array, eps: float = 1e-6, *, "
-              "weight_offset: float = 0.0, out: tilewright._typing.ArrayT | None = None, stream: "
-              "object | None = None) -> tilewright._typing.ArrayT"),
-      "residual += x, then rms_norm(residual). residual is updated in place; out may be x. Returns "
-      "out.");
-}
-
 void def_activation(nb::module_& m, const char* name, Activation activation, const char* doc) {
   m.def(
       name,
@@ -176,7 +120,6 @@ void bind_ops(nb::module_& m) {
       "token_indptr: [requests + 1], for scales by request: request r has the tokens "
       "token_indptr[r] to token_indptr[r + 1];\ntokens behind the last request's must be skipped. "
       "A slot outside the cache raises InvalidArgument, and nothing is\nwritten.");
-  bind_norms(m);
   def_activation(
       m, "silu_and_mul", Activation::silu,
       "silu(x[:, :dim]) * x[:, dim:] for x [tokens, 2 * dim]; returns out [tokens, dim].");

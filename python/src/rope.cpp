@@ -199,12 +199,77 @@ void bind_operators(nb::module_& m) {
       "InvalidArgument. Returns out.");
 }
 
+void bind_rope_and_cache(nb::module_& m) {
+  m.def(
+      "apply_rope_and_write_kv_cache",
+      [](nb::handle q, nb::handle k, nb::handle v, nb::handle positions, nb::handle kv,
+         nb::handle slot_mapping, const RopeSpec* rope, nb::handle cos_sin_cache, bool interleaved,
+         const std::vector<int>& sections, bool interleaved_sections, nb::handle q_norm_weight,
+         nb::handle k_norm_weight, float eps, float weight_offset, nb::handle layout,
+         nb::handle k_scale, nb::handle v_scale, nb::handle token_indptr, nb::object out,
+         nb::handle stream) {
+        Keep keep;
+        const TensorView keys = required(k, "k", keep);
+        const TensorView values = required(v, "v", keep);
+        const KvCache cache = to_kv_cache(kv, "kv", layout, keep, Access::write);
+        const TensorView slots = list_or_view_of(slot_mapping, "slot_mapping", DType::i64, keep);
+        RopeAndCacheArgs args;
+        args.cos_sin_cache = view_of(cos_sin_cache, "cos_sin_cache", keep);
+        if (rope != nullptr) {
+          if (args.cos_sin_cache.defined()) {
+            raise_invalid("rope and cos_sin_cache are given: one of them must be None");
+          }
+          args.rope = *rope;
+        }
+        if (args.cos_sin_cache.defined()) args.rope.interleaved = interleaved;
+        args.sections = to_sections(sections, interleaved_sections);
+        args.qk_norm = {view_of(q_norm_weight, "q_norm_weight", keep),
+                        view_of(k_norm_weight, "k_norm_weight", keep), eps, weight_offset};
+        args.k_scale = to_scale(k_scale, "k_scale", keep);
+        args.v_scale = to_scale(v_scale, "v_scale", keep);
+        args.token_indptr = list_or_view_of(token_indptr, "token_indptr", DType::i64, keep);
+        return rotated(
+            q, positions, std::move(out), stream, keep,
+            [&](const TensorView& from, const TensorView& where, const TensorView& to, Stream on) {
+              args.stream = on;
+              apply_rope_and_write_kv_cache(from, keys, values, where, to, cache, slots, args);
+            });
+      },
+      "q"_a.none(), "k"_a.none(), "v"_a.none(), "positions"_a.none(), "kv"_a.none(),
+      "slot_mapping"_a.none(), nb::kw_only(), "rope"_a.none() = nb::none(),
+      "cos_sin_cache"_a = nb::none(), "interleaved"_a = false, "sections"_a = std::vector<int>(),
+      "interleaved_sections"_a = false, "q_norm_weight"_a = nb::none(),
+      "k_norm_weight"_a = nb::none(), "eps"_a = 1e-6F, "weight_offset"_a = 0.0F,
+      "layout"_a = nb::none(), "k_scale"_a = 1.0, "v_scale"_a = 1.0, "token_indptr"_a = nb::none(),
+      "out"_a = nb::none(), "stream"_a = nb::none(),
+      nb::sig(
+          "def apply_rope_and_write_kv_cache(q: tilewright._typing.ArrayT, k: "
+          "tilewright._typing.Array, v: tilewright._typing.Array, positions: "
+          "tilewright._typing.Indices, kv: tilewright._typing.KvLike, slot_mapping: "
+          "tilewright._typing.Indices, *, rope: RopeSpec | None = None, cos_sin_cache: "
+          "tilewright._typing.Array | None = None, interleaved: bool = False, sections: "
+          "collections.abc.Sequence[int] = (), interleaved_sections: bool = False, q_norm_weight: "
+          "tilewright._typing.Array | None = None, k_norm_weight: tilewright._typing.Array | None "
+          "= None, eps: float = 1e-6, weight_offset: float = 0.0, layout: str | None = None, "
+          "k_scale: tilewright._typing.Scalar = 1.0, v_scale: tilewright._typing.Scalar = 1.0, "
+          "token_indptr: tilewright._typing.Indices | None = None, out: tilewright._typing.ArrayT "
+          "| None = None, stream: object | None = None) -> tilewright._typing.ArrayT"),
+      "From the projection of q, k and v [tokens, heads, head_dim], for example slices of one "
+      "array, to what attention\nreads, in one kernel: q rotated (returned), k rotated and v into "
+      "the cache `kv`, as apply_rope and write_kv_cache.\n\n"
+      "rope: a RopeSpec, by default RopeSpec(); or cos_sin_cache, to which interleaved belongs, as "
+      "apply_rope_with_cos_sin_cache.\nq_norm_weight, k_norm_weight: [head_dim], for RMSNorm of "
+      "each head before it is rotated (Qwen3), with eps and\nweight_offset. out may be q. Returns "
+      "out.");
+}
+
 }  // namespace
 
 void bind_rope(nb::module_& m) {
   bind_scalings(m);
   bind_spec(m);
   bind_operators(m);
+  bind_rope_and_cache(m);
 }
 
 }  // namespace tilewright::python

@@ -12,6 +12,7 @@
 #include "base/numeric.h"
 #include "ops/cuda_run.h"
 #include "ops/op_common.h"
+#include "ops/rope_checks.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/cache_write.cpp"  // NOLINT(bugprone-suspicious-include)
@@ -272,11 +273,16 @@ void write_side(const Side& side, const TensorView& slots, const Requests& reque
   });
 }
 
-}  // namespace
+// What a call has, checked.
+struct CacheWrite {
+  Side keys;
+  Side values;
+  Requests requests;
+};
 
-void write_kv_cache(const TensorView& k, const TensorView& v, const KvCache& cache,
-                    const TensorView& slot_mapping, const Scale& k_scale, const Scale& v_scale,
-                    const TensorView& token_indptr, Stream stream) {
+CacheWrite checked_call(const TensorView& k, const TensorView& v, const KvCache& cache,
+                        const TensorView& slot_mapping, const Scale& k_scale, const Scale& v_scale,
+                        const TensorView& token_indptr) {
   const Side keys{"k", "cache.k", "k_scale", k, cache.k, k_scale, k.device};
   const Side values{"v", "cache.v", "v_scale", v, cache.v, v_scale, k.device};
   require_rank("k", k, {3});
@@ -292,15 +298,30 @@ void write_kv_cache(const TensorView& k, const TensorView& v, const KvCache& cac
             "cache.v is {}: pages, page size and heads must be those of cache.k, {}", cache.v,
             cache.k);
   }
+  if (!on_cuda(k.device)) check_slots(slot_mapping, cache);
+  return {keys, values, requests};
+}
+
+}  // namespace
+
+void check_cache_write(const TensorView& k, const TensorView& v, const KvCache& cache,
+                       const TensorView& slot_mapping, const Scale& k_scale, const Scale& v_scale,
+                       const TensorView& token_indptr) {
+  checked_call(k, v, cache, slot_mapping, k_scale, v_scale, token_indptr);
+}
+
+void write_kv_cache(const TensorView& k, const TensorView& v, const KvCache& cache,
+                    const TensorView& slot_mapping, const Scale& k_scale, const Scale& v_scale,
+                    const TensorView& token_indptr, Stream stream) {
+  const CacheWrite call = checked_call(k, v, cache, slot_mapping, k_scale, v_scale, token_indptr);
   if (on_cuda(k.device)) {
     run_on_cuda(cache_write_launch(k, v, cache, slot_mapping, k_scale, v_scale, token_indptr),
                 k.device, stream);
     return;
   }
-  check_slots(slot_mapping, cache);
   if (k.shape[0] == 0) return;
-  write_side(keys, slot_mapping, requests);
-  write_side(values, slot_mapping, requests);
+  write_side(call.keys, slot_mapping, call.requests);
+  write_side(call.values, slot_mapping, call.requests);
 }
 
 }  // namespace tilewright

@@ -28,11 +28,18 @@ constexpr int kMaxRegisters = 80;
 constexpr Form kForms[] = {
     {"rms_norm", "ops/rms_norm.h", "rms_norm", "RmsNormParams", 3, 512, 64},
     {"fused_add_rms_norm", "ops/rms_norm.h", "rms_norm", "RmsNormParams", 4, 512, 64},
+    {"layer_norm", "ops/layer_norm.h", "layer_norm", "LayerNormParams", 3, 512, 128},
+    {"layer_norm_with_bias", "ops/layer_norm.h", "layer_norm", "LayerNormParams", 4, 512, 128},
     {"act_and_mul", "ops/activation.h", "act_and_mul", "ActivationParams", 2, 256, 0},
+    {"pack_bits", "ops/pack_bits.h", "pack_bits", "PackBitsParams", 0, 256, 0},
+    {"segment_pack_bits", "ops/pack_bits.h", "segment_pack_bits", "SegmentPackBitsParams", 0, 256,
+     64},
     {"apply_rope", "ops/rope.h", "apply_rope", "RopeParams", 2, 256, 3072},
     {"apply_rope_with_table", "ops/rope.h", "apply_rope", "RopeParams", 3, 256, 3072},
     {"write_kv_cache", "ops/cache_write.h", "write_kv_cache", "CacheWriteParams", 4, 256, 0},
     {"merge_states", "ops/merge_states.h", "merge_states", "MergeParams", 2, 128, 0},
+    {"rope_and_cache", "ops/rope_and_cache.h", "rope_and_cache", "RopeAndCacheParams", 5, 256,
+     7168},
 };
 
 const Form& form_of(const CudaOpKernel& kernel) {
@@ -61,13 +68,15 @@ std::string kernel_name(const CudaOpKernel& kernel) {
   if (kernel.op == CudaOp::act_and_mul) {
     parts.insert(parts.begin(), activation_name(kernel.activation));
   }
-  return fmt::format("{}_{}", form_of(kernel).name, fmt::join(parts, "_"));
+  parts.insert(parts.begin(), form_of(kernel).name);
+  return fmt::format("{}", fmt::join(parts, "_"));
 }
 
 jit::KernelSource kernel_source(const CudaOpKernel& kernel) {
   const Form& form = form_of(kernel);
   std::vector<std::string> arguments = type_names(kernel);
   if (kernel.op == CudaOp::rms_norm) arguments.insert(arguments.begin() + 1, "NoResidual");
+  if (kernel.op == CudaOp::layer_norm) arguments.insert(arguments.begin() + 2, "NoBias");
   if (kernel.op == CudaOp::apply_rope) arguments.emplace_back("NoTable");
   if (kernel.op == CudaOp::act_and_mul) {
     arguments.insert(arguments.begin(),
@@ -82,18 +91,22 @@ jit::KernelSource kernel_source(const CudaOpKernel& kernel) {
       "#include \"{}\"\n"
       "using namespace tw;\n"
       "TW_KERNEL TW_LAUNCH_BOUNDS({}, 1) {}(TW_PARAMETER {} params) {{\n"
-      "  {}<{}>(params);\n"
+      "  tw::{}{}(params);\n"
       "}}\n",
       form.header, form.max_threads, source.name, form.params, form.function,
-      fmt::join(arguments, ", "));
+      arguments.empty() ? "" : fmt::format("<{}>", fmt::join(arguments, ", ")));
   return source;
 }
 
 std::vector<CudaOpKernel> common_op_kernels() {
   std::vector<CudaOpKernel> kernels;
   for (const DType t : {DType::bf16, DType::f16}) {
-    kernels.push_back({CudaOp::rms_norm, {t, t, t}});
-    kernels.push_back({CudaOp::fused_add_rms_norm, {t, t, t, t}});
+    for (const DType out : {t, DType::f8e4m3}) {
+      kernels.push_back({CudaOp::rms_norm, {t, t, out}});
+      kernels.push_back({CudaOp::fused_add_rms_norm, {t, t, t, out}});
+    }
+    kernels.push_back({CudaOp::layer_norm, {t, t, t}});
+    kernels.push_back({CudaOp::layer_norm_with_bias, {t, t, t, t}});
     for (const Activation activation : {Activation::silu, Activation::gelu_tanh}) {
       kernels.push_back({CudaOp::act_and_mul, {t, t}, activation});
     }
@@ -102,8 +115,13 @@ std::vector<CudaOpKernel> common_op_kernels() {
     for (const DType cache : {t, DType::f8e4m3}) {
       kernels.push_back({CudaOp::write_kv_cache, {t, cache, t, cache}});
     }
+    for (const DType cache : {t, DType::f8e4m3}) {
+      kernels.push_back({CudaOp::rope_and_cache, {t, cache, cache, t, DType::f32}});
+    }
     kernels.push_back({CudaOp::merge_states, {t, t}});
   }
+  kernels.push_back({CudaOp::pack_bits, {}});
+  kernels.push_back({CudaOp::segment_pack_bits, {}});
   return kernels;
 }
 

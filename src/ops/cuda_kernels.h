@@ -18,16 +18,21 @@ namespace tilewright {
 enum class CudaOp : std::uint8_t {
   rms_norm,               // x, weight, out
   fused_add_rms_norm,     // x, residual, weight, out
+  layer_norm,             // x, weight, out
+  layer_norm_with_bias,   // x, weight, bias, out
   act_and_mul,            // x, out
+  pack_bits,              // none
+  segment_pack_bits,      // none
   apply_rope,             // x, out
   apply_rope_with_table,  // x, out, table
   write_kv_cache,         // keys from, to, values from, to
   merge_states,           // values, out
+  rope_and_cache,         // queries (keys, values), keys to, values to, weights, table
 };
 
 struct CudaOpKernel {
   CudaOp op = CudaOp::rms_norm;
-  std::array<DType, 4> dtypes{};  // in the order above; what is not used is f32
+  std::array<DType, 5> dtypes{};  // in the order above; what is not used is f32
   Activation activation = Activation::silu;
 
   friend bool operator==(const CudaOpKernel&, const CudaOpKernel&) = default;

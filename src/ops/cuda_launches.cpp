@@ -33,31 +33,23 @@ bool all_aligned(std::int64_t dim, std::initializer_list<TensorView> tensors) {
   return dim % kCudaRun == 0 && std::all_of(tensors.begin(), tensors.end(), has_aligned_runs);
 }
 
-}  // namespace
-
-CudaOpLaunch<tw::RmsNormParams> rms_norm_launch(const TensorView& x, const TensorView& residual,
-                                                const TensorView& weight, const TensorView& out,
-                                                float eps, float weight_offset) {
-  const bool fused = residual.defined();
-  CudaOpLaunch<tw::RmsNormParams> launch;
-  launch.kernel = fused ? CudaOpKernel{CudaOp::fused_add_rms_norm,
-                                       {x.dtype, residual.dtype, weight.dtype, out.dtype}}
-                        : CudaOpKernel{CudaOp::rms_norm, {x.dtype, weight.dtype, out.dtype}};
+// What norms share: rows, and who has them. Rows of a block need `sums` numbers of each warp.
+template <typename Params>
+void set_norm_rows(CudaOpLaunch<Params>& launch, const TensorView& x, const TensorView& weight,
+                   const TensorView& out, float eps, const Scale& out_scale, bool aligned,
+                   std::int32_t sums) {
   const std::int64_t dim = weight.shape[0];
-  const std::int64_t rows = x.numel() / dim;
-  const bool aligned = all_aligned(dim, {x, fused ? residual : x, weight, out});
-  tw::RmsNormParams& params = launch.params;
+  Params& params = launch.params;
   params.x = rows_of(x);
-  if (fused) params.residual = rows_of(residual);
   params.out = rows_of(out);
+  params.out_scale = {static_cast<const float*>(out_scale.tensor.data), out_scale.value};
   params.weight = weight.data;
-  params.rows = cuda_count(rows, "rows");
+  params.rows = cuda_count(x.numel() / dim, "rows");
   params.inner = x.rank >= 2 ? cuda_count(x.shape[x.rank - 2], "rows") : 1;
   params.dim = cuda_count(dim, "elements of a row");
   params.aligned = aligned ? 1 : 0;
   params.eps = eps;
-  params.weight_offset = weight_offset;
-  if (rows == 0) return launch;
+  if (params.rows == 0) return;
   const std::int64_t runs = aligned ? dim / kCudaRun : dim;
   if (runs <= 2 * kWarp) {  // two runs a lane
     constexpr std::int32_t kWarps = 4;
@@ -68,8 +60,42 @@ CudaOpLaunch<tw::RmsNormParams> rms_norm_launch(const TensorView& x, const Tenso
     launch.block = threads_for((runs + 1) / 2, 512);
     params.row_threads = launch.block;
     launch.grid = params.rows;
-    launch.shared_bytes = launch.block / kWarp * static_cast<std::int32_t>(sizeof(float));
+    launch.shared_bytes = sums * launch.block / kWarp * static_cast<std::int32_t>(sizeof(float));
   }
+  params.held = static_cast<std::int32_t>((runs - 1) / params.row_threads + 1);
+}
+
+}  // namespace
+
+CudaOpLaunch<tw::RmsNormParams> rms_norm_launch(const TensorView& x, const TensorView& residual,
+                                                const TensorView& weight, const TensorView& out,
+                                                float eps, float weight_offset,
+                                                const Scale& out_scale) {
+  const bool fused = residual.defined();
+  CudaOpLaunch<tw::RmsNormParams> launch;
+  launch.kernel = fused ? CudaOpKernel{CudaOp::fused_add_rms_norm,
+                                       {x.dtype, residual.dtype, weight.dtype, out.dtype}}
+                        : CudaOpKernel{CudaOp::rms_norm, {x.dtype, weight.dtype, out.dtype}};
+  const bool aligned = all_aligned(weight.shape[0], {x, fused ? residual : x, weight, out});
+  tw::RmsNormParams& params = launch.params;
+  if (fused) params.residual = rows_of(residual);
+  params.weight_offset = weight_offset;
+  set_norm_rows(launch, x, weight, out, eps, out_scale, aligned, 1);
+  return launch;
+}
+
+CudaOpLaunch<tw::LayerNormParams> layer_norm_launch(const TensorView& x, const TensorView& weight,
+                                                    const TensorView& bias, const TensorView& out,
+                                                    float eps, const Scale& out_scale) {
+  CudaOpLaunch<tw::LayerNormParams> launch;
+  launch.kernel = bias.defined()
+                      ? CudaOpKernel{CudaOp::layer_norm_with_bias,
+                                     {x.dtype, weight.dtype, bias.dtype, out.dtype}}
+                      : CudaOpKernel{CudaOp::layer_norm, {x.dtype, weight.dtype, out.dtype}};
+  launch.params.bias = bias.data;
+  const bool aligned =
+      all_aligned(weight.shape[0], {x, weight, bias.defined() ? bias : weight, out});
+  set_norm_rows(launch, x, weight, out, eps, out_scale, aligned, 2);
   return launch;
 }
 
@@ -89,6 +115,61 @@ CudaOpLaunch<tw::ActivationParams> activation_launch(const TensorView& x, const 
   if (out.numel() == 0) return launch;
   launch.block = 256;
   launch.grid = blocks_for(out.numel() / (aligned ? kCudaRun : 1), launch.block);
+  return launch;
+}
+
+CudaOpLaunch<tw::PackBitsParams> pack_bits_launch(const TensorView& x, const TensorView& out,
+                                                  BitOrder order) {
+  CudaOpLaunch<tw::PackBitsParams> launch;
+  launch.kernel.op = CudaOp::pack_bits;
+  tw::PackBitsParams& params = launch.params;
+  params.x = static_cast<const tw::u8*>(x.data);
+  params.out = static_cast<tw::u8*>(out.data);
+  params.columns = x.shape[x.rank - 1];
+  params.rows = 1;
+  if (x.rank == 2) {
+    params.rows = cuda_count(x.shape[0], "rows");
+    params.x_stride = x.strides[0];
+    params.out_stride = out.strides[0];
+  }
+  params.row_bytes = cuda_count(out.shape[out.rank - 1], "bytes of a row");
+  params.little = order == BitOrder::little ? 1 : 0;
+  if (out.numel() == 0) return launch;
+  launch.block = 256;
+  launch.grid = blocks_for(out.numel(), launch.block);
+  return launch;
+}
+
+CudaOpLaunch<tw::SegmentPackBitsParams> segment_pack_bits_launch(const TensorView& x,
+                                                                 const TensorView& indptr,
+                                                                 const TensorView& out,
+                                                                 const TensorView& out_indptr,
+                                                                 BitOrder order) {
+  CudaOpLaunch<tw::SegmentPackBitsParams> launch;
+  launch.kernel.op = CudaOp::segment_pack_bits;
+  tw::SegmentPackBitsParams& params = launch.params;
+  params.x = static_cast<const tw::u8*>(x.data);
+  params.out = static_cast<tw::u8*>(out.data);
+  params.indptr = indptr.data;
+  params.out_indptr = out_indptr.data;
+  params.elements = x.shape[0];
+  params.out_bytes = out.shape[0];
+  params.segments = indptr.shape[0] - 1;
+  params.indptr_stride = indptr.strides[0];
+  params.out_indptr_stride = out_indptr.strides[0];
+  params.indptr_64 = indptr.dtype == DType::i64 ? 1 : 0;
+  params.out_indptr_64 = out_indptr.dtype == DType::i64 ? 1 : 0;
+  params.little = order == BitOrder::little ? 1 : 0;
+  launch.block = 256;
+  launch.shared_bytes = launch.block / kWarp * static_cast<std::int32_t>(sizeof(tw::i64));
+  // Without segments there is still the first entry of out_indptr to write.
+  const std::int64_t segments = std::max<std::int64_t>(1, params.segments);
+  // Lengths are not known here: as many blocks as equal segments would keep busy, 16 bytes a
+  // thread.
+  constexpr std::int64_t kElementsOfBlock = 256 * 16 * 8;
+  params.parts = static_cast<std::int32_t>(
+      std::clamp<std::int64_t>(params.elements / segments / kElementsOfBlock, 1, 1024));
+  launch.grid = cuda_count(segments * params.parts, "blocks");
   return launch;
 }
 
@@ -158,8 +239,7 @@ CudaOpLaunch<tw::RopeParams> rope_launch(const TensorView& x, const TensorView& 
   launch.grid = params.tokens;
   launch.block =
       threads_for(std::max(params.heads * (aligned ? pairs / kCudaRun : pairs), pairs), 256);
-  launch.shared_bytes =
-      static_cast<std::int32_t>(2 * pairs * static_cast<std::int64_t>(sizeof(float)));
+  launch.shared_bytes = 2 * tw::RopeParams::kMaxPairs * static_cast<std::int32_t>(sizeof(float));
   return launch;
 }
 
@@ -199,7 +279,7 @@ CudaOpLaunch<tw::CacheWriteParams> cache_write_launch(const TensorView& k, const
   params.slots = slot_mapping.data;
   params.slots_stride = slot_mapping.strides[0];
   params.slots_64 = slot_mapping.dtype == DType::i64 ? 1 : 0;
-  params.slots_end = cache.k.shape[0] * cache.k.shape[1];
+  params.slots_end = cuda_count(cache.k.shape[0] * cache.k.shape[1], "slots of a cache");
   params.requests = 1;
   if (token_indptr.defined()) {
     params.token_indptr = token_indptr.data;
@@ -217,6 +297,50 @@ CudaOpLaunch<tw::CacheWriteParams> cache_write_launch(const TensorView& k, const
            (side.aligned != 0 ? side.dim / kCudaRun : side.dim);
   };
   launch.block = threads_for(std::max(items(params.keys), items(params.values)), 256);
+  return launch;
+}
+
+CudaOpLaunch<tw::RopeAndCacheParams> rope_and_cache_launch(
+    const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& positions,
+    const TensorView& q_out, const KvCache& cache, const TensorView& slot_mapping,
+    const RopeTurns& turns, const RopeAndCacheArgs& args) {
+  constexpr std::int64_t kMaxHeads = 1024;  // whose factors are in shared memory
+  const TensorView& q_weight = args.qk_norm.q_weight;
+  const TensorView& k_weight = args.qk_norm.k_weight;
+  const TensorView& weight = q_weight.defined() ? q_weight : k_weight;
+  CudaOpLaunch<tw::RopeAndCacheParams> launch;
+  launch.kernel = {
+      CudaOp::rope_and_cache,
+      {q.dtype, cache.k.dtype, cache.v.dtype, weight.defined() ? weight.dtype : q.dtype,
+       turns.table.defined() ? turns.table.dtype : DType::f32}};
+  tw::RopeAndCacheParams& params = launch.params;
+  params.rope = rope_launch(q, positions, q_out, turns).params;
+  params.cache =
+      cache_write_launch(k, v, cache, slot_mapping, args.k_scale, args.v_scale, args.token_indptr)
+          .params;
+  params.q_weight = q_weight.data;
+  params.k_weight = k_weight.data;
+  params.eps = args.qk_norm.eps;
+  params.weight_offset = args.qk_norm.weight_offset;
+  const std::int64_t heads = static_cast<std::int64_t>(params.rope.heads) + params.cache.heads;
+  if (heads > kMaxHeads) {
+    raise(ErrorCode::not_supported, "q and k have {} heads: on CUDA there may be up to {}", heads,
+          kMaxHeads);
+  }
+  const auto runs_of = [](const TensorView& tensor) {
+    return !tensor.defined() || has_aligned_runs(tensor);
+  };
+  const bool aligned = params.rope.aligned != 0 && params.cache.keys.aligned != 0 &&
+                       params.cache.values.aligned != 0 && runs_of(q_weight) && runs_of(k_weight);
+  params.aligned = aligned ? 1 : 0;
+  if (params.rope.tokens == 0) return launch;
+  launch.grid = params.rope.tokens;
+  const std::int64_t run = aligned ? kCudaRun : 1;
+  const std::int64_t pairs = params.rope.pairs;
+  const std::int64_t values = params.cache.heads * (v.shape[2] / run);
+  launch.block = threads_for(std::max({heads * (pairs / run), values, pairs}), 256);
+  launch.shared_bytes = (2 * tw::RopeParams::kMaxPairs + static_cast<std::int32_t>(heads)) *
+                        static_cast<std::int32_t>(sizeof(float));
   return launch;
 }
 

@@ -23,10 +23,24 @@ struct CudaOpLaunch : CudaLaunch<Params> {
 // `residual` is undefined but for the fused form.
 CudaOpLaunch<tw::RmsNormParams> rms_norm_launch(const TensorView& x, const TensorView& residual,
                                                 const TensorView& weight, const TensorView& out,
-                                                float eps, float weight_offset);
+                                                float eps, float weight_offset,
+                                                const Scale& out_scale);
+
+// `bias` may be undefined.
+CudaOpLaunch<tw::LayerNormParams> layer_norm_launch(const TensorView& x, const TensorView& weight,
+                                                    const TensorView& bias, const TensorView& out,
+                                                    float eps, const Scale& out_scale);
 
 CudaOpLaunch<tw::ActivationParams> activation_launch(const TensorView& x, const TensorView& out,
                                                      Activation activation);
+
+CudaOpLaunch<tw::PackBitsParams> pack_bits_launch(const TensorView& x, const TensorView& out,
+                                                  BitOrder order);
+CudaOpLaunch<tw::SegmentPackBitsParams> segment_pack_bits_launch(const TensorView& x,
+                                                                 const TensorView& indptr,
+                                                                 const TensorView& out,
+                                                                 const TensorView& out_indptr,
+                                                                 BitOrder order);
 
 CudaOpLaunch<tw::MergeParams> merge_launch(const TensorView& values, const TensorView& lse,
                                            const TensorView& out, const TensorView& lse_out);
@@ -48,5 +62,11 @@ CudaOpLaunch<tw::CacheWriteParams> cache_write_launch(const TensorView& k, const
                                                       const TensorView& slot_mapping,
                                                       const Scale& k_scale, const Scale& v_scale,
                                                       const TensorView& token_indptr);
+
+// k and v have q's dtype, the norm's weights one dtype.
+CudaOpLaunch<tw::RopeAndCacheParams> rope_and_cache_launch(
+    const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& positions,
+    const TensorView& q_out, const KvCache& cache, const TensorView& slot_mapping,
+    const RopeTurns& turns, const RopeAndCacheArgs& args);
 
 }  // namespace tilewright

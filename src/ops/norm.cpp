@@ -7,6 +7,7 @@
 
 #include "base/element.h"
 #include "ops/cuda_run.h"
+#include "ops/norm_common.h"
 #include "ops/op_common.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -28,6 +29,7 @@ struct NormCall {
   Rows out;
   const float* weight;  // [dim], with its offset
   float eps;
+  float out_scale;
 };
 
 }  // namespace
@@ -51,9 +53,12 @@ template <typename X, typename Out>
 void scale_row(const X* x, const NormCall& call, float factor, Out* out) {
   const F32 d;
   const auto factors = hn::Set(d, factor);
+  const auto scale = hn::Set(d, call.out_scale);
   for_lanes(d, call.out.dim, [&](std::size_t i, auto part) HWY_ATTR {
     const auto scaled = hn::Mul(load(d, x + i, part), factors);
-    store(d, hn::Mul(scaled, load(d, call.weight + i, part)), out + i, part);
+    auto value = hn::Mul(scaled, load(d, call.weight + i, part));
+    if constexpr (std::is_same_v<Out, F8E4M3>) value = hn::Div(value, scale);
+    store(d, value, out + i, part);
   });
 }
 
@@ -86,15 +91,16 @@ void add_norm_rows(const NormCall& call, std::int64_t begin, std::int64_t end) {
       squares = hn::MulAdd(value, value, squares);
     });
     const float inverse = inverse_rms(squares, call);
-    visit_wide_float(call.out.dtype, [&](auto out) {
+    visit_norm_output(call.out.dtype, [&](auto out) {
       scale_row(residual, call, inverse, call.out.row<decltype(out)>(r));
     });
   }
 }
 
 void norm_chunk(const NormCall& call, std::int64_t begin, std::int64_t end) {
-  visit_wide_floats(call.x.dtype, call.out.dtype, [&](auto x, auto out) {
-    norm_rows<decltype(x), decltype(out)>(call, begin, end);
+  visit_wide_float(call.x.dtype, [&](auto x) {
+    visit_norm_output(call.out.dtype,
+                      [&](auto out) { norm_rows<decltype(x), decltype(out)>(call, begin, end); });
   });
 }
 
@@ -132,19 +138,6 @@ HWY_EXPORT(norm_chunk);
 HWY_EXPORT(add_norm_chunk);
 HWY_EXPORT(load_weight);
 
-void check_norm(const TensorView& x, const TensorView& weight, const TensorView& out, float eps) {
-  require_operand("x", x, {1, 2, 3}, x.device);
-  const std::int64_t dim = x.shape[x.rank - 1];
-  require(dim >= 1, "x is {}: its last dimension must not be empty", x);
-  require_operand("weight", weight, {1}, x.device);
-  require_shape("weight", weight, {dim});
-  require_operand("out", out, {x.rank}, x.device);
-  require_same_shape("out", out, "x", x);
-  require_writable("out", out);
-  require_in_place_or_apart("out", out, "x", x);
-  require(eps >= 0, "eps is {}: it must not be negative", eps);
-}
-
 std::vector<float> offset_weight(const TensorView& weight, float offset) {
   std::vector<float> values(static_cast<std::size_t>(weight.shape[0]));
   HWY_DYNAMIC_DISPATCH(load_weight)(weight, offset, values.data());
@@ -154,33 +147,37 @@ std::vector<float> offset_weight(const TensorView& weight, float offset) {
 }  // namespace
 
 void rms_norm(const TensorView& x, const TensorView& weight, const TensorView& out, float eps,
-              float weight_offset, Stream stream) {
-  check_norm(x, weight, out, eps);
+              float weight_offset, const Scale& out_scale, Stream stream) {
+  check_norm(x, weight, out, eps, out_scale);
   if (on_cuda(x.device)) {
-    run_on_cuda(rms_norm_launch(x, {}, weight, out, eps, weight_offset), x.device, stream);
+    run_on_cuda(rms_norm_launch(x, {}, weight, out, eps, weight_offset, out_scale), x.device,
+                stream);
     return;
   }
   const std::vector<float> weights = offset_weight(weight, weight_offset);
-  const NormCall call{Rows(x), Rows(x), Rows(out), weights.data(), eps};
+  const NormCall call{Rows(x), Rows(x), Rows(out), weights.data(), eps, scale_value(out_scale)};
   parallel_items(call.x.count, weight.shape[0], [&](std::int64_t begin, std::int64_t end) {
     HWY_DYNAMIC_DISPATCH(norm_chunk)(call, begin, end);
   });
 }
 
 void fused_add_rms_norm(const TensorView& x, const TensorView& residual, const TensorView& weight,
-                        const TensorView& out, float eps, float weight_offset, Stream stream) {
-  check_norm(x, weight, out, eps);
+                        const TensorView& out, float eps, float weight_offset,
+                        const Scale& out_scale, Stream stream) {
+  check_norm(x, weight, out, eps, out_scale);
   require_operand("residual", residual, {x.rank}, x.device);
   require_same_shape("residual", residual, "x", x);
   require_writable("residual", residual);
   require_apart("residual", residual, "x", x);
   require_apart("out", out, "residual", residual);
   if (on_cuda(x.device)) {
-    run_on_cuda(rms_norm_launch(x, residual, weight, out, eps, weight_offset), x.device, stream);
+    run_on_cuda(rms_norm_launch(x, residual, weight, out, eps, weight_offset, out_scale), x.device,
+                stream);
     return;
   }
   const std::vector<float> weights = offset_weight(weight, weight_offset);
-  const NormCall call{Rows(x), Rows(residual), Rows(out), weights.data(), eps};
+  const NormCall call{Rows(x), Rows(residual),        Rows(out), weights.data(),
+                      eps,     scale_value(out_scale)};
   parallel_items(call.x.count, weight.shape[0], [&](std::int64_t begin, std::int64_t end) {
     HWY_DYNAMIC_DISPATCH(add_norm_chunk)(call, begin, end);
   });

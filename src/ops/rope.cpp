@@ -11,6 +11,7 @@
 #include "base/numeric.h"
 #include "ops/cuda_run.h"
 #include "ops/op_common.h"
+#include "ops/rope_checks.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/rope.cpp"  // NOLINT(bugprone-suspicious-include)
@@ -194,7 +195,23 @@ namespace {
 
 HWY_EXPORT(rope_chunk);
 
-// Kept from call to call: the powers cost more than a decode step's rotation.
+void check_tensors(const TensorView& x, const TensorView& out) {
+  require_operand("x", x, {3}, x.device);
+  require_operand("out", out, {3}, x.device);
+  require_same_shape("out", out, "x", x);
+  require_writable("out", out);
+  require_in_place_or_apart("out", out, "x", x);
+}
+
+void rotate(const RopeCall& call) {
+  const std::int64_t elements = call.x.inner * static_cast<std::int64_t>(call.x.dim);
+  parallel_items(call.positions.shape[1], elements, [&](std::int64_t begin, std::int64_t end) {
+    HWY_DYNAMIC_DISPATCH(rope_chunk)(call, begin, end);
+  });
+}
+
+}  // namespace
+
 const RopeFrequencies& cached_frequencies(const RopeSpec& rope, int dim) {
   struct Cache {
     RopeSpec rope;
@@ -210,13 +227,7 @@ const RopeFrequencies& cached_frequencies(const RopeSpec& rope, int dim) {
   return cache.frequencies;
 }
 
-struct Axes {
-  int count = 1;
-  std::vector<std::uint8_t> of_pair;
-};
-
-// Errors: sections that do not fit.
-Axes axes_of_pairs(const RopeSections& sections, std::size_t pairs) {
+RopeAxes axes_of_pairs(const RopeSections& sections, std::size_t pairs) {
   int axes = 0;  // up to the last that turns a pair
   std::int64_t sum = 0;
   for (int axis = 0; axis < RopeSections::kMaxAxes; ++axis) {
@@ -225,7 +236,7 @@ Axes axes_of_pairs(const RopeSections& sections, std::size_t pairs) {
     if (count > 0) axes = axis + 1;
     sum += count;
   }
-  Axes result{std::max(axes, 1), std::vector<std::uint8_t>(pairs, 0)};
+  RopeAxes result{std::max(axes, 1), std::vector<std::uint8_t>(pairs, 0)};
   if (axes == 0) return result;
   require(sum == static_cast<std::int64_t>(pairs),
           "sections.pairs sum to {}: they must sum to the rotated pairs of a head, {}", sum, pairs);
@@ -245,19 +256,11 @@ Axes axes_of_pairs(const RopeSections& sections, std::size_t pairs) {
   return result;
 }
 
-void check_tensors(const TensorView& x, const TensorView& positions, const TensorView& out) {
-  require_operand("x", x, {3}, x.device);
-  require_operand("out", out, {3}, x.device);
-  require_same_shape("out", out, "x", x);
-  require_writable("out", out);
-  require_in_place_or_apart("out", out, "x", x);
+TensorView positions_of_axes(const TensorView& positions, int axes, std::int64_t tokens,
+                             Device device) {
   require_rank("positions", positions, {1, 2});
   require_dtype("positions", positions, {DType::i32, DType::i64});
-  require_device("positions", positions, x.device);
-}
-
-// As [axes, tokens].
-TensorView positions_of_axes(const TensorView& positions, int axes, std::int64_t tokens) {
+  require_device("positions", positions, device);
   if (axes == 1 && positions.rank == 1) {
     require_shape("positions", positions, {tokens});
     return positions.unsqueeze(0);
@@ -266,23 +269,37 @@ TensorView positions_of_axes(const TensorView& positions, int axes, std::int64_t
   return positions;
 }
 
-void rotate(const RopeCall& call) {
-  const std::int64_t elements = call.x.inner * static_cast<std::int64_t>(call.x.dim);
-  parallel_items(call.positions.shape[1], elements, [&](std::int64_t begin, std::int64_t end) {
-    HWY_DYNAMIC_DISPATCH(rope_chunk)(call, begin, end);
-  });
+std::int64_t check_cos_sin_cache(const TensorView& cos_sin_cache, std::int64_t head_dim,
+                                 Device device) {
+  require_operand("cos_sin_cache", cos_sin_cache, {2}, device);
+  const std::int64_t dim = cos_sin_cache.shape[1];
+  require(dim % 2 == 0 && dim >= 2 && dim <= head_dim,
+          "cos_sin_cache is {}: its last dimension must be even and in [2, {}], the head's",
+          cos_sin_cache, head_dim);
+  return dim;
 }
 
-}  // namespace
+void check_positions_in_table(const TensorView& positions, const TensorView& cos_sin_cache) {
+  for (std::int64_t axis = 0; axis < positions.shape[0]; ++axis) {
+    for (std::int64_t token = 0; token < positions.shape[1]; ++token) {
+      const std::int64_t position =
+          load_integer(positions.data, positions.dtype,
+                       axis * positions.strides[0] + token * positions.strides[1]);
+      require(position >= 0 && position < cos_sin_cache.shape[0],
+              "positions has {} for token {}: it must be in [0, {}), the rows of cos_sin_cache",
+              position, token, cos_sin_cache.shape[0]);
+    }
+  }
+}
 
 void apply_rope(const TensorView& x, const TensorView& positions, const TensorView& out,
                 const RopeSpec& rope, const RopeSections& sections, Stream stream) {
-  check_tensors(x, positions, out);
+  check_tensors(x, out);
   check_rope(rope);
   const int dim = rope_dim(rope, x.shape[2]);
   const std::size_t pairs = static_cast<std::size_t>(dim) / 2;
-  const Axes axes = axes_of_pairs(sections, pairs);
-  const TensorView of_axes = positions_of_axes(positions, axes.count, x.shape[0]);
+  const RopeAxes axes = axes_of_pairs(sections, pairs);
+  const TensorView of_axes = positions_of_axes(positions, axes.count, x.shape[0], x.device);
   const RopeFrequencies& frequencies = cached_frequencies(rope, dim);
   if (on_cuda(x.device)) {
     const RopeTurns turns{
@@ -297,15 +314,11 @@ void apply_rope(const TensorView& x, const TensorView& positions, const TensorVi
 void apply_rope_with_cos_sin_cache(const TensorView& x, const TensorView& positions,
                                    const TensorView& cos_sin_cache, const TensorView& out,
                                    bool interleaved, const RopeSections& sections, Stream stream) {
-  check_tensors(x, positions, out);
-  require_operand("cos_sin_cache", cos_sin_cache, {2}, x.device);
-  const std::int64_t dim = cos_sin_cache.shape[1];
-  require(dim % 2 == 0 && dim >= 2 && dim <= x.shape[2],
-          "cos_sin_cache is {}: its last dimension must be even and in [2, {}], the head's",
-          cos_sin_cache, x.shape[2]);
+  check_tensors(x, out);
+  const std::int64_t dim = check_cos_sin_cache(cos_sin_cache, x.shape[2], x.device);
   const std::size_t pairs = static_cast<std::size_t>(dim) / 2;
-  const Axes axes = axes_of_pairs(sections, pairs);
-  const TensorView of_axes = positions_of_axes(positions, axes.count, x.shape[0]);
+  const RopeAxes axes = axes_of_pairs(sections, pairs);
+  const TensorView of_axes = positions_of_axes(positions, axes.count, x.shape[0], x.device);
   if (on_cuda(x.device)) {
     const RopeTurns turns{{}, 1, cos_sin_cache, axes.of_pair, interleaved};
     run_on_cuda(rope_launch(x, of_axes, out, turns), x.device, stream);
@@ -313,14 +326,7 @@ void apply_rope_with_cos_sin_cache(const TensorView& x, const TensorView& positi
   }
   const RopeCall call{Rows(x), Rows(out),           of_axes, cos_sin_cache,
                       nullptr, axes.of_pair.data(), pairs,   interleaved};
-  for (std::int64_t axis = 0; axis < call.positions.shape[0]; ++axis) {
-    for (std::int64_t token = 0; token < call.positions.shape[1]; ++token) {
-      const std::int64_t position = call.position(axis, token);
-      require(position >= 0 && position < cos_sin_cache.shape[0],
-              "positions has {} for token {}: it must be in [0, {}), the rows of cos_sin_cache",
-              position, token, cos_sin_cache.shape[0]);
-    }
-  }
+  check_positions_in_table(of_axes, cos_sin_cache);
   rotate(call);
 }
 

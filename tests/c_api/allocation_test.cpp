@@ -197,7 +197,7 @@ TEST_F(CAllocations, OperatorsAsInCpp) {
       });
   expect_no_more(
       "rms_norm", [&] { rms_norm(flat.view(), weight.view(), flat.view(), 1e-5F); },
-      [&] { return tw_rms_norm(&c_flat, &c_weight, &c_flat, 1e-5F, 0, nullptr); });
+      [&] { return tw_rms_norm(&c_flat, &c_weight, &c_flat, 1e-5F, 0, nullptr, nullptr); });
   expect_no_more(
       "apply_rope", [&] { apply_rope(x.view(), slots.view(), out.view(), rope); },
       [&] { return tw_apply_rope(&c_x, &c_slots, &c_out, c_rope.get(), nullptr, nullptr); });

@@ -78,7 +78,7 @@ TEST_F(COps, Norms) {
   const tw_tensor c_out = to_c(out.view());
   expect_same(
       out, [&] { rms_norm(x.view(), weight.view(), out.view(), 1e-5F, 1); },
-      [&] { return tw_rms_norm(&c_x, &c_weight, &c_out, 1e-5F, 1, nullptr); });
+      [&] { return tw_rms_norm(&c_x, &c_weight, &c_out, 1e-5F, 1, nullptr, nullptr); });
   Tensor residual = normal({6, 48});
   const Tensor before = copy_of(residual);
   const tw_tensor c_residual = to_c(residual.view());
@@ -86,10 +86,38 @@ TEST_F(COps, Norms) {
   const auto expected = out.snapshot();
   const auto expected_residual = residual.snapshot();
   std::memcpy(residual.data() - kGuardBytes, before.snapshot().data(), before.snapshot().size());
-  ASSERT_OK(tw_fused_add_rms_norm(&c_x, &c_residual, &c_weight, &c_out, 1e-5F, 0, nullptr));
+  ASSERT_OK(
+      tw_fused_add_rms_norm(&c_x, &c_residual, &c_weight, &c_out, 1e-5F, 0, nullptr, nullptr));
   EXPECT_TRUE(out.snapshot() == expected);
   EXPECT_TRUE(residual.snapshot() == expected_residual);
-  expect_invalid(tw_rms_norm(&c_x, &c_x, &c_out, 1e-5F, 0, nullptr), {"weight"});
+  Tensor fp8 = normal({6, 48}, DType::f8e4m3);
+  const tw_tensor c_fp8 = to_c(fp8.view());
+  const tw_real out_scale = {0.25F, {}};
+  expect_same(
+      fp8, [&] { rms_norm(x.view(), weight.view(), fp8.view(), 1e-5F, 0, 0.25F); },
+      [&] { return tw_rms_norm(&c_x, &c_weight, &c_fp8, 1e-5F, 0, &out_scale, nullptr); });
+  expect_invalid(tw_rms_norm(&c_x, &c_weight, &c_out, 1e-5F, 0, &out_scale, nullptr),
+                 {"out_scale is given"});
+  expect_invalid(tw_rms_norm(&c_x, &c_x, &c_out, 1e-5F, 0, nullptr, nullptr), {"weight"});
+}
+
+TEST_F(COps, LayerNorm) {
+  const Tensor x = normal({6, 48});
+  const Tensor weight = normal({48});
+  const Tensor bias = normal({48});
+  Tensor out = normal({6, 48}, DType::f8e4m3);
+  const tw_tensor c_x = to_c(x.view());
+  const tw_tensor c_weight = to_c(weight.view());
+  const tw_tensor c_bias = to_c(bias.view());
+  const tw_tensor c_out = to_c(out.view());
+  const tw_real out_scale = {0.25F, {}};
+  expect_same(
+      out, [&] { layer_norm(x.view(), weight.view(), {}, out.view(), 1e-5F); },
+      [&] { return tw_layer_norm(&c_x, &c_weight, nullptr, &c_out, 1e-5F, nullptr, nullptr); });
+  expect_same(
+      out, [&] { layer_norm(x.view(), weight.view(), bias.view(), out.view(), 1e-5F, 0.25F); },
+      [&] { return tw_layer_norm(&c_x, &c_weight, &c_bias, &c_out, 1e-5F, &out_scale, nullptr); });
+  expect_invalid(tw_layer_norm(&c_x, &c_weight, &c_x, &c_out, 1e-5F, nullptr, nullptr), {"bias"});
 }
 
 TEST_F(COps, Rope) {
@@ -141,6 +169,77 @@ TEST_F(COps, Rope) {
       {"interleaved is 7"});
 }
 
+TEST_F(COps, RopeAndWriteKvCache) {
+  const Tensor q = normal({4, 3, 16});
+  const Tensor k = normal({4, 2, 16});
+  const Tensor v = normal({4, 2, 16});
+  const Tensor weight = normal({16});
+  const Tensor table = normal({400, 16}, DType::f32);
+  const Tensor positions = int_tensor({7, 0, 300, 12});
+  const Tensor slots = int_tensor({3, -1, 31, 0});
+  const Tensor indptr = int_tensor({0, 4});
+  Tensor out = normal({4, 3, 16});
+  Tensor memory = normal({4, 2, 8, 2, 16}, DType::f8e4m3);
+  const KvCache cache = KvCache::combined(memory.view());
+  const tw_tensor c_q = to_c(q.view());
+  const tw_tensor c_k = to_c(k.view());
+  const tw_tensor c_v = to_c(v.view());
+  const tw_tensor c_weight = to_c(weight.view());
+  const tw_tensor c_table = to_c(table.view());
+  const tw_tensor c_positions = to_c(positions.view());
+  const tw_tensor c_slots = to_c(slots.view());
+  const tw_tensor c_indptr = to_c(indptr.view());
+  const tw_tensor c_out = to_c(out.view());
+  const tw_kv_cache c_cache = to_c(cache);
+  const tw_real half = {0.5F, {}};
+  const tw_real two = {2, {}};
+  auto spec = sized<tw_rope_spec>();
+  spec.theta = 5e5;
+  RopeHandle rope;
+  ASSERT_OK(tw_rope_create(&spec, rope.target()));
+  auto args = sized<tw_rope_and_cache_args>();
+  args.rope = rope.get();
+  RopeAndCacheArgs cpp;
+  cpp.rope.theta = 5e5;
+  const auto c_call = [&] {
+    return tw_apply_rope_and_write_kv_cache(&c_q, &c_k, &c_v, &c_positions, &c_out, &c_cache,
+                                            &c_slots, &args);
+  };
+  const auto same = [&] {
+    const auto call = [&] {
+      apply_rope_and_write_kv_cache(q.view(), k.view(), v.view(), positions.view(), out.view(),
+                                    cache, slots.view(), cpp);
+    };
+    expect_same(out, call, c_call);
+    memory.refill();
+    expect_same(memory, call, c_call);
+  };
+  same();
+  args.q_norm_weight = args.k_norm_weight = &c_weight;
+  args.norm_eps = 0.1F;
+  args.norm_weight_offset = 1;
+  cpp.qk_norm = {weight.view(), weight.view(), 0.1F, 1};
+  args.k_scale = &half;
+  args.v_scale = &two;
+  args.token_indptr = &c_indptr;
+  cpp.k_scale = 0.5F;
+  cpp.v_scale = 2;
+  cpp.token_indptr = indptr.view();
+  same();
+  args.cos_sin_cache = &c_table;
+  expect_invalid(c_call(), {"args.rope and args.cos_sin_cache"});
+  args.rope = nullptr;
+  args.interleaved = 1;
+  cpp.cos_sin_cache = table.view();
+  cpp.rope.interleaved = true;
+  same();
+  args.reserved = 1;
+  expect_invalid(c_call(), {"args.reserved is 1"});
+  args.reserved = 0;
+  args.cos_sin_cache = nullptr;
+  expect_invalid(c_call(), {"args.rope is NULL"});
+}
+
 TEST_F(COps, ActivationsAndMerge) {
   const Tensor x = normal({5, 64});
   Tensor out = normal({5, 32});
@@ -171,6 +270,37 @@ TEST_F(COps, ActivationsAndMerge) {
   expect_same(
       lse_out, [&] { merge_states(values.view(), lse.view(), joined.view(), lse_out.view()); },
       [&] { return tw_merge_states(&c_values, &c_lse, &c_joined, &c_lse_out, nullptr); });
+}
+
+TEST_F(COps, PackBits) {
+  Tensor x(DType::u8, {3, 21});
+  for (std::int64_t i = 0; i < 63; ++i) x.set({i / 21, i % 21}, static_cast<double>(i % 3));
+  Tensor out(DType::u8, {3, 3});
+  const tw_tensor c_x = to_c(x.view());
+  const tw_tensor c_out = to_c(out.view());
+  expect_same(
+      out, [&] { pack_bits(x.view(), out.view()); },
+      [&] { return tw_pack_bits(&c_x, &c_out, TW_BIG_BIT_ORDER, nullptr); });
+  expect_same(
+      out, [&] { pack_bits(x.view(), out.view(), BitOrder::little); },
+      [&] { return tw_pack_bits(&c_x, &c_out, TW_LITTLE_BIT_ORDER, nullptr); });
+  expect_invalid(tw_pack_bits(&c_x, &c_out, 2, nullptr), {"order is 2"});
+
+  const TensorView row = x.view().select(0, 1);
+  const Tensor indptr = int_tensor({1, 4, 20});
+  Tensor out_indptr = int_tensor({7, 7, 7});
+  Tensor segments(DType::u8, {4}, {1}, kSentinel);
+  const tw_tensor c_row = to_c(row);
+  const tw_tensor c_indptr = to_c(indptr.view());
+  const tw_tensor c_out_indptr = to_c(out_indptr.view());
+  const tw_tensor c_segments = to_c(segments.view());
+  expect_same(
+      segments, [&] { segment_pack_bits(row, indptr.view(), segments.view(), out_indptr.view()); },
+      [&] {
+        return tw_segment_pack_bits(&c_row, &c_indptr, &c_segments, &c_out_indptr, TW_BIG_BIT_ORDER,
+                                    nullptr);
+      });
+  EXPECT_EQ(out_indptr.get({2}), 3);
 }
 
 TEST_F(COps, Sample) {

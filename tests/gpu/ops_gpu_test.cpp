@@ -77,6 +77,66 @@ TEST_F(OpsOnGpu, FusedAddRmsNorm) {
   }
 }
 
+TEST_F(OpsOnGpu, NormsWithFp8Outputs) {
+  Random random(8);
+  Tensor scale = float_tensor({0.02});
+  const OnGpu gpu_scale(scale);
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    for (const std::int64_t dim : {60, 128, 4096}) {
+      Tensor x(dtype, {37, dim});
+      Tensor residual(dtype, {37, dim});
+      Tensor weight(dtype, {dim});
+      Tensor got(DType::f8e4m3, {37, dim});
+      const Tensor expected(DType::f8e4m3, {37, dim});
+      fill_normal(x, random, 3);
+      fill_normal(residual, random);
+      fill_normal(weight, random);
+      const OnGpu gpu_x(x);
+      OnGpu gpu_residual(residual);
+      const OnGpu gpu_weight(weight);
+      run_twice(got, [&](const TensorView& out) {
+        rms_norm(gpu_x.view(), gpu_weight.view(), out, 1e-5F, 0, gpu_scale.view());
+      });
+      rms_norm(x.view(), weight.view(), expected.view(), 1e-5F, 0, scale.view());
+      expect_close_fp8(got, expected);
+      OnGpu gpu_got(got);
+      fused_add_rms_norm(gpu_x.view(), gpu_residual.view(), gpu_weight.view(), gpu_got.view(),
+                         1e-5F, 0, 0.7F);
+      gpu_got.download();
+      fused_add_rms_norm(x.view(), residual.view(), weight.view(), expected.view(), 1e-5F, 0, 0.7F);
+      expect_close_fp8(got, expected);
+    }
+  }
+}
+
+TEST_F(OpsOnGpu, LayerNorm) {
+  Random random(9);
+  for (int mix = 0; mix < kNumMixes; ++mix) {
+    for (const std::int64_t dim : {60, 128, 4096, 9216}) {
+      Tensor x = strided(mixed_dtype(mix, 0), {37, dim}, 0);
+      Tensor weight(mixed_dtype(mix, 1), {dim});
+      Tensor bias(mixed_dtype(mix, 2), {dim});
+      Tensor got = strided(mixed_dtype(mix, 3), {37, dim}, 0);
+      fill_normal(x, random, 3);
+      fill_normal(weight, random);
+      fill_normal(bias, random);
+      Tensor expected = copy_of(got);
+      const OnGpu gpu_x(x);
+      const OnGpu gpu_weight(weight);
+      const OnGpu gpu_bias(bias);
+      for (const bool biased : {false, true}) {
+        run_twice(got, [&](const TensorView& out) {
+          layer_norm(gpu_x.view(), gpu_weight.view(), biased ? gpu_bias.view() : TensorView(), out,
+                     1e-5F);
+        });
+        layer_norm(x.view(), weight.view(), biased ? bias.view() : TensorView(), expected.view(),
+                   1e-5F);
+        expect_close(got, expected, 8);
+      }
+    }
+  }
+}
+
 TEST_F(OpsOnGpu, ActAndMul) {
   Random random(3);
   for (const Activation activation : {Activation::silu, Activation::gelu, Activation::gelu_tanh}) {
@@ -92,6 +152,38 @@ TEST_F(OpsOnGpu, ActAndMul) {
         expect_close(got, expected, 30);
       }
     }
+  }
+}
+
+TEST_F(OpsOnGpu, PackBits) {
+  Random random(10);
+  Tensor x = strided(DType::u8, {5, 4099}, 1);
+  for (std::size_t i = 0; i < x.storage_bytes(); ++i) {
+    x.storage()[i] = static_cast<std::uint8_t>(random.bits() % 2);
+  }
+  const OnGpu gpu_x(x);
+  for (const BitOrder order : {BitOrder::big, BitOrder::little}) {
+    Tensor got(DType::u8, {5, 513});
+    const Tensor expected(DType::u8, {5, 513});
+    run_twice(got, [&](const TensorView& out) { pack_bits(gpu_x.view(), out, order); });
+    pack_bits(x.view(), expected.view(), order);
+    EXPECT_EQ(got.snapshot(), expected.snapshot());
+    const TensorView row = x.view().select(0, 1);
+    Tensor indptr = int_tensor({0, 3, 3, 70, 4000, 4099});
+    Tensor got_indptr = int_tensor({0, 0, 0, 0, 0, 0});
+    const Tensor expected_indptr = copy_of(got_indptr);
+    Tensor segments(DType::u8, {517});
+    const Tensor expected_segments(DType::u8, {517});
+    const OnGpu gpu_indptr(indptr);
+    OnGpu gpu_got_indptr(got_indptr);
+    run_twice(segments, [&](const TensorView& out) {
+      segment_pack_bits(gpu_x.view().select(0, 1), gpu_indptr.view(), out, gpu_got_indptr.view(),
+                        order);
+    });
+    gpu_got_indptr.download();
+    segment_pack_bits(row, indptr.view(), expected_segments.view(), expected_indptr.view(), order);
+    EXPECT_EQ(segments.snapshot(), expected_segments.snapshot());
+    EXPECT_EQ(got_indptr.snapshot(), expected_indptr.snapshot());
   }
 }
 
@@ -267,6 +359,57 @@ TEST_F(OpsOnGpu, WriteKvCache) {
           << dtype_name(from) << " " << dtype_name(to);
       EXPECT_EQ(v_cache.snapshot(), v_expected.snapshot())
           << dtype_name(from) << " " << dtype_name(to);
+    }
+  }
+}
+
+// The bits of the three operators on the GPU.
+TEST_F(OpsOnGpu, RopeAndWriteKvCache) {
+  Random random(11);
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    for (const DType to : {dtype, DType::f8e4m3}) {
+      for (const bool normed : {false, true}) {
+        for (const std::int64_t heads : {4, 64}) {
+          const std::int64_t all = heads + 2 * 4;
+          Tensor qkv(dtype, {20, all, 128});
+          Tensor weight(dtype, {128});
+          fill_normal(qkv, random);
+          fill_normal(weight, random);
+          Tensor positions = positions_up_to(20, 1 << 20, DType::i64, random);
+          Tensor slots(DType::i32, {20});
+          for (std::int64_t t = 0; t < 20; ++t)
+            slots.set({t}, t % 7 == 3 ? -1.0 : static_cast<double>((t * 37) % 64));
+          const OnGpu gpu_qkv(qkv);
+          const OnGpu gpu_weight(weight);
+          const OnGpu gpu_positions(positions);
+          const OnGpu gpu_slots(slots);
+          const TensorView q = gpu_qkv.view().slice(1, 0, heads);
+          const TensorView k = gpu_qkv.view().slice(1, heads, heads + 4);
+          const TensorView v = gpu_qkv.view().slice(1, heads + 4, all);
+          RopeAndCacheArgs args;
+          args.rope.interleaved = normed;
+          if (normed) args.qk_norm = {gpu_weight.view(), gpu_weight.view(), 1e-5F, 0};
+          if (to == DType::f8e4m3) args.v_scale = 0.25F;
+          Mirror got_q{Tensor(dtype, {20, heads, 128})};
+          Mirror got{strided(to, {4, 2, 16, 4, 128}, 0)};
+          Mirror expected_q{Tensor(dtype, {20, heads, 128})};
+          Mirror expected_k{Tensor(dtype, {20, 4, 128})};
+          Mirror expected{strided(to, {4, 2, 16, 4, 128}, 0)};
+          apply_rope_and_write_kv_cache(q, k, v, gpu_positions.view(), got_q.gpu.view(),
+                                        KvCache::combined(got.gpu.view()), gpu_slots.view(), args);
+          const auto rotate = [&](const TensorView& from, const TensorView& out) {
+            if (normed) rms_norm(from, gpu_weight.view(), out, 1e-5F);
+            apply_rope(normed ? out : from, gpu_positions.view(), out, args.rope);
+          };
+          rotate(q, expected_q.gpu.view());
+          rotate(k, expected_k.gpu.view());
+          write_kv_cache(expected_k.gpu.view(), v, KvCache::combined(expected.gpu.view()),
+                         gpu_slots.view(), {}, args.v_scale);
+          for (Mirror* mirror : {&got_q, &got, &expected_q, &expected}) mirror->gpu.download();
+          EXPECT_EQ(got_q.host.snapshot(), expected_q.host.snapshot());
+          EXPECT_EQ(got.host.snapshot(), expected.host.snapshot());
+        }
+      }
     }
   }
 }

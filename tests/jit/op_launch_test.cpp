@@ -45,14 +45,25 @@ TEST_F(OpLaunch, EveryOperator) {
   const Tensor x(DType::bf16, {10, 512});
   const Tensor weight(DType::bf16, {512});
   const Tensor out(DType::bf16, {10, 512});
-  FakeLaunch launch =
-      launch_of([&](Stream s) { rms_norm(on_gpu(x), on_gpu(weight), on_gpu(out), 1e-6F, 0, s); });
+  FakeLaunch launch = launch_of(
+      [&](Stream s) { rms_norm(on_gpu(x), on_gpu(weight), on_gpu(out), 1e-6F, 0, {}, s); });
   EXPECT_EQ(launch.kernel, "rms_norm_bf16_bf16_bf16");
   EXPECT_EQ(launch.grid, 3U);  // a warp a row
   launch = launch_of([&](Stream s) {
-    fused_add_rms_norm(on_gpu(x), on_gpu(out), on_gpu(weight), on_gpu(x), 1e-6F, 0, s);
+    fused_add_rms_norm(on_gpu(x), on_gpu(out), on_gpu(weight), on_gpu(x), 1e-6F, 0, {}, s);
   });
   EXPECT_EQ(launch.kernel, "fused_add_rms_norm_bf16_bf16_bf16_bf16");
+
+  launch = launch_of([&](Stream s) {
+    layer_norm(on_gpu(x), on_gpu(weight), on_gpu(weight), on_gpu(out), 1e-6F, {}, s);
+  });
+  EXPECT_EQ(launch.kernel, "layer_norm_with_bias_bf16_bf16_bf16_bf16");
+
+  const Tensor bytes(DType::u8, {10, 256});
+  const Tensor bits(DType::u8, {10, 32});
+  launch = launch_of([&](Stream s) { pack_bits(on_gpu(bytes), on_gpu(bits), BitOrder::big, s); });
+  EXPECT_EQ(launch.kernel, "pack_bits");
+  EXPECT_EQ(launch.grid, 2U);  // of 256 threads with a byte
 
   const Tensor half(DType::bf16, {10, 256});
   launch = launch_of([&](Stream s) { act_and_mul(on_gpu(x), on_gpu(half), Activation::silu, s); });
@@ -65,7 +76,7 @@ TEST_F(OpLaunch, EveryOperator) {
       launch_of([&](Stream s) { apply_rope(on_gpu(q), on_gpu(positions), on_gpu(q), {}, {}, s); });
   EXPECT_EQ(launch.kernel, "apply_rope_bf16_bf16");
   EXPECT_EQ(launch.grid, 10U);
-  EXPECT_EQ(launch.shared_bytes, 256U);
+  EXPECT_EQ(launch.shared_bytes, 3072U);
   const Tensor table(DType::f32, {100, 64});
   launch = launch_of([&](Stream s) {
     apply_rope_with_cos_sin_cache(on_gpu(q), on_gpu(positions), on_gpu(table), on_gpu(q), false, {},
@@ -80,6 +91,16 @@ TEST_F(OpLaunch, EveryOperator) {
   });
   EXPECT_EQ(launch.kernel, "write_kv_cache_bf16_f8e4m3_bf16_f8e4m3");
 
+  const Tensor k(DType::bf16, {10, 8, 64});
+  launch = launch_of([&](Stream s) {
+    RopeAndCacheArgs args;
+    args.stream = s;
+    apply_rope_and_write_kv_cache(on_gpu(q), on_gpu(k), on_gpu(k), on_gpu(positions), on_gpu(q), kv,
+                                  on_gpu(positions), args);
+  });
+  EXPECT_EQ(launch.kernel, "rope_and_cache_bf16_f8e4m3_f8e4m3_bf16_float");
+  EXPECT_EQ(launch.grid, 10U);
+
   const Tensor values(DType::f32, {10, 3, 8, 64});
   const Tensor lse(DType::f32, {10, 3, 8});
   launch =
@@ -92,7 +113,17 @@ TEST_F(OpLaunch, EveryOperator) {
     args.stream = s;
     sample(on_gpu(x), args, on_gpu(tokens));
   });
+  EXPECT_EQ(launch.kernel, "sample_cluster_bf16");  // the fake is a Hopper
+  EXPECT_EQ(launch.cluster, 1);
+  EXPECT_EQ(launch.grid, 10U);
+  launch = launch_of([&](Stream s) {
+    SamplingArgs args;
+    args.order = FilterOrder::llamacpp;
+    args.stream = s;
+    sample(on_gpu(x), args, on_gpu(tokens));
+  });
   EXPECT_EQ(launch.kernel, "sample_bf16");
+  EXPECT_EQ(launch.cluster, 0);
   EXPECT_EQ(launch.grid, 10U);
 }
 

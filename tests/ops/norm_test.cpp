@@ -133,6 +133,56 @@ TEST(FusedAddRmsNorm, IsAdditionThenNorm) {
   });
 }
 
+// The f32 output, divided and rounded; saturated, and NaN where that is NaN.
+TEST(RmsNorm, Fp8OutputIsScaledAndSaturated) {
+  Random random(5);
+  for_each_simd_target([&] {
+    for (const DType dtype : kWideFloats) {
+      for (const std::int64_t dim : {5, 64, 131}) {
+        Tensor x(dtype, {4, dim});
+        Tensor residual(DType::bf16, {4, dim});
+        Tensor weight(dtype, {dim});
+        fill_normal(x, random);
+        fill_normal(residual, random);
+        fill_normal(weight, random, 100);
+        x.set({2, dim - 1}, NAN);
+        const Tensor same_residual = copy_of(residual);
+        const Tensor exact(DType::f32, {4, dim});
+        Tensor got(DType::f8e4m3, {4, dim}, row_major({4, dim}, 3), kSentinel);
+        const Tensor scale = float_tensor({0.125});
+        rms_norm(x.view(), weight.view(), exact.view(), 1e-6F);
+        rms_norm(x.view(), weight.view(), got.view(), 1e-6F);
+        expect_scaled_fp8(got, exact, 1.0F);
+        rms_norm(x.view(), weight.view(), got.view(), 1e-6F, 0, 0.3F);
+        expect_scaled_fp8(got, exact, 0.3F);
+        fused_add_rms_norm(x.view(), residual.view(), weight.view(), exact.view(), 1e-6F);
+        fused_add_rms_norm(x.view(), same_residual.view(), weight.view(), got.view(), 1e-6F, 0,
+                           scale.view());
+        expect_scaled_fp8(got, exact, 0.125F);
+        EXPECT_EQ(residual.snapshot(), same_residual.snapshot());
+        ASSERT_TRUE(got.guards_intact());
+      }
+    }
+  });
+}
+
+TEST(RmsNorm, ErrorsOfOutScale) {
+  const Tensor x(DType::f32, {4, 8});
+  const Tensor weight(DType::f32, {8});
+  const Tensor wide(DType::f32, {4, 8});
+  const Tensor fp8(DType::f8e4m3, {4, 8});
+  const auto norm = [&](const Tensor& out, const Scale& scale) {
+    rms_norm(x.view(), weight.view(), out.view(), 1e-6F, 0, scale);
+  };
+  expect_invalid([&] { norm(fp8, 0.0F); }, "out_scale is 0: it must be positive and finite");
+  expect_invalid([&] { norm(fp8, NAN); }, "out_scale is nan");
+  expect_invalid([&] { norm(wide, 0.5F); }, "only float8_e4m3fn outputs have a scale");
+  expect_invalid([&] { norm(fp8, float_tensor({-1}).view()); }, "out_scale[0] is -1");
+  expect_invalid([&] { norm(fp8, float_tensor({1, 2}).view()); }, "out_scale is float32[2]");
+  expect_invalid([&] { norm(fp8, Tensor(DType::f16, {1}).view()); }, "out_scale is float16[1]");
+  expect_invalid([&] { norm(Tensor(DType::f8e5m2, {4, 8}), {}); }, "out is float8_e5m2[4, 8]");
+}
+
 TEST(RmsNorm, Errors) {
   Tensor x(DType::f32, {4, 8});
   Tensor weight(DType::f32, {8});

@@ -54,6 +54,21 @@ inline Tensor copy_of(const Tensor& tensor) {
   return copy;
 }
 
+// Whether `got` [rows, dim] of f8e4m3 holds what is left of `exact` divided by `scale`.
+inline void expect_scaled_fp8(const Tensor& got, const Tensor& exact, float scale) {
+  const Extents& shape = got.shape();
+  for (std::int64_t r = 0; r < shape[0]; ++r) {
+    for (std::int64_t i = 0; i < shape[1]; ++i) {
+      const double want = rounded(static_cast<float>(exact.get({r, i})) / scale, DType::f8e4m3);
+      if (std::isnan(want)) {
+        ASSERT_TRUE(std::isnan(got.get({r, i}))) << r << ", " << i;
+      } else {
+        ASSERT_EQ(got.get({r, i}), want) << r << ", " << i;
+      }
+    }
+  }
+}
+
 // Whether `run(out)` gives the same bytes with 1, 2 and 5 threads, and when it is run again.
 template <typename Run>
 void expect_same_for_threads(const Tensor& out, const Run& run) {

@@ -107,6 +107,33 @@ TEST(WriteKvCacheOnCuda, EveryDTypeAndPlacement) {
   }
 }
 
+// More runs than threads read ahead.
+TEST(WriteKvCacheOnCuda, ManyHeads) {
+  Random random(5);
+  const std::vector<CompiledKernel<CacheWriteParams>> compiled = {
+      {{CudaOp::write_kv_cache, {DType::bf16, DType::bf16, DType::bf16, DType::f8e4m3}},
+       [](CacheWriteParams p) {
+         tw::write_kv_cache<tw::bf16, tw::bf16, tw::bf16, tw::f8e4m3>(p);
+       }}};
+  for (const std::int64_t gap : {0, 1}) {
+    Tensor k = strided(DType::bf16, {3, 70, 64}, gap);
+    Tensor v = strided(DType::bf16, {3, 70, 128}, 0);
+    Tensor k_got = strided(DType::bf16, {2, 4, 70, 64}, 0);
+    Tensor v_got = strided(DType::f8e4m3, {2, 4, 70, 128}, 0);
+    fill_normal(k, random);
+    fill_normal(v, random, 100);
+    const Tensor k_expected = copy_of(k_got);
+    const Tensor v_expected = copy_of(v_got);
+    const Tensor slots = integers({6, 1, 2}, DType::i32);
+    emulate(compiled, cache_write_launch(k.view(), v.view(), {k_got.view(), v_got.view()},
+                                         slots.view(), {}, 2.5F, {}));
+    write_kv_cache(k.view(), v.view(), {k_expected.view(), v_expected.view()}, slots.view(), {},
+                   2.5F);
+    EXPECT_EQ(k_got.snapshot(), k_expected.snapshot());
+    EXPECT_EQ(v_got.snapshot(), v_expected.snapshot());
+  }
+}
+
 TEST(WriteKvCacheOnCuda, ScalesOfEveryShape) {
   Random random(2);
   for (int i = 0; i < kNumConversions; ++i) {

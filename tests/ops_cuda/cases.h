@@ -42,6 +42,21 @@ inline void expect_close(const Tensor& got, const Tensor& expected, double magni
   }
 }
 
+// Whether two contiguous tensors of f8e4m3 agree but for a step in few places: sums of another
+// order may be to another side of what lies between two numbers.
+inline void expect_close_fp8(const Tensor& got, const Tensor& expected) {
+  const TensorView a = got.view();
+  const TensorView b = expected.view();
+  std::int64_t different = 0;
+  for (std::int64_t i = 0; i < a.numel(); ++i) {
+    const auto x = static_cast<const std::uint8_t*>(a.data)[i];
+    const auto y = static_cast<const std::uint8_t*>(b.data)[i];
+    ASSERT_LE(std::abs(x - y), 1) << "element " << i;
+    different += x == y ? 0 : 1;
+  }
+  EXPECT_LE(different, 2 + a.numel() / 1000);
+}
+
 // A tensor whose rows have `gap` elements of nobody behind them, moved by `shift` elements: by gap
 // and shift rows are aligned or not.
 inline Tensor strided(DType dtype, const Extents& shape, std::int64_t gap, int shift = 0) {

@@ -30,8 +30,9 @@ const auto kFused = compile_mixes<RmsNormParams>([]<int mix>() {
       fused_kernel<mix>};
 });
 
-// Of a warp a row and of a block a row, with runs and with single elements.
-constexpr std::int64_t kDims[] = {1, 8, 60, 128, 130, 520, 1040};
+// Of a warp a row and of a block a row, with runs and with single elements; the last has more runs
+// than threads keep.
+constexpr std::int64_t kDims[] = {1, 8, 60, 128, 130, 520, 1040, 8208};
 
 TEST(RmsNormOnCuda, EveryDType) {
   Random random(1);
@@ -44,7 +45,7 @@ TEST(RmsNormOnCuda, EveryDType) {
         Tensor expected = copy_of(got);
         fill_normal(x, random, 3);
         fill_normal(weight, random);
-        emulate(kNorm, rms_norm_launch(x.view(), {}, weight.view(), got.view(), 1e-5F, 1.0F));
+        emulate(kNorm, rms_norm_launch(x.view(), {}, weight.view(), got.view(), 1e-5F, 1.0F, {}));
         rms_norm(x.view(), weight.view(), expected.view(), 1e-5F, 1.0F);
         expect_close(got, expected, 4);
         ASSERT_TRUE(got.guards_intact());
@@ -65,7 +66,7 @@ TEST(RmsNormOnCuda, StridesInPlaceAndEmpty) {
       rms_norm(got.view(), weight.view(), expected.view(), 1e-5F);
       // f16, f32 and f16 are one of the mixes.
       const CudaOpLaunch<RmsNormParams> launch =
-          rms_norm_launch(got.view(), {}, weight.view(), got.view(), 1e-5F, 0);
+          rms_norm_launch(got.view(), {}, weight.view(), got.view(), 1e-5F, 0, {});
       EXPECT_EQ(launch.params.aligned, place.gap % 8 == 0 && place.shift % 8 == 0);
       emulate(kNorm, launch);
       expect_close(got, expected, 4);
@@ -74,7 +75,7 @@ TEST(RmsNormOnCuda, StridesInPlaceAndEmpty) {
   }
   Tensor none(DType::f32, {0, 64});
   Tensor weight(DType::f32, {64});
-  EXPECT_EQ(rms_norm_launch(none.view(), {}, weight.view(), none.view(), 0, 0).grid, 0);
+  EXPECT_EQ(rms_norm_launch(none.view(), {}, weight.view(), none.view(), 0, 0, {}).grid, 0);
 }
 
 TEST(FusedAddRmsNormOnCuda, EveryDType) {
@@ -91,11 +92,42 @@ TEST(FusedAddRmsNormOnCuda, EveryDType) {
       fill_normal(weight, random);
       Tensor cpu_residual = copy_of(residual);
       emulate(kFused,
-              rms_norm_launch(x.view(), residual.view(), weight.view(), got.view(), 1e-6F, 0));
+              rms_norm_launch(x.view(), residual.view(), weight.view(), got.view(), 1e-6F, 0, {}));
       fused_add_rms_norm(x.view(), cpu_residual.view(), weight.view(), expected.view(), 1e-6F);
       expect_close(got, expected, 4);
       EXPECT_EQ(residual.snapshot(), cpu_residual.snapshot());
       ASSERT_TRUE(got.guards_intact());
+    }
+  }
+}
+
+TEST(RmsNormOnCuda, Fp8Output) {
+  const std::vector<CompiledKernel<RmsNormParams>> compiled = {
+      {{CudaOp::rms_norm, {DType::bf16, DType::bf16, DType::f8e4m3}},
+       [](RmsNormParams p) { tw::rms_norm<tw::bf16, tw::NoResidual, tw::bf16, tw::f8e4m3>(p); }},
+      {{CudaOp::fused_add_rms_norm, {DType::bf16, DType::f32, DType::bf16, DType::f8e4m3}},
+       [](RmsNormParams p) { tw::rms_norm<tw::bf16, float, tw::bf16, tw::f8e4m3>(p); }}};
+  Random random(5);
+  const Tensor in_memory = float_tensor({0.02});
+  for (const std::int64_t dim : kDims) {
+    for (const Scale& scale : {Scale(), Scale(3.5F), Scale(in_memory.view())}) {
+      Tensor x(DType::bf16, {5, dim});
+      Tensor residual(DType::f32, {5, dim});
+      Tensor weight(DType::bf16, {dim});
+      const Tensor got(DType::f8e4m3, {5, dim});
+      const Tensor expected(DType::f8e4m3, {5, dim});
+      fill_normal(x, random);
+      fill_normal(residual, random);
+      fill_normal(weight, random);
+      emulate(compiled, rms_norm_launch(x.view(), {}, weight.view(), got.view(), 1e-6F, 0, scale));
+      rms_norm(x.view(), weight.view(), expected.view(), 1e-6F, 0, scale);
+      expect_close_fp8(got, expected);
+      const Tensor cpu_residual = copy_of(residual);
+      emulate(compiled, rms_norm_launch(x.view(), residual.view(), weight.view(), got.view(), 1e-6F,
+                                        0, scale));
+      fused_add_rms_norm(x.view(), cpu_residual.view(), weight.view(), expected.view(), 1e-6F, 0,
+                         scale);
+      expect_close_fp8(got, expected);
     }
   }
 }
@@ -109,7 +141,7 @@ TEST(RmsNormOnCuda, BitsDoNotDependOnTheOrderOfThreads) {
   fill_normal(weight, random);
   std::vector<std::uint8_t> first;
   for (std::uint64_t seed = 0; seed < 4; ++seed) {
-    emulate(kNorm, rms_norm_launch(x.view(), {}, weight.view(), out.view(), 1e-6F, 0), seed);
+    emulate(kNorm, rms_norm_launch(x.view(), {}, weight.view(), out.view(), 1e-6F, 0, {}), seed);
     if (seed == 0) first = out.snapshot();
     EXPECT_EQ(out.snapshot(), first);
   }

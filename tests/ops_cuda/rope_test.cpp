@@ -105,6 +105,25 @@ TEST(RopeOnCuda, OddSizesAndScaling) {
   check(0, 6, {}, {0, 0}, true, DType::i32, random);
 }
 
+// More runs than threads read ahead.
+TEST(RopeOnCuda, ManyHeads) {
+  Random random(6);
+  for (const bool interleaved : {false, true}) {
+    for (const Placement& place : {kPlacements[0], kPlacements[4]}) {
+      Tensor x = strided(DType::bf16, {2, 70, 128}, place.gap, place.shift);
+      Tensor got(DType::bf16, {2, 70, 128});
+      Tensor expected(DType::bf16, {2, 70, 128});
+      const Tensor positions = positions_of({3, 77}, DType::i32);
+      RopeSpec rope;
+      rope.interleaved = interleaved;
+      fill_normal(x, random);
+      emulate(kComputed, launch_of(x, positions, got, rope));
+      apply_rope(x.view(), positions.view(), expected.view(), rope);
+      expect_close(got, expected, 4);
+    }
+  }
+}
+
 TEST(RopeOnCuda, PairsOfSeveralAxes) {
   Random random(3);
   Tensor x(DType::bf16, {4, 2, 64});

@@ -38,6 +38,72 @@ def test_norms(random, dtype):
     close(x, normed(total, weight), dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layer_norm(random, dtype):
+    x = (random.standard_normal((5, 2, 32)) + 1).astype(DTYPES[dtype])
+    weight, bias = random.standard_normal((2, 32)).astype(DTYPES[dtype])
+    wide = x.astype(np.float64)
+    unit = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5)
+    close(tw.layer_norm(x, weight), unit * weight.astype(np.float64), dtype)
+    expected = unit * weight.astype(np.float64) + bias.astype(np.float64)
+    close(tw.layer_norm(x, weight, bias), expected, dtype)
+    fp8 = tw.layer_norm(x, weight, bias, out_dtype="float8_e4m3fn", out_scale=0.5)
+    exact = tw.layer_norm(x, weight, bias, out_dtype="float32")
+    np.testing.assert_array_equal(fp8, (exact * 2).astype(ml_dtypes.float8_e4m3fn))
+    assert tw.layer_norm(x, weight, bias, out=x) is x
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_rope_and_write_kv_cache(random, normed):
+    qkv = random.standard_normal((5, 8, 16)).astype(ml_dtypes.bfloat16)
+    weight = random.standard_normal(16).astype(ml_dtypes.bfloat16)
+    q, k, v = qkv[:, :4], qkv[:, 4:6], qkv[:, 6:]
+    positions, slots = [7, 0, 300, 12, 5], [3, -1, 11, 0, 6]
+    got, expected = (np.zeros((3, 2, 4, 2, 16), ml_dtypes.float8_e4m3fn) for _ in range(2))
+    norm = dict(q_norm_weight=weight, k_norm_weight=weight) if normed else {}
+    out = tw.apply_rope_and_write_kv_cache(
+        q, k, v, positions, got, slots, rope=tw.RopeSpec(theta=500.0), k_scale=0.5, **norm
+    )
+    head = [tw.rms_norm(x, weight) if normed else x for x in (q, k)]
+    np.testing.assert_array_equal(out, tw.apply_rope(head[0], positions, theta=500.0))
+    tw.write_kv_cache(tw.apply_rope(head[1], positions, theta=500.0), v, expected, slots, k_scale=0.5)
+    np.testing.assert_array_equal(got, expected)
+    with pytest.raises(tw.InvalidArgument, match="one of them must be None"):
+        tw.apply_rope_and_write_kv_cache(q, k, v, positions, got, slots, rope=tw.RopeSpec(), cos_sin_cache=weight)
+
+
+@pytest.mark.parametrize("bitorder", ["big", "little"])
+def test_pack_bits(random, bitorder):
+    for shape in [(13,), (3, 21), (2, 64)]:
+        for x in [random.random(shape) < 0.5, random.integers(0, 3, shape, dtype=np.uint8)]:
+            got = tw.pack_bits(x, bitorder=bitorder)
+            np.testing.assert_array_equal(got, np.packbits(x, axis=-1, bitorder=bitorder))
+    x, indptr = random.random(50) < 0.5, [0, 3, 3, 20, 50]
+    out, out_indptr = tw.segment_pack_bits(x, indptr, bitorder=bitorder)
+    expected = [np.packbits(x[a:b], bitorder=bitorder) for a, b in zip(indptr, indptr[1:])]
+    assert out_indptr.tolist() == [0, 1, 1, 4, 8]
+    np.testing.assert_array_equal(out[: out_indptr[-1]], np.concatenate(expected))
+    with pytest.raises(tw.InvalidArgument, match="bitorder is 'middle'"):
+        tw.pack_bits(x, bitorder="middle")
+
+
+def test_norms_into_fp8(random):
+    x, residual = random.standard_normal((2, 5, 32)).astype(np.float32)
+    weight = random.standard_normal(32).astype(np.float32)
+    exact = tw.rms_norm(x, weight)
+    got = tw.rms_norm(x, weight, out_dtype="float8_e4m3fn", out_scale=0.25)
+    assert got.dtype == ml_dtypes.float8_e4m3fn
+    np.testing.assert_array_equal(got, (exact / np.float32(0.25)).astype(ml_dtypes.float8_e4m3fn))
+    exact = tw.fused_add_rms_norm(x, residual.copy(), weight)
+    out = np.empty((5, 32), ml_dtypes.float8_e4m3fn)
+    assert tw.fused_add_rms_norm(x, residual, weight, out=out, out_scale=np.array([0.5], np.float32)) is out
+    np.testing.assert_array_equal(out, (exact * 2).astype(ml_dtypes.float8_e4m3fn))
+    with pytest.raises(tw.InvalidArgument, match="out_dtype is float16, but out is given"):
+        tw.rms_norm(x, weight, out=x, out_dtype="float16")
+    with pytest.raises(tw.InvalidArgument, match="out_scale is given"):
+        tw.rms_norm(x, weight, out_scale=2.0)
+
+
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_rope(random, interleaved):
     x = random.standard_normal((6, 3, 16)).astype(np.float32)
