@@ -143,8 +143,8 @@ TW_DEVICE Extremes read_row(const ClusterRow& row, const T* logits, bool aligned
     }
     *reinterpret_cast<Float4*>(to) = {values[0], values[1], values[2], values[3]};
   };
-  constexpr i32 kAhead =
-      16 / sizeof(T);  // runs that are asked for before the first one is looked at
+  // Runs that are asked for before the first one is looked at.
+  constexpr i32 kAhead = 16 / sizeof(T);
   const i32 begin = (row.rank * kClusterWarps + warp_id()) * row.warp_logits;
   float* to = memory.logits + warp_id() * row.warp_logits + lane_id() * kEach;
   const T* from = logits + begin + lane_id() * kEach;
