@@ -346,6 +346,55 @@ TEST_F(CGarbage, LimitsRopesAndSampling) {
   }
 }
 
+TEST_F(CGarbage, RopeAndCache) {
+  Garbage garbage(6);
+  RopeHandle rope;
+  const tw_rope_spec spec = sized<tw_rope_spec>();
+  ASSERT_EQ(tw_rope_create(&spec, rope.target()), TW_OK);
+  std::vector<float> values(64);
+  std::vector<std::int32_t> slots(2);
+  const tw_tensor heads = to_c(TensorView(values.data(), DType::f32, {2, 1, 8}));
+  const tw_tensor list = to_c(TensorView(slots.data(), DType::i32, {2}));
+  const tw_tensor weights = to_c(TensorView(values.data(), DType::f32, {8}));
+  tw_kv_cache cache = sized<tw_kv_cache>();
+  cache.k = cache.v = to_c(TensorView(values.data(), DType::f32, {1, 4, 1, 8}));
+  for (int i = 0; i < kRounds; ++i) {
+    Slack<tw_rope_and_cache_args> args = {sized<tw_rope_and_cache_args>()};
+    tw_tensor norm = weights, table = heads, indptr = list;
+    tw_real scale = {0.5F, {}};
+    args.value.rope = rope.get();
+    args.value.q_norm_weight = &norm;
+    switch (garbage.pick(6)) {
+      case 0:
+        garbage.spoil_size(args.value.size);
+        break;
+      case 1:
+        garbage.spoil(norm);
+        break;
+      case 2:
+        args.value.rope = garbage.chance(0.5) ? rope.get() : nullptr;
+        args.value.cos_sin_cache = &table;
+        garbage.spoil(table);
+        break;
+      case 3:
+        args.value.token_indptr = &indptr;
+        garbage.spoil(indptr);
+        break;
+      case 4:
+        args.value.k_scale = &scale;
+        garbage.spoil(scale.tensor);
+        break;
+      default:
+        garbage.spoil_number(args.value.interleaved);
+        garbage.spoil_number(args.value.norm_eps);
+        break;
+    }
+    expect_answer(tw_apply_rope_and_write_kv_cache(&heads, &heads, &heads, &list, &heads, &cache,
+                                                   &list, &args.value));
+  }
+  expect_usable();
+}
+
 // Texts and names that are no variants.
 TEST_F(CGarbage, Variants) {
   Garbage garbage(5);

@@ -274,8 +274,23 @@ TEST_F(CNulls, Operators) {
     return tw_write_kv_cache(k, values, to, where, nullptr, nullptr, nullptr, nullptr);
   };
   cache.k = cache.v = to_c(TensorView(floats.data(), DType::f32, {1, 1, 1, 8}));
+  tw_rope_and_cache_args both = sized<tw_rope_and_cache_args>();
+  both.rope = rope.get();
+  const auto rotate_and_write = [&](const tw_tensor* k, const tw_tensor* q_out,
+                                    const tw_kv_cache* to, const tw_rope_and_cache_args* how) {
+    return tw_apply_rope_and_write_kv_cache(&t, k, &t, &slots, q_out, to, &slots, how);
+  };
   check(
-      {{"k", [&] { return write(nullptr, &t, &cache, &slots); }},
+      {{"k", [&] { return rotate_and_write(nullptr, &t, &cache, &both); }},
+       {"q_out", [&] { return rotate_and_write(&t, nullptr, &cache, &both); }},
+       {"cache", [&] { return rotate_and_write(&t, &t, nullptr, &both); }},
+       {"args", [&] { return rotate_and_write(&t, &t, &cache, nullptr); }},
+       {"args.rope",
+        [&] {
+          const tw_rope_and_cache_args none = sized<tw_rope_and_cache_args>();
+          return rotate_and_write(&t, &t, &cache, &none);
+        }},
+       {"k", [&] { return write(nullptr, &t, &cache, &slots); }},
        {"v", [&] { return write(&t, nullptr, &cache, &slots); }},
        {"cache", [&] { return write(&t, &t, nullptr, &slots); }},
        {"slot_mapping", [&] { return write(&t, &t, &cache, nullptr); }},
