@@ -19,18 +19,18 @@ TW_DEVICE void sync_cluster(Site site = Site::here()) {
 }
 
 template <typename T>
-TW_DEVICE T* remote_place(const T* mine, i32 rank) {
+TW_DEVICE T* remote_address(const T* mine, i32 rank) {
   return static_cast<T*>(emulator::remote_place(mine, sizeof(T), rank));
 }
 template <typename T>
 TW_DEVICE void store_remote(T* mine, i32 rank, T value) {
-  *remote_place(mine, rank) = value;
+  *remote_address(mine, rank) = value;
 }
 TW_DEVICE u32 load_remote(const u32* mine, i32 rank) {
-  return *remote_place(mine, rank);
+  return *remote_address(mine, rank);
 }
 TW_DEVICE u32 fetch_add_remote(u32* mine, i32 rank, u32 value) {
-  return emulator::atomically(remote_place(mine, rank), [=](u32 old) { return old + value; });
+  return emulator::atomically(remote_address(mine, rank), [=](u32 old) { return old + value; });
 }
 TW_DEVICE void add_remote(u32* mine, i32 rank, u32 value) {
   fetch_add_remote(mine, rank, value);
