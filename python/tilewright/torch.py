@@ -270,24 +270,5 @@ def sample(
 
 
 @sample.register_fake
-def _(
-    logits: Tensor,
-    temperature: Tensor | None = None,
-    top_k: Tensor | None = None,
-    top_p: Tensor | None = None,
-    min_p: Tensor | None = None,
-    seeds: Tensor | None = None,
-    steps: Tensor | None = None,
-    typical_p: Tensor | None = None,
-    allowed: Tensor | None = None,
-    bias_ids: Tensor | None = None,
-    bias_values: Tensor | None = None,
-    output_counts: Tensor | None = None,
-    prompt_bits: Tensor | None = None,
-    repetition_penalty: Tensor | None = None,
-    frequency_penalty: Tensor | None = None,
-    presence_penalty: Tensor | None = None,
-    slots: Tensor | None = None,
-    order: str = "hf",
-) -> Tensor:
+def _(logits: Tensor, *_parameters: object, **_named: object) -> Tensor:
     return logits.new_empty(logits.shape[0], dtype=torch.int32)

@@ -59,8 +59,7 @@ std::int32_t cluster_size(std::int64_t rows, std::int64_t vocabulary) {
 // sm_90 is Hopper when it runs what all GPUs run; from sm_120 on a block has too little shared
 // memory.
 bool has_clusters(const std::string& arch) {
-  const int number = std::stoi(arch.substr(3));
-  return number >= 90 && number < 120 && arch != "sm_90";
+  return arch == "sm_90a" || arch.starts_with("sm_10") || arch.starts_with("sm_11");
 }
 
 }  // namespace
