@@ -51,6 +51,14 @@ TW_DEVICE u32 load_remote(const u32* mine, i32 rank) {
                : "memory");
   return value;
 }
+TW_DEVICE u64 load_remote(const u64* mine, i32 rank) {
+  u64 value;
+  asm volatile("ld.shared::cluster.u64 %0, [%1];"
+               : "=l"(value)
+               : "r"(remote_address(mine, rank))
+               : "memory");
+  return value;
+}
 // Relaxed: only the sum is exact.
 TW_DEVICE void add_remote(u32* mine, i32 rank, u32 value) {
   asm volatile(

@@ -26,7 +26,8 @@ template <typename T>
 TW_DEVICE void store_remote(T* mine, i32 rank, T value) {
   *remote_address(mine, rank) = value;
 }
-TW_DEVICE u32 load_remote(const u32* mine, i32 rank) {
+template <typename T>
+TW_DEVICE T load_remote(const T* mine, i32 rank) {
   return *remote_address(mine, rank);
 }
 TW_DEVICE u32 fetch_add_remote(u32* mine, i32 rank, u32 value) {
