@@ -27,6 +27,14 @@ TW_DEVICE void sync_cluster() {
       "barrier.cluster.wait.acquire.aligned;" ::
           : "memory");
 }
+// The same in two halves, between which a thread does what needs no other block; once a thread.
+// Blocks may begin one after the other: before the first barrier another one's memory is not there.
+TW_DEVICE void arrive_at_cluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+TW_DEVICE void wait_for_cluster() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 
 TW_DEVICE u32 remote_address(const void* mine, i32 rank) {
   u32 address;

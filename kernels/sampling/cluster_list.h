@@ -4,7 +4,6 @@
 #pragma once
 
 #include "sampling/cluster_row.h"
-#include "sampling/row_numbers.h"
 
 namespace tw {
 
@@ -19,30 +18,33 @@ TW_DEVICE void list(ClusterMemory& memory, u64 entry, bool there) {
   if (there && at < kMostListed) memory.own[at] = entry;
 }
 
-// How many all blocks have listed. A barrier of the cluster.
-TW_DEVICE i32 count_listed(const ClusterRow& row) {
-  ClusterMemory& memory = row.memory;
-  sync_block();
-  if (thread_id() < row.blocks)
-    store_remote(&memory.counts[row.rank], thread_id(), memory.num_own);
+// How many each block has listed, of lane `block`.
+struct Listed {
+  u32 of_lane;
+  i32 total;
+};
+// A barrier of the cluster.
+TW_DEVICE Listed count_listed(const ClusterRow& row) {
   sync_cluster();
-  if (thread_id() == 0) memory.num_own = 0;
-  u32 count = 0;
-#pragma unroll 1
-  for (i32 block = 0; block < row.blocks; ++block) count += memory.counts[block];
-  return static_cast<i32>(count);
+  const u32 of_lane = lane_id() < row.blocks ? load_remote(&row.memory.num_own, lane_id()) : 0;
+  return {of_lane, static_cast<i32>(warp_sum(of_lane))};
 }
 
-// Reads the `count` entries of all blocks, in any order.
-TW_DEVICE void gather_listed(const ClusterRow& row, i32 count) {
-  ClusterMemory& memory = row.memory;
-  if (thread_id() < count) {
-    u32 at = static_cast<u32>(thread_id());
-    i32 block = 0;
+// Reads the entries of all blocks, in any order.
+TW_DEVICE void gather_listed(const ClusterRow& row, const Listed& listed) {
+  const i32 mine = thread_id();
+  i32 before = 0, from = 0, block = 0;
 #pragma unroll 1
-    while (at >= memory.counts[block]) at -= memory.counts[block++];
-    memory.listed[thread_id()] = load_remote(&memory.own[at], block);
+  for (i32 i = 0; i < row.blocks; ++i) {
+    const i32 of_block = static_cast<i32>(shuffle(listed.of_lane, i));
+    if (mine >= before) {
+      block = i;
+      from = before;
+    }
+    before += of_block;
   }
+  if (mine < listed.total)
+    row.memory.listed[mine] = load_remote(&row.memory.own[mine - from], block);
 }
 
 // In falling order. Warps end apart.

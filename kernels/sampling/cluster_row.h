@@ -10,6 +10,7 @@
 #include "sampling/kept.h"
 #include "sampling/params.h"
 #include "sampling/process_logit.h"
+#include "sampling/row_numbers.h"
 #include "sampling/token_weight.h"
 
 namespace tw {
@@ -59,15 +60,17 @@ struct ClusterMemory {
   u32 maxima[kSlots];
   u32 minima[kSlots];
   u32 nans[kSlots];  // the leader's: whether a warp has seen one
-  u32 counts[kMostBlocks];
   // What this block's warps have found.
   u32 first[kClusterWarps];
   u32 last[kClusterWarps];
   u32 ties[kClusterWarps];
   u64 of_warps[3][kClusterWarps];
-  u32 num_own;
-  u64 random;
+  u32 num_own;  // of `own`
+  RowNumbers numbers;
   LogitProcess process;
+  i64 seed;
+  i64 step;
+  u64 random;
   // What one thread tells the others.
   i32 window[2];
   u64 rest;
@@ -124,7 +127,8 @@ struct Extremes {
   float of_thread;  // the largest one of this thread
 };
 
-// Reads this block's part of the row; what is found in all of it.
+// Reads this block's part of the row; what is found in all of it. By blocks that have arrived at the
+// cluster.
 template <typename T>
 TW_DEVICE Extremes read_row(const ClusterRow& row, const T* logits, bool aligned) {
   ClusterMemory& memory = row.memory;
@@ -197,6 +201,7 @@ TW_DEVICE Extremes read_row(const ClusterRow& row, const T* logits, bool aligned
     }
   }
   const float of_thread = largest;
+  wait_for_cluster();
   row.tell_all(memory.maxima, warp_max(order_key(largest)));
   row.tell_all(memory.minima, warp_min(order_key(least)));
   if (any_of_warp(nan)) nan = true;

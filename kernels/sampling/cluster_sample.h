@@ -117,14 +117,16 @@ TW_DEVICE void cluster_sample(const SampleParams& p) {
     }
     return;
   }
+  arrive_at_cluster();
   if (thread_id() < kBins) memory.bins[0][thread_id()] = {0, 0};
   if (thread_id() == 0) {
-    memory.num_own = 0;
-    memory.random = sampling_bits(value_of_entry(p.seeds, entry), value_of_entry(p.steps, entry));
+    memory.numbers = numbers_of_entry(p, entry);
+    memory.seed = value_of_entry(p.seeds, entry);
+    memory.step = value_of_entry(p.steps, entry);
   }
-  const RowNumbers numbers = numbers_of_entry(p, entry);
   const bool good =
       process_of_entry(p.process, entry, p.vocabulary, memory.bias_filter, memory.process);
+  const RowNumbers& numbers = memory.numbers;
   Extremes extremes =
       read_row(row, static_cast<const T*>(p.logits) + index * p.logits_stride, p.aligned != 0);
   if (tells && p.status != nullptr) {
@@ -139,6 +141,9 @@ TW_DEVICE void cluster_sample(const SampleParams& p) {
     if (tells) store_token(p, index, first_allowed(memory.process, p.vocabulary));
     return;
   }
+  // Read by all behind a later barrier; not by the thread that stores results.
+  if (thread_id() == kClusterThreads - 1)
+    memory.random = sampling_bits(memory.seed, memory.step);
   if (numbers.temperature == 0) {
     store_arg_max(p, index, row, extremes.largest);
     return;
@@ -157,12 +162,12 @@ TW_DEVICE void cluster_sample(const SampleParams& p) {
     if (filter == Filter::min_p || is_off(filter, numbers, row.count)) continue;
     const bool counts = filter == Filter::top_k;
     if (counts && !infinite && numbers.top_k <= row.blocks * kClusterWarps / 2) {
-      const i32 count = list_largest(row, kept, numbers.top_k);
-      if (count <= kMostListed) {
-        if (row.rank == 0) gather_listed(row, count);
+      const Listed listed = list_largest(row, kept, numbers.top_k, turn > 0);
+      if (listed.total <= kMostListed) {
+        if (row.rank == 0) gather_listed(row, listed);
         sync_cluster();
         if (row.rank == 0)
-          store_draw_of_list(p, index, memory, count, turn, numbers, row.count, scale);
+          store_draw_of_list(p, index, memory, listed.total, turn, numbers, row.count, scale);
         return;
       }
     }

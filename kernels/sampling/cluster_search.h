@@ -35,11 +35,14 @@ struct BinsOfEntries {
 
   // Negative above the first bin, kBins or more below the last one.
   TW_DEVICE i32 find(float value, const WeightExponent& exponent) const {
-    if (!by_weight) {
-      const u32 key = order_key(value);
-      const u32 bin = (first - key) >> shift;
-      return key > first ? -1 : static_cast<i32>(bin < kBins ? bin : kBins);
-    }
+    return by_weight ? find_weight(exponent) : find_key(value);
+  }
+  TW_DEVICE i32 find_key(float value) const {
+    const u32 key = order_key(value);
+    const u32 bin = (first - key) >> shift;
+    return key > first ? -1 : static_cast<i32>(bin < kBins ? bin : kBins);
+  }
+  TW_DEVICE i32 find_weight(const WeightExponent& exponent) const {
     // Rounded by the sum, whose low bits are the number.
     constexpr float kWholeNumbers = 0x1.0p23F;
     const i32 bins = 1 << shift;
@@ -126,10 +129,11 @@ struct BinTurns {
   }
 };
 
-// What is measured, exactly, in bins and in no bin.
-TW_DEVICE void add_to_bins(const ClusterRow& row, const FilterOfRow& filter, const Kept& kept,
-                           const BinsOfEntries& bins, const WeightScale& scale,
-                           const BinTurns& turns) {
+// What is measured, exactly, in bins and in no bin. Which bins and what they measure is known where
+// this is compiled: most of the time is spent here.
+template <bool kByWeight, bool kCounts>
+TW_DEVICE void add_to_bins(const ClusterRow& row, const Kept& kept, const BinsOfEntries& bins,
+                           const WeightScale& scale, const BinTurns& turns) {
   ClusterMemory& memory = row.memory;
   BinSum* sums = turns.bins(memory);
   u64 all = 0, above = 0;
@@ -145,13 +149,14 @@ TW_DEVICE void add_to_bins(const ClusterRow& row, const FilterOfRow& filter, con
 #pragma unroll
     for (i32 j = 0; j < kEach; ++j) {
       const WeightExponent exponent = weight_exponent(values[j], scale);
-      bin[j] = bins.find(values[j], exponent);
+      bin[j] = kByWeight ? bins.find_weight(exponent) : bins.find_key(values[j]);
       there[j] = kept.contains(id + j, values[j]);
-      measure[j] = filter.counts ? 1 : shifted_weight(exponent);
+      measure[j] = kCounts ? 1 : shifted_weight(exponent);
       measure[j] = there[j] ? measure[j] : 0;
-      const u64 whole = u64{measure[j]} << (filter.counts ? 0 : left_shift(exponent.whole));
-      all += whole;
-      above += bin[j] < 0 ? whole : 0;
+      // As products that are added: one instruction each, where a shift of 64 bits has three.
+      const u32 unit = 1U << (kCounts ? 0 : left_shift(exponent.whole));
+      all += u64{measure[j]} * unit;
+      above += u64{measure[j]} * (bin[j] < 0 ? unit : 0);
       there[j] = (static_cast<u32>(bin[j]) < kBins) & (measure[j] != 0);
       binned |= there[j];
     }
@@ -195,13 +200,18 @@ TW_DEVICE u64 sum_of_bin(const ClusterRow& row, const FilterOfRow& filter,
   const i32 bin = thread_id() / 2;
   const u64* place = reinterpret_cast<const u64*>(&sums[bin]);
   u64 low = 0, high = 0;
+  // Without a branch, so that all are under way together.
+  u64 both[kMostBlocks / 2];
 #pragma unroll
   for (i32 i = 0; i < kMostBlocks / 2; ++i) {
     const i32 block = 2 * i + thread_id() % 2;
-    if (block >= row.blocks) break;
-    const u64 both = load_remote(place, block);
-    low += static_cast<u32>(both);
-    high += both >> 32;
+    both[i] = load_remote(place, block < row.blocks ? block : row.rank);
+  }
+#pragma unroll
+  for (i32 i = 0; i < kMostBlocks / 2; ++i) {
+    if (2 * i + thread_id() % 2 >= row.blocks) both[i] = 0;
+    low += static_cast<u32>(both[i]);
+    high += both[i] >> 32;
   }
   u64 measure = low + (high << kLowBits);
   measure += shuffle_xor(measure, 1);
@@ -263,13 +273,14 @@ TW_DEVICE bool find_bin(const ClusterRow& row, const FilterOfRow& filter,
                         const BinsOfEntries& bins, const BinTurns& turns, bool begins, u64& rest,
                         i32& bin) {
   ClusterMemory& memory = row.memory;
-  const u64 measure = sum_of_bin(row, filter, bins, turns.bins(memory), 0);
   u64 all = 0, above = 0;
   if (begins && thread_id() < row.blocks * kClusterWarps) {
     const i32 block = thread_id() / kClusterWarps, warp = thread_id() % kClusterWarps;
     all = load_remote(&turns.sums(memory)[0][warp], block);
     above = load_remote(&turns.sums(memory)[1][warp], block);
   }
+  const u64 measure = sum_of_bin(row, filter, bins, turns.bins(memory), 0);
+  if (thread_id() == 0) memory.num_own = 0;  // all have read it
   all = sum_of_warp(all);
   above = sum_of_warp(above);
   if (lane_id() == 0) {
@@ -393,7 +404,17 @@ TW_DEVICE Kept apply_filter(const ClusterRow& row, const FilterOfRow& filter, co
   u64 rest = 0;
 #pragma unroll 1
   for (;;) {
-    add_to_bins(row, filter, kept, bins, scale, turns);
+    if (!bins.by_weight) {
+      if (filter.counts) {
+        add_to_bins<false, true>(row, kept, bins, scale, turns);
+      } else {
+        add_to_bins<false, false>(row, kept, bins, scale, turns);
+      }
+    } else if (filter.counts) {
+      add_to_bins<true, true>(row, kept, bins, scale, turns);
+    } else {
+      add_to_bins<true, false>(row, kept, bins, scale, turns);
+    }
     sync_cluster();
     turns.clear_other(memory);
     i32 bin;
@@ -406,11 +427,11 @@ TW_DEVICE Kept apply_filter(const ClusterRow& row, const FilterOfRow& filter, co
     }
     begins = false;
     list_bin(row, kept, bins, bin, scale);
-    const i32 count = count_listed(row);
-    if (count <= kMostListed) {
-      gather_listed(row, count);
-      sort_listed(memory, count);
-      const u64 last = last_of_sorted(memory, count, filter.counts, rest, scale);
+    const Listed listed = count_listed(row);
+    if (listed.total <= kMostListed) {
+      gather_listed(row, listed);
+      sort_listed(memory, listed.total);
+      const u64 last = last_of_sorted(memory, listed.total, filter.counts, rest, scale);
       return {value_of_entry(last), id_of_entry(last)};
     }
     u32 first = 0, last = ~0U;
@@ -452,8 +473,11 @@ TW_DEVICE float low_of_warps(const ClusterRow& row, i32 k) {
   return of_order_key(memory.low);
 }
 
-// Lists all entries that are kept and may be of the k largest: how many.
-TW_DEVICE i32 list_largest(const ClusterRow& row, const Kept& kept, i32 k) {
+// Lists all entries that are kept and may be of the k largest: how many. `listed`: others may still
+// read what was listed before.
+TW_DEVICE Listed list_largest(const ClusterRow& row, const Kept& kept, i32 k, bool listed) {
+  if (listed) sync_cluster();
+  if (thread_id() == 0) row.memory.num_own = 0;
   const float low = max_of(low_of_warps(row, k), kept.threshold);
   row.for_values([&](i32 id, const float(&values)[kEach]) {
     bool some = false;

@@ -87,6 +87,13 @@ TW_KERNEL reach_too_far(TW_PARAMETER ClusterParams) {
   if (thread_id() == 0) store_remote(reinterpret_cast<u32*>(shared_memory()), kCluster, 1U);
 }
 
+TW_KERNEL tell_at_once(TW_PARAMETER ClusterParams) {
+  arrive_at_cluster();
+  if (thread_id() == 0) store_remote(reinterpret_cast<u32*>(shared_memory()), 1, 1U);
+  wait_for_cluster();
+  sync_cluster();
+}
+
 void run(void (*kernel)(ClusterParams), i32 grid = kCluster) {
   launch(kernel, {.grid = grid, .shared_bytes = 16, .cluster = kCluster}, {});
 }
@@ -103,6 +110,7 @@ TEST(EmulatedClusters, MistakesAreFound) {
   EXPECT_THAT(failure_of(one_block_leaves, kCluster),
               testing::AllOf(testing::HasSubstr("deadlock"), testing::HasSubstr("sync_cluster")));
   EXPECT_THAT(failure_of(reach_too_far, kCluster), testing::HasSubstr("block 3 of a cluster of 3"));
+  EXPECT_THAT(failure_of(tell_at_once, kCluster), testing::HasSubstr("may not have begun"));
   EXPECT_THAT(failure_of(one_block_leaves, 4), testing::HasSubstr("must be a multiple of it"));
 }
 

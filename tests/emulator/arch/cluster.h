@@ -17,6 +17,11 @@ TW_DEVICE i32 cluster_size() {
 TW_DEVICE void sync_cluster(Site site = Site::here()) {
   emulator::wait_at_cluster_barrier(site);
 }
+// All of it is in the second half.
+TW_DEVICE void arrive_at_cluster() {}
+TW_DEVICE void wait_for_cluster(Site site = Site::here()) {
+  emulator::wait_at_cluster_barrier(site);
+}
 
 template <typename T>
 TW_DEVICE T* remote_address(const T* mine, i32 rank) {
