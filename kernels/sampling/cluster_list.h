@@ -93,10 +93,11 @@ TW_DEVICE u64 last_of_sorted(ClusterMemory& memory, i32 count, bool counts, u64 
 }
 
 // The token of a row all of whose entries that filters may still keep are in the list, from filter
-// `turn` on. By the leader.
+// `turn` on. If that is top-p, which keeps `target`, 0: of the mass of what is in the list. By the
+// leader.
 TW_DEVICE void store_draw_of_list(const SampleParams& p, i64 index, ClusterMemory& memory,
-                                  i32 count, i32 turn, const RowNumbers& numbers, i32 vocabulary,
-                                  const WeightScale& scale) {
+                                  i32 count, i32 turn, u64 target, const RowNumbers& numbers,
+                                  i32 vocabulary, const WeightScale& scale) {
   sort_listed(memory, count);
   const u64 entry = thread_id() < count ? memory.sorted[thread_id()] : 0;
   u64 weight = thread_id() < count ? token_weight(value_of_entry(entry), scale) : 0;
@@ -110,7 +111,7 @@ TW_DEVICE void store_draw_of_list(const SampleParams& p, i64 index, ClusterMemor
     } else if (filter == Filter::top_p) {
       const u64 mine = thread_id() < left ? weight : 0;
       const BlockSum sum = sum_up_to_thread(memory.of_warps[0], mine);
-      const u64 target = mass_target(numbers.top_p, sum.total);
+      if (target == 0) target = mass_target(numbers.top_p, sum.total);
       if (sum.up_to >= target && sum.up_to - mine < target) memory.window[0] = thread_id() + 1;
       sync_block();
       left = memory.window[0];
@@ -126,12 +127,12 @@ TW_DEVICE void store_draw_of_list(const SampleParams& p, i64 index, ClusterMemor
   weights[thread_id()] = weight;
   const u64 total = sum_up_to_thread(memory.of_warps[1], weight).total;
   if (thread_id() >= left) return;
-  const u64 target = multiply_high(memory.random, total);
+  const u64 drawn = multiply_high(memory.random, total);
   u64 before = 0;
 #pragma unroll 4
   for (i32 i = 0; i < left; ++i)
     before += static_cast<u32>(memory.sorted[i]) > static_cast<u32>(entry) ? weights[i] : 0;
-  if (before <= target && target < before + weight) store_token(p, index, id_of_entry(entry));
+  if (before <= drawn && drawn < before + weight) store_token(p, index, id_of_entry(entry));
 }
 
 }  // namespace tw

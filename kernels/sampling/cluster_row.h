@@ -64,6 +64,7 @@ struct ClusterMemory {
   u32 first[kClusterWarps];
   u32 last[kClusterWarps];
   u32 ties[kClusterWarps];
+  u64 masses[kClusterWarps];
   u64 of_warps[3][kClusterWarps];
   u32 num_own;  // of `own`
   RowNumbers numbers;
@@ -127,8 +128,8 @@ struct Extremes {
   float of_thread;  // the largest one of this thread
 };
 
-// Reads this block's part of the row; what is found in all of it. By blocks that have arrived at the
-// cluster.
+// Reads this block's part of the row; what is found in all of it. By blocks that have arrived at
+// the cluster.
 template <typename T>
 TW_DEVICE Extremes read_row(const ClusterRow& row, const T* logits, bool aligned) {
   ClusterMemory& memory = row.memory;

@@ -37,8 +37,8 @@ TW_DEVICE void store_arg_max(const SampleParams& p, i64 index, const ClusterRow&
 
 // The first entry, in order of ids, at which the sum of weights exceeds the random part of it.
 // Those that are not kept or below the weight `least` have none.
-TW_DEVICE void store_draw(const SampleParams& p, i64 index, const ClusterRow& row,
-                          const Kept& kept, u64 least, const WeightScale& scale) {
+TW_DEVICE void store_draw(const SampleParams& p, i64 index, const ClusterRow& row, const Kept& kept,
+                          u64 least, const WeightScale& scale) {
   ClusterMemory& memory = row.memory;
   const auto weigh_run = [&](i32 id, const float(&values)[kEach], u64(&weights)[kEach]) {
 #pragma unroll
@@ -142,8 +142,7 @@ TW_DEVICE void cluster_sample(const SampleParams& p) {
     return;
   }
   // Read by all behind a later barrier; not by the thread that stores results.
-  if (thread_id() == kClusterThreads - 1)
-    memory.random = sampling_bits(memory.seed, memory.step);
+  if (thread_id() == kClusterThreads - 1) memory.random = sampling_bits(memory.seed, memory.step);
   if (numbers.temperature == 0) {
     store_arg_max(p, index, row, extremes.largest);
     return;
@@ -161,15 +160,22 @@ TW_DEVICE void cluster_sample(const SampleParams& p) {
     const Filter filter = filter_of_turn(p.order, turn);
     if (filter == Filter::min_p || is_off(filter, numbers, row.count)) continue;
     const bool counts = filter == Filter::top_k;
+    // What is kept may be in a short list: then the leader can do the rest.
+    Listed listed = {0, kMostListed + 1};
+    u64 target = 0;
     if (counts && !infinite && numbers.top_k <= row.blocks * kClusterWarps / 2) {
-      const Listed listed = list_largest(row, kept, numbers.top_k, turn > 0);
-      if (listed.total <= kMostListed) {
-        if (row.rank == 0) gather_listed(row, listed);
-        sync_cluster();
-        if (row.rank == 0)
-          store_draw_of_list(p, index, memory, listed.total, turn, numbers, row.count, scale);
-        return;
+      listed = list_largest(row, kept, numbers.top_k, turn > 0);
+      if (listed.total <= kMostListed && row.rank == 0) gather_listed(row, listed);
+    } else if (!counts && !infinite && kept.threshold == -kInfinity && is_peaked(row, scale)) {
+      listed = list_top_p(row, numbers.top_p, scale, turn > 0, target);
+      if (target == 0) listed.total = kMostListed + 1;
+    }
+    if (listed.total <= kMostListed) {
+      sync_cluster();
+      if (row.rank == 0) {
+        store_draw_of_list(p, index, memory, listed.total, turn, target, numbers, row.count, scale);
       }
+      return;
     }
     kept = apply_filter(row, {counts, numbers.top_k, numbers.top_p}, kept, extremes, scale, turns);
   }

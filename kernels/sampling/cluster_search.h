@@ -71,9 +71,7 @@ struct BinsOfEntries {
     return {whole_part >= 41.0F ? -kInfinity : scale.largest + low - margin,
             scale.largest + high + margin};
   }
-  TW_DEVICE i32 whole_of(i32 bin) const {
-    return by_weight ? (bin + skipped) >> shift : whole;
-  }
+  TW_DEVICE i32 whole_of(i32 bin) const { return by_weight ? (bin + skipped) >> shift : whole; }
 };
 
 // All of the row.
@@ -120,9 +118,7 @@ struct BinTurns {
   i32 turn;
 
   TW_DEVICE BinSum* bins(ClusterMemory& memory) const { return memory.bins[turn]; }
-  TW_DEVICE u64 (&sums(ClusterMemory& memory) const)[2][kClusterWarps] {
-    return memory.sums[turn];
-  }
+  TW_DEVICE u64 (&sums(ClusterMemory& memory) const)[2][kClusterWarps] { return memory.sums[turn]; }
   // Behind the barrier: all have read those of the turn before.
   TW_DEVICE void clear_other(ClusterMemory& memory) const {
     if (thread_id() < kBins) memory.bins[turn ^ 1][thread_id()] = {0, 0};
@@ -243,14 +239,13 @@ TW_DEVICE BinsOfEntries guess_window(const ClusterRow& row, const FilterOfRow& f
 #pragma unroll
     for (i32 j = 0; j < kEach; ++j) {
       const float value = logits[j];
-      add(value, steps, (value >= kept.threshold) & (value < extremes.of_thread) &
-                            (value > -kInfinity));
+      add(value, steps,
+          (value >= kept.threshold) & (value < extremes.of_thread) & (value > -kInfinity));
     }
   }
   sync_cluster();
   turns.clear_other(memory);
-  const u64 measure =
-      sum_of_bin(row, filter, bins, sums, filter.counts ? 0 : kRight);
+  const u64 measure = sum_of_bin(row, filter, bins, sums, filter.counts ? 0 : kRight);
   const BlockSum sum = sum_up_to_thread(memory.of_warps[0], measure);
   const u64 top_k = static_cast<u64>(filter.top_k);
   const u64 target = filter.counts ? (top_k < sum.total ? top_k : sum.total)
@@ -269,9 +264,8 @@ TW_DEVICE BinsOfEntries guess_window(const ClusterRow& row, const FilterOfRow& f
 
 // In which bin the sum reaches the target, which is told if `begins`, else is `rest`; false if in
 // none.
-TW_DEVICE bool find_bin(const ClusterRow& row, const FilterOfRow& filter,
-                        const BinsOfEntries& bins, const BinTurns& turns, bool begins, u64& rest,
-                        i32& bin) {
+TW_DEVICE bool find_bin(const ClusterRow& row, const FilterOfRow& filter, const BinsOfEntries& bins,
+                        const BinTurns& turns, bool begins, u64& rest, i32& bin) {
   ClusterMemory& memory = row.memory;
   u64 all = 0, above = 0;
   if (begins && thread_id() < row.blocks * kClusterWarps) {
@@ -314,8 +308,8 @@ TW_DEVICE bool find_bin(const ClusterRow& row, const FilterOfRow& filter,
 }
 
 // Lists the entries of a bin, and tells their first and last key.
-TW_DEVICE void list_bin(const ClusterRow& row, const Kept& kept, const BinsOfEntries& bins,
-                        i32 bin, const WeightScale& scale) {
+TW_DEVICE void list_bin(const ClusterRow& row, const Kept& kept, const BinsOfEntries& bins, i32 bin,
+                        const WeightScale& scale) {
   ClusterMemory& memory = row.memory;
   const Range range = bins.range_of(bin, scale);
   u32 first = 0, last = ~0U;
@@ -455,7 +449,8 @@ TW_DEVICE Kept apply_filter(const ClusterRow& row, const FilterOfRow& filter, co
 }
 
 // The value of the k-th largest of the warps' largest entries: no fewer than k entries of the row
-// are not below it, and if the row has no order, few more. k is at most the number of warps.
+// are not below it, and if the row has no order, few more; but -inf, which has no weight, is. k is
+// at most the number of warps.
 TW_DEVICE float low_of_warps(const ClusterRow& row, i32 k) {
   ClusterMemory& memory = row.memory;
   const i32 slots = row.blocks * kClusterWarps;
@@ -470,14 +465,18 @@ TW_DEVICE float low_of_warps(const ClusterRow& row, i32 k) {
     if (before == k - 1) memory.low = mine;
   }
   sync_block();
-  return of_order_key(memory.low);
+  return max_of(of_order_key(memory.low), -0x1.fffffep+127F);
 }
 
-// Lists all entries that are kept and may be of the k largest: how many. `listed`: others may still
-// read what was listed before.
-TW_DEVICE Listed list_largest(const ClusterRow& row, const Kept& kept, i32 k, bool listed) {
+// Makes an empty list. `listed`: others may still read what was listed before.
+TW_DEVICE void begin_list(const ClusterRow& row, bool listed) {
   if (listed) sync_cluster();
   if (thread_id() == 0) row.memory.num_own = 0;
+}
+
+// Lists all entries that are kept and may be of the k largest.
+TW_DEVICE Listed list_largest(const ClusterRow& row, const Kept& kept, i32 k, bool listed) {
+  begin_list(row, listed);
   const float low = max_of(low_of_warps(row, k), kept.threshold);
   row.for_values([&](i32 id, const float(&values)[kEach]) {
     bool some = false;
@@ -490,6 +489,57 @@ TW_DEVICE Listed list_largest(const ClusterRow& row, const Kept& kept, i32 k, bo
            (values[j] >= low) & kept.contains(id + j, values[j]));
   });
   return count_listed(row);
+}
+
+// Whether a few tokens are likely to have most of the mass, as is usual with language models: most
+// of the warps' largest tokens have less than 2^-12 of the largest one's weight.
+TW_DEVICE bool is_peaked(const ClusterRow& row, const WeightScale& scale) {
+  constexpr i32 kOctaves = 12;
+  const i32 slots = row.blocks * kClusterWarps;
+  u32 low = 0;
+#pragma unroll 1
+  for (i32 slot = lane_id(); slot < slots; slot += kWarpSize)
+    low += weight_exponent(of_order_key(row.memory.maxima[slot]), scale).whole > kOctaves ? 1 : 0;
+  return static_cast<i32>(warp_sum(low)) > slots / 2;
+}
+
+// Lists the largest entries of a row of which no filter has taken any, and gathers the list if it
+// has what top-p keeps: `target` is the mass of that then, else 0.
+TW_DEVICE Listed list_top_p(const ClusterRow& row, float top_p, const WeightScale& scale,
+                            bool listed_before, u64& target) {
+  ClusterMemory& memory = row.memory;
+  begin_list(row, listed_before);
+  const float low = low_of_warps(row, row.blocks * kClusterWarps / 2);
+  u64 all = 0;
+  row.for_values([&](i32 id, const float(&values)[kEach]) {
+    bool some = false;
+#pragma unroll
+    for (i32 j = 0; j < kEach; ++j) {
+      all += token_weight(values[j], scale);
+      some |= values[j] >= low;
+    }
+    if (!any_of_warp(some)) return;
+#pragma unroll
+    for (i32 j = 0; j < kEach; ++j) list(memory, entry_of(values[j], id + j), values[j] >= low);
+  });
+  all = sum_of_warp(all);
+  if (lane_id() == 0) memory.masses[warp_of_thread()] = all;
+  const Listed listed = count_listed(row);
+  target = 0;
+  if (listed.total > kMostListed) return listed;
+  const i32 warps = row.blocks * kClusterWarps;
+  all = thread_id() >= warps
+            ? 0
+            : load_remote(&memory.masses[thread_id() % kClusterWarps], thread_id() / kClusterWarps);
+  gather_listed(row, listed);
+  const u64 weight = thread_id() < listed.total
+                         ? token_weight(value_of_entry(memory.listed[thread_id()]), scale)
+                         : 0;
+  all = sum_up_to_thread(memory.of_warps[0], all).total;
+  const u64 mass = sum_up_to_thread(memory.of_warps[1], weight).total;
+  const u64 needed = mass_target(top_p, all);
+  if (needed <= mass) target = needed;
+  return listed;
 }
 
 }  // namespace tw

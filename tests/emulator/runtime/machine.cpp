@@ -478,9 +478,10 @@ void* remote_place(const void* mine, u32 bytes, i32 rank) {
   }
   const Block& block = *cluster.blocks[rank];
   if (!cluster.begun && &block != self->block) {
-    fail(fmt::format("it accesses the memory of block {} of its cluster, which may not have begun: "
-                     "there was no barrier of the cluster",
-                     rank));
+    fail(
+        fmt::format("it accesses the memory of block {} of its cluster, which may not have begun: "
+                    "there was no barrier of the cluster",
+                    rank));
   }
   if (block.alive == 0) {
     fail(fmt::format("it accesses the memory of block {} of its cluster, which has ended", rank));
