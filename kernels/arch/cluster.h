@@ -67,21 +67,5 @@ TW_DEVICE u64 load_remote(const u64* mine, i32 rank) {
                : "memory");
   return value;
 }
-// Relaxed: only the sum is exact.
-TW_DEVICE void add_remote(u32* mine, i32 rank, u32 value) {
-  asm volatile(
-      "red.relaxed.cluster.shared::cluster.add.u32 [%0], %1;" ::"r"(remote_address(mine, rank)),
-      "r"(value)
-      : "memory");
-}
-// The same, and what was there before.
-TW_DEVICE u32 fetch_add_remote(u32* mine, i32 rank, u32 value) {
-  u32 before;
-  asm volatile("atom.relaxed.cluster.shared::cluster.add.u32 %0, [%1], %2;"
-               : "=r"(before)
-               : "r"(remote_address(mine, rank)), "r"(value)
-               : "memory");
-  return before;
-}
 
 }  // namespace tw

@@ -35,11 +35,5 @@ template <typename T>
 TW_DEVICE T load_remote(const T* mine, i32 rank) {
   return *remote_address(mine, rank);
 }
-TW_DEVICE u32 fetch_add_remote(u32* mine, i32 rank, u32 value) {
-  return emulator::atomically(remote_address(mine, rank), [=](u32 old) { return old + value; });
-}
-TW_DEVICE void add_remote(u32* mine, i32 rank, u32 value) {
-  fetch_add_remote(mine, rank, value);
-}
 
 }  // namespace tw
