@@ -118,6 +118,31 @@ CudaOpLaunch<tw::ActivationParams> activation_launch(const TensorView& x, const 
   return launch;
 }
 
+CudaOpLaunch<tw::GatherParams> gather_rows_launch(const TensorView& x, const TensorView& indices,
+                                                  const TensorView& out) {
+  // Where nothing is converted any element of four bytes will do.
+  const auto element = [](DType dtype) { return dtype == DType::i32 ? DType::f32 : dtype; };
+  CudaOpLaunch<tw::GatherParams> launch;
+  launch.kernel = {CudaOp::gather_rows, {element(x.dtype), element(out.dtype)}};
+  const std::int64_t dim = out.shape[1];
+  const bool aligned = all_aligned(dim, {x, out});
+  launch.params = {x.data,
+                   out.data,
+                   indices.data,
+                   x.strides[0],
+                   out.strides[0],
+                   indices.strides[0],
+                   x.shape[0],
+                   cuda_count(out.shape[0], "rows"),
+                   cuda_count(dim, "elements of a row"),
+                   indices.dtype == DType::i64 ? 1 : 0,
+                   aligned ? 1 : 0};
+  if (out.numel() == 0) return launch;
+  launch.block = 256;
+  launch.grid = blocks_for(out.numel() / (aligned ? kCudaRun : 1), launch.block);
+  return launch;
+}
+
 CudaOpLaunch<tw::PackBitsParams> pack_bits_launch(const TensorView& x, const TensorView& out,
                                                   BitOrder order) {
   CudaOpLaunch<tw::PackBitsParams> launch;
