@@ -89,6 +89,8 @@ void DeviceExecutor::warm_up() {
     cuda::synchronize(stream_.get());
   }
   timer_.forget();
+  if (options_.profile) return;
+  for (const StepShape& shape : step_shapes(limits_)) graph(shape);
 }
 
 void DeviceExecutor::copy_pages(const std::vector<PageCopy>& copies) {
@@ -155,8 +157,7 @@ void DeviceExecutor::launch(const Step& step, std::span<const RowSampling> sampl
     cuda::copy_to_device(inputs + part.offset, host + part.offset, part.bytes, stream);
   }
   count_bytes(step.batch);
-  const bool replays = shape.is_decode && !options_.profile;
-  const cuda::Graph* const replayed = replays ? &graph(shape) : nullptr;
+  const cuda::Graph* const replayed = options_.profile ? nullptr : &graph(shape);
   flight.begin.record(stream);
   if (replayed != nullptr) {
     replayed->launch(stream);

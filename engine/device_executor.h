@@ -23,7 +23,8 @@ struct DeviceExecutorOptions {
 
 class DeviceExecutor final : public Executor {
  public:
-  // `limits`: of the steps to come. The model must outlive it. Compiles and loads all kernels.
+  // `limits`: of the steps to come. The model must outlive it. Compiles and loads all kernels, and
+  // captures the graphs of steps without shared prefixes: half a second for 256 requests.
   // Errors: not_supported for batch-invariant limits, out_of_memory where the KV cache does not
   // fit.
   DeviceExecutor(DeviceModel& model, const Limits& limits, std::int64_t kv_pages,
@@ -61,6 +62,7 @@ class DeviceExecutor final : public Executor {
   void count_bytes(const StepBatch& batch);
   // Puts what lies in the device's arrays on the stream.
   void enqueue(const StepShape& shape);
+  // Captured at the first call.
   const cuda::Graph& graph(const StepShape& shape);
 
   DeviceModel& model_;

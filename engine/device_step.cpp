@@ -2,16 +2,32 @@
 #include "engine/device_step.h"
 
 #include <algorithm>
+#include <set>
 
 namespace tilewright::engine {
 namespace {
 
 constexpr std::size_t kAlignment = 16;
-constexpr std::int64_t kDecodePadding = 8;
-constexpr std::int64_t kTokenPadding = 32;
+constexpr std::int64_t kRowPadding = 8;
+constexpr std::int64_t kTokenPadding = 64;
 
 std::int64_t padded(std::int64_t count, std::int64_t to, std::int64_t most) {
   return std::min((count + to - 1) / to * to, most);
+}
+
+StepShape decode_shape(std::int64_t requests, const Limits& limits) {
+  const std::int64_t to = requests <= 2 ? requests : requests <= 4 ? 4 : kRowPadding;
+  const std::int64_t count = padded(requests, to, limits.requests);
+  return {.tokens = count, .requests = count, .rows = count, .is_decode = true};
+}
+
+StepShape mixed_shape(std::int64_t tokens, std::int64_t rows, const Limits& limits) {
+  StepShape shape{.tokens = padded(tokens, kTokenPadding, limits.q_tokens),
+                  .requests = limits.requests};
+  std::int64_t count = rows > 0 ? kRowPadding : 0;
+  while (count < rows) count = count == 16 * kRowPadding ? limits.requests : 4 * count;
+  shape.rows = std::min(count, limits.requests);
+  return shape;
 }
 
 template <typename T>
@@ -29,23 +45,28 @@ void put_padded(std::byte* to, const std::vector<std::int32_t>& values, std::int
 }  // namespace
 
 StepShape shape_of(const Step& step, const Limits& limits) {
-  const StepBatch& batch = step.batch;
-  const std::int64_t tokens = std::ssize(batch.tokens);
+  const std::int64_t tokens = std::ssize(step.batch.tokens);
   const std::int64_t requests = std::ssize(step.sequences);
   const std::int64_t rows = std::ssize(step.sampled);
-  StepShape shape;
-  shape.levels = std::ssize(batch.levels);
-  shape.is_decode = tokens == requests && rows == requests;
-  if (shape.is_decode) {
-    const std::int64_t to = tokens <= 2 ? tokens : tokens <= 4 ? 4 : kDecodePadding;
-    shape.tokens = padded(tokens, to, limits.requests);
-    shape.requests = shape.rows = shape.tokens;
-  } else {
-    shape.tokens = padded(tokens, kTokenPadding, limits.q_tokens);
-    shape.requests = requests;
-    shape.rows = padded(rows, kDecodePadding, limits.requests);
-  }
+  StepShape shape = tokens == requests && rows == requests ? decode_shape(tokens, limits)
+                                                           : mixed_shape(tokens, rows, limits);
+  shape.levels = std::ssize(step.batch.levels);
   return shape;
+}
+
+std::vector<StepShape> step_shapes(const Limits& limits) {
+  std::set<StepShape> shapes;
+  for (std::int64_t requests = 1; requests <= limits.requests; ++requests) {
+    shapes.insert(decode_shape(requests, limits));
+  }
+  for (std::int64_t tokens = 1; tokens <= limits.q_tokens; ++tokens) {
+    for (const std::int64_t rows : {std::int64_t{0}, kRowPadding, 4 * kRowPadding,
+                                    16 * kRowPadding, limits.requests}) {
+      // A step that samples more rows than it has tokens does not exist.
+      if (rows <= 2 * tokens) shapes.insert(mixed_shape(tokens, rows, limits));
+    }
+  }
+  return {shapes.begin(), shapes.end()};
 }
 
 std::size_t StepArrays::place(std::int64_t count, std::size_t element_bytes) {

@@ -26,9 +26,11 @@ struct StepShape {
   friend auto operator<=>(const StepShape&, const StepShape&) = default;
 };
 
-// Padded, so that few graphs are needed and few kinds of matrix products: decode to 1, 2, 4 or a
-// multiple of 8 requests, other steps' tokens to a multiple of 32. Within the limits.
+// Padded, so that few graphs are needed: decode to 1, 2, 4 or a multiple of 8 requests, other steps
+// to a multiple of 64 tokens, all requests, and none, 8, 32, 128 or all of their rows.
 StepShape shape_of(const Step& step, const Limits& limits);
+// All that there are of one level.
+std::vector<StepShape> step_shapes(const Limits& limits);
 
 // The arrays as kernels take them.
 struct DeviceStep {

@@ -134,7 +134,8 @@ TEST_F(DeviceEngine, Refuses) {
   DeviceModel model(file_, DType::bf16);
   EngineOptions options;
   options.batch_invariant = true;
-  expect_error([&] { Engine(model, tokenizer_, options, {}); }, {"batch_invariant is true"});
+  expect_error([&] { Engine(model, tokenizer_, options, {}); }, {"batch_invariant is true"},
+               ErrorCode::not_supported);
 }
 
 }  // namespace
