@@ -118,10 +118,9 @@ enum class Activation : std::uint8_t { silu, gelu, gelu_tanh };
 TILEWRIGHT_API void act_and_mul(const TensorView& x, const TensorView& out, Activation activation,
                                 Stream stream = {});
 
-// out[i] = x[indices[i]]: rows of an embedding table, or of the tokens whose logits are wanted. x
-// [n, dim], out [m, dim], converted where their dtypes differ; or both i32. indices [m], i32 or
-// i64. out must be apart from x. An index outside [0, n) is an Error and nothing is written; on
-// CUDA its row becomes zeros.
+// out[i] = x[indices[i]], as an embedding lookup: x [n, dim], indices [m], i32 or i64, out [m,
+// dim], apart from x. x and out may both be i32, too. An index outside [0, n) is an Error and
+// nothing is written; on CUDA its row becomes zeros.
 TILEWRIGHT_API void gather_rows(const TensorView& x, const TensorView& indices,
                                 const TensorView& out, Stream stream = {});
 

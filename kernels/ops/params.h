@@ -62,17 +62,17 @@ struct ActivationParams {
   i32 aligned;
 };
 
-struct GatherParams {
+struct GatherRowsParams {
   const void* x;  // [x_rows, dim]
-  void* out;      // [rows, dim]
   const void* indices;
-  i64 x_stride;
-  i64 out_stride;
-  i64 indices_stride;
+  void* out;  // [rows, dim]
   i64 x_rows;
+  i64 x_stride;
+  i64 indices_stride;
+  i64 out_stride;
+  i32 indices_64;  // i64, not i32
   i32 rows;
   i32 dim;
-  i32 indices_64;  // i64, not i32
   i32 aligned;
 };
 

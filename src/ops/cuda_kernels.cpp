@@ -31,7 +31,7 @@ constexpr Form kForms[] = {
     {"layer_norm", "ops/layer_norm.h", "layer_norm", "LayerNormParams", 3, 512, 128},
     {"layer_norm_with_bias", "ops/layer_norm.h", "layer_norm", "LayerNormParams", 4, 512, 128},
     {"act_and_mul", "ops/activation.h", "act_and_mul", "ActivationParams", 2, 256, 0},
-    {"gather_rows", "ops/gather_rows.h", "gather_rows", "GatherParams", 2, 256, 0},
+    {"gather_rows", "ops/gather_rows.h", "gather_rows", "GatherRowsParams", 2, 256, 0},
     {"pack_bits", "ops/pack_bits.h", "pack_bits", "PackBitsParams", 0, 256, 0},
     {"segment_pack_bits", "ops/pack_bits.h", "segment_pack_bits", "SegmentPackBitsParams", 0, 256,
      64},
