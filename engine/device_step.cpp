@@ -60,8 +60,8 @@ std::vector<StepShape> step_shapes(const Limits& limits) {
     shapes.insert(decode_shape(requests, limits));
   }
   for (std::int64_t tokens = 1; tokens <= limits.q_tokens; ++tokens) {
-    for (const std::int64_t rows : {std::int64_t{0}, kRowPadding, 4 * kRowPadding,
-                                    16 * kRowPadding, limits.requests}) {
+    for (const std::int64_t rows :
+         {std::int64_t{0}, kRowPadding, 4 * kRowPadding, 16 * kRowPadding, limits.requests}) {
       // A step that samples more rows than it has tokens does not exist.
       if (rows <= 2 * tokens) shapes.insert(mixed_shape(tokens, rows, limits));
     }

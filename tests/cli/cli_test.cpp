@@ -135,7 +135,8 @@ TEST_F(Cli, AGpuThatIsNotThere) {
 }
 
 TEST_F(Cli, ScoreIsForTheCpu) {
-  const Outcome outcome = run({"score", "--model", model_.path(), "--input", "-", "--device", "cuda"}, "{}");
+  const Outcome outcome =
+      run({"score", "--model", model_.path(), "--input", "-", "--device", "cuda"}, "{}");
   EXPECT_EQ(outcome.status, 1);
   EXPECT_THAT(outcome.err, HasSubstr("--device is cuda: this command runs on the CPU alone"));
 }
@@ -315,13 +316,28 @@ TEST_F(Cli, StatsHoldWhatTheDemoShows) {
                 .status,
             0);
   const Json json = Json::parse(contents(stats.path()));
-  EXPECT_EQ(keys(json),
-            (std::vector<std::string>{"seconds", "requests", "prompt_tokens", "shared_tokens",
-                                      "generated_tokens", "tokens_per_s", "ttft_ms", "itl_ms",
-                                      "kv_pages_peak", "page_copies", "kv_bytes_read",
-                                      "kv_bytes_unshared", "steps", "preemptions", "time_s", "device",
-                                      "device_busy_s", "device_idle_s", "threads", "dtype",
-                                      "max_batch", "page_size"}));
+  EXPECT_EQ(keys(json), (std::vector<std::string>{"seconds",
+                                                  "requests",
+                                                  "prompt_tokens",
+                                                  "shared_tokens",
+                                                  "generated_tokens",
+                                                  "tokens_per_s",
+                                                  "ttft_ms",
+                                                  "itl_ms",
+                                                  "kv_pages_peak",
+                                                  "page_copies",
+                                                  "kv_bytes_read",
+                                                  "kv_bytes_unshared",
+                                                  "steps",
+                                                  "preemptions",
+                                                  "time_s",
+                                                  "device",
+                                                  "device_busy_s",
+                                                  "device_idle_s",
+                                                  "threads",
+                                                  "dtype",
+                                                  "max_batch",
+                                                  "page_size"}));
   EXPECT_EQ(json["requests"], 2);
   EXPECT_EQ(json["prompt_tokens"], 6);
   EXPECT_EQ(json["generated_tokens"], 8);
