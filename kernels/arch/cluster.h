@@ -27,6 +27,14 @@ TW_DEVICE void sync_cluster() {
       "barrier.cluster.wait.acquire.aligned;" ::
           : "memory");
 }
+// The same in two halves, between which a thread does what needs no other block; once a thread.
+// Blocks may begin one after the other: before the first barrier another one's memory is not there.
+TW_DEVICE void arrive_at_cluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+TW_DEVICE void wait_for_cluster() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 
 TW_DEVICE u32 remote_address(const void* mine, i32 rank) {
   u32 address;
@@ -51,21 +59,13 @@ TW_DEVICE u32 load_remote(const u32* mine, i32 rank) {
                : "memory");
   return value;
 }
-// Relaxed: only the sum is exact.
-TW_DEVICE void add_remote(u32* mine, i32 rank, u32 value) {
-  asm volatile(
-      "red.relaxed.cluster.shared::cluster.add.u32 [%0], %1;" ::"r"(remote_address(mine, rank)),
-      "r"(value)
-      : "memory");
-}
-// The same, and what was there before.
-TW_DEVICE u32 fetch_add_remote(u32* mine, i32 rank, u32 value) {
-  u32 before;
-  asm volatile("atom.relaxed.cluster.shared::cluster.add.u32 %0, [%1], %2;"
-               : "=r"(before)
-               : "r"(remote_address(mine, rank)), "r"(value)
+TW_DEVICE u64 load_remote(const u64* mine, i32 rank) {
+  u64 value;
+  asm volatile("ld.shared::cluster.u64 %0, [%1];"
+               : "=l"(value)
+               : "r"(remote_address(mine, rank))
                : "memory");
-  return before;
+  return value;
 }
 
 }  // namespace tw

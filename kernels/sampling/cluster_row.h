@@ -10,6 +10,7 @@
 #include "sampling/kept.h"
 #include "sampling/params.h"
 #include "sampling/process_logit.h"
+#include "sampling/row_numbers.h"
 #include "sampling/token_weight.h"
 
 namespace tw {
@@ -31,41 +32,51 @@ TW_DEVICE i32 id_of_entry(u64 entry) {
   return static_cast<i32>(~static_cast<u32>(entry));
 }
 
-inline constexpr i32 kBins = 2 * kClusterThreads;
-inline constexpr i32 kMostListed = 1024;
-inline constexpr i32 kPivots = 32;
+inline constexpr i32 kBins = kClusterThreads / 2;
+inline constexpr i32 kMostListed = kClusterThreads;
 
-// A block's shared memory. Blocks write to each other's; the first one, the leader, counts for all.
+// What a bin measures, by parts of kLowBits and more bits, which overflow in no sum.
+struct alignas(8) BinSum {
+  u32 low;
+  u32 high;
+};
+
+// A block's shared memory. Blocks count for themselves, then each reads what the others have: after
+// one barrier all know what only the sum of all tells. Of what is read so there are two, used in
+// turn: who has passed the barrier behind the second one's use is done with the first.
 struct ClusterMemory {
   float logits[kBlockLogits];
-  // Sums of bins, by parts of kLowBits and more bits, which overflow in no sum.
-  u32 low[kBins];
-  u32 high[kBins];
-  u64 listed[kMostListed];  // entries of the bin where a search ends
-  // What the listed ones measure; while the row is read, its bias filter.
+  BinSum bins[2][kBins];
+  u64 sums[2][2][kClusterWarps];  // of what is in no bin, too; those above all bins
+  u64 own[kMostListed];           // entries that this block lists
+  u64 listed[kMostListed];        // those of all blocks
+  // The same in falling order; while the row is read, its bias filter.
   union {
-    u64 measures[kMostListed];
+    u64 sorted[kMostListed];
     u32 bias_filter[kBiasWords];
   };
   // What each warp of the cluster has found.
   u64 totals[kSlots];
-  u64 first[kSlots];
-  u64 last[kSlots];
   u32 maxima[kSlots];
   u32 minima[kSlots];
   u32 nans[kSlots];  // the leader's: whether a warp has seen one
-  u64 random;
+  // What this block's warps have found.
+  u32 first[kClusterWarps];
+  u32 last[kClusterWarps];
+  u32 ties[kClusterWarps];
+  u64 masses[kClusterWarps];
+  u64 of_warps[3][kClusterWarps];
+  u32 num_own;  // of `own`
+  RowNumbers numbers;
   LogitProcess process;
-  // The leader's.
-  u64 of_warps[kClusterWarps];
-  u64 pivots[kPivots];
-  u64 pivot_sums[kPivots];
-  u32 num_listed;
-  u32 num_left;
-  // What the leader tells all.
-  u32 bin;
+  i64 seed;
+  i64 step;
+  u64 random;
+  // What one thread tells the others.
+  i32 window[2];
   u64 rest;
   u64 last_kept;
+  u32 low;
 };
 static_assert(sizeof(ClusterMemory) <= kClusterSharedBytes);
 
@@ -117,7 +128,8 @@ struct Extremes {
   float of_thread;  // the largest one of this thread
 };
 
-// Reads this block's part of the row; what is found in all of it.
+// Reads this block's part of the row; what is found in all of it. By blocks that have arrived at
+// the cluster.
 template <typename T>
 TW_DEVICE Extremes read_row(const ClusterRow& row, const T* logits, bool aligned) {
   ClusterMemory& memory = row.memory;
@@ -190,6 +202,7 @@ TW_DEVICE Extremes read_row(const ClusterRow& row, const T* logits, bool aligned
     }
   }
   const float of_thread = largest;
+  wait_for_cluster();
   row.tell_all(memory.maxima, warp_max(order_key(largest)));
   row.tell_all(memory.minima, warp_min(order_key(least)));
   if (any_of_warp(nan)) nan = true;
@@ -209,20 +222,6 @@ TW_DEVICE void keep_infinite(const ClusterRow& row) {
   row.for_runs([&](i32, float* logits) {
 #pragma unroll
     for (i32 j = 0; j < kEach; ++j) logits[j] = logits[j] == kInfinity ? 0.0F : -kInfinity;
-  });
-}
-
-// Of equal logits the last ones go: what is kept can be told by its value then.
-TW_DEVICE void drop_ties_behind(const ClusterRow& row, u64 entry) {
-  const float value = value_of_entry(entry);
-  row.for_runs([&](i32 id, float* logits) {
-    const Float4 run = *reinterpret_cast<const Float4*>(logits);
-    if (!any_of_warp((run.x == value) | (run.y == value) | (run.z == value) | (run.w == value)))
-      return;
-#pragma unroll
-    for (i32 j = 0; j < kEach; ++j) {
-      if (logits[j] == value && id + j > id_of_entry(entry)) logits[j] = -kInfinity;
-    }
   });
 }
 

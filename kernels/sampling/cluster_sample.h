@@ -5,7 +5,6 @@
 
 #include "sampling/cluster_search.h"
 #include "sampling/random_bits.h"
-#include "sampling/row_numbers.h"
 
 namespace tw {
 
@@ -37,14 +36,14 @@ TW_DEVICE void store_arg_max(const SampleParams& p, i64 index, const ClusterRow&
 }
 
 // The first entry, in order of ids, at which the sum of weights exceeds the random part of it.
-// Those below the value `kept` and the weight `least` have none.
-TW_DEVICE void store_draw(const SampleParams& p, i64 index, const ClusterRow& row, float kept,
+// Those that are not kept or below the weight `least` have none.
+TW_DEVICE void store_draw(const SampleParams& p, i64 index, const ClusterRow& row, const Kept& kept,
                           u64 least, const WeightScale& scale) {
   ClusterMemory& memory = row.memory;
-  const auto weigh_run = [&](const float(&values)[kEach], u64(&weights)[kEach]) {
+  const auto weigh_run = [&](i32 id, const float(&values)[kEach], u64(&weights)[kEach]) {
 #pragma unroll
     for (i32 j = 0; j < kEach; ++j)
-      weights[j] = values[j] >= kept ? token_weight(values[j], scale) : 0;
+      weights[j] = kept.contains(id + j, values[j]) ? token_weight(values[j], scale) : 0;
     if (least != 0) {
 #pragma unroll
       for (i32 j = 0; j < kEach; ++j) weights[j] = weights[j] >= least ? weights[j] : 0;
@@ -52,12 +51,12 @@ TW_DEVICE void store_draw(const SampleParams& p, i64 index, const ClusterRow& ro
     return weights[0] + weights[1] + weights[2] + weights[3];
   };
   u64 mine = 0;
-  row.for_values([&](i32, const float(&values)[kEach]) {
+  row.for_values([&](i32 id, const float(&values)[kEach]) {
     bool some = false;
 #pragma unroll
-    for (i32 j = 0; j < kEach; ++j) some |= values[j] >= kept;
+    for (i32 j = 0; j < kEach; ++j) some |= values[j] >= kept.threshold;
     u64 weights[kEach];
-    if (any_of_warp(some)) mine += weigh_run(values, weights);
+    if (any_of_warp(some)) mine += weigh_run(id, values, weights);
   });
   row.tell_all(memory.totals, sum_of_warp(mine));
   sync_cluster();
@@ -81,7 +80,7 @@ TW_DEVICE void store_draw(const SampleParams& p, i64 index, const ClusterRow& ro
   row.for_values([&](i32 id, const float(&values)[kEach]) {
     if (done) return;
     u64 weights[kEach];
-    const u64 of_run = weigh_run(values, weights);
+    const u64 of_run = weigh_run(id, values, weights);
     const u64 run_up_to = sum_up_to_lane(of_run);
     const u32 exceeds = ballot(run_up_to > rest);
     if (exceeds == 0) {
@@ -118,13 +117,16 @@ TW_DEVICE void cluster_sample(const SampleParams& p) {
     }
     return;
   }
-  for (i32 i = thread_id(); i < kBins; i += kClusterThreads) memory.low[i] = memory.high[i] = 0;
+  arrive_at_cluster();
+  if (thread_id() < kBins) memory.bins[0][thread_id()] = {0, 0};
   if (thread_id() == 0) {
-    memory.random = sampling_bits(value_of_entry(p.seeds, entry), value_of_entry(p.steps, entry));
+    memory.numbers = numbers_of_entry(p, entry);
+    memory.seed = value_of_entry(p.seeds, entry);
+    memory.step = value_of_entry(p.steps, entry);
   }
-  const RowNumbers numbers = numbers_of_entry(p, entry);
   const bool good =
       process_of_entry(p.process, entry, p.vocabulary, memory.bias_filter, memory.process);
+  const RowNumbers& numbers = memory.numbers;
   Extremes extremes =
       read_row(row, static_cast<const T*>(p.logits) + index * p.logits_stride, p.aligned != 0);
   if (tells && p.status != nullptr) {
@@ -139,22 +141,43 @@ TW_DEVICE void cluster_sample(const SampleParams& p) {
     if (tells) store_token(p, index, first_allowed(memory.process, p.vocabulary));
     return;
   }
+  // Read by all behind a later barrier; not by the thread that stores results.
+  if (thread_id() == kClusterThreads - 1) memory.random = sampling_bits(memory.seed, memory.step);
   if (numbers.temperature == 0) {
     store_arg_max(p, index, row, extremes.largest);
     return;
   }
-  if (extremes.largest == kInfinity) {
+  const bool infinite = extremes.largest == kInfinity;
+  if (infinite) {
     keep_infinite(row);
-    extremes = {0, 0, extremes.of_thread == kInfinity ? 0.0F : -kInfinity};
+    extremes = {0, -kInfinity, extremes.of_thread == kInfinity ? 0.0F : -kInfinity};
   }
   const WeightScale scale{extremes.largest, scale_of_temperature(numbers.temperature)};
-  float kept = -kInfinity;
+  Kept kept{-kInfinity, kLastId};
+  BinTurns turns{0};
 #pragma unroll 1
   for (i32 turn = 0; turn < 3; ++turn) {
     const Filter filter = filter_of_turn(p.order, turn);
     if (filter == Filter::min_p || is_off(filter, numbers, row.count)) continue;
-    kept = apply_filter(row, {filter == Filter::top_k, numbers.top_k, numbers.top_p, kept},
-                        extremes, scale);
+    const bool counts = filter == Filter::top_k;
+    // What is kept may be in a short list: then the leader can do the rest.
+    Listed listed = {0, kMostListed + 1};
+    u64 target = 0;
+    if (counts && !infinite && numbers.top_k <= row.blocks * kClusterWarps / 2) {
+      listed = list_largest(row, kept, numbers.top_k, turn > 0);
+      if (listed.total <= kMostListed && row.rank == 0) gather_listed(row, listed);
+    } else if (!counts && !infinite && kept.threshold == -kInfinity && is_peaked(row, scale)) {
+      listed = list_top_p(row, numbers.top_p, scale, turn > 0, target);
+      if (target == 0) listed.total = kMostListed + 1;
+    }
+    if (listed.total <= kMostListed) {
+      sync_cluster();
+      if (row.rank == 0) {
+        store_draw_of_list(p, index, memory, listed.total, turn, target, numbers, row.count, scale);
+      }
+      return;
+    }
+    kept = apply_filter(row, {counts, numbers.top_k, numbers.top_p}, kept, extremes, scale, turns);
   }
   const u64 least =
       numbers.min_p > 0 ? least_weight(numbers.min_p, token_weight(scale.largest, scale)) : 0;

@@ -24,11 +24,15 @@ __all__ = [
     "PlannedAttention",
     "act_and_mul",
     "apply_rope",
+    "apply_rope_and_write_kv_cache",
     "apply_rope_with_cos_sin_cache",
     "fused_add_rms_norm",
+    "layer_norm",
+    "pack_bits",
     "planned",
     "rms_norm",
     "sample",
+    "segment_pack_bits",
     "write_kv_cache",
 ]
 
@@ -123,28 +127,87 @@ def _(
     return out, q.new_empty((tokens, heads) if return_lse else (0,), dtype=torch.float32)
 
 
+# An fp8 output is scaled by a tensor, which a step may change, or by nothing.
+def _output(out_dtype: torch.dtype | None, out_scale: Tensor | None) -> dict[str, object]:
+    return {"out_dtype": out_dtype, "out_scale": 1.0 if out_scale is None else out_scale}
+
+
 @torch.library.custom_op("tilewright::rms_norm", mutates_args=())
-def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6, weight_offset: float = 0.0) -> Tensor:
-    """tilewright.rms_norm."""
-    return _tilewright.rms_norm(x, weight, eps, weight_offset=weight_offset)
+def rms_norm(
+    x: Tensor,
+    weight: Tensor,
+    eps: float = 1e-6,
+    weight_offset: float = 0.0,
+    out_dtype: torch.dtype | None = None,
+    out_scale: Tensor | None = None,
+) -> Tensor:
+    """tilewright.rms_norm; out_scale: float32 [1], of a float8_e4m3fn output."""
+    return _tilewright.rms_norm(x, weight, eps, weight_offset=weight_offset, **_output(out_dtype, out_scale))
 
 
 @rms_norm.register_fake
-def _(x: Tensor, weight: Tensor, eps: float = 1e-6, weight_offset: float = 0.0) -> Tensor:
-    return x.new_empty(x.shape)
+def _(
+    x: Tensor,
+    weight: Tensor,
+    eps: float = 1e-6,
+    weight_offset: float = 0.0,
+    out_dtype: torch.dtype | None = None,
+    out_scale: Tensor | None = None,
+) -> Tensor:
+    return x.new_empty(x.shape, dtype=out_dtype)
 
 
 @torch.library.custom_op("tilewright::fused_add_rms_norm", mutates_args=("residual",))
 def fused_add_rms_norm(
-    x: Tensor, residual: Tensor, weight: Tensor, eps: float = 1e-6, weight_offset: float = 0.0
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    eps: float = 1e-6,
+    weight_offset: float = 0.0,
+    out_dtype: torch.dtype | None = None,
+    out_scale: Tensor | None = None,
 ) -> Tensor:
-    """tilewright.fused_add_rms_norm: residual is updated in place."""
-    return _tilewright.fused_add_rms_norm(x, residual, weight, eps, weight_offset=weight_offset)
+    """tilewright.fused_add_rms_norm: residual is updated in place; out_scale as of rms_norm."""
+    return _tilewright.fused_add_rms_norm(x, residual, weight, eps, weight_offset=weight_offset,
+                                          **_output(out_dtype, out_scale))  # fmt: skip
 
 
 @fused_add_rms_norm.register_fake
-def _(x: Tensor, residual: Tensor, weight: Tensor, eps: float = 1e-6, weight_offset: float = 0.0) -> Tensor:
-    return x.new_empty(x.shape)
+def _(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    eps: float = 1e-6,
+    weight_offset: float = 0.0,
+    out_dtype: torch.dtype | None = None,
+    out_scale: Tensor | None = None,
+) -> Tensor:
+    return x.new_empty(x.shape, dtype=out_dtype)
+
+
+@torch.library.custom_op("tilewright::layer_norm", mutates_args=())
+def layer_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    out_dtype: torch.dtype | None = None,
+    out_scale: Tensor | None = None,
+) -> Tensor:
+    """tilewright.layer_norm; out_scale as of rms_norm."""
+    return _tilewright.layer_norm(x, weight, bias, eps, **_output(out_dtype, out_scale))
+
+
+@layer_norm.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    out_dtype: torch.dtype | None = None,
+    out_scale: Tensor | None = None,
+) -> Tensor:
+    return x.new_empty(x.shape, dtype=out_dtype)
 
 
 @torch.library.custom_op("tilewright::apply_rope", mutates_args=())
@@ -174,6 +237,82 @@ def apply_rope_with_cos_sin_cache(
 @apply_rope_with_cos_sin_cache.register_fake
 def _(x: Tensor, positions: Tensor, cos_sin_cache: Tensor, interleaved: bool = False) -> Tensor:
     return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("tilewright::apply_rope_and_write_kv_cache", mutates_args=("k_cache", "v_cache"))
+def apply_rope_and_write_kv_cache(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    positions: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+    cos_sin_cache: Tensor | None = None,
+    dim: int = 0,
+    theta: float = 10000.0,
+    position_scale: float = 1.0,
+    interleaved: bool = False,
+    q_norm_weight: Tensor | None = None,
+    k_norm_weight: Tensor | None = None,
+    eps: float = 1e-6,
+    weight_offset: float = 0.0,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    layout: str = "NHD",
+) -> Tensor:
+    """tilewright.apply_rope_and_write_kv_cache into (k_cache, v_cache). Without cos_sin_cache dim, theta and position_scale
+    say the frequencies, as in apply_rope."""
+    rope = None
+    if cos_sin_cache is None:
+        rope = _tilewright.RopeSpec(dim=dim, theta=theta, position_scale=position_scale, interleaved=interleaved)
+    return _tilewright.apply_rope_and_write_kv_cache(
+        q,
+        k,
+        v,
+        positions,
+        (k_cache, v_cache),
+        slot_mapping,
+        rope=rope,
+        cos_sin_cache=cos_sin_cache,
+        interleaved=rope is None and interleaved,
+        q_norm_weight=q_norm_weight,
+        k_norm_weight=k_norm_weight,
+        eps=eps,
+        weight_offset=weight_offset,
+        k_scale=k_scale,
+        v_scale=v_scale,
+        layout=layout,
+    )
+
+
+@apply_rope_and_write_kv_cache.register_fake
+def _(q: Tensor, *_arguments: object, **_named: object) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+@torch.library.custom_op("tilewright::pack_bits", mutates_args=())
+def pack_bits(x: Tensor, bitorder: str = "big") -> Tensor:
+    """tilewright.pack_bits."""
+    return _tilewright.pack_bits(x, bitorder=bitorder)
+
+
+@pack_bits.register_fake
+def _(x: Tensor, bitorder: str = "big") -> Tensor:
+    return x.new_empty((*x.shape[:-1], (x.shape[-1] + 7) // 8), dtype=torch.uint8)
+
+
+@torch.library.custom_op("tilewright::segment_pack_bits", mutates_args=())
+def segment_pack_bits(x: Tensor, indptr: Tensor, bitorder: str = "big") -> tuple[Tensor, Tensor]:
+    """tilewright.segment_pack_bits: (out, out_indptr)."""
+    return _tilewright.segment_pack_bits(x, indptr, bitorder=bitorder)
+
+
+@segment_pack_bits.register_fake
+def _(x: Tensor, indptr: Tensor, bitorder: str = "big") -> tuple[Tensor, Tensor]:
+    segments = indptr.shape[0] - 1
+    out = x.new_empty(x.shape[0] // 8 + segments, dtype=torch.uint8)
+    return out, indptr.new_empty(indptr.shape[0], dtype=torch.int32)
 
 
 _ACTIVATIONS = {

@@ -20,23 +20,20 @@ constexpr i32 kCluster = 3;
 struct ClusterParams {
   u32* sums;  // [blocks]
   bool waits_at_the_end;
-  bool waits_before;
 };
 
-// Each block's sum of what all ranks of its cluster told it: 1 + 2 + 3, and as often as there are
-// warps.
+// Each block's sum of what all ranks of its cluster told it, 1 + 2 + 3, and of what the first one
+// has been told by the last.
 TW_KERNEL tell_each_other(TW_PARAMETER ClusterParams p) {
-  u32* const told = reinterpret_cast<u32*>(shared_memory());  // [cluster] and a sum
-  if (thread_id() == 0) told[kCluster] = 0;
-  if (p.waits_before) sync_cluster();
+  u32* const told = reinterpret_cast<u32*>(shared_memory());  // [cluster]
+  sync_cluster();
   if (thread_id() < cluster_size()) {
     store_remote(&told[cluster_rank()], thread_id(), static_cast<u32>(cluster_rank() + 1));
   }
-  if (lane_id() == 0) add_remote(&told[kCluster], 0, 1U);
   sync_cluster();
   u32 sum = 0;
   for (i32 rank = 0; rank < cluster_size(); ++rank) sum += told[rank];
-  sum += 100 * load_remote(&told[kCluster], 0);
+  sum += 100 * load_remote(&told[kCluster - 1], 0);
   if (p.waits_at_the_end) sync_cluster();
   if (thread_id() == 0) p.sums[block_id()] = sum;
 }
@@ -47,11 +44,11 @@ u32 sum_of_sums(u64 seed, bool waits_at_the_end, i32 resident) {
   launch(tell_each_other,
          {.grid = kBlocks,
           .block = 64,
-          .shared_bytes = (kCluster + 1) * sizeof(u32),
+          .shared_bytes = kCluster * sizeof(u32),
           .cluster = kCluster,
           .seed = seed,
           .max_resident_blocks = resident},
-         {sums.as<u32>(), waits_at_the_end, true});
+         {sums.as<u32>(), waits_at_the_end});
   u32 sum = 0;
   for (i32 block = 0; block < kBlocks; ++block) sum += sums.as<u32>()[block];
   return sum;
@@ -60,7 +57,7 @@ u32 sum_of_sums(u64 seed, bool waits_at_the_end, i32 resident) {
 TEST(EmulatedClusters, BlocksReachEachOther) {
   for (u64 seed = 0; seed < 30; ++seed) {
     for (const i32 resident : {1, 4, 9}) {
-      ASSERT_EQ(sum_of_sums(seed, true, resident), 4U * kCluster * (6 + 100 * kCluster * 2));
+      ASSERT_EQ(sum_of_sums(seed, true, resident), 4U * kCluster * (6 + 100 * kCluster));
     }
   }
 }
@@ -87,6 +84,13 @@ TW_KERNEL reach_too_far(TW_PARAMETER ClusterParams) {
   if (thread_id() == 0) store_remote(reinterpret_cast<u32*>(shared_memory()), kCluster, 1U);
 }
 
+TW_KERNEL tell_at_once(TW_PARAMETER ClusterParams) {
+  arrive_at_cluster();
+  if (thread_id() == 0) store_remote(reinterpret_cast<u32*>(shared_memory()), 1, 1U);
+  wait_for_cluster();
+  sync_cluster();
+}
+
 void run(void (*kernel)(ClusterParams), i32 grid = kCluster) {
   launch(kernel, {.grid = grid, .shared_bytes = 16, .cluster = kCluster}, {});
 }
@@ -103,6 +107,7 @@ TEST(EmulatedClusters, MistakesAreFound) {
   EXPECT_THAT(failure_of(one_block_leaves, kCluster),
               testing::AllOf(testing::HasSubstr("deadlock"), testing::HasSubstr("sync_cluster")));
   EXPECT_THAT(failure_of(reach_too_far, kCluster), testing::HasSubstr("block 3 of a cluster of 3"));
+  EXPECT_THAT(failure_of(tell_at_once, kCluster), testing::HasSubstr("may not have begun"));
   EXPECT_THAT(failure_of(one_block_leaves, 4), testing::HasSubstr("must be a multiple of it"));
 }
 

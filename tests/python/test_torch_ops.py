@@ -98,11 +98,17 @@ def test_fake_kernels(device):
     weight, table = random(HIDDEN, device=device), random(64, DIM, dtype=torch.float32, device=device)
     layer = ops.planned(*decode_plan(device))
     attention = torch.ops.tilewright.attention.default
+    rope_and_write = torch.ops.tilewright.apply_rope_and_write_kv_cache.default
     for op, arguments in [
         (attention, (heads, [cache], layer.name, None, 1.0, 1.0, None, "NHD", False)),
         (attention, (heads, [cache[:, 0], cache[:, 1]], layer.name, 0.1, 1.0, 1.0, None, "NHD", True)),
         (torch.ops.tilewright.rms_norm.default, (x, weight)),
         (torch.ops.tilewright.fused_add_rms_norm.default, (x, residual, weight)),
+        (torch.ops.tilewright.layer_norm.default, (x, weight)),
+        (torch.ops.tilewright.layer_norm.default, (x, weight, weight)),
+        (rope_and_write, (heads, kv_heads, kv_heads, positions, cache[:, 0], cache[:, 1], slots)),
+        (rope_and_write, (heads, kv_heads, kv_heads, positions, cache[:, 0], cache[:, 1], slots, table)),
+        (torch.ops.tilewright.pack_bits.default, (residual > 0, "little")),
         (torch.ops.tilewright.apply_rope.default, (heads, positions)),
         (torch.ops.tilewright.apply_rope_with_cos_sin_cache.default, (heads, positions, table)),
         (torch.ops.tilewright.act_and_mul.default, (x,)),
@@ -110,6 +116,48 @@ def test_fake_kernels(device):
         (torch.ops.tilewright.sample.default, (x,)),
     ]:
         torch.library.opcheck(op, arguments, test_utils=CHECKS)
+
+
+def test_norms_into_fp8(device):
+    x, residual, *_ = inputs(device)
+    weight, scale = random(HIDDEN, device=device), torch.tensor([0.25], device=device)
+    fp8 = {"out_dtype": torch.float8_e4m3fn, "out_scale": scale}
+
+    def norms(x, residual):
+        return ops.rms_norm(x, weight, **fp8), ops.layer_norm(x, weight, **fp8), ops.fused_add_rms_norm(x, residual, weight, **fp8)
+
+    got = torch.compile(norms, fullgraph=True, backend="aot_eager")(x, residual.clone())
+    expected = (tw.rms_norm(x, weight, **fp8), tw.layer_norm(x, weight, **fp8),
+                tw.fused_add_rms_norm(x, residual.clone(), weight, **fp8))  # fmt: skip
+    for one, other in zip(got, expected):
+        assert one.dtype == torch.float8_e4m3fn
+        assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
+def test_rope_and_cache_write_in_one(device):
+    """The same numbers as of the two operators, with frequencies said by number and by table."""
+    _, _, cache, slots, positions = inputs(device)
+    q, k, v = (random(3, heads, DIM, seed=seed, device=device) for seed, heads in enumerate((HEADS, KV_HEADS, KV_HEADS)))
+    table = random(64, DIM, dtype=torch.float32, device=device)
+    for rope in ({"theta": 5000.0, "interleaved": True}, {"cos_sin_cache": table}):
+        apply = ops.apply_rope_with_cos_sin_cache if "cos_sin_cache" in rope else ops.apply_rope
+        expected, got = cache.clone(), cache.clone()
+        rotated = apply(q, positions, **rope)
+        ops.write_kv_cache(apply(k, positions, **rope), v, expected[:, 0], expected[:, 1], slots)
+        out = ops.apply_rope_and_write_kv_cache(q, k, v, positions, got[:, 0], got[:, 1], slots, **rope)
+        assert torch.equal(out, rotated)
+        assert torch.equal(got, expected)
+
+
+def test_bits_of_segments(device):
+    bits = random(3, HIDDEN, device=device).flatten() > 0
+    indptr = torch.tensor([0, 3, 3, 700, 768], dtype=torch.int32, device=device)
+    packed, out_indptr = ops.segment_pack_bits(bits, indptr)
+    expected, expected_indptr = tw.segment_pack_bits(bits, indptr)
+    end = int(out_indptr[-1])
+    assert torch.equal(out_indptr, expected_indptr)
+    assert torch.equal(packed[:end], expected[:end])
+    torch.library.opcheck(torch.ops.tilewright.segment_pack_bits.default, (bits, indptr), test_utils=CHECKS)
 
 
 def test_sample_takes_tensors(device):

@@ -371,7 +371,16 @@ TEST_P(SampleOnCuda, LongRows) {
     args.top_k = 1000;
     args.top_p = 0.7F;
     expect_same_tokens(logits, args);
+    // A short list, alone and behind another filter.
+    for (const FilterOrder order : {FilterOrder::hf, FilterOrder::joint}) {
+      args.top_k = 30;
+      args.min_p = 0.01F;
+      args.order = order;
+      expect_same_tokens(logits, args);
+    }
+    args.order = FilterOrder::hf;
     args.top_k = 0;
+    args.min_p = 0;
     expect_same_tokens(logits, args);
     args.top_p = 1;
     args.steps = 1;

@@ -17,6 +17,11 @@ TW_DEVICE i32 cluster_size() {
 TW_DEVICE void sync_cluster(Site site = Site::here()) {
   emulator::wait_at_cluster_barrier(site);
 }
+// All of it is in the second half.
+TW_DEVICE void arrive_at_cluster() {}
+TW_DEVICE void wait_for_cluster(Site site = Site::here()) {
+  emulator::wait_at_cluster_barrier(site);
+}
 
 template <typename T>
 TW_DEVICE T* remote_address(const T* mine, i32 rank) {
@@ -26,14 +31,9 @@ template <typename T>
 TW_DEVICE void store_remote(T* mine, i32 rank, T value) {
   *remote_address(mine, rank) = value;
 }
-TW_DEVICE u32 load_remote(const u32* mine, i32 rank) {
+template <typename T>
+TW_DEVICE T load_remote(const T* mine, i32 rank) {
   return *remote_address(mine, rank);
-}
-TW_DEVICE u32 fetch_add_remote(u32* mine, i32 rank, u32 value) {
-  return emulator::atomically(remote_address(mine, rank), [=](u32 old) { return old + value; });
-}
-TW_DEVICE void add_remote(u32* mine, i32 rank, u32 value) {
-  fetch_add_remote(mine, rank, value);
 }
 
 }  // namespace tw

@@ -466,6 +466,7 @@ void wait_at_cluster_barrier(Site site) {
   Cluster& cluster = *self->block->cluster;
   const i32 threads = self->block->num_threads * static_cast<i32>(cluster.blocks.size());
   wait_at(cluster.barrier, kClusterBarrier, threads, Point::sync_cluster, site, false);
+  cluster.begun = true;
 }
 
 void* remote_place(const void* mine, u32 bytes, i32 rank) {
@@ -476,6 +477,12 @@ void* remote_place(const void* mine, u32 bytes, i32 rank) {
                      cluster.blocks.size()));
   }
   const Block& block = *cluster.blocks[rank];
+  if (!cluster.begun && &block != self->block) {
+    fail(
+        fmt::format("it accesses the memory of block {} of its cluster, which may not have begun: "
+                    "there was no barrier of the cluster",
+                    rank));
+  }
   if (block.alive == 0) {
     fail(fmt::format("it accesses the memory of block {} of its cluster, which has ended", rank));
   }

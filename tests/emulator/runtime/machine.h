@@ -149,6 +149,7 @@ struct Cluster {
   std::vector<std::unique_ptr<Block>> blocks;
   i32 finished = 0;  // of them
   Barrier barrier;
+  bool begun = false;  // a barrier was passed: so all blocks have begun
 };
 
 struct Block {
