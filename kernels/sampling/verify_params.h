@@ -44,7 +44,7 @@ struct VerifyParams {
   i32 probabilities;  // rows are probabilities, not logits
   i32 requests;
   i32 nodes;
-  i32 drafts;  // draft rows of a request
+  i32 drafts;       // draft rows of a request
   i32 first_token;  // where the token of node 1 is in draft_tokens
   i32 length;
   i32 target_aligned;

@@ -111,8 +111,8 @@ TW_DEVICE RowSummary summarise(const VerifyParams& p, const RowNumbers& numbers,
   const float value = of_order_key(static_cast<u32>(largest >> 32));
   summary.status = nan ? kStatusNan : 0;
   if (p.probabilities != 0) {
-    const u64 mass =
-        sum_of_row(row, [](i32, float q) { return probability_weight(q); }, memory);
+    const u64 mass = sum_of_row(
+        row, [](i32, float q) { return probability_weight(q); }, memory);
     if (mass == 0) {
       summary.certain = 0;
       summary.status |= kStatusNoCandidate;

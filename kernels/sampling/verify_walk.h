@@ -85,11 +85,11 @@ TW_DEVICE void weigh_draft_tokens(const DraftTree& tree, const RequestWorkspace&
     for (; child >= 0; child = tree.sibling(child, good)) {
       const i32 id = tree.token(child, good);
       if (id < 0) continue;
-      workspace.target_weight(child) = weight_of_token<T>(
-          p, false, request, node, id, workspace.target(node), process, allowed);
+      workspace.target_weight(child) =
+          weight_of_token<T>(p, false, request, node, id, workspace.target(node), process, allowed);
       if (p.draft.data == nullptr) continue;
-      workspace.draft_weight(child) = weight_of_token<T>(
-          p, true, request, node, id, workspace.draft(node), process, allowed);
+      workspace.draft_weight(child) =
+          weight_of_token<T>(p, true, request, node, id, workspace.draft(node), process, allowed);
     }
   }
 }
@@ -118,9 +118,9 @@ TW_DEVICE_CALL u64 left_of_entry(const VerifyParams& p, const VerifyMemory& memo
   const u64 target = weight_of_value(memory.target, p.probabilities != 0, id, value);
   if ((target == 0) | (memory.rejected == 0)) return target;
   const bool has_draft = p.draft.data != nullptr;
-  const u64 draft = has_draft ? weight_of_token<T>(p, true, request, node, id, memory.draft,
-                                                   process, nullptr)
-                              : 0;
+  const u64 draft =
+      has_draft ? weight_of_token<T>(p, true, request, node, id, memory.draft, process, nullptr)
+                : 0;
   return left_of_weight(memory, has_draft, id, target, draft);
 }
 
@@ -193,8 +193,7 @@ struct Decision {
     return coin_at(p.final_coins, request, 0);
   }
   TW_DEVICE bool accepts(const TokenPair& pair, u64 weight, u64 mass, u64 coin) const {
-    const bool alone =
-        p.threshold_single < 1 && weight >= threshold_mass(p.threshold_single, mass);
+    const bool alone = p.threshold_single < 1 && weight >= threshold_mass(p.threshold_single, mass);
     return alone || tw::accepts(pair, coin, p.threshold_acc);
   }
 };
@@ -277,7 +276,8 @@ TW_DEVICE void verify_walk(const VerifyParams& p) {
   process_of_entry(p.sample.process, entry, p.sample.vocabulary, memory.sample.bias_filter,
                    memory.sample.process);
   bool good = true;
-  const DraftTree tree{p, request, p.next_token.data == nullptr ? draft_count(p, request, good) : 0};
+  const DraftTree tree{p, request,
+                       p.next_token.data == nullptr ? draft_count(p, request, good) : 0};
   const RequestWorkspace workspace(p, request);
   const Decision decision{p, request, value_of_entry(p.sample.seeds, entry),
                           value_of_entry(p.sample.steps, entry)};
@@ -294,8 +294,7 @@ TW_DEVICE void verify_walk(const VerifyParams& p) {
   for (;;) {
     enter_node(p, workspace, request, node, memory);
     status |= memory.target.status;
-    const i32 child =
-        accepted_child<T>(tree, workspace, decision, node, depth, status, memory);
+    const i32 child = accepted_child<T>(tree, workspace, decision, node, depth, status, memory);
     if (child < 0) break;
     if (tells) store_number(p.tokens, request, depth, tree.token(child, good));
     ++depth;

@@ -34,8 +34,9 @@ void check_draft_token(const VerifyCall& call, std::int64_t request, std::int64_
 
 void check_chain_values(const VerifyCall& call, std::int64_t request) {
   const std::int64_t count = draft_count(call, request);
-  require(count >= 0 && count < call.num_nodes(), "counts of request {} is {}: it must be in [0, {}]",
-          request, count, call.num_nodes() - 1);
+  require(count >= 0 && count < call.num_nodes(),
+          "counts of request {} is {}: it must be in [0, {}]", request, count,
+          call.num_nodes() - 1);
   for (std::int64_t i = 0; i < count; ++i) check_draft_token(call, request, i);
 }
 

@@ -37,14 +37,14 @@ inline std::uint64_t threshold_mass(float threshold, std::uint64_t mass) {
 
 // With the probability min(1, p / q), p over q by weights, or more with a threshold below 1.
 inline bool accepts(const TokenPair& pair, std::uint64_t coin, float threshold_acc) {
-  const Product128 draft =
-      Product128{pair.draft} * threshold_mass(threshold_acc, pair.target_mass);
+  const Product128 draft = Product128{pair.draft} * threshold_mass(threshold_acc, pair.target_mass);
   return share_of(draft, coin) < Product128{pair.target} * pair.draft_mass;
 }
 
 // Bits that the weights of a residual lose, so that their sum fits 64 bits.
 inline int residual_shift(std::uint64_t target_mass, std::uint64_t draft_mass) {
-  return std::max(0, static_cast<int>(std::bit_width(target_mass) + std::bit_width(draft_mass)) - 64);
+  return std::max(0,
+                  static_cast<int>(std::bit_width(target_mass) + std::bit_width(draft_mass)) - 64);
 }
 
 // The token's weight in the residual max(0, p - q).
@@ -62,7 +62,8 @@ inline std::uint64_t probability_weight(float p) {
   return static_cast<std::uint64_t>(std::fmin(p, 1.0F) * static_cast<float>(kWeightOne));
 }
 
-// A caller's uniform number as 64 bits: of [0, 1) exactly, numbers outside as the nearest, NaN as 0.
+// A caller's uniform number as 64 bits: of [0, 1) exactly, numbers outside as the nearest, NaN as
+// 0.
 inline std::uint64_t coin_bits(float coin) {
   if (!(coin > 0)) return 0;
   if (coin >= 1) return ~std::uint64_t{0};

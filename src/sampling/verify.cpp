@@ -42,8 +42,16 @@ void verify_chain(const TensorView& target, const TensorView& draft_tokens,
 void verify_tree(const TensorView& target, const VerifyTree& tree, const VerifyArgs& args,
                  const TensorView& tokens, const TensorView& nodes, const TensorView& accepted) {
   require_defined("tree.next_token", tree.next_token);
-  verify({target, tree.tokens, {}, tree.next_token, tree.next_sibling, args, tokens, nodes,
-          accepted, {}});
+  verify({target,
+          tree.tokens,
+          {},
+          tree.next_token,
+          tree.next_sibling,
+          args,
+          tokens,
+          nodes,
+          accepted,
+          {}});
 }
 
 }  // namespace tilewright

@@ -27,9 +27,8 @@ std::uint64_t mass_of(const std::vector<WeightedToken>& tokens) {
 
 std::vector<WeightedToken>::iterator find_token(std::vector<WeightedToken>& tokens,
                                                 std::int32_t id) {
-  const auto at =
-      std::lower_bound(tokens.begin(), tokens.end(), id,
-                       [](const WeightedToken& a, std::int32_t b) { return a.id < b; });
+  const auto at = std::lower_bound(tokens.begin(), tokens.end(), id,
+                                   [](const WeightedToken& a, std::int32_t b) { return a.id < b; });
   return at != tokens.end() && at->id == id ? at : tokens.end();
 }
 
@@ -117,8 +116,7 @@ std::int64_t VerifyWalk::step_at(std::int64_t depth) const {
 
 bool VerifyWalk::passes_alone(std::int32_t token) const {
   const float threshold = call_->args.threshold_single;
-  return threshold < 1 &&
-         target_.weight_of(token) >= threshold_mass(threshold, target_.mass());
+  return threshold < 1 && target_.weight_of(token) >= threshold_mass(threshold, target_.mass());
 }
 
 bool VerifyWalk::accepts_child(std::int64_t node, std::int64_t child, std::uint32_t tried) {

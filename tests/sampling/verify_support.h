@@ -53,8 +53,8 @@ struct TreeTensors {
   VerifyTree view() const { return {tokens.view(), next_token.view(), next_sibling.view()}; }
 };
 
-// Each node hangs below an earlier one; some belong to no tree. Tokens repeat among siblings now and
-// then.
+// Each node hangs below an earlier one; some belong to no tree. Tokens repeat among siblings now
+// and then.
 inline TreeTensors random_trees(Random& random, std::int64_t requests, std::int64_t nodes,
                                 std::int64_t vocabulary, DType dtype) {
   TreeTensors trees({requests, nodes}, dtype);

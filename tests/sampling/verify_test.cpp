@@ -293,8 +293,8 @@ struct NaiveChain {
         continue;
       }
       left.clear();
-      const int shift = residual_shift(static_cast<std::uint64_t>(p_mass),
-                                       static_cast<std::uint64_t>(q_mass));
+      const int shift =
+          residual_shift(static_cast<std::uint64_t>(p_mass), static_cast<std::uint64_t>(q_mass));
       for (std::size_t id = 0; id < target[i].size(); ++id) {
         const Uint128 p = target[i][id] * q_mass;
         const Uint128 q = draft[i][id] * p_mass;
@@ -329,8 +329,7 @@ TEST(VerifyChain, ProbabilitiesAndCoinsOfTheCaller) {
         const float p =
             random.chance(0.2) ? 0 : static_cast<float>(random.uniform() / std::sqrt(vocabulary));
         rows.set({0, node, i}, i == 0 && p == 0 ? 1e-3F : p);
-        weights.push_back(
-            static_cast<std::uint64_t>(std::ldexp(rows.get({0, node, i}), 40)));
+        weights.push_back(static_cast<std::uint64_t>(std::ldexp(rows.get({0, node, i}), 40)));
       }
       return weights;
     };
@@ -557,8 +556,7 @@ TEST(VerifyTree, Greedy) {
   EXPECT_EQ(tree.next_token.get({0, 0}), 1);
   EXPECT_EQ(tree.next_sibling.get({0, 1}), 2);
   EXPECT_EQ(tree.next_sibling.get({0, 2}), -1);
-  const Tensor target =
-      repeated({{0, 0, 5}, {0, 0, 5}, {5, 0, 0}, {0, 5, 0}, {0, 0, 5}}, 1);
+  const Tensor target = repeated({{0, 0, 5}, {0, 0, 5}, {5, 0, 0}, {0, 5, 0}, {0, 0, 5}}, 1);
   VerifyArgs args;
   args.sampling.temperature = 0;
   VerifyResults results(1, 5);
@@ -632,7 +630,7 @@ TEST(VerifyChain, NeighboursAndThreadsDoNotMatter) {
 
 TEST(VerifyErrors, NameTheArgument) {
   OneChain chain({{0, 1}, {0, 1}}, {1});
-  const auto expect_error = [&](std::initializer_list<std::string> parts,
+  const auto expect_error = [&](const std::vector<std::string>& parts,
                                 const TensorView& counts = {}) {
     expect_error_of(ErrorCode::invalid_argument, parts, [&] { chain.run(counts); });
   };
@@ -665,7 +663,7 @@ TEST(VerifyErrors, Trees) {
   }
   tree.link();
   VerifyResults results(1, 3);
-  const auto expect_error = [&](std::initializer_list<std::string> parts) {
+  const auto expect_error = [&](const std::vector<std::string>& parts) {
     expect_error_of(ErrorCode::invalid_argument, parts, [&] {
       verify_tree(target.view(), tree.view(), {}, results.tokens.view(), results.nodes.view(),
                   results.emitted.view());
