@@ -110,6 +110,14 @@ struct ClusterRow {
     });
   }
 
+  // What the warp of a slot has left in its block.
+  template <typename T>
+  TW_DEVICE T load_of(const T* of_warps, i32 slot) const {
+    return load_remote(of_warps + slot % kClusterWarps, slot / kClusterWarps);
+  }
+  TW_DEVICE i32 slots() const {
+    return blocks * kClusterWarps;
+  }
   // Tells a warp's finding to all blocks.
   template <typename T>
   TW_DEVICE void tell_all(T* slots, T value) const {
@@ -210,7 +218,7 @@ TW_DEVICE Extremes read_row(const ClusterRow& row, const T* logits, bool aligned
   sync_cluster();
   u32 first = 0, last = ~0U;
 #pragma unroll 1
-  for (i32 slot = lane_id(); slot < row.blocks * kClusterWarps; slot += kWarpSize) {
+  for (i32 slot = lane_id(); slot < row.slots(); slot += kWarpSize) {
     first = memory.maxima[slot] > first ? memory.maxima[slot] : first;
     last = memory.minima[slot] < last ? memory.minima[slot] : last;
   }

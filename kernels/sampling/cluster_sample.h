@@ -27,7 +27,7 @@ TW_DEVICE void store_arg_max(const SampleParams& p, i64 index, const ClusterRow&
   sync_cluster();
   if (row.rank != 0 || warp_id() != 0) return;
 #pragma unroll 1
-  for (i32 slot = lane_id(); slot < row.blocks * kClusterWarps; slot += kWarpSize) {
+  for (i32 slot = lane_id(); slot < row.slots(); slot += kWarpSize) {
     const u32 other = static_cast<u32>(memory.totals[slot]);
     best = other < best ? other : best;
   }
@@ -61,7 +61,7 @@ TW_DEVICE void store_draw(const SampleParams& p, i64 index, const ClusterRow& ro
   row.tell_all(memory.totals, sum_of_warp(mine));
   sync_cluster();
   // A lane has neighbouring slots.
-  const i32 slots = row.blocks * kClusterWarps;
+  const i32 slots = row.slots();
   const i32 of_lane = (slots + kWarpSize - 1) / kWarpSize;
   u64 sum = 0;
 #pragma unroll 1
@@ -131,7 +131,7 @@ TW_DEVICE void cluster_sample(const SampleParams& p) {
       read_row(row, static_cast<const T*>(p.logits) + index * p.logits_stride, p.aligned != 0);
   if (tells && p.status != nullptr) {
     u32 nan = 0;
-    for (i32 slot = 0; slot < row.blocks * kClusterWarps; ++slot) nan |= memory.nans[slot];
+    for (i32 slot = 0; slot < row.slots(); ++slot) nan |= memory.nans[slot];
     store_status(p, index,
                  (good ? numbers.status : kStatusBadParameter) | (nan != 0 ? kStatusNan : 0) |
                      (extremes.largest == kInfinity ? kStatusInfinity : 0) |
@@ -150,6 +150,7 @@ TW_DEVICE void cluster_sample(const SampleParams& p) {
   const bool infinite = extremes.largest == kInfinity;
   if (infinite) {
     keep_infinite(row);
+    // What is not infinite is -inf now, and in the last of the bins.
     extremes = {0, -kInfinity, extremes.of_thread == kInfinity ? 0.0F : -kInfinity};
   }
   const WeightScale scale{extremes.largest, scale_of_temperature(numbers.temperature)};
@@ -163,7 +164,7 @@ TW_DEVICE void cluster_sample(const SampleParams& p) {
     // What is kept may be in a short list: then the leader can do the rest.
     Listed listed = {0, kMostListed + 1};
     u64 target = 0;
-    if (counts && !infinite && numbers.top_k <= row.blocks * kClusterWarps / 2) {
+    if (counts && !infinite && numbers.top_k <= row.slots() / 2) {
       listed = list_largest(row, kept, numbers.top_k, turn > 0);
       if (listed.total <= kMostListed && row.rank == 0) gather_listed(row, listed);
     } else if (!counts && !infinite && kept.threshold == -kInfinity && is_peaked(row, scale)) {

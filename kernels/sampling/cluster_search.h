@@ -16,6 +16,12 @@ struct FilterOfRow {
   bool counts;  // one each; else weights
   i32 top_k;    // the target, if it counts
   float top_p;  // else this part of the mass
+
+  // Of all that is measured: filters before this one may have kept less than it asks for.
+  TW_DEVICE u64 target(u64 all) const {
+    const u64 most = static_cast<u64>(top_k);
+    return counts ? (most < all ? most : all) : mass_target(top_p, all);
+  }
 };
 
 // Values, where NaN is beyond no end.
@@ -247,9 +253,7 @@ TW_DEVICE BinsOfEntries guess_window(const ClusterRow& row, const FilterOfRow& f
   turns.clear_other(memory);
   const u64 measure = sum_of_bin(row, filter, bins, sums, filter.counts ? 0 : kRight);
   const BlockSum sum = sum_up_to_thread(memory.of_warps[0], measure);
-  const u64 top_k = static_cast<u64>(filter.top_k);
-  const u64 target = filter.counts ? (top_k < sum.total ? top_k : sum.total)
-                                   : mass_target(filter.top_p, sum.total);
+  const u64 target = filter.target(sum.total);
   // Both what is kept and what is not are told the better the less they are.
   u64 margin = sum.total - target < target ? sum.total - target : target;
   margin = (margin < sum.total / 8 ? margin : sum.total / 8) / 4;
@@ -268,10 +272,9 @@ TW_DEVICE bool find_bin(const ClusterRow& row, const FilterOfRow& filter, const 
                         const BinTurns& turns, bool begins, u64& rest, i32& bin) {
   ClusterMemory& memory = row.memory;
   u64 all = 0, above = 0;
-  if (begins && thread_id() < row.blocks * kClusterWarps) {
-    const i32 block = thread_id() / kClusterWarps, warp = thread_id() % kClusterWarps;
-    all = load_remote(&turns.sums(memory)[0][warp], block);
-    above = load_remote(&turns.sums(memory)[1][warp], block);
+  if (begins && thread_id() < row.slots()) {
+    all = row.load_of(turns.sums(memory)[0], thread_id());
+    above = row.load_of(turns.sums(memory)[1], thread_id());
   }
   const u64 measure = sum_of_bin(row, filter, bins, turns.bins(memory), 0);
   if (thread_id() == 0) memory.num_own = 0;  // all have read it
@@ -286,13 +289,11 @@ TW_DEVICE bool find_bin(const ClusterRow& row, const FilterOfRow& filter, const 
   if (begins) {
     all = above = 0;
 #pragma unroll
-    for (i32 warp = 0; warp < kMostBlocks / 2; ++warp) {
+    for (i32 warp = 0; warp < kSlots / kWarpSize; ++warp) {
       all += memory.of_warps[1][warp];
       above += memory.of_warps[2][warp];
     }
-    const u64 top_k = static_cast<u64>(filter.top_k);
-    // Filters before this one may have kept less.
-    target = filter.counts ? (top_k < all ? top_k : all) : mass_target(filter.top_p, all);
+    target = filter.target(all);
     if (target <= above || target > above + sum.total) return false;
     target -= above;
   }
@@ -340,19 +341,24 @@ TW_DEVICE void list_bin(const ClusterRow& row, const Kept& kept, const BinsOfEnt
 // Of equal values that of the `count` ones with the lowest ids; each warp is told for its own.
 TW_DEVICE Kept keep_ties(const ClusterRow& row, const Kept& kept, float value, u64 count) {
   ClusterMemory& memory = row.memory;
-  u32 mine = 0;
-  row.for_values([&](i32 id, const float(&values)[kEach]) {
+  const auto is_tie = [&](i32 id, float other) {
+    return (other == value) & kept.contains(id, other);
+  };
+  const auto count_of_run = [&](i32 id, const float(&values)[kEach]) {
+    u32 ties = 0;
 #pragma unroll
-    for (i32 j = 0; j < kEach; ++j)
-      mine += (values[j] == value) & kept.contains(id + j, values[j]) ? 1 : 0;
-  });
+    for (i32 j = 0; j < kEach; ++j) ties += is_tie(id + j, values[j]) ? 1 : 0;
+    return ties;
+  };
+  u32 mine = 0;
+  row.for_values([&](i32 id, const float(&values)[kEach]) { mine += count_of_run(id, values); });
   mine = warp_sum(mine);
   if (lane_id() == 0) memory.ties[warp_of_thread()] = mine;
   sync_cluster();
   u32 before = 0;
 #pragma unroll 1
   for (i32 slot = lane_id(); slot < row.slot(); slot += kWarpSize)
-    before += load_remote(&memory.ties[slot % kClusterWarps], slot / kClusterWarps);
+    before += row.load_of(memory.ties, slot);
   before = warp_sum(before);
   if (before + mine <= count) return {value, kept.threshold == value ? kept.last_tie : kLastId};
   if (before >= count) return {value, -1};
@@ -360,10 +366,7 @@ TW_DEVICE Kept keep_ties(const ClusterRow& row, const Kept& kept, float value, u
   i32 last = -1;
   row.for_values([&](i32 id, const float(&values)[kEach]) {
     if (rest == 0) return;
-    u32 of_run = 0;
-#pragma unroll
-    for (i32 j = 0; j < kEach; ++j)
-      of_run += (values[j] == value) & kept.contains(id + j, values[j]) ? 1 : 0;
+    const u32 of_run = count_of_run(id, values);
     const u32 up_to = static_cast<u32>(sum_up_to_lane(u64{of_run}));
     const u32 total = shuffle(up_to, kWarpSize - 1);
     if (total < rest) {
@@ -375,7 +378,7 @@ TW_DEVICE Kept keep_ties(const ClusterRow& row, const Kept& kept, float value, u
     i32 found = -1;
 #pragma unroll
     for (i32 j = 0; j < kEach; ++j) {
-      if ((values[j] == value) & kept.contains(id + j, values[j])) {
+      if (is_tie(id + j, values[j])) {
         if (left == 1) found = id + j;
         --left;
       }
@@ -430,10 +433,9 @@ TW_DEVICE Kept apply_filter(const ClusterRow& row, const FilterOfRow& filter, co
     }
     u32 first = 0, last = ~0U;
 #pragma unroll 1
-    for (i32 slot = lane_id(); slot < row.blocks * kClusterWarps; slot += kWarpSize) {
-      const i32 block = slot / kClusterWarps, warp = slot % kClusterWarps;
-      const u32 other_first = load_remote(&memory.first[warp], block);
-      const u32 other_last = load_remote(&memory.last[warp], block);
+    for (i32 slot = lane_id(); slot < row.slots(); slot += kWarpSize) {
+      const u32 other_first = row.load_of(memory.first, slot);
+      const u32 other_last = row.load_of(memory.last, slot);
       first = other_first > first ? other_first : first;
       last = other_last < last ? other_last : last;
     }
@@ -453,7 +455,7 @@ TW_DEVICE Kept apply_filter(const ClusterRow& row, const FilterOfRow& filter, co
 // at most the number of warps.
 TW_DEVICE float low_of_warps(const ClusterRow& row, i32 k) {
   ClusterMemory& memory = row.memory;
-  const i32 slots = row.blocks * kClusterWarps;
+  const i32 slots = row.slots();
   if (thread_id() < slots) {
     const u32 mine = memory.maxima[thread_id()];
     i32 before = 0;
@@ -495,7 +497,7 @@ TW_DEVICE Listed list_largest(const ClusterRow& row, const Kept& kept, i32 k, bo
 // of the warps' largest tokens have less than 2^-12 of the largest one's weight.
 TW_DEVICE bool is_peaked(const ClusterRow& row, const WeightScale& scale) {
   constexpr i32 kOctaves = 12;
-  const i32 slots = row.blocks * kClusterWarps;
+  const i32 slots = row.slots();
   u32 low = 0;
 #pragma unroll 1
   for (i32 slot = lane_id(); slot < slots; slot += kWarpSize)
@@ -509,7 +511,7 @@ TW_DEVICE Listed list_top_p(const ClusterRow& row, float top_p, const WeightScal
                             bool listed_before, u64& target) {
   ClusterMemory& memory = row.memory;
   begin_list(row, listed_before);
-  const float low = low_of_warps(row, row.blocks * kClusterWarps / 2);
+  const float low = low_of_warps(row, row.slots() / 2);
   u64 all = 0;
   row.for_values([&](i32 id, const float(&values)[kEach]) {
     bool some = false;
@@ -527,10 +529,7 @@ TW_DEVICE Listed list_top_p(const ClusterRow& row, float top_p, const WeightScal
   const Listed listed = count_listed(row);
   target = 0;
   if (listed.total > kMostListed) return listed;
-  const i32 warps = row.blocks * kClusterWarps;
-  all = thread_id() >= warps
-            ? 0
-            : load_remote(&memory.masses[thread_id() % kClusterWarps], thread_id() / kClusterWarps);
+  all = thread_id() < row.slots() ? row.load_of(memory.masses, thread_id()) : 0;
   gather_listed(row, listed);
   const u64 weight = thread_id() < listed.total
                          ? token_weight(value_of_entry(memory.listed[thread_id()]), scale)

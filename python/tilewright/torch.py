@@ -127,6 +127,13 @@ def _(
     return out, q.new_empty((tokens, heads) if return_lse else (0,), dtype=torch.float32)
 
 
+# What operators give that have an output like their first argument, but for its dtype where they are told one, the only
+# argument that is one.
+def _like_first(x: Tensor, *arguments: object, **named: object) -> Tensor:
+    dtypes = [a for a in (*arguments, *named.values()) if isinstance(a, torch.dtype)]
+    return x.new_empty(x.shape, dtype=dtypes[0] if dtypes else x.dtype)
+
+
 # An fp8 output is scaled by a tensor, which a step may change, or by nothing.
 def _output(out_dtype: torch.dtype | None, out_scale: Tensor | None) -> dict[str, object]:
     return {"out_dtype": out_dtype, "out_scale": 1.0 if out_scale is None else out_scale}
@@ -145,16 +152,7 @@ def rms_norm(
     return _tilewright.rms_norm(x, weight, eps, weight_offset=weight_offset, **_output(out_dtype, out_scale))
 
 
-@rms_norm.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor,
-    eps: float = 1e-6,
-    weight_offset: float = 0.0,
-    out_dtype: torch.dtype | None = None,
-    out_scale: Tensor | None = None,
-) -> Tensor:
-    return x.new_empty(x.shape, dtype=out_dtype)
+rms_norm.register_fake(_like_first)
 
 
 @torch.library.custom_op("tilewright::fused_add_rms_norm", mutates_args=("residual",))
@@ -172,17 +170,7 @@ def fused_add_rms_norm(
                                           **_output(out_dtype, out_scale))  # fmt: skip
 
 
-@fused_add_rms_norm.register_fake
-def _(
-    x: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    eps: float = 1e-6,
-    weight_offset: float = 0.0,
-    out_dtype: torch.dtype | None = None,
-    out_scale: Tensor | None = None,
-) -> Tensor:
-    return x.new_empty(x.shape, dtype=out_dtype)
+fused_add_rms_norm.register_fake(_like_first)
 
 
 @torch.library.custom_op("tilewright::layer_norm", mutates_args=())
@@ -198,16 +186,7 @@ def layer_norm(
     return _tilewright.layer_norm(x, weight, bias, eps, **_output(out_dtype, out_scale))
 
 
-@layer_norm.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    out_dtype: torch.dtype | None = None,
-    out_scale: Tensor | None = None,
-) -> Tensor:
-    return x.new_empty(x.shape, dtype=out_dtype)
+layer_norm.register_fake(_like_first)
 
 
 @torch.library.custom_op("tilewright::apply_rope", mutates_args=())
@@ -219,11 +198,7 @@ def apply_rope(
                                   interleaved=interleaved)  # fmt: skip
 
 
-@apply_rope.register_fake
-def _(
-    x: Tensor, positions: Tensor, dim: int = 0, theta: float = 10000.0, position_scale: float = 1.0, interleaved: bool = False
-) -> Tensor:
-    return x.new_empty(x.shape)
+apply_rope.register_fake(_like_first)
 
 
 @torch.library.custom_op("tilewright::apply_rope_with_cos_sin_cache", mutates_args=())
@@ -234,9 +209,7 @@ def apply_rope_with_cos_sin_cache(
     return _tilewright.apply_rope_with_cos_sin_cache(x, positions, cos_sin_cache, interleaved=interleaved)
 
 
-@apply_rope_with_cos_sin_cache.register_fake
-def _(x: Tensor, positions: Tensor, cos_sin_cache: Tensor, interleaved: bool = False) -> Tensor:
-    return x.new_empty(x.shape)
+apply_rope_with_cos_sin_cache.register_fake(_like_first)
 
 
 @torch.library.custom_op("tilewright::apply_rope_and_write_kv_cache", mutates_args=("k_cache", "v_cache"))
@@ -286,9 +259,7 @@ def apply_rope_and_write_kv_cache(
     )
 
 
-@apply_rope_and_write_kv_cache.register_fake
-def _(q: Tensor, *_arguments: object, **_named: object) -> Tensor:
-    return q.new_empty(q.shape)
+apply_rope_and_write_kv_cache.register_fake(_like_first)
 
 
 @torch.library.custom_op("tilewright::pack_bits", mutates_args=())

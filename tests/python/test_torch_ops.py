@@ -104,6 +104,7 @@ def test_fake_kernels(device):
         (attention, (heads, [cache[:, 0], cache[:, 1]], layer.name, 0.1, 1.0, 1.0, None, "NHD", True)),
         (torch.ops.tilewright.rms_norm.default, (x, weight)),
         (torch.ops.tilewright.fused_add_rms_norm.default, (x, residual, weight)),
+        (torch.ops.tilewright.rms_norm.default, (x, weight, 1e-5, 1.0, x.dtype)),
         (torch.ops.tilewright.layer_norm.default, (x, weight)),
         (torch.ops.tilewright.layer_norm.default, (x, weight, weight)),
         (rope_and_write, (heads, kv_heads, kv_heads, positions, cache[:, 0], cache[:, 1], slots)),
