@@ -26,7 +26,7 @@ struct VerifyParams {
   SampleParams sample;  // what it says of rows is of requests; no logits, tokens and status
   NodeRows target;      // [requests, nodes, vocabulary]
   NodeRows draft;       // or null
-  NodeRows allowed;     // u32: a bit a token; or null
+  NodeRows allowed;     // of logits, u32: a bit a token; or null
   RequestTable draft_tokens;
   RequestTable next_token;  // null: a chain
   RequestTable next_sibling;

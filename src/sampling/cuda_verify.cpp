@@ -27,8 +27,8 @@ const jit::KernelHandle& handle_of(VerifyKernel kernel, DType target) {
   };
   // Never destroyed: threads may verify while the process ends.
   static const auto* const rows = new Handles(VerifyKernel::rows);
-  static const auto* const walk = new Handles(VerifyKernel::walk);
-  const Handles& handles = kernel == VerifyKernel::rows ? *rows : *walk;
+  static const auto* const requests = new Handles(VerifyKernel::requests);
+  const Handles& handles = kernel == VerifyKernel::rows ? *rows : *requests;
   return handles
       .of[std::find(std::begin(kDTypes), std::end(kDTypes), target) - std::begin(kDTypes)];
 }
@@ -51,7 +51,7 @@ std::int64_t verify_workspace_size(std::int64_t requests, std::int64_t positions
 }
 
 std::string verify_kernel_name(VerifyKernel kernel, DType target) {
-  return fmt::format("verify_{}_{}", kernel == VerifyKernel::rows ? "rows" : "walk",
+  return fmt::format("verify_{}_{}", kernel == VerifyKernel::rows ? "rows" : "requests",
                      device_type_name(target));
 }
 
@@ -66,17 +66,16 @@ jit::KernelSource verify_kernel_source(VerifyKernel kernel, DType target) {
       "#include \"sampling/verify_{0}.h\"\n"
       "using namespace tw;\n"
       "TW_KERNEL TW_LAUNCH_BOUNDS({1}, 1) {2}(TW_PARAMETER VerifyParams params) {{\n"
-      "  verify_{3}<{4}>(params);\n"
+      "  verify_{0}<{3}>(params);\n"
       "}}\n",
-      rows ? "row" : "walk", kThreads, source.name, rows ? "rows" : "walk",
-      device_type_name(target));
+      rows ? "rows" : "requests", kThreads, source.name, device_type_name(target));
   return source;
 }
 
 std::vector<jit::KernelSource> verify_kernel_sources() {
   std::vector<jit::KernelSource> sources;
   for (const DType dtype : kDTypes) {
-    for (const VerifyKernel kernel : {VerifyKernel::rows, VerifyKernel::walk})
+    for (const VerifyKernel kernel : {VerifyKernel::rows, VerifyKernel::requests})
       sources.push_back(verify_kernel_source(kernel, dtype));
   }
   return sources;
@@ -92,7 +91,8 @@ CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall
                       .params;
   params.target = node_rows(call.target);
   params.draft = node_rows(args.draft);
-  params.allowed = node_rows(args.allowed);
+  // Probabilities are used as they are.
+  if (args.input == VerifyInput::logits) params.allowed = node_rows(args.allowed);
   params.draft_tokens = request_table(call.draft_tokens);
   params.next_token = request_table(call.next_token);
   params.next_sibling = request_table(call.next_sibling);
@@ -128,7 +128,7 @@ CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall
 }
 
 void verify_on_cuda(const VerifyCall& call) {
-  for (const VerifyKernel kernel : {VerifyKernel::rows, VerifyKernel::walk}) {
+  for (const VerifyKernel kernel : {VerifyKernel::rows, VerifyKernel::requests}) {
     const CudaLaunch<tw::VerifyParams> launch = verify_launch(kernel, call);
     if (launch.grid == 0) return;
     handle_of(kernel, call.target.dtype)

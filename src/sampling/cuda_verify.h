@@ -14,7 +14,7 @@
 
 namespace tilewright {
 
-enum class VerifyKernel : std::uint8_t { rows, walk };
+enum class VerifyKernel : std::uint8_t { rows, requests };
 
 // "verify_rows_bf16": the entry point, and the name in reports.
 std::string verify_kernel_name(VerifyKernel kernel, DType target);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Exact arithmetic of speculative verification: weights and masses are integers, so what a coin
-// decides is no matter of rounding, and the same on every backend (kernels/sampling/residual.h).
+// decides is no matter of rounding, and the same on every backend (kernels/sampling/rejection.h).
 #pragma once
 
 #include <algorithm>

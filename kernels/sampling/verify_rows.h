@@ -3,7 +3,7 @@
 // summary, by which the weight of any token is found.
 #pragma once
 
-#include "sampling/residual.h"
+#include "sampling/rejection.h"
 #include "sampling/row_numbers.h"
 #include "sampling/sample.h"
 #include "sampling/verify_params.h"
@@ -45,7 +45,7 @@ TW_DEVICE const T* logits_of(const NodeRows& rows, i64 request, i32 node) {
   return static_cast<const T*>(rows.data) + request * rows.request_stride + node * rows.node_stride;
 }
 
-// Masks of nodes, in the place of those of requests; probabilities are not masked.
+// Masks of nodes, in the place of those of requests.
 TW_DEVICE bool has_masks(const VerifyParams& p) {
   return p.allowed.data != nullptr;
 }

@@ -3,7 +3,7 @@
 // along accepted draft tokens, as docs/speculative.md says, with the results of the CPU.
 #pragma once
 
-#include "sampling/verify_row.h"
+#include "sampling/verify_rows.h"
 
 namespace tw {
 
@@ -263,7 +263,7 @@ TW_DEVICE void store_end(const VerifyParams& p, i64 request, i32 depth, i32 toke
 
 // A block has a request.
 template <typename T>
-TW_DEVICE void verify_walk(const VerifyParams& p) {
+TW_DEVICE void verify_requests(const VerifyParams& p) {
   VerifyMemory& memory = *reinterpret_cast<VerifyMemory*>(shared_memory());
   const i64 request = block_id();
   const bool tells = thread_id() == 0;
