@@ -29,6 +29,7 @@ void bind_norms(nb::module_& m);
 void bind_pack_bits(nb::module_& m);
 void bind_ops(nb::module_& m);
 void bind_sampling(nb::module_& m);
+void bind_speculative(nb::module_& m);
 void bind_jit(nb::module_& m);
 void bind_kernel_choice(nb::module_& m);
 
