@@ -204,6 +204,39 @@ TEST_F(ChainDistribution, IsTheTargets) {
   }
 }
 
+// The first token by the definition in float64, with a mistake in what a rejection draws from: the
+// test above has draws enough to see it.
+TEST_F(ChainDistribution, AWrongResidualWouldShow) {
+  enum class Mistake { none, not_normalised, target_itself, other_way_round };
+  const std::vector<double> p = softmax(target_rows_[0], 1);
+  const std::vector<double> q = softmax(draft_rows_[0], 1);
+  const auto first_tokens = [&](Mistake mistake) {
+    Random random(9);
+    std::vector<double> residual(p.size());
+    double mass = 0;
+    for (std::size_t i = 0; i < p.size(); ++i) {
+      residual[i] = mistake == Mistake::target_itself     ? p[i]
+                    : mistake == Mistake::other_way_round ? std::max(0.0, q[i] - p[i])
+                                                          : std::max(0.0, p[i] - q[i]);
+      mass += residual[i];
+    }
+    if (mistake == Mistake::not_normalised) mass = 1;
+    for (double& weight : residual) weight /= mass;
+    std::vector<int> counts(kVocabulary);
+    for (std::int64_t r = 0; r < kRequests; ++r) {
+      const auto x = static_cast<std::size_t>(draw_from(random, q));
+      const bool accepted = random.uniform() * q[x] < p[x];
+      ++counts[accepted ? x : static_cast<std::size_t>(draw_from(random, residual))];
+    }
+    return counts;
+  };
+  EXPECT_LT(chi_square_sigmas(first_tokens(Mistake::none), p), 4);
+  for (const Mistake mistake :
+       {Mistake::not_normalised, Mistake::target_itself, Mistake::other_way_round}) {
+    EXPECT_GT(chi_square_sigmas(first_tokens(mistake), p), 8);
+  }
+}
+
 TEST_F(ChainDistribution, ThresholdsChangeIt) {
   VerifyArgs args;
   args.threshold_acc = 0.7F;
