@@ -47,14 +47,25 @@ struct VerifyParams {
   i32 drafts;       // draft rows of a request
   i32 first_token;  // where the token of node 1 is in draft_tokens
   i32 length;
+  i32 chunk;  // tokens of a chunk of a row
   i32 target_aligned;
   i32 draft_aligned;
 };
 
+// Rows that are read by chunks have at most so many: one for each lane of a warp.
+inline constexpr i32 kChunks = 32;
+inline constexpr i32 kChunkThreads = 256;
+inline constexpr i32 kChunkStep = kChunkThreads * 16;  // a chunk is a multiple of it
+
 // Of the workspace, in numbers of 64 bits: of each node summaries of its target and its draft row,
-// its token's weights in its parent's rows, and two numbers of a rejection.
+// its token's weights in its parent's rows, two numbers of a rejection, and what chunks of both
+// rows have found; of each request what is left in chunks where it ends, and where that is.
 inline constexpr i32 kSummaryWords = 9;
-inline constexpr i32 kNodeWords = 2 * kSummaryWords + 4;
+inline constexpr i32 kNodeWords = 2 * kSummaryWords + 4 + 4 * kChunks;
+inline constexpr i32 kRequestWords = kChunks + 2;
+
+// Of kernels that read chunks.
+inline constexpr i32 kChunkSharedBytes = kChunkThreads / 32 * 8;
 
 // Of the kernel that walks: what it has in shared memory besides SampleMemory.
 inline constexpr i32 kVerifySharedBytes = kSampleSharedBytes + 256;

@@ -19,13 +19,23 @@ struct RowSummary {
 };
 static_assert(sizeof(RowSummary) <= kSummaryWords * sizeof(u64));
 
+// Where a request's chain ends: the node, -1 if its slot is out of range; whether a token was
+// rejected there; how many chunks of the row have been looked at.
+struct ChainEnd {
+  i32 node;
+  i32 rejected;
+  i32 chunks;
+};
+static_assert(sizeof(ChainEnd) <= 2 * sizeof(u64));
+
 // Where a request's parts of the workspace are.
 struct RequestWorkspace {
   u64* words;
   i32 nodes;
 
   TW_DEVICE RequestWorkspace(const VerifyParams& p, i64 request)
-      : words(static_cast<u64*>(p.workspace) + request * p.nodes * kNodeWords), nodes(p.nodes) {}
+      : words(static_cast<u64*>(p.workspace) + request * (p.nodes * kNodeWords + kRequestWords)),
+        nodes(p.nodes) {}
 
   TW_DEVICE RowSummary& target(i32 node) const {
     return *reinterpret_cast<RowSummary*>(words + node * kSummaryWords);
@@ -38,6 +48,16 @@ struct RequestWorkspace {
   // residual_shift() of it; without: the token.
   TW_DEVICE u64* rejections() const { return &target_weight(2 * nodes); }
   TW_DEVICE u64* shifts() const { return rejections() + nodes; }
+  // Of each chunk of a row; verify_chunks.h says what.
+  TW_DEVICE u64* maxima(bool draft, i32 node) const {
+    return shifts() + nodes + (draft ? nodes + node : node) * kChunks;
+  }
+  TW_DEVICE u64* masses(bool draft, i32 node) const {
+    return maxima(draft, node) + 2 * nodes * kChunks;
+  }
+  // Of the row where the request ends.
+  TW_DEVICE u64* left() const { return words + nodes * kNodeWords; }
+  TW_DEVICE ChainEnd& end() const { return *reinterpret_cast<ChainEnd*>(left() + kChunks); }
 };
 
 template <typename T>

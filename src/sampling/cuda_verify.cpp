@@ -5,32 +5,67 @@
 
 #include <algorithm>
 #include <iterator>
+#include <memory>
 
 #include "base/checks.h"
 #include "jit/kernel_handle.h"
+#include "sampling/chunks.h"
 #include "sampling/cuda_sample.h"
 
 namespace tilewright {
 namespace {
 
-constexpr std::int32_t kThreads = 512;
-
 constexpr DType kDTypes[] = {DType::f32, DType::f16, DType::bf16};
 
+// The name is also that of the device function.
+struct KernelTraits {
+  const char* name;
+  const char* header;
+  std::int32_t threads;
+  std::int32_t blocks;  // that an SM has room for
+  std::int32_t shared_bytes;
+};
+constexpr KernelTraits kTraits[kVerifyKernels] = {
+    {"rows", "verify_rows", 512, 1, tw::kSampleSharedBytes},
+    {"requests", "verify_requests", 512, 1, tw::kVerifySharedBytes},
+    {"maxima", "verify_chunks", tw::kChunkThreads, 4, tw::kChunkSharedBytes},
+    {"masses", "verify_chunks", tw::kChunkThreads, 4, tw::kChunkSharedBytes},
+    {"decisions", "verify_draws", tw::kChunkThreads, 1, tw::kSampleSharedBytes},
+    {"draws", "verify_draws", tw::kChunkThreads, 3, tw::kVerifySharedBytes},
+};
+
+const KernelTraits& traits_of(VerifyKernel kernel) {
+  return kTraits[static_cast<int>(kernel)];
+}
+
 const jit::KernelHandle& handle_of(VerifyKernel kernel, DType target) {
-  struct Handles {
-    jit::KernelHandle of[3];
-    explicit Handles(VerifyKernel kernel)
-        : of{jit::KernelHandle(verify_kernel_source(kernel, kDTypes[0])),
-             jit::KernelHandle(verify_kernel_source(kernel, kDTypes[1])),
-             jit::KernelHandle(verify_kernel_source(kernel, kDTypes[2]))} {}
-  };
+  using Handles = std::vector<std::unique_ptr<jit::KernelHandle>>;
   // Never destroyed: threads may verify while the process ends.
-  static const auto* const rows = new Handles(VerifyKernel::rows);
-  static const auto* const requests = new Handles(VerifyKernel::requests);
-  const Handles& handles = kernel == VerifyKernel::rows ? *rows : *requests;
-  return handles
-      .of[std::find(std::begin(kDTypes), std::end(kDTypes), target) - std::begin(kDTypes)];
+  static const auto* const handles = [] {
+    auto* all = new Handles;
+    for (const jit::KernelSource& source : verify_kernel_sources())
+      all->push_back(std::make_unique<jit::KernelHandle>(source));
+    return all;
+  }();
+  const auto dtype = std::find(std::begin(kDTypes), std::end(kDTypes), target) - kDTypes;
+  return *(*handles)[static_cast<std::size_t>(dtype * kVerifyKernels + static_cast<int>(kernel))];
+}
+
+// Whether target and draft are weighed as they are, which is known without what tensors on the GPU
+// hold.
+bool is_unfiltered(const VerifyCall& call) {
+  if (call.args.input == VerifyInput::probabilities) return true;
+  const SamplingArgs& args = call.args.sampling;
+  const auto is = [](const PerRow<float>& argument, bool off) {
+    return !argument.tensor.defined() && off;
+  };
+  const bool processed = call.args.allowed.defined() || args.allowed.defined() ||
+                         args.bias_ids.defined() || args.output_counts.defined() ||
+                         args.prompt_bits.defined();
+  return !processed && !args.top_k.tensor.defined() &&
+         (args.top_k.value <= 0 || args.top_k.value >= call.vocabulary()) &&
+         is(args.top_p, args.top_p.value >= 1) && is(args.min_p, args.min_p.value <= 0) &&
+         is(args.typical_p, args.typical_p.value <= 0 || args.typical_p.value >= 1);
 }
 
 tw::NodeRows node_rows(const TensorView& rows) {
@@ -47,36 +82,46 @@ tw::RequestTable request_table(const TensorView& table) {
 std::int64_t verify_workspace_size(std::int64_t requests, std::int64_t positions) {
   require(requests >= 0, "requests is {}: it must not be negative", requests);
   require(positions >= 0, "positions is {}: it must not be negative", positions);
-  return requests * positions * tw::kNodeWords;
+  return requests * (positions * tw::kNodeWords + tw::kRequestWords);
+}
+
+std::span<const VerifyKernel> verify_kernels(const VerifyCall& call) {
+  static constexpr VerifyKernel kFiltered[] = {VerifyKernel::rows, VerifyKernel::requests};
+  static constexpr VerifyKernel kUnfiltered[] = {VerifyKernel::maxima, VerifyKernel::masses,
+                                                 VerifyKernel::decisions, VerifyKernel::draws};
+  if (call.is_tree() || !is_unfiltered(call)) return kFiltered;
+  // Probabilities need no largest one.
+  const bool logits = call.args.input == VerifyInput::logits;
+  return std::span(kUnfiltered).subspan(logits ? 0 : 1);
 }
 
 std::string verify_kernel_name(VerifyKernel kernel, DType target) {
-  return fmt::format("verify_{}_{}", kernel == VerifyKernel::rows ? "rows" : "requests",
-                     device_type_name(target));
+  return fmt::format("verify_{}_{}", traits_of(kernel).name, device_type_name(target));
 }
 
 jit::KernelSource verify_kernel_source(VerifyKernel kernel, DType target) {
-  const bool rows = kernel == VerifyKernel::rows;
+  const KernelTraits& traits = traits_of(kernel);
   jit::KernelSource source;
   source.name = verify_kernel_name(kernel, target);
   source.entries = {source.name};
-  source.budget.max_registers = 65536 / kThreads;
-  source.shared_bytes = rows ? tw::kSampleSharedBytes : tw::kVerifySharedBytes;
+  source.budget.max_registers = 65536 / traits.threads / traits.blocks;
+  source.shared_bytes = traits.shared_bytes;
   source.source = fmt::format(
-      "#include \"sampling/verify_{0}.h\"\n"
+      "#include \"sampling/{0}.h\"\n"
       "using namespace tw;\n"
-      "TW_KERNEL TW_LAUNCH_BOUNDS({1}, 1) {2}(TW_PARAMETER VerifyParams params) {{\n"
-      "  verify_{0}<{3}>(params);\n"
+      "TW_KERNEL TW_LAUNCH_BOUNDS({1}, {2}) {3}(TW_PARAMETER VerifyParams params) {{\n"
+      "  verify_{4}<{5}>(params);\n"
       "}}\n",
-      rows ? "rows" : "requests", kThreads, source.name, device_type_name(target));
+      traits.header, traits.threads, traits.blocks, source.name, traits.name,
+      device_type_name(target));
   return source;
 }
 
 std::vector<jit::KernelSource> verify_kernel_sources() {
   std::vector<jit::KernelSource> sources;
   for (const DType dtype : kDTypes) {
-    for (const VerifyKernel kernel : {VerifyKernel::rows, VerifyKernel::requests})
-      sources.push_back(verify_kernel_source(kernel, dtype));
+    for (int kernel = 0; kernel < kVerifyKernels; ++kernel)
+      sources.push_back(verify_kernel_source(static_cast<VerifyKernel>(kernel), dtype));
   }
   return sources;
 }
@@ -115,20 +160,35 @@ CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall
   params.length = cuda_count(call.tokens.shape[1], "tokens");
   params.target_aligned = has_aligned_runs(call.target) ? 1 : 0;
   params.draft_aligned = args.draft.defined() && has_aligned_runs(args.draft) ? 1 : 0;
-  launch.block = kThreads;
-  if (kernel == VerifyKernel::rows) {
-    const std::int64_t rows = call.num_nodes() + params.drafts;
-    launch.grid = cuda_count(call.requests() * rows, "rows");
-    launch.shared_bytes = tw::kSampleSharedBytes;
-  } else {
-    launch.grid = params.requests;
-    launch.shared_bytes = tw::kVerifySharedBytes;
+  const std::int64_t rows = call.requests() * (call.num_nodes() + params.drafts);
+  const std::int64_t steps =
+      divide_up(call.vocabulary(), std::int64_t{tw::kChunks} * tw::kChunkStep);
+  params.chunk = static_cast<std::int32_t>(steps * tw::kChunkStep);
+  const std::int64_t chunks = divide_up(call.vocabulary(), std::int64_t{params.chunk});
+  const KernelTraits& traits = traits_of(kernel);
+  launch.block = traits.threads;
+  launch.shared_bytes = traits.shared_bytes;
+  switch (kernel) {
+    case VerifyKernel::rows:
+      launch.grid = cuda_count(rows, "rows");
+      break;
+    case VerifyKernel::requests:
+    case VerifyKernel::decisions:
+      launch.grid = params.requests;
+      break;
+    case VerifyKernel::maxima:
+    case VerifyKernel::masses:
+      launch.grid = cuda_count(rows * chunks, "chunks of rows");
+      break;
+    case VerifyKernel::draws:
+      launch.grid = cuda_count(call.requests() * chunks, "chunks of rows");
+      break;
   }
   return launch;
 }
 
 void verify_on_cuda(const VerifyCall& call) {
-  for (const VerifyKernel kernel : {VerifyKernel::rows, VerifyKernel::requests}) {
+  for (const VerifyKernel kernel : verify_kernels(call)) {
     const CudaLaunch<tw::VerifyParams> launch = verify_launch(kernel, call);
     if (launch.grid == 0) return;
     handle_of(kernel, call.target.dtype)

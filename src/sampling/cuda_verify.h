@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Speculative verification on CUDA: one kernel filters all rows of target and draft, a block a row;
-// behind it another one walks along the draft tokens, a block a request.
+// Speculative verification on CUDA. In general one kernel filters all rows of target and draft, a
+// block a row, and another one walks along the draft tokens, a block a request. Chains on whose
+// rows no filter acts have kernels of their own, which read rows by chunks.
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,7 +16,11 @@
 
 namespace tilewright {
 
-enum class VerifyKernel : std::uint8_t { rows, requests };
+enum class VerifyKernel : std::uint8_t { rows, requests, maxima, masses, decisions, draws };
+inline constexpr int kVerifyKernels = 6;
+
+// Those of a call, in their order.
+std::span<const VerifyKernel> verify_kernels(const VerifyCall& call);
 
 // "verify_rows_bf16": the entry point, and the name in reports.
 std::string verify_kernel_name(VerifyKernel kernel, DType target);

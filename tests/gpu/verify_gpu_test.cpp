@@ -39,19 +39,21 @@ struct RequestParameters {
     steps.gpu.upload({});
   }
 
-  void give(bool processed, SamplingArgs& cpu, SamplingArgs& gpu) const {
+  // Without filters chains have kernels of their own.
+  void give(bool filtered, bool processed, SamplingArgs& cpu, SamplingArgs& gpu) const {
     const auto both = [&](auto member, const Mirror& mirror) {
       cpu.*member = mirror.host.view();
       gpu.*member = mirror.gpu.view();
     };
     both(&SamplingArgs::temperature, temperature);
+    both(&SamplingArgs::seeds, seeds);
+    both(&SamplingArgs::steps, steps);
+    both(&SamplingArgs::slots, slots);
+    if (!filtered) return;
     both(&SamplingArgs::top_k, top_k);
     both(&SamplingArgs::top_p, top_p);
     both(&SamplingArgs::min_p, min_p);
     both(&SamplingArgs::typical_p, typical_p);
-    both(&SamplingArgs::seeds, seeds);
-    both(&SamplingArgs::steps, steps);
-    both(&SamplingArgs::slots, slots);
     if (!processed) return;
     const auto table = [&](auto member, const Tensor& host, const OnGpu& on_gpu) {
       cpu.*member = host.view();
@@ -135,7 +137,7 @@ struct MirroredArgs {
 
   MirroredArgs(Random& random, const RequestParameters& parameters, const MirroredRows& rows,
                const MirroredResults& results, bool probabilities) {
-    parameters.give(random.chance(0.3), cpu.sampling, gpu.sampling);
+    parameters.give(random.chance(0.5), random.chance(0.5), cpu.sampling, gpu.sampling);
     const bool with_draft = random.chance(0.6);
     const float threshold = random.pick({1.0F, 1.0F, 0.3F});
     for (VerifyArgs* args : {&cpu, &gpu}) {
@@ -155,7 +157,7 @@ struct MirroredArgs {
 TEST_F(VerifyOnGpu, Chains) {
   Random random(1);
   constexpr std::int64_t kDrafts = 4;
-  for (int round = 0; round < 24; ++round) {
+  for (int round = 0; round < 40; ++round) {
     SCOPED_TRACE(round);
     const std::int64_t vocabulary = random.pick<std::int64_t>({3, 33, 1000, 1003, 32003});
     const bool probabilities = random.chance(0.25);
@@ -224,7 +226,7 @@ TEST_F(VerifyOnGpu, LongRows) {
     }
   }
   drafts.gpu.upload({});
-  for (int round = 0; round < 4; ++round) {
+  for (int round = 0; round < 8; ++round) {
     SCOPED_TRACE(round);
     MirroredResults results(3);
     const MirroredArgs args(random, parameters, rows, results, false);

@@ -153,7 +153,7 @@ def test_given_outputs(target, draft_tokens):
 
 
 def test_workspace_size():
-    assert verify_workspace_size(2, 9) == 9 * verify_workspace_size(2, 1) > 0
+    assert verify_workspace_size(2, 9) == 2 * verify_workspace_size(1, 9) > verify_workspace_size(2, 1) > 0
     with pytest.raises(ValueError, match="requests is -1"):
         verify_workspace_size(-1, 1)
 
