@@ -134,8 +134,8 @@ TW_DEVICE void verify_maxima(const VerifyParams& p) {
       nan ? all : all & ~kEntryNan;
 }
 
-// What is known of a row of logits but for its mass, by what its chunks have found. By a warp's
-// lanes together.
+// What is known of a row of logits but for its mass, by the largest entries of its chunks. By a
+// warp's lanes together.
 TW_DEVICE RowSummary summary_of_maxima(const VerifyParams& p, i64 entry, const u64* maxima) {
   const u64 mine = lane_id() < chunks_of_row(p) ? maxima[lane_id()] : kEntryNan;
   const bool nan = any_of_warp((lane_id() < chunks_of_row(p)) & ((mine & kEntryNan) != 0));
@@ -162,6 +162,20 @@ TW_DEVICE RowSummary summary_of_maxima(const VerifyParams& p, i64 entry, const u
   return summary;
 }
 
+// The row's first chunk tells the summary, too.
+TW_DEVICE void store_mass(const RequestWorkspace& workspace, const Chunk& chunk, u64 mass,
+                          const RowSummary& summary) {
+  workspace.masses(chunk.draft, chunk.node)[chunk.index] = mass;
+  if (chunk.index == 0)
+    (chunk.draft ? workspace.draft(chunk.node) : workspace.target(chunk.node)) = summary;
+}
+
+// Of a row on which no filter acts.
+TW_DEVICE u64 weight_of_logit(float logit, bool infinite, const WeightScale& scale) {
+  if (infinite) return logit == kInfinity ? u64{1} << kWeightBits : 0;
+  return converted_weight(logit, scale);
+}
+
 // The second one: the sum of the weights of each chunk, and of the first one of a row its summary.
 template <typename T>
 TW_DEVICE void verify_masses(const VerifyParams& p) {
@@ -183,21 +197,15 @@ TW_DEVICE void verify_masses(const VerifyParams& p) {
     nan = any_of_block(nan);
   } else {
     summary = summary_of_maxima(p, entry, workspace.maxima(chunk.draft, chunk.node));
-    const WeightScale scale = summary.filtered.of_draw;
-    if (summary.infinite != 0) {
-      for_chunk<T>(p, chunk, [&](i32, float logit) {
-        sum += logit == kInfinity ? token_weight(0, scale) : 0;
-      });
-    } else if (summary.certain < 0) {
+    if (summary.certain < 0) {
+      const bool infinite = summary.infinite != 0;
+      const WeightScale scale = summary.filtered.of_draw;
       for_chunk<T>(p, chunk,
-                   [&](i32, float logit) { sum += token_weight(clean_logit(logit), scale); });
+                   [&](i32, float logit) { sum += weight_of_logit(logit, infinite, scale); });
     }
   }
   sum = sum_of_chunk(sum, of_warps);
-  if (thread_id() != 0) return;
-  workspace.masses(chunk.draft, chunk.node)[chunk.index] = sum | (nan ? kMassNan : 0);
-  if (chunk.index == 0)
-    (chunk.draft ? workspace.draft(chunk.node) : workspace.target(chunk.node)) = summary;
+  if (thread_id() == 0) store_mass(workspace, chunk, sum | (nan ? kMassNan : 0), summary);
 }
 
 }  // namespace tw

@@ -131,7 +131,8 @@ std::vector<jit::KernelSource> kernels_of_ops(const std::string& arch) {
   for (const CudaOpKernel& kernel : common_op_kernels()) sources.push_back(kernel_source(kernel));
   for (jit::KernelSource& source : sample_kernel_sources(arch))
     sources.push_back(std::move(source));
-  for (jit::KernelSource& source : verify_kernel_sources()) sources.push_back(std::move(source));
+  for (jit::KernelSource& source : verify_kernel_sources(arch))
+    sources.push_back(std::move(source));
   return sources;
 }
 

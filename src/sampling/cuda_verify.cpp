@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "base/checks.h"
+#include "cuda/device.h"
 #include "jit/kernel_handle.h"
 #include "sampling/chunks.h"
 #include "sampling/cuda_sample.h"
@@ -30,6 +31,7 @@ constexpr KernelTraits kTraits[kVerifyKernels] = {
     {"requests", "verify_requests", 512, 1, tw::kVerifySharedBytes},
     {"maxima", "verify_chunks", tw::kChunkThreads, 4, tw::kChunkSharedBytes},
     {"masses", "verify_chunks", tw::kChunkThreads, 4, tw::kChunkSharedBytes},
+    {"cluster", "verify_cluster", tw::kChunkThreads, 4, tw::kChunkSharedBytes},
     {"decisions", "verify_draws", tw::kChunkThreads, 1, tw::kSampleSharedBytes},
     {"draws", "verify_draws", tw::kChunkThreads, 3, tw::kVerifySharedBytes},
 };
@@ -43,8 +45,11 @@ const jit::KernelHandle& handle_of(VerifyKernel kernel, DType target) {
   // Never destroyed: threads may verify while the process ends.
   static const auto* const handles = [] {
     auto* all = new Handles;
-    for (const jit::KernelSource& source : verify_kernel_sources())
-      all->push_back(std::make_unique<jit::KernelHandle>(source));
+    for (const DType dtype : kDTypes) {
+      for (int i = 0; i < kVerifyKernels; ++i)
+        all->push_back(std::make_unique<jit::KernelHandle>(
+            verify_kernel_source(static_cast<VerifyKernel>(i), dtype)));
+    }
     return all;
   }();
   const auto dtype = std::find(std::begin(kDTypes), std::end(kDTypes), target) - kDTypes;
@@ -85,14 +90,22 @@ std::int64_t verify_workspace_size(std::int64_t requests, std::int64_t positions
   return requests * (positions * tw::kNodeWords + tw::kRequestWords);
 }
 
-std::span<const VerifyKernel> verify_kernels(const VerifyCall& call) {
+VerifyKernels verify_kernels(const std::string& arch, const VerifyCall& call) {
   static constexpr VerifyKernel kFiltered[] = {VerifyKernel::rows, VerifyKernel::requests};
   static constexpr VerifyKernel kUnfiltered[] = {VerifyKernel::maxima, VerifyKernel::masses,
                                                  VerifyKernel::decisions, VerifyKernel::draws};
-  if (call.is_tree() || !is_unfiltered(call)) return kFiltered;
+  static constexpr VerifyKernel kClusters[] = {VerifyKernel::cluster, VerifyKernel::decisions,
+                                               VerifyKernel::draws};
+  const std::int64_t vocabulary = call.vocabulary();
+  const std::int64_t steps = divide_up(vocabulary, std::int64_t{tw::kChunks} * tw::kChunkStep);
+  const auto chunk = static_cast<std::int32_t>(steps * tw::kChunkStep);
+  if (call.is_tree() || !is_unfiltered(call)) return {kFiltered, chunk};
   // Probabilities need no largest one.
-  const bool logits = call.args.input == VerifyInput::logits;
-  return std::span(kUnfiltered).subspan(logits ? 0 : 1);
+  if (call.args.input == VerifyInput::probabilities)
+    return {std::span(kUnfiltered).subspan(1), chunk};
+  const bool clusters = has_clusters(arch) && vocabulary <= tw::kMostBlocks * tw::kClusterChunk;
+  if (clusters) return {kClusters, tw::kClusterChunk};
+  return {kUnfiltered, chunk};
 }
 
 std::string verify_kernel_name(VerifyKernel kernel, DType target) {
@@ -106,6 +119,7 @@ jit::KernelSource verify_kernel_source(VerifyKernel kernel, DType target) {
   source.entries = {source.name};
   source.budget.max_registers = 65536 / traits.threads / traits.blocks;
   source.shared_bytes = traits.shared_bytes;
+  source.large_clusters = kernel == VerifyKernel::cluster;
   source.source = fmt::format(
       "#include \"sampling/{0}.h\"\n"
       "using namespace tw;\n"
@@ -117,16 +131,20 @@ jit::KernelSource verify_kernel_source(VerifyKernel kernel, DType target) {
   return source;
 }
 
-std::vector<jit::KernelSource> verify_kernel_sources() {
+std::vector<jit::KernelSource> verify_kernel_sources(const std::string& arch) {
   std::vector<jit::KernelSource> sources;
   for (const DType dtype : kDTypes) {
-    for (int kernel = 0; kernel < kVerifyKernels; ++kernel)
-      sources.push_back(verify_kernel_source(static_cast<VerifyKernel>(kernel), dtype));
+    for (int i = 0; i < kVerifyKernels; ++i) {
+      const auto kernel = static_cast<VerifyKernel>(i);
+      if (kernel != VerifyKernel::cluster || has_clusters(arch))
+        sources.push_back(verify_kernel_source(kernel, dtype));
+    }
   }
   return sources;
 }
 
-CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall& call) {
+CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall& call,
+                                           std::int32_t chunk) {
   const VerifyArgs& args = call.args;
   CudaLaunch<tw::VerifyParams> launch;
   tw::VerifyParams& params = launch.params;
@@ -161,10 +179,8 @@ CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall
   params.target_aligned = has_aligned_runs(call.target) ? 1 : 0;
   params.draft_aligned = args.draft.defined() && has_aligned_runs(args.draft) ? 1 : 0;
   const std::int64_t rows = call.requests() * (call.num_nodes() + params.drafts);
-  const std::int64_t steps =
-      divide_up(call.vocabulary(), std::int64_t{tw::kChunks} * tw::kChunkStep);
-  params.chunk = static_cast<std::int32_t>(steps * tw::kChunkStep);
-  const std::int64_t chunks = divide_up(call.vocabulary(), std::int64_t{params.chunk});
+  const std::int64_t chunks = divide_up(call.vocabulary(), std::int64_t{chunk});
+  params.chunk = chunk;
   const KernelTraits& traits = traits_of(kernel);
   launch.block = traits.threads;
   launch.shared_bytes = traits.shared_bytes;
@@ -176,6 +192,9 @@ CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall
     case VerifyKernel::decisions:
       launch.grid = params.requests;
       break;
+    case VerifyKernel::cluster:
+      launch.cluster = static_cast<std::int32_t>(chunks);
+      [[fallthrough]];
     case VerifyKernel::maxima:
     case VerifyKernel::masses:
       launch.grid = cuda_count(rows * chunks, "chunks of rows");
@@ -188,14 +207,18 @@ CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall
 }
 
 void verify_on_cuda(const VerifyCall& call) {
-  for (const VerifyKernel kernel : verify_kernels(call)) {
-    const CudaLaunch<tw::VerifyParams> launch = verify_launch(kernel, call);
+  const std::int32_t device = call.target.device.index;
+  const VerifyKernels kernels = verify_kernels(cuda::device(device).arch, call);
+  for (const VerifyKernel kernel : kernels.list) {
+    const CudaLaunch<tw::VerifyParams> launch = verify_launch(kernel, call, kernels.chunk);
     if (launch.grid == 0) return;
+    const bool cluster = kernel == VerifyKernel::cluster;
     handle_of(kernel, call.target.dtype)
-        .on(call.target.device.index)
+        .on(device)
         .launch({.grid = static_cast<unsigned>(launch.grid),
                  .block = static_cast<unsigned>(launch.block),
-                 .shared_bytes = static_cast<unsigned>(launch.shared_bytes)},
+                 .shared_bytes = static_cast<unsigned>(launch.shared_bytes),
+                 .cluster = cluster ? static_cast<unsigned>(launch.cluster) : 0},
                 call.args.sampling.stream, launch.params);
   }
 }

@@ -16,19 +16,33 @@
 
 namespace tilewright {
 
-enum class VerifyKernel : std::uint8_t { rows, requests, maxima, masses, decisions, draws };
-inline constexpr int kVerifyKernels = 6;
+enum class VerifyKernel : std::uint8_t {
+  rows,
+  requests,
+  maxima,
+  masses,
+  cluster,
+  decisions,
+  draws
+};
+inline constexpr int kVerifyKernels = 7;
 
-// Those of a call, in their order.
-std::span<const VerifyKernel> verify_kernels(const VerifyCall& call);
+// Those of a call on an architecture, in their order.
+struct VerifyKernels {
+  std::span<const VerifyKernel> list;
+  std::int32_t chunk;  // tokens of a chunk of a row
+};
+VerifyKernels verify_kernels(const std::string& arch, const VerifyCall& call);
 
 // "verify_rows_bf16": the entry point, and the name in reports.
 std::string verify_kernel_name(VerifyKernel kernel, DType target);
 jit::KernelSource verify_kernel_source(VerifyKernel kernel, DType target);
-std::vector<jit::KernelSource> verify_kernel_sources();
+// Those that an architecture has.
+std::vector<jit::KernelSource> verify_kernel_sources(const std::string& arch);
 
 // Of a call that has been checked.
-CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall& call);
+CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall& call,
+                                           std::int32_t chunk);
 
 void verify_on_cuda(const VerifyCall& call);
 

@@ -7,6 +7,7 @@
 #include "runtime/launch.h"
 #include "sampling/cuda_verify.h"
 #include "sampling/process_support.h"
+#include "sampling/verify_cluster.h"
 #include "sampling/verify_draws.h"
 #include "sampling/verify_requests.h"
 #include "sampling/verify_support.h"
@@ -25,16 +26,22 @@ Kernel kernel_of(VerifyKernel kernel) {
       [](tw::VerifyParams p) { tw::verify_requests<T>(p); },
       [](tw::VerifyParams p) { tw::verify_maxima<T>(p); },
       [](tw::VerifyParams p) { tw::verify_masses<T>(p); },
+      [](tw::VerifyParams p) { tw::verify_cluster<T>(p); },
       [](tw::VerifyParams p) { tw::verify_decisions<T>(p); },
       [](tw::VerifyParams p) { tw::verify_draws<T>(p); }};
   return kKernels[static_cast<int>(kernel)];
 }
 
-constexpr VerifyKernel kGeneral[] = {VerifyKernel::rows, VerifyKernel::requests};
+// What a GPU of an architecture launches; "": what all calls may have.
+VerifyKernels kernels_on(const std::string& arch, const VerifyCall& call) {
+  static constexpr VerifyKernel kGeneral[] = {VerifyKernel::rows, VerifyKernel::requests};
+  return arch.empty() ? VerifyKernels{kGeneral, tw::kChunkStep} : verify_kernels(arch, call);
+}
 
-void emulate(const VerifyCall& call, std::span<const VerifyKernel> kernels, std::uint64_t seed) {
-  for (const VerifyKernel kernel : kernels) {
-    const CudaLaunch<tw::VerifyParams> launch = verify_launch(kernel, call);
+void emulate(const VerifyCall& call, const std::string& arch, std::uint64_t seed) {
+  const VerifyKernels kernels = kernels_on(arch, call);
+  for (const VerifyKernel kernel : kernels.list) {
+    const CudaLaunch<tw::VerifyParams> launch = verify_launch(kernel, call, kernels.chunk);
     const Kernel function = call.target.dtype == DType::f32   ? kernel_of<float>(kernel)
                             : call.target.dtype == DType::f16 ? kernel_of<tw::f16>(kernel)
                                                               : kernel_of<tw::bf16>(kernel);
@@ -42,6 +49,7 @@ void emulate(const VerifyCall& call, std::span<const VerifyKernel> kernels, std:
                          {.grid = launch.grid,
                           .block = launch.block,
                           .shared_bytes = launch.shared_bytes,
+                          .cluster = launch.cluster,
                           .seed = seed},
                          launch.params);
   }
@@ -70,8 +78,7 @@ struct Inputs {
     return results;
   }
 
-  // By the kernels of the call, or by those of any.
-  VerifyResults emulated(std::uint64_t seed = 1, bool general = false) const {
+  VerifyResults emulated(const std::string& arch = "sm_80", std::uint64_t seed = 1) const {
     const std::int64_t requests = target.shape()[0];
     VerifyResults results(requests, length, DType::i64);
     Tensor workspace(DType::i64, {verify_workspace_size(requests, target.shape()[1])});
@@ -90,7 +97,7 @@ struct Inputs {
                              chain ? none : results.nodes.view(),
                              results.emitted.view(),
                              chain ? results.accepted.view() : none};
-    emulate(call, general ? kGeneral : verify_kernels(call), seed);
+    emulate(call, arch, seed);
     EXPECT_TRUE(workspace.guards_intact());
     return results;
   }
@@ -98,9 +105,9 @@ struct Inputs {
 
 void expect_same(const Inputs& inputs, std::uint64_t seed = 1) {
   const VerifyResults expected = inputs.on_cpu();
-  for (const bool general : {false, true}) {
-    SCOPED_TRACE(general ? "kernels of any call" : "kernels of this call");
-    const VerifyResults got = inputs.emulated(seed, general);
+  for (const char* arch : {"", "sm_80", "sm_90a"}) {
+    SCOPED_TRACE(arch);
+    const VerifyResults got = inputs.emulated(arch, seed);
     for (std::int64_t r = 0; r < inputs.target.shape()[0]; ++r) {
       ASSERT_EQ(got.tokens_of(r), expected.tokens_of(r)) << "request " << r;
       ASSERT_EQ(got.emitted.get({r}), expected.emitted.get({r})) << "request " << r;
@@ -379,9 +386,12 @@ TEST(VerifyKernels, AreChosenByWhatActsOnRows) {
   inputs.drafts = Tensor(DType::i32, {1, 1});
   const VerifyCall call = {
       inputs.target.view(), inputs.drafts.view(), {}, {}, {}, inputs.args, {}, {}, {}, {}};
-  const auto first = [&] { return verify_kernels(call).front(); };
+  const auto first = [&](const char* arch = "sm_80") {
+    return verify_kernels(arch, call).list.front();
+  };
   SamplingArgs& sampling = inputs.args.sampling;
   EXPECT_EQ(first(), VerifyKernel::maxima);
+  EXPECT_EQ(first("sm_90a"), VerifyKernel::cluster);
   sampling.top_k = 100;
   sampling.temperature = 0.5F;
   EXPECT_EQ(first(), VerifyKernel::maxima);
@@ -402,10 +412,26 @@ TEST(VerifyKernels, AreChosenByWhatActsOnRows) {
   EXPECT_EQ(first(), VerifyKernel::rows);
 }
 
+// By a conversion, also of NaN and of what weighs nothing.
+TEST(VerifyKernels, ConvertedWeightsAreTheWeights) {
+  Random random(6);
+  for (int i = 0; i < 20000; ++i) {
+    const auto largest = static_cast<float>(random.normal());
+    const tw::WeightScale scale = {largest, tw::scale_of_temperature(random.pick({1.0F, 0.3F}))};
+    const auto logit = static_cast<float>(largest - std::abs(random.normal()) * 12);
+    ASSERT_EQ(tw::converted_weight(logit, scale), tw::token_weight(logit, scale)) << logit;
+  }
+  const tw::WeightScale scale = {2, tw::scale_of_temperature(1)};
+  EXPECT_EQ(tw::converted_weight(2, scale), std::uint64_t{1} << tw::kWeightBits);
+  EXPECT_EQ(tw::converted_weight(NAN, scale), 0U);
+  EXPECT_EQ(tw::converted_weight(-INFINITY, scale), 0U);
+}
+
 TEST(VerifyKernels, OneOfEachForEveryDType) {
   EXPECT_EQ(verify_kernel_name(VerifyKernel::rows, DType::bf16), "verify_rows_bf16");
   EXPECT_EQ(verify_kernel_name(VerifyKernel::requests, DType::f32), "verify_requests_float");
-  EXPECT_EQ(verify_kernel_sources().size(), 18U);
+  EXPECT_EQ(verify_kernel_sources("sm_80").size(), 18U);
+  EXPECT_EQ(verify_kernel_sources("sm_90a").size(), 21U);
 }
 
 }  // namespace
