@@ -89,6 +89,19 @@ inline Tensor random_rows(Random& random, RowKind kind, const Extents& shape, DT
   return rows;
 }
 
+// Rows [1, nodes, vocabulary] that are the same for all requests.
+inline Tensor repeated(const std::vector<Row>& rows, std::int64_t requests) {
+  const auto nodes = static_cast<std::int64_t>(rows.size());
+  const auto vocabulary = static_cast<std::int64_t>(rows[0].size());
+  Tensor tensor(DType::f32, {requests, nodes, vocabulary}, {0, vocabulary, 1});
+  for (std::int64_t node = 0; node < nodes; ++node) {
+    for (std::int64_t i = 0; i < vocabulary; ++i) {
+      tensor.set({0, node, i}, rows[static_cast<std::size_t>(node)][static_cast<std::size_t>(i)]);
+    }
+  }
+  return tensor;
+}
+
 // Draft rows near the target's, so that some tokens are accepted: a mean of both.
 inline void pull_towards(const Tensor& target, Tensor& draft, double share) {
   for (std::int64_t r = 0; r < draft.shape()[0]; ++r) {
