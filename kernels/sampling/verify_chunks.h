@@ -143,7 +143,6 @@ TW_DEVICE RowSummary summary_of_maxima(const VerifyParams& p, i64 entry, const u
   const float value = of_order_key(static_cast<u32>(largest >> 32));
   const RowNumbers numbers = numbers_of_entry(p.sample, entry);
   RowSummary summary{};
-  summary.mass = 1;
   summary.certain = -1;
   summary.status = numbers.status | (nan ? kStatusNan : 0) |
                    (value == kInfinity ? kStatusInfinity : 0) |
@@ -159,10 +158,12 @@ TW_DEVICE RowSummary summary_of_maxima(const VerifyParams& p, i64 entry, const u
     summary.infinite = infinite ? 1 : 0;
     summary.filtered = {all, all, {scale, 0}, 0, scale};
   }
+  if (summary.certain >= 0) summary.mass = 1;
   return summary;
 }
 
-// The row's first chunk tells the summary, too.
+// The row's first chunk tells the summary, too: with a mass of 0 where those of chunks are to be
+// added up.
 TW_DEVICE void store_mass(const RequestWorkspace& workspace, const Chunk& chunk, u64 mass,
                           const RowSummary& summary) {
   workspace.masses(chunk.draft, chunk.node)[chunk.index] = mass;
@@ -185,7 +186,6 @@ TW_DEVICE void verify_masses(const VerifyParams& p) {
   if (!find_chunk(p, chunk) || !find_entry(p.sample, chunk.request, entry)) return;
   const RequestWorkspace workspace(p, chunk.request);
   RowSummary summary{};
-  summary.mass = 1;
   summary.certain = -1;
   u64 sum = 0;
   bool nan = false;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Speculative verification of chains behind verify_masses(): a block decides for a request, then
-// blocks have chunks of the row where its chain ends, and the last of them draws.
+// Speculative verification of chains, behind summaries of their rows: a block decides for a
+// request, then blocks have chunks of the row where its chain ends, and the last of them draws.
 #pragma once
 
 #include "sampling/verify_chunks.h"
@@ -8,7 +8,7 @@
 
 namespace tw {
 
-// Adds up what chunks have found: a warp has a row.
+// Adds up what chunks have found, where they have: a warp has a row.
 TW_DEVICE void add_masses(const VerifyParams& p, const RequestWorkspace& workspace, i32 count) {
   const i32 rows = p.draft.data != nullptr ? 2 * count + 1 : count + 1;
 #pragma unroll 1
@@ -16,7 +16,7 @@ TW_DEVICE void add_masses(const VerifyParams& p, const RequestWorkspace& workspa
     const bool draft = row > count;
     const i32 node = draft ? row - count - 1 : row;
     RowSummary& summary = draft ? workspace.draft(node) : workspace.target(node);
-    if (summary.certain >= 0) continue;
+    if (summary.mass != 0) continue;
     const u64 mine = lane_id() < chunks_of_row(p) ? workspace.masses(draft, node)[lane_id()] : 0;
     const bool nan = any_of_warp((mine & kMassNan) != 0);
     const u64 mass = sum_of_warp(mine & ~kMassNan);
@@ -31,7 +31,7 @@ TW_DEVICE void add_masses(const VerifyParams& p, const RequestWorkspace& workspa
   }
 }
 
-// The third one: what is accepted of a request's draft tokens.
+// What is accepted of a request's draft tokens.
 template <typename T>
 TW_DEVICE void verify_decisions(const VerifyParams& p) {
   SampleMemory& memory = *reinterpret_cast<SampleMemory*>(shared_memory());
@@ -40,17 +40,16 @@ TW_DEVICE void verify_decisions(const VerifyParams& p) {
   const RequestWorkspace workspace(p, request);
   i64 entry;
   if (!find_entry(p.sample, request, entry)) {
-    if (tells) {
-      store_end(p, request, 0, 0, 0, kStatusSlot);
-      workspace.end() = {-1, -1, 0};
-    }
+    if (tells) store_end(p, request, 0, 0, 0, kStatusSlot);
     return;
   }
   bool good = true;
   const DraftTree tree{p, request, draft_count(p, request, good)};
   const Decision decision{p, request, value_of_entry(p.sample.seeds, entry),
                           value_of_entry(p.sample.steps, entry)};
-  if (tells) memory.process = {};
+  process_of_entry(p.sample.process, entry, p.sample.vocabulary, memory.bias_filter,
+                   memory.process);
+  if (tells && has_masks(p)) memory.process.allowed = nullptr;
   add_masses(p, workspace, tree.count);
   sync_block();
   weigh_draft_tokens<T>(tree, workspace, memory.process);
@@ -85,7 +84,7 @@ TW_DEVICE void verify_decisions(const VerifyParams& p) {
   store_end(p, request, depth, -1, all, status);
 }
 
-// The last one: the token behind the accepted ones.
+// The token behind the accepted ones.
 template <typename T>
 TW_DEVICE void verify_draws(const VerifyParams& p) {
   VerifyMemory& memory = *reinterpret_cast<VerifyMemory*>(shared_memory());
@@ -93,23 +92,26 @@ TW_DEVICE void verify_draws(const VerifyParams& p) {
   const i64 request = block_id() / chunks;
   const RequestWorkspace workspace(p, request);
   const ChainEnd end = workspace.end();
-  if (end.node < 0) return;
+  i64 entry;
+  if (!find_entry(p.sample, request, entry)) return;
+  process_of_entry(p.sample.process, entry, p.sample.vocabulary, memory.sample.bias_filter,
+                   memory.sample.process);
   enter_node(p, workspace, request, end.node, memory);
   if (thread_id() == 0) {
     memory.rejections = workspace.rejections();
     memory.shifts = workspace.shifts();
     memory.rejected = end.rejected;
-    memory.sample.process = {};
   }
   sync_block();
-  RowOfLogits<T> row = target_row<T>(p, request, end.node, memory);
-  const auto left = [&](i32 id, float value) {
-    return left_of_entry<T>(p, memory, request, end.node, id, value);
+  const RowOfLogits<T> row = target_row<T>(p, request, end.node, memory);
+  const auto left = [&](i32 id, float logit) {
+    if (row.processed) logit = process_logit(row.process, id, logit);
+    return left_of_entry<T>(p, memory, request, end.node, id, row.value(logit));
   };
   Chunk chunk{request, end.node, false, 0, 0, 0};
   place_chunk(p, block_id() % chunks, chunk);
   u64 sum = 0;
-  for_chunk<T>(p, chunk, [&](i32 id, float logit) { sum += left(id, row.value(logit)); });
+  for_chunk<T>(p, chunk, [&](i32 id, float logit) { sum += left(id, logit); });
   sum = sum_of_chunk(sum, memory.sample.of_warps);
   if (thread_id() == 0) {
     workspace.left()[chunk.index] = sum;
@@ -119,36 +121,33 @@ TW_DEVICE void verify_draws(const VerifyParams& p) {
   sync_block();
   if (memory.sample.result[0] == 0) return;
   const u64* sums = workspace.left();
-  u64 bits = ~u64{0};  // of a sum
   u64 total = 0;
 #pragma unroll 1
   for (i32 i = 0; i < chunks; ++i) total += sums[i];
+  const Decision decision{p, request, value_of_entry(p.sample.seeds, entry),
+                          value_of_entry(p.sample.steps, entry)};
+  const u64 coin = decision.final_coin(end.node);
+  u64 rest = multiply_high(coin, total);
+  i32 index = 0;
+#pragma unroll 1
+  while (index < chunks && rest >= sums[index]) rest -= sums[index++];
+  place_chunk(p, index, chunk);
   if (total == 0) {
-    // The difference is below a unit: target and draft are the same.
+    // The difference is below a unit: target and draft are the same, and all of the row is walked.
+    rest = multiply_high(coin, memory.target.mass);
+    chunk.begin = 0;
+    chunk.end = p.sample.vocabulary;
     sync_block();
     if (thread_id() == 0) memory.rejected = 0;
     sync_block();
-    sums = workspace.masses(false, end.node);
-    bits = ~kMassNan;
-    total = memory.target.mass;
   }
-  i64 entry;
-  find_entry(p.sample, request, entry);
-  const Decision decision{p, request, value_of_entry(p.sample.seeds, entry),
-                          value_of_entry(p.sample.steps, entry)};
-  u64 rest = multiply_high(decision.final_coin(end.node), total);
-  i32 token = memory.target.certain;
-  if (token < 0) {
-    i32 index = 0;
-#pragma unroll 1
-    while (rest >= (sums[index] & bits)) rest -= sums[index++] & bits;
-    place_chunk(p, index, chunk);
-    row.logits += chunk.begin;
-    row.count = chunk.end - chunk.begin;
-    token = chunk.begin + locate(
-                              row, [&](i32 i, float value) { return left(chunk.begin + i, value); },
-                              [&](u64) { return rest; }, memory.sample);
-  }
+  // As logits are: what is done to them goes by their ids in the whole row.
+  const RowOfLogits<T> part{
+      row.logits + chunk.begin, chunk.end - chunk.begin, row.aligned, false, row.process, false};
+  const i32 token = locate(
+                        part, [&](i32 i, float logit) { return left(chunk.begin + i, logit); },
+                        [&](u64) { return rest; }, memory.sample) +
+                    chunk.begin;
   if (thread_id() == 0) store_number(p.tokens, request, end.node, token);
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Speculative verification of a request by a block, behind verify_rows(): the walk from the root
-// along accepted draft tokens, as docs/speculative.md says, with the results of the CPU.
+// Speculative verification of a tree by a block, behind verify_rows(): the walk from the root along
+// accepted draft tokens, as docs/speculative.md says, with the results of the CPU.
 #pragma once
 
 #include "sampling/draft_tree.h"
@@ -124,16 +124,6 @@ TW_DEVICE i32 accepted_child(const DraftTree& tree, const RequestWorkspace& work
   return child;
 }
 
-// How many draft tokens of a chain from `node` on would be accepted, each one by itself.
-TW_DEVICE i32 count_accepted(const DraftTree& tree, const RequestWorkspace& workspace,
-                             const Decision& decision, i32 node) {
-  i32 accepted = 0;
-#pragma unroll 1
-  for (; node < tree.count; ++node)
-    accepted += accepts_next(tree, workspace, decision, node) ? 1 : 0;
-  return accepted;
-}
-
 // A block has a request.
 template <typename T>
 TW_DEVICE void verify_requests(const VerifyParams& p) {
@@ -148,13 +138,11 @@ TW_DEVICE void verify_requests(const VerifyParams& p) {
   }
   process_of_entry(p.sample.process, entry, p.sample.vocabulary, memory.sample.bias_filter,
                    memory.sample.process);
-  bool good = true;
-  const DraftTree tree{p, request,
-                       p.next_token.data == nullptr ? draft_count(p, request, good) : 0};
+  const DraftTree tree{p, request, 0};
   const RequestWorkspace workspace(p, request);
   const Decision decision{p, request, value_of_entry(p.sample.seeds, entry),
                           value_of_entry(p.sample.steps, entry)};
-  u32 status = good ? 0 : kStatusBadParameter;
+  u32 status = 0;
   if (tells) {
     memory.rejections = workspace.rejections();
     memory.shifts = workspace.shifts();
@@ -169,6 +157,7 @@ TW_DEVICE void verify_requests(const VerifyParams& p) {
     status |= memory.target.status;
     const i32 child = accepted_child<T>(tree, workspace, decision, node, depth, status, memory);
     if (child < 0) break;
+    bool good;
     if (tells) store_number(p.tokens, request, depth, tree.token(child, good));
     ++depth;
     node = child;
@@ -180,10 +169,7 @@ TW_DEVICE void verify_requests(const VerifyParams& p) {
       [&](i32 id, float value) { return left_of_entry<T>(p, memory, request, node, id, value); },
       // floor(coin / 2^64 * total) is uniform in [0, total).
       [&](u64 total) { return multiply_high(coin, total); }, memory.sample);
-  if (!tells) return;
-  const i32 others =
-      p.accepted.data == nullptr ? 0 : count_accepted(tree, workspace, decision, depth + 1);
-  store_end(p, request, depth, token, depth + others, status);
+  if (tells) store_end(p, request, depth, token, depth, status);
 }
 
 }  // namespace tw

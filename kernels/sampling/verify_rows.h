@@ -19,8 +19,8 @@ struct RowSummary {
 };
 static_assert(sizeof(RowSummary) <= kSummaryWords * sizeof(u64));
 
-// Where a request's chain ends: the node, -1 if its slot is out of range; whether a token was
-// rejected there; how many chunks of the row have been looked at.
+// Where a request's chain ends: the node; whether a token was rejected there; how many chunks of
+// the row have been looked at.
 struct ChainEnd {
   i32 node;
   i32 rejected;

@@ -91,7 +91,9 @@ std::int64_t verify_workspace_size(std::int64_t requests, std::int64_t positions
 }
 
 VerifyKernels verify_kernels(const std::string& arch, const VerifyCall& call) {
-  static constexpr VerifyKernel kFiltered[] = {VerifyKernel::rows, VerifyKernel::requests};
+  static constexpr VerifyKernel kTrees[] = {VerifyKernel::rows, VerifyKernel::requests};
+  static constexpr VerifyKernel kFiltered[] = {VerifyKernel::rows, VerifyKernel::decisions,
+                                               VerifyKernel::draws};
   static constexpr VerifyKernel kUnfiltered[] = {VerifyKernel::maxima, VerifyKernel::masses,
                                                  VerifyKernel::decisions, VerifyKernel::draws};
   static constexpr VerifyKernel kClusters[] = {VerifyKernel::cluster, VerifyKernel::decisions,
@@ -99,7 +101,8 @@ VerifyKernels verify_kernels(const std::string& arch, const VerifyCall& call) {
   const std::int64_t vocabulary = call.vocabulary();
   const std::int64_t steps = divide_up(vocabulary, std::int64_t{tw::kChunks} * tw::kChunkStep);
   const auto chunk = static_cast<std::int32_t>(steps * tw::kChunkStep);
-  if (call.is_tree() || !is_unfiltered(call)) return {kFiltered, chunk};
+  if (call.is_tree()) return {kTrees, chunk};
+  if (!is_unfiltered(call)) return {kFiltered, chunk};
   // Probabilities need no largest one.
   if (call.args.input == VerifyInput::probabilities)
     return {std::span(kUnfiltered).subspan(1), chunk};

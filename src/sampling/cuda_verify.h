@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Speculative verification on CUDA. In general one kernel filters all rows of target and draft, a
-// block a row, and another one walks along the draft tokens, a block a request. Chains on whose
-// rows no filter acts have kernels of their own, which read rows by chunks.
+// Speculative verification on CUDA: kernels that filter and sum rows of target and draft, then
+// kernels that test draft tokens and draw. Chains on whose rows no filter acts have rows read by
+// chunks, or on Hopper by a cluster each; others have a block a row.
 #pragma once
 
 #include <cstdint>

@@ -32,14 +32,9 @@ Kernel kernel_of(VerifyKernel kernel) {
   return kKernels[static_cast<int>(kernel)];
 }
 
-// What a GPU of an architecture launches; "": what all calls may have.
-VerifyKernels kernels_on(const std::string& arch, const VerifyCall& call) {
-  static constexpr VerifyKernel kGeneral[] = {VerifyKernel::rows, VerifyKernel::requests};
-  return arch.empty() ? VerifyKernels{kGeneral, tw::kChunkStep} : verify_kernels(arch, call);
-}
-
+// As a GPU of an architecture would.
 void emulate(const VerifyCall& call, const std::string& arch, std::uint64_t seed) {
-  const VerifyKernels kernels = kernels_on(arch, call);
+  const VerifyKernels kernels = verify_kernels(arch, call);
   for (const VerifyKernel kernel : kernels.list) {
     const CudaLaunch<tw::VerifyParams> launch = verify_launch(kernel, call, kernels.chunk);
     const Kernel function = call.target.dtype == DType::f32   ? kernel_of<float>(kernel)
@@ -105,7 +100,7 @@ struct Inputs {
 
 void expect_same(const Inputs& inputs, std::uint64_t seed = 1) {
   const VerifyResults expected = inputs.on_cpu();
-  for (const char* arch : {"", "sm_80", "sm_90a"}) {
+  for (const char* arch : {"sm_80", "sm_90a"}) {
     SCOPED_TRACE(arch);
     const VerifyResults got = inputs.emulated(arch, seed);
     for (std::int64_t r = 0; r < inputs.target.shape()[0]; ++r) {
@@ -305,11 +300,20 @@ TEST(VerifyOnCuda, LongRows) {
       inputs.args.sampling.seeds = static_cast<std::int64_t>(random.bits());
       expect_same(inputs);
     }
+    // What is done to logits goes by ids in the whole row.
+    Tensor counts(DType::i32, {1, 40003});
+    for (std::int64_t i = 0; i < 40003; ++i) counts.set({0, i}, static_cast<double>(i % 3));
+    inputs.args.sampling.top_p = 1;
+    inputs.args.sampling.output_counts = counts.view();
+    inputs.args.sampling.frequency_penalty = 0.5F;
+    expect_same(inputs);
   }
 }
 
-// On the CPU these are errors.
-TEST(VerifyOnCuda, BadChains) {
+// On the CPU these are errors. With top-k, which does not change what is greedy, other kernels run.
+class BadChainsOnCuda : public testing::TestWithParam<int> {};
+
+TEST_P(BadChainsOnCuda, ActAsGoodOnes) {
   Random random(4);
   Inputs inputs;
   inputs.target = random_rows(random, RowKind::normal, {5, 3, 20}, DType::f32, false);
@@ -325,6 +329,7 @@ TEST(VerifyOnCuda, BadChains) {
     }
   }
   inputs.args.sampling.temperature = 0;
+  inputs.args.sampling.top_k = GetParam();
   const Tensor good = int_tensor({0, 2, 2, 1, 1});
   inputs.counts = good.view();
   const VerifyResults expected = inputs.on_cpu();
@@ -355,6 +360,8 @@ TEST(VerifyOnCuda, BadChains) {
   }
   for (const std::int64_t r : {0, 1, 4}) EXPECT_EQ(got.tokens_of(r), expected.tokens_of(r)) << r;
 }
+
+INSTANTIATE_TEST_SUITE_P(TopK, BadChainsOnCuda, testing::Values(0, 5));
 
 TEST(VerifyOnCuda, BadLinks) {
   Random random(5);
