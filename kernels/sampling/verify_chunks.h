@@ -53,7 +53,7 @@ TW_DEVICE void for_chunk(const T* row, bool aligned, const Chunk& chunk, const B
   const i32 tail = aligned ? chunk.end - chunk.end % kRowRun : chunk.begin;
 #pragma unroll 1
   for (i32 first = chunk.begin + thread_id() * kRowRun; first < tail; first += kAhead * kStep) {
-    Run<T, kRowRun> runs[kAhead];
+    Run<T, kRowRun> runs[kAhead] = {};
 #pragma unroll
     for (i32 i = 0; i < kAhead; ++i) {
       if (first + i * kStep < tail) runs[i] = read_run<kRowRun>(row + first + i * kStep);
@@ -95,6 +95,8 @@ TW_DEVICE u64 sum_of_chunk(u64 sum, u64* of_warps) {
 inline constexpr u64 kEntryNan = u64{1} << 31;
 // The same of a sum of weights, which is smaller.
 inline constexpr u64 kMassNan = u64{1} << 63;
+
+inline constexpr u64 kOne = u64{1} << kWeightBits;
 
 TW_DEVICE u64 largest_of_warp(u64 entry) {
 #pragma unroll
@@ -171,12 +173,6 @@ TW_DEVICE void store_mass(const RequestWorkspace& workspace, const Chunk& chunk,
     (chunk.draft ? workspace.draft(chunk.node) : workspace.target(chunk.node)) = summary;
 }
 
-// Of a row on which no filter acts.
-TW_DEVICE u64 weight_of_logit(float logit, bool infinite, const WeightScale& scale) {
-  if (infinite) return logit == kInfinity ? u64{1} << kWeightBits : 0;
-  return converted_weight(logit, scale);
-}
-
 // The second one: the sum of the weights of each chunk, and of the first one of a row its summary.
 template <typename T>
 TW_DEVICE void verify_masses(const VerifyParams& p) {
@@ -197,11 +193,11 @@ TW_DEVICE void verify_masses(const VerifyParams& p) {
     nan = any_of_block(nan);
   } else {
     summary = summary_of_maxima(p, entry, workspace.maxima(chunk.draft, chunk.node));
-    if (summary.certain < 0) {
-      const bool infinite = summary.infinite != 0;
-      const WeightScale scale = summary.filtered.of_draw;
-      for_chunk<T>(p, chunk,
-                   [&](i32, float logit) { sum += weight_of_logit(logit, infinite, scale); });
+    const WeightScale scale = summary.filtered.of_draw;
+    if (summary.infinite != 0) {
+      for_chunk<T>(p, chunk, [&](i32, float logit) { sum += logit == kInfinity ? kOne : 0; });
+    } else if (summary.certain < 0) {
+      for_chunk<T>(p, chunk, [&](i32, float logit) { sum += converted_weight(logit, scale); });
     }
   }
   sum = sum_of_chunk(sum, of_warps);

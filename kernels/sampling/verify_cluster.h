@@ -80,13 +80,18 @@ TW_DEVICE void verify_cluster(const VerifyParams& p) {
   sync_cluster();
   const RowSummary summary = summary_of_maxima(p, entry, memory.maxima);
   u64 sum = 0;
-  if (summary.certain < 0) {
-    const WeightScale scale = summary.filtered.of_draw;
-    const bool infinite = summary.infinite != 0;
+  if (summary.infinite != 0) {
 #pragma unroll
     for (i32 i = 0; i < kRuns; ++i) {
 #pragma unroll
-      for (i32 j = 0; j < kRowRun; ++j) sum += weight_of_logit(logits[i][j], infinite, scale);
+      for (i32 j = 0; j < kRowRun; ++j) sum += logits[i][j] == kInfinity ? kOne : 0;
+    }
+  } else if (summary.certain < 0) {
+    const WeightScale scale = summary.filtered.of_draw;
+#pragma unroll
+    for (i32 i = 0; i < kRuns; ++i) {
+#pragma unroll
+      for (i32 j = 0; j < kRowRun; ++j) sum += converted_weight(logits[i][j], scale);
     }
   }
   sum = sum_of_chunk(sum, memory.of_warps);
