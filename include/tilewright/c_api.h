@@ -12,6 +12,7 @@
 #include <tilewright/c_kv_cache.h>
 #include <tilewright/c_ops.h>
 #include <tilewright/c_plan.h>
+#include <tilewright/c_speculative.h>
 #include <tilewright/c_variant.h>
 
 #endif

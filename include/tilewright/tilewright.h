@@ -13,6 +13,7 @@
 #include <tilewright/ops.h>
 #include <tilewright/plan.h>
 #include <tilewright/sampling.h>
+#include <tilewright/speculative.h>
 #include <tilewright/tensor_view.h>
 #include <tilewright/threads.h>
 #include <tilewright/variant.h>

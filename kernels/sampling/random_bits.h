@@ -7,10 +7,16 @@
 
 namespace tw {
 
-// The random number of a request's step: words 1 (upper half) and 0 of the block with counter
-// (step, stream 0, 0) under the key `seed`.
-TW_DEVICE u64 sampling_bits(i64 seed, i64 step) {
-  u32 counter[4] = {static_cast<u32>(step), static_cast<u32>(static_cast<u64>(step) >> 32), 0, 0};
+// What the random numbers of a request are for, as RandomStream has them.
+inline constexpr u32 kSamplingStream = 0;
+inline constexpr u32 kAcceptanceStream = 1;
+inline constexpr u32 kCorrectionStream = 2;
+
+// A random number of a request's step: words 1 (upper half) and 0 of the block with counter (step,
+// stream, index) under the key `seed`.
+TW_DEVICE u64 sampling_bits(i64 seed, i64 step, u32 stream = kSamplingStream, u32 index = 0) {
+  u32 counter[4] = {static_cast<u32>(step), static_cast<u32>(static_cast<u64>(step) >> 32), stream,
+                    index};
   u32 key[2] = {static_cast<u32>(seed), static_cast<u32>(static_cast<u64>(seed) >> 32)};
   for (i32 round = 0; round < 10; ++round) {
     const u64 product0 = u64{0xD2511F53U} * counter[0];

@@ -5,6 +5,7 @@
 
 #include "arch/elements.h"
 #include "arch/thread.h"
+#include "sampling/filtered_row.h"
 #include "sampling/params.h"
 #include "sampling/random_bits.h"
 #include "sampling/row.h"
@@ -14,10 +15,11 @@
 namespace tw {
 
 // What the filters keep of a row, then the draw, as turns of one loop: each part of the code is
-// there once, because it is long. The row has a finite largest value.
+// there once, because it is long. The row has a finite largest value. With `filtered` nothing is
+// drawn, and it is what the filters keep.
 template <typename T>
 TW_DEVICE i32 draw(const SampleParams& p, const RowNumbers& numbers, const RowOfLogits<T>& row,
-                   float largest, SampleMemory& memory) {
+                   float largest, SampleMemory& memory, FilteredRow* filtered = nullptr) {
   const u64 random =
       sampling_bits(value_of_entry(p.seeds, numbers.entry), value_of_entry(p.steps, numbers.entry));
   WeightScale of_draw{largest, scale_of_temperature(numbers.temperature)};
@@ -34,6 +36,10 @@ TW_DEVICE i32 draw(const SampleParams& p, const RowNumbers& numbers, const RowOf
 #pragma unroll 1
   for (i32 turn = 0;; ++turn) {
     const Filter filter = filter_of_turn(p.order, turn);
+    if (filtered != nullptr && filter == Filter::none) {
+      *filtered = {kept, typical, typicality, least, of_draw};
+      return kLastId;
+    }
     if (is_off(filter, numbers, row.count)) continue;
     if (filter == Filter::min_p) {
       const u64 weight = least_weight(numbers.min_p, token_weight(largest, scale));

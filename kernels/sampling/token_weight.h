@@ -45,12 +45,8 @@ TW_DEVICE WeightExponent weight_exponent(float logit, const WeightScale& scale) 
           subtract_exact(exponent, subtract_exact(moved, kWholeNumbers))};
 }
 
-// 2^part, a multiple of 2^-24 below 3/2, as mantissa / 2^(23 + half).
-struct WeightFraction {
-  u32 mantissa;  // 24 bits
-  i32 half;      // 0, or 1 below 1
-};
-TW_DEVICE WeightFraction weight_fraction(float part) {
+// 2^part, a multiple of 2^-24 in [0.7, 1.5).
+TW_DEVICE float weight_power(float part) {
   // 2^f = 1 + f * (c1 + f * (c2 + ...)) for |f| <= 1/2.
   float power = 0x1.41fbbep-13F;
   power = multiply_add_exact(part, power, 0x1.5f3e54p-10F);
@@ -58,8 +54,16 @@ TW_DEVICE WeightFraction weight_fraction(float part) {
   power = multiply_add_exact(part, power, 0x1.c6aee8p-5F);
   power = multiply_add_exact(part, power, 0x1.ebfbdcp-3F);
   power = multiply_add_exact(part, power, 0x1.62e430p-1F);
-  power = multiply_add_exact(part, power, 1.0F);  // in [0.7, 1.5)
-  const u32 bits = bits_of(power);
+  return multiply_add_exact(part, power, 1.0F);
+}
+
+// The same as mantissa / 2^(23 + half).
+struct WeightFraction {
+  u32 mantissa;  // 24 bits
+  i32 half;      // 0, or 1 below 1
+};
+TW_DEVICE WeightFraction weight_fraction(float part) {
+  const u32 bits = bits_of(weight_power(part));
   return {(bits & 0x7FFFFFU) | 0x800000U, 127 - static_cast<i32>(bits >> 23)};
 }
 
@@ -68,6 +72,14 @@ TW_DEVICE u64 token_weight(float logit, const WeightScale& scale) {
   const WeightExponent exponent = weight_exponent(logit, scale);
   const WeightFraction fraction = weight_fraction(exponent.part);
   return (u64{fraction.mantissa} << (kWeightBits - 23)) >> (exponent.whole + fraction.half);
+}
+
+// The same with a conversion, which is slow but one instruction: where there is time while memory
+// is waited for. Here `logit` may be NaN, too, and weighs nothing.
+TW_DEVICE u64 converted_weight(float logit, const WeightScale& scale) {
+  const WeightExponent exponent = weight_exponent(logit, scale);
+  const u32 bits = bits_of(weight_power(exponent.part));
+  return static_cast<u64>(float_of(bits + (static_cast<u32>(kWeightBits - exponent.whole) << 23)));
 }
 
 // Logits as everything here sees them: NaN counts as -inf, and the two zeros are equal.

@@ -5,6 +5,7 @@
 
 #include "arch/thread.h"
 #include "sampling/row.h"
+#include "sampling/wide.h"
 
 namespace tw {
 
@@ -15,17 +16,6 @@ struct Typicality {
   // The larger, the earlier a token is kept; at most 0.
   TW_DEVICE float score(float logit) const {
     return subtract_exact(0.0F, abs_of(subtract_exact(token_exponent(logit, scale), mean)));
-  }
-};
-
-// A number of 128 bits.
-struct Wide {
-  u64 high;
-  u64 low;
-
-  TW_DEVICE void add(u64 more_high, u64 more_low) {
-    low += more_low;
-    high += more_high + (low < more_low ? 1 : 0);
   }
 };
 

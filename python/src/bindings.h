@@ -30,6 +30,7 @@ void bind_pack_bits(nb::module_& m);
 void bind_gather_rows(nb::module_& m);
 void bind_ops(nb::module_& m);
 void bind_sampling(nb::module_& m);
+void bind_speculative(nb::module_& m);
 void bind_jit(nb::module_& m);
 void bind_kernel_choice(nb::module_& m);
 

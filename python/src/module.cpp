@@ -25,6 +25,7 @@ NB_MODULE(_tilewright, m) {
   python::bind_gather_rows(m);
   python::bind_ops(m);
   python::bind_sampling(m);
+  python::bind_speculative(m);
   python::bind_jit(m);
   python::bind_kernel_choice(m);
   m.def("version", &tilewright::version, "Version of the library.");

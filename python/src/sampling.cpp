@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "bindings.h"
+#include "sampling_values.h"
 
 namespace tilewright::python {
 namespace {
@@ -69,38 +70,6 @@ out: int32 or int64 [rows], written. stream: as in Attention.run.
 Returns the tokens, int32 [rows] of logits' kind, or out. Errors: InvalidArgument, also for a
 temperature below 0. Releases the GIL.)";
 
-std::int64_t to_integer(nb::handle object, const char* name) {
-  const nb::object integer = nb::steal(PyNumber_Index(object.ptr()));
-  if (!integer.is_valid()) {
-    PyErr_Clear();
-    raise_type_error(fmt::format("{} is {}: it must be an integer, or an array of them", name,
-                                 describe_type(object)));
-  }
-  const std::int64_t value = PyLong_AsLongLong(integer.ptr());
-  if (value == -1 && PyErr_Occurred()) throw nb::python_error();
-  return value;
-}
-
-template <typename T>
-PerRow<T> to_per_row(nb::handle object, const char* name, DType dtype, Keep& keep) {
-  const std::optional<double> number = number_of(object);
-  if (!number) {
-    const TensorView view = list_or_view_of(object, name, dtype, keep);
-    if (!view.defined())
-      raise_type_error(fmt::format("{} is None: it must be a number or an array", name));
-    return view;
-  }
-  if constexpr (std::is_integral_v<T>) {
-    const std::int64_t value = to_integer(object, name);
-    if (value != static_cast<T>(value)) {
-      raise_invalid(fmt::format("{} is {}: it must fit {}", name, value, dtype_name(dtype)));
-    }
-    return static_cast<T>(value);
-  } else {
-    return static_cast<T>(*number);
-  }
-}
-
 nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle top_k,
                          nb::handle top_p, nb::handle min_p, nb::handle typical_p, nb::handle order,
                          nb::handle allowed, nb::handle bias_ids, nb::handle bias_values,
@@ -120,11 +89,7 @@ nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle t
   args.top_p = to_per_row<float>(top_p, "top_p", DType::f32, keep);
   args.min_p = to_per_row<float>(min_p, "min_p", DType::f32, keep);
   args.typical_p = to_per_row<float>(typical_p, "typical_p", DType::f32, keep);
-  args.order = to_choice<FilterOrder>(order, "order",
-                                      {{"hf", FilterOrder::hf},
-                                       {"joint", FilterOrder::joint},
-                                       {"vllm", FilterOrder::vllm},
-                                       {"llamacpp", FilterOrder::llamacpp}});
+  args.order = to_filter_order(order);
   args.allowed = view_of(allowed, "allowed", keep);
   args.bias_ids = view_of(bias_ids, "bias_ids", keep);
   args.bias_values = view_of(bias_values, "bias_values", keep);
@@ -150,6 +115,26 @@ nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle t
 }
 
 }  // namespace
+
+std::int64_t to_integer(nb::handle object, const char* name) {
+  const nb::object integer = nb::steal(PyNumber_Index(object.ptr()));
+  if (!integer.is_valid()) {
+    PyErr_Clear();
+    raise_type_error(fmt::format("{} is {}: it must be an integer, or an array of them", name,
+                                 describe_type(object)));
+  }
+  const std::int64_t value = PyLong_AsLongLong(integer.ptr());
+  if (value == -1 && PyErr_Occurred()) throw nb::python_error();
+  return value;
+}
+
+FilterOrder to_filter_order(nb::handle object) {
+  return to_choice<FilterOrder>(object, "order",
+                                {{"hf", FilterOrder::hf},
+                                 {"joint", FilterOrder::joint},
+                                 {"vllm", FilterOrder::vllm},
+                                 {"llamacpp", FilterOrder::llamacpp}});
+}
 
 void bind_sampling(nb::module_& m) {
   nb::enum_<SamplingStatus>(m, "SamplingStatus", nb::is_arithmetic(), nb::is_flag(),

@@ -10,7 +10,7 @@ are of the kind of q (x, logits): torch's, of libraries with __array_namespace__
 they are tensors on the GPU, and calls go to torch's current stream unless `stream` says another (docs/cuda.md).
 """
 
-from . import expr, sampling, variants
+from . import expr, sampling, speculative, variants
 from ._attention import Attention, merge_state, single_attention
 from ._errors import Error, InvalidArgument
 from ._jit import compile_kernels, load_kernel_pack, nvrtc_info, set_kernel_cache_path, set_nvrtc_path
@@ -177,6 +177,7 @@ __all__ = [
     "sigmoid",
     "silu_and_mul",
     "single_attention",
+    "speculative",
     "supports",
     "table",
     "tanh",

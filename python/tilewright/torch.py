@@ -16,7 +16,7 @@ from typing import Sequence  # noqa: UP035: older versions of torch read signatu
 import torch
 from torch import Tensor
 
-from . import _tilewright, sampling
+from . import _tilewright, sampling, speculative
 from ._attention import Attention
 from ._tilewright import Plan
 
@@ -34,6 +34,8 @@ __all__ = [
     "rms_norm",
     "sample",
     "segment_pack_bits",
+    "verify_chain",
+    "verify_tree",
     "write_kv_cache",
 ]
 
@@ -394,3 +396,99 @@ def sample(
 @sample.register_fake
 def _(logits: Tensor, *_parameters: object, **_named: object) -> Tensor:
     return logits.new_empty(logits.shape[0], dtype=torch.int32)
+
+
+def _given(arguments: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+@torch.library.custom_op("tilewright::verify_chain", mutates_args=())
+def verify_chain(
+    target: Tensor,
+    draft_tokens: Tensor,
+    counts: Tensor | None = None,
+    draft: Tensor | None = None,
+    temperature: Tensor | None = None,
+    top_k: Tensor | None = None,
+    top_p: Tensor | None = None,
+    min_p: Tensor | None = None,
+    typical_p: Tensor | None = None,
+    allowed: Tensor | None = None,
+    bias_ids: Tensor | None = None,
+    bias_values: Tensor | None = None,
+    output_counts: Tensor | None = None,
+    prompt_bits: Tensor | None = None,
+    repetition_penalty: Tensor | None = None,
+    frequency_penalty: Tensor | None = None,
+    presence_penalty: Tensor | None = None,
+    seeds: Tensor | None = None,
+    steps: Tensor | None = None,
+    slots: Tensor | None = None,
+    coins: Tensor | None = None,
+    final_coins: Tensor | None = None,
+    order: str = "hf",
+    input: str = "logits",  # noqa: A002
+    threshold_single: float = 1.0,
+    threshold_acc: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """tilewright.speculative.verify_chain with tensors of the shapes and dtypes said there; those left out have its
+    defaults."""
+    return speculative.verify_chain(**_given(locals()))
+
+
+@verify_chain.register_fake
+def _(target: Tensor, *_parameters: object, **_named: object) -> tuple[Tensor, Tensor, Tensor]:
+    requests, positions, _ = target.shape
+    tokens = target.new_empty((requests, positions), dtype=torch.int32)
+    return tokens, target.new_empty(requests, dtype=torch.int32), target.new_empty(requests, dtype=torch.int32)
+
+
+@torch.library.custom_op("tilewright::verify_tree", mutates_args=())
+def verify_tree(
+    target: Tensor,
+    tree_tokens: Tensor,
+    next_token: Tensor,
+    next_sibling: Tensor,
+    length: int | None = None,
+    draft: Tensor | None = None,
+    temperature: Tensor | None = None,
+    top_k: Tensor | None = None,
+    top_p: Tensor | None = None,
+    min_p: Tensor | None = None,
+    typical_p: Tensor | None = None,
+    allowed: Tensor | None = None,
+    bias_ids: Tensor | None = None,
+    bias_values: Tensor | None = None,
+    output_counts: Tensor | None = None,
+    prompt_bits: Tensor | None = None,
+    repetition_penalty: Tensor | None = None,
+    frequency_penalty: Tensor | None = None,
+    presence_penalty: Tensor | None = None,
+    seeds: Tensor | None = None,
+    steps: Tensor | None = None,
+    slots: Tensor | None = None,
+    coins: Tensor | None = None,
+    final_coins: Tensor | None = None,
+    order: str = "hf",
+    input: str = "logits",  # noqa: A002
+    threshold_single: float = 1.0,
+    threshold_acc: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """tilewright.speculative.verify_tree, as verify_chain here."""
+    return speculative.verify_tree(**_given(locals()))
+
+
+@verify_tree.register_fake
+def _(
+    target: Tensor,
+    tree_tokens: Tensor,
+    next_token: Tensor,
+    next_sibling: Tensor,
+    length: int | None = None,
+    *_parameters: object,
+    **_named: object,
+) -> tuple[Tensor, Tensor, Tensor]:
+    requests, nodes, _ = target.shape
+    shape = (requests, nodes if length is None else length)
+    tokens, on_path = target.new_empty(shape, dtype=torch.int32), target.new_empty(shape, dtype=torch.int32)
+    return tokens, on_path, target.new_empty(requests, dtype=torch.int32)

@@ -7,6 +7,7 @@
 
 #include "c_api/guard.h"
 #include "c_api/read.h"
+#include "c_api/read_sampling.h"
 
 namespace tilewright::c_api {
 
@@ -35,8 +36,9 @@ void read_rows(const Path& path, const Given* given, PerRow<T>& rows) {
   rows.value = static_cast<T>(given->value);
 }
 
-SamplingArgs read_args(const tw_sampling_args* args) {
-  const Path path("args");
+}  // namespace
+
+SamplingArgs c_api::read_sampling_args(const Path& path, const tw_sampling_args* args) {
   const tw_sampling_args given = read_struct(path, args);
   SamplingArgs result;
   read_rows({path, "temperature"}, given.temperature, result.temperature);
@@ -62,11 +64,10 @@ SamplingArgs read_args(const tw_sampling_args* args) {
   return result;
 }
 
-}  // namespace
-
 tw_status tw_sample(const tw_tensor* logits, const tw_sampling_args* args,
                     const tw_tensor* tokens) {
   return guarded([&] {
-    sample(read_tensor("logits", logits), read_args(args), read_tensor("tokens", tokens));
+    sample(read_tensor("logits", logits), read_sampling_args("args", args),
+           read_tensor("tokens", tokens));
   });
 }

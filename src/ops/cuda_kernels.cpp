@@ -7,6 +7,7 @@
 #include "base/cuda_launch.h"
 #include "catalog/kernels_of.h"
 #include "sampling/cuda_sample.h"
+#include "sampling/cuda_verify.h"
 
 namespace tilewright {
 namespace {
@@ -131,6 +132,8 @@ std::vector<jit::KernelSource> kernels_of_ops(const std::string& arch) {
   std::vector<jit::KernelSource> sources;
   for (const CudaOpKernel& kernel : common_op_kernels()) sources.push_back(kernel_source(kernel));
   for (jit::KernelSource& source : sample_kernel_sources(arch))
+    sources.push_back(std::move(source));
+  for (jit::KernelSource& source : verify_kernel_sources(arch))
     sources.push_back(std::move(source));
   return sources;
 }

@@ -56,13 +56,13 @@ std::int32_t cluster_size(std::int64_t rows, std::int64_t vocabulary) {
   return static_cast<std::int32_t>(std::max(needed, std::min(most, useful)));
 }
 
+}  // namespace
+
 // sm_90 is Hopper when it runs what all GPUs run; from sm_120 on a block has too little shared
 // memory.
 bool has_clusters(const std::string& arch) {
   return arch == "sm_90a" || arch.starts_with("sm_10") || arch.starts_with("sm_11");
 }
-
-}  // namespace
 
 std::string sample_kernel_name(SampleKernel kernel, DType logits) {
   return fmt::format("sample_{}{}", kernel == SampleKernel::cluster ? "cluster_" : "",

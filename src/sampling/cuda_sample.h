@@ -17,6 +17,9 @@ namespace tilewright {
 
 enum class SampleKernel : std::uint8_t { block, cluster };
 
+// Whether an architecture has clusters, and as much shared memory as they are made for.
+bool has_clusters(const std::string& arch);
+
 // "sample_bf16", "sample_cluster_bf16": the entry point, and the name in reports.
 std::string sample_kernel_name(SampleKernel kernel, DType logits);
 jit::KernelSource sample_kernel_source(SampleKernel kernel, DType logits);

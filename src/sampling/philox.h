@@ -24,13 +24,23 @@ constexpr PhiloxCounter philox4x32(PhiloxCounter counter, PhiloxKey key) {
   return counter;
 }
 
-// The random number of a request's step: words 1 (upper half) and 0 of the block with counter
-// (step, stream 0, 0) under the key `seed`.
-constexpr std::uint64_t sampling_bits(std::int64_t seed, std::int64_t step) {
+// What the random numbers of a request are for.
+enum class RandomStream : std::uint32_t {
+  sampling = 0,
+  acceptance = 1,  // of a draft token
+  correction = 2,  // the token behind the accepted ones
+};
+
+// A random number of a request's step: words 1 (upper half) and 0 of the block with counter (step,
+// stream, index) under the key `seed`.
+constexpr std::uint64_t sampling_bits(std::int64_t seed, std::int64_t step,
+                                      RandomStream stream = RandomStream::sampling,
+                                      std::uint32_t index = 0) {
   const auto seed_bits = static_cast<std::uint64_t>(seed);
   const auto step_bits = static_cast<std::uint64_t>(step);
   const PhiloxCounter block = philox4x32(
-      {static_cast<std::uint32_t>(step_bits), static_cast<std::uint32_t>(step_bits >> 32), 0, 0},
+      {static_cast<std::uint32_t>(step_bits), static_cast<std::uint32_t>(step_bits >> 32),
+       static_cast<std::uint32_t>(stream), index},
       {static_cast<std::uint32_t>(seed_bits), static_cast<std::uint32_t>(seed_bits >> 32)});
   return std::uint64_t{block[1]} << 32 | block[0];
 }

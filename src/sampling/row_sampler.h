@@ -38,6 +38,17 @@ class RowSampler {
   std::int32_t sample(const Logits& row, const RowParams& params, std::int32_t* status = nullptr,
                       std::int32_t otherwise = 0);
 
+  // Filters the row for mass() and weight_of(); `row` is read by these. Arguments as sample() has
+  // them. A row whose token is certain has one weight of 1.
+  void weigh(const Logits& row, const RowParams& params, std::int32_t* status = nullptr,
+             std::int32_t otherwise = 0);
+  std::uint64_t mass() const { return mass_; }
+  // 0 where the filters dropped the token.
+  std::uint64_t weight_of(std::int32_t id) const;
+  // body(id, weight) of the tokens that have one, in ascending order.
+  template <typename Body>
+  void for_weights(const Body& body) const;
+
   // The tokens that the filters keep, in ascending order: for tests. Temperature above 0.
   std::vector<std::int32_t> kept_tokens(const Logits& row, const RowParams& params);
 
@@ -85,6 +96,7 @@ class RowSampler {
   static constexpr std::int64_t kSmallList = 256;  // sorted instead of searched
   static constexpr std::int64_t kSample = 256;
 
+  std::uint64_t entry_weight(std::int64_t i) const;  // of weighed_'s list
   float find_maxima(const Logits& row);
   std::int32_t status_of(const Logits& row, float largest) const;
   std::int32_t arg_max(const Logits& row, float largest) const;
@@ -158,7 +170,23 @@ class RowSampler {
   int next_list_ = 0;
   std::vector<float> middles_[2];
   TopPSplit split_;
+  // Of weigh().
+  Distribution weighed_;
+  std::uint64_t mass_ = 0;
+  std::int32_t certain_ = -1;  // the only token, or -1
 };
+
+template <typename Body>
+void RowSampler::for_weights(const Body& body) const {
+  if (certain_ >= 0) {
+    body(certain_, std::uint64_t{1});
+    return;
+  }
+  for (std::int64_t i = 0; i < weighed_.list.count; ++i) {
+    const std::uint64_t weight = entry_weight(i);
+    if (weight > 0) body(weighed_.list.id(i), weight);
+  }
+}
 
 template <typename Copy>
 Logits RowSampler::copy_list(const Logits& list, const Copy& copy) {

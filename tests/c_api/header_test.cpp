@@ -48,6 +48,7 @@ TEST(CHeader, StructsAreThoseOfC) {
       sizeof(tw_batch_work),
       sizeof(tw_rope_sections),
       sizeof(tw_sampling_args),
+      sizeof(tw_verify_args),
       offsetof(tw_tensor, device),
       offsetof(tw_run_args, stream),
       offsetof(tw_rope_spec, num_factors),
@@ -109,6 +110,7 @@ TEST(CHeader, NothingHidesBehindTheLastMember) {
   EXPECT_TRUE(ends_with(&tw_batch_work::folded_rows, offsetof(tw_batch_work, folded_rows)));
   EXPECT_TRUE(ends_with(&tw_rope_sections::reserved, offsetof(tw_rope_sections, reserved)));
   EXPECT_TRUE(ends_with(&tw_sampling_args::reserved, offsetof(tw_sampling_args, reserved)));
+  EXPECT_TRUE(ends_with(&tw_verify_args::reserved, offsetof(tw_verify_args, reserved)));
 }
 
 }  // namespace

@@ -55,7 +55,7 @@ def public(module):
     return [getattr(module, name) for name in module.__all__ if not name.startswith("__")]
 
 
-@pytest.mark.parametrize("module", [tw, tw.expr, tw.variants, tw.sampling], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [tw, tw.expr, tw.variants, tw.sampling, tw.speculative], ids=lambda module: module.__name__)
 def test_everything_public_has_a_docstring(module):
     for item in public(module):
         if callable(item) or isinstance(item, type):

@@ -171,6 +171,26 @@ def test_sample_takes_tensors(device):
     assert torch.equal(ops.sample(logits, temperature=temperature, seeds=seeds), expected)
 
 
+def test_verification(device):
+    """The numbers of tilewright.speculative, and fake kernels that tell the truth."""
+    target, draft = random(2, 3, 4, 50, dtype=torch.float32, device=device)
+    tokens = torch.randint(50, (3, 4), generator=torch.Generator().manual_seed(1)).to(device)
+    links = [link.to(device) for link in tw.speculative.tree_links(torch.tensor([[-1, 0, 0, 1]] * 3))]
+    given = {"seeds": torch.arange(3, device=device), "temperature": torch.full((3,), 0.7, device=device)}
+    for name, arguments, draft_rows in [
+        ("verify_chain", (target, tokens[:, 1:]), draft[:, :3]),
+        ("verify_tree", (target, tokens, *links), draft),
+    ]:
+        for options in (given, {**given, "draft": draft_rows, "threshold_acc": 0.5}):
+            expected = getattr(tw.speculative, name)(*arguments, **options)
+            for one, other in zip(getattr(ops, name)(*arguments, **options), expected):
+                assert torch.equal(one, other)
+            op = getattr(torch.ops.tilewright, name).default
+            torch.library.opcheck(op, arguments, options, test_utils=CHECKS)
+    tree = torch.ops.tilewright.verify_tree.default
+    torch.library.opcheck(tree, (target, tokens, *links, 2), test_utils=CHECKS)
+
+
 def test_errors():
     attention, plan = decode_plan("cpu")
     other = tw.Attention(num_qo_heads=1, num_kv_heads=1, head_dim=64)

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sampling/cuda_verify.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iterator>
+#include <memory>
+
+#include "base/checks.h"
+#include "cuda/device.h"
+#include "jit/kernel_handle.h"
+#include "sampling/chunks.h"
+#include "sampling/cuda_sample.h"
+
+namespace tilewright {
+namespace {
+
+constexpr DType kDTypes[] = {DType::f32, DType::f16, DType::bf16};
+
+// The name is also that of the device function.
+struct KernelTraits {
+  const char* name;
+  const char* header;
+  std::int32_t threads;
+  std::int32_t blocks;  // that an SM has room for
+  std::int32_t shared_bytes;
+};
+constexpr KernelTraits kTraits[kVerifyKernels] = {
+    {"rows", "verify_rows", 512, 1, tw::kSampleSharedBytes},
+    {"requests", "verify_requests", 512, 1, tw::kVerifySharedBytes},
+    {"maxima", "verify_chunks", tw::kChunkThreads, 4, tw::kChunkSharedBytes},
+    {"masses", "verify_chunks", tw::kChunkThreads, 4, tw::kChunkSharedBytes},
+    {"cluster", "verify_cluster", tw::kChunkThreads, 4, tw::kChunkSharedBytes},
+    {"decisions", "verify_draws", tw::kChunkThreads, 1, tw::kSampleSharedBytes},
+    {"draws", "verify_draws", tw::kChunkThreads, 3, tw::kVerifySharedBytes},
+};
+
+const KernelTraits& traits_of(VerifyKernel kernel) {
+  return kTraits[static_cast<int>(kernel)];
+}
+
+const jit::KernelHandle& handle_of(VerifyKernel kernel, DType target) {
+  using Handles = std::vector<std::unique_ptr<jit::KernelHandle>>;
+  // Never destroyed: threads may verify while the process ends.
+  static const auto* const handles = [] {
+    auto* all = new Handles;
+    for (const DType dtype : kDTypes) {
+      for (int i = 0; i < kVerifyKernels; ++i)
+        all->push_back(std::make_unique<jit::KernelHandle>(
+            verify_kernel_source(static_cast<VerifyKernel>(i), dtype)));
+    }
+    return all;
+  }();
+  const auto dtype = std::find(std::begin(kDTypes), std::end(kDTypes), target) - kDTypes;
+  return *(*handles)[static_cast<std::size_t>(dtype * kVerifyKernels + static_cast<int>(kernel))];
+}
+
+// Whether target and draft are weighed as they are, which is known without what tensors on the GPU
+// hold.
+bool is_unfiltered(const VerifyCall& call) {
+  if (call.args.input == VerifyInput::probabilities) return true;
+  const SamplingArgs& args = call.args.sampling;
+  const auto is = [](const PerRow<float>& argument, bool off) {
+    return !argument.tensor.defined() && off;
+  };
+  const bool processed = call.args.allowed.defined() || args.allowed.defined() ||
+                         args.bias_ids.defined() || args.output_counts.defined() ||
+                         args.prompt_bits.defined();
+  return !processed && !args.top_k.tensor.defined() &&
+         (args.top_k.value <= 0 || args.top_k.value >= call.vocabulary()) &&
+         is(args.top_p, args.top_p.value >= 1) && is(args.min_p, args.min_p.value <= 0) &&
+         is(args.typical_p, args.typical_p.value <= 0 || args.typical_p.value >= 1);
+}
+
+tw::NodeRows node_rows(const TensorView& rows) {
+  return {rows.data, rows.strides[0], rows.strides[1]};
+}
+
+tw::RequestTable request_table(const TensorView& table) {
+  return {table.data, table.strides[0], table.rank == 2 ? table.strides[1] : 0,
+          table.dtype == DType::i64 ? 1 : 0};
+}
+
+}  // namespace
+
+std::int64_t verify_workspace_size(std::int64_t requests, std::int64_t positions) {
+  require(requests >= 0, "requests is {}: it must not be negative", requests);
+  require(positions >= 0, "positions is {}: it must not be negative", positions);
+  return requests * (positions * tw::kNodeWords + tw::kRequestWords);
+}
+
+VerifyKernels verify_kernels(const std::string& arch, const VerifyCall& call) {
+  static constexpr VerifyKernel kTrees[] = {VerifyKernel::rows, VerifyKernel::requests};
+  static constexpr VerifyKernel kFiltered[] = {VerifyKernel::rows, VerifyKernel::decisions,
+                                               VerifyKernel::draws};
+  static constexpr VerifyKernel kUnfiltered[] = {VerifyKernel::maxima, VerifyKernel::masses,
+                                                 VerifyKernel::decisions, VerifyKernel::draws};
+  static constexpr VerifyKernel kClusters[] = {VerifyKernel::cluster, VerifyKernel::decisions,
+                                               VerifyKernel::draws};
+  const std::int64_t vocabulary = call.vocabulary();
+  const std::int64_t steps = divide_up(vocabulary, std::int64_t{tw::kChunks} * tw::kChunkStep);
+  const auto chunk = static_cast<std::int32_t>(steps * tw::kChunkStep);
+  if (call.is_tree()) return {kTrees, chunk};
+  if (!is_unfiltered(call)) return {kFiltered, chunk};
+  // Probabilities need no largest one.
+  if (call.args.input == VerifyInput::probabilities)
+    return {std::span(kUnfiltered).subspan(1), chunk};
+  const bool clusters = has_clusters(arch) && vocabulary <= tw::kMostBlocks * tw::kClusterChunk;
+  if (clusters) return {kClusters, tw::kClusterChunk};
+  return {kUnfiltered, chunk};
+}
+
+std::string verify_kernel_name(VerifyKernel kernel, DType target) {
+  return fmt::format("verify_{}_{}", traits_of(kernel).name, device_type_name(target));
+}
+
+jit::KernelSource verify_kernel_source(VerifyKernel kernel, DType target) {
+  const KernelTraits& traits = traits_of(kernel);
+  jit::KernelSource source;
+  source.name = verify_kernel_name(kernel, target);
+  source.entries = {source.name};
+  source.budget.max_registers = 65536 / traits.threads / traits.blocks;
+  source.shared_bytes = traits.shared_bytes;
+  source.large_clusters = kernel == VerifyKernel::cluster;
+  source.source = fmt::format(
+      "#include \"sampling/{0}.h\"\n"
+      "using namespace tw;\n"
+      "TW_KERNEL TW_LAUNCH_BOUNDS({1}, {2}) {3}(TW_PARAMETER VerifyParams params) {{\n"
+      "  verify_{4}<{5}>(params);\n"
+      "}}\n",
+      traits.header, traits.threads, traits.blocks, source.name, traits.name,
+      device_type_name(target));
+  return source;
+}
+
+std::vector<jit::KernelSource> verify_kernel_sources(const std::string& arch) {
+  std::vector<jit::KernelSource> sources;
+  for (const DType dtype : kDTypes) {
+    for (int i = 0; i < kVerifyKernels; ++i) {
+      const auto kernel = static_cast<VerifyKernel>(i);
+      if (kernel != VerifyKernel::cluster || has_clusters(arch))
+        sources.push_back(verify_kernel_source(kernel, dtype));
+    }
+  }
+  return sources;
+}
+
+CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall& call,
+                                           std::int32_t chunk) {
+  const VerifyArgs& args = call.args;
+  CudaLaunch<tw::VerifyParams> launch;
+  tw::VerifyParams& params = launch.params;
+  // Its rows are requests here.
+  params.sample = sample_launch(SampleKernel::block, call.target.select(1, 0), args.sampling,
+                                call.tokens.select(1, 0))
+                      .params;
+  params.target = node_rows(call.target);
+  params.draft = node_rows(args.draft);
+  // Probabilities are used as they are.
+  if (args.input == VerifyInput::logits) params.allowed = node_rows(args.allowed);
+  params.draft_tokens = request_table(call.draft_tokens);
+  params.next_token = request_table(call.next_token);
+  params.next_sibling = request_table(call.next_sibling);
+  params.coins = request_table(args.coins);
+  params.final_coins = request_table(args.final_coins);
+  params.tokens = request_table(call.tokens);
+  params.on_path = request_table(call.nodes);
+  params.counts = request_table(call.counts);
+  params.emitted = request_table(call.emitted);
+  params.accepted = request_table(call.accepted);
+  params.status = request_table(args.status);
+  params.workspace = args.workspace.data;
+  params.threshold_single = args.threshold_single;
+  params.threshold_acc = args.threshold_acc;
+  params.probabilities = args.input == VerifyInput::probabilities ? 1 : 0;
+  params.requests = cuda_count(call.requests(), "requests");
+  params.nodes = cuda_count(call.num_nodes(), "positions");
+  params.drafts = args.draft.defined() ? cuda_count(args.draft.shape[1], "positions") : 0;
+  params.first_token = static_cast<std::int32_t>(call.first_token());
+  params.length = cuda_count(call.tokens.shape[1], "tokens");
+  params.target_aligned = has_aligned_runs(call.target) ? 1 : 0;
+  params.draft_aligned = args.draft.defined() && has_aligned_runs(args.draft) ? 1 : 0;
+  const std::int64_t rows = call.requests() * (call.num_nodes() + params.drafts);
+  const std::int64_t chunks = divide_up(call.vocabulary(), std::int64_t{chunk});
+  params.chunk = chunk;
+  const KernelTraits& traits = traits_of(kernel);
+  launch.block = traits.threads;
+  launch.shared_bytes = traits.shared_bytes;
+  switch (kernel) {
+    case VerifyKernel::rows:
+      launch.grid = cuda_count(rows, "rows");
+      break;
+    case VerifyKernel::requests:
+    case VerifyKernel::decisions:
+      launch.grid = params.requests;
+      break;
+    case VerifyKernel::cluster:
+      launch.cluster = static_cast<std::int32_t>(chunks);
+      [[fallthrough]];
+    case VerifyKernel::maxima:
+    case VerifyKernel::masses:
+      launch.grid = cuda_count(rows * chunks, "chunks of rows");
+      break;
+    case VerifyKernel::draws:
+      launch.grid = cuda_count(call.requests() * chunks, "chunks of rows");
+      break;
+  }
+  return launch;
+}
+
+void verify_on_cuda(const VerifyCall& call) {
+  const std::int32_t device = call.target.device.index;
+  const VerifyKernels kernels = verify_kernels(cuda::device(device).arch, call);
+  for (const VerifyKernel kernel : kernels.list) {
+    const CudaLaunch<tw::VerifyParams> launch = verify_launch(kernel, call, kernels.chunk);
+    if (launch.grid == 0) return;
+    const bool cluster = kernel == VerifyKernel::cluster;
+    handle_of(kernel, call.target.dtype)
+        .on(device)
+        .launch({.grid = static_cast<unsigned>(launch.grid),
+                 .block = static_cast<unsigned>(launch.block),
+                 .shared_bytes = static_cast<unsigned>(launch.shared_bytes),
+                 .cluster = cluster ? static_cast<unsigned>(launch.cluster) : 0},
+                call.args.sampling.stream, launch.params);
+  }
+}
+
+}  // namespace tilewright

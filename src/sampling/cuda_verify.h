@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// Speculative verification on CUDA: kernels that filter and sum rows of target and draft, then
+// kernels that test draft tokens and draw. Chains on whose rows no filter acts have rows read by
+// chunks, or on Hopper by a cluster each; others have a block a row.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/cuda_launch.h"
+#include "jit/kernel_source.h"
+#include "sampling/verify_call.h"
+#include "sampling/verify_params.h"
+
+namespace tilewright {
+
+enum class VerifyKernel : std::uint8_t {
+  rows,
+  requests,
+  maxima,
+  masses,
+  cluster,
+  decisions,
+  draws
+};
+inline constexpr int kVerifyKernels = 7;
+
+// Those of a call on an architecture, in their order.
+struct VerifyKernels {
+  std::span<const VerifyKernel> list;
+  std::int32_t chunk;  // tokens of a chunk of a row
+};
+VerifyKernels verify_kernels(const std::string& arch, const VerifyCall& call);
+
+// "verify_rows_bf16": the entry point, and the name in reports.
+std::string verify_kernel_name(VerifyKernel kernel, DType target);
+jit::KernelSource verify_kernel_source(VerifyKernel kernel, DType target);
+// Those that an architecture has.
+std::vector<jit::KernelSource> verify_kernel_sources(const std::string& arch);
+
+// Of a call that has been checked.
+CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall& call,
+                                           std::int32_t chunk);
+
+void verify_on_cuda(const VerifyCall& call);
+
+}  // namespace tilewright
