@@ -109,6 +109,13 @@ std::vector<Case> cases(const Shared& s) {
          const TensorView weight = first(s.weight, hidden);
          return [=] { fused_add_rms_norm(x, residual, weight, x, 1e-6F, 0, {}, on); };
        }},
+      {"layer_norm", 2,
+       [=](Arena& arena, std::int64_t tokens, std::int64_t hidden) -> std::function<void()> {
+         const TensorView x = arena.tensor({tokens, hidden});
+         const TensorView out = arena.tensor({tokens, hidden});
+         const TensorView weight = first(s.weight, hidden);
+         return [=] { layer_norm(x, weight, weight, out, 1e-6F, {}, on); };
+       }},
       {"act_and_mul", 3,
        [=](Arena& arena, std::int64_t tokens, std::int64_t hidden) -> std::function<void()> {
          const TensorView x = arena.tensor({tokens, 2 * hidden});
@@ -128,6 +135,25 @@ std::vector<Case> cases(const Shared& s) {
          const TensorView out = arena.tensor({tokens, hidden / kHeadDim, kHeadDim});
          const TensorView positions = first(s.positions, tokens);
          return [=] { apply_rope(x, positions, out, {}, {}, on); };
+       }},
+      // As many heads of keys as a quarter of the queries'; from one projection.
+      {"rope_and_kv_cache", 3,
+       [=](Arena& arena, std::int64_t tokens, std::int64_t hidden) -> std::function<void()> {
+         const std::int64_t heads = hidden / kHeadDim;
+         const std::int64_t kv_heads = heads / 4;
+         const TensorView qkv = arena.tensor({tokens, heads + 2 * kv_heads, kHeadDim});
+         const TensorView q = qkv.slice(1, 0, heads);
+         const TensorView k = qkv.slice(1, heads, heads + kv_heads);
+         const TensorView v = qkv.slice(1, heads + kv_heads, heads + 2 * kv_heads);
+         const TensorView q_out = arena.tensor({tokens, heads, kHeadDim});
+         const KvCache cache =
+             KvCache::combined(arena.tensor({tokens / kPage, 2, kPage, kv_heads, kHeadDim}));
+         const TensorView slots = s.place.ints(slots_of(tokens));
+         const TensorView positions = first(s.positions, tokens);
+         RopeAndCacheArgs args;
+         args.stream = on;
+         return
+             [=] { apply_rope_and_write_kv_cache(q, k, v, positions, q_out, cache, slots, args); };
        }},
       {"write_kv_cache", 4,
        [=](Arena& arena, std::int64_t tokens, std::int64_t hidden) -> std::function<void()> {

@@ -23,7 +23,8 @@ struct StepShape {
   std::int64_t levels = 1;
   bool is_decode = false;  // one token a request, all of them sampled
 
-  friend auto operator<=>(const StepShape&, const StepShape&) = default;
+  friend auto operator<=>(const StepShape&,
+                          const StepShape&) = default;  // NOLINT(modernize-use-nullptr)
 };
 
 // Padded, so that few graphs are needed: decode to 1, 2, 4 or a multiple of 8 requests, other steps
