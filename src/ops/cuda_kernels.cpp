@@ -7,6 +7,7 @@
 #include "base/cuda_launch.h"
 #include "catalog/kernels_of.h"
 #include "sampling/cuda_sample.h"
+#include "sampling/cuda_top_k.h"
 
 namespace tilewright {
 namespace {
@@ -130,6 +131,7 @@ std::vector<jit::KernelSource> kernels_of_ops(const std::string& arch) {
   for (const CudaOpKernel& kernel : common_op_kernels()) sources.push_back(kernel_source(kernel));
   for (jit::KernelSource& source : sample_kernel_sources(arch))
     sources.push_back(std::move(source));
+  for (jit::KernelSource& source : top_k_kernel_sources(arch)) sources.push_back(std::move(source));
   return sources;
 }
 
