@@ -331,6 +331,7 @@ TEST_F(COps, SamplingOutputs) {
   cpp.outputs.processed.best = cpp.outputs.raw.best = floats.view();
   cpp.outputs.processed.best_ids = cpp.outputs.raw.best_ids = ids.view();
   for (Tensor* out : {&tokens, &kept, &probabilities, &masked, &floats, &ids}) {
+    std::memset(out->data(), 0x5A, 4);  // what a call before wrote
     expect_same(
         *out, [&] { sample(logits.view(), cpp, tokens.view()); },
         [&] { return tw_sample(&c_logits, &args, &c_tokens); });
@@ -343,6 +344,7 @@ TEST_F(COps, SamplingOutputs) {
   cpp = {};
   cpp.top_k = 7;
   cpp.input = SamplingInput::probabilities;
+  std::memset(tokens.data(), 0x5A, 4);
   expect_same(
       tokens, [&] { sample(logits.view(), cpp, tokens.view()); },
       [&] { return tw_sample(&c_logits, &args, &c_tokens); });
@@ -358,6 +360,7 @@ TEST_F(COps, TopK) {
   const tw_tensor c_values = to_c(values.view());
   const tw_tensor c_indices = to_c(indices.view());
   for (Tensor* out : {&values, &indices}) {
+    std::memset(out->data(), 0x5A, 4);  // what a call before wrote
     expect_same(
         *out, [&] { top_k(logits.view(), values.view(), indices.view()); },
         [&] { return tw_top_k(&c_logits, &c_values, &c_indices, nullptr); });
