@@ -3,8 +3,9 @@
 //
 //   sampling_ladder [SUBSTRING] [--vocabulary N] [--once]
 //
-// A line has the microseconds of a call in a CUDA graph of many, for 1, 16, 64 and 256 rows. All
-// tokens are compared with the CPU's first; with --once that is all (for profilers).
+// A line has the microseconds of a call in a CUDA graph of many, for 1, 16, 64 and 256 rows: of
+// sample(), and where the name begins with "values" of top_k(). All tokens or indices are compared
+// with the CPU's first; with --once that is all (for profilers).
 #include <tilewright/tilewright.h>
 
 #include <cmath>
@@ -35,6 +36,8 @@ struct Case {
   DType dtype = DType::f32;
   SamplingArgs args;
   Logits logits;
+  std::int64_t values = 0;  // of top_k(), if not 0
+  bool outputs = false;     // probabilities and log-probabilities of the five best tokens
 };
 
 std::vector<Case> cases() {
@@ -90,6 +93,15 @@ std::vector<Case> cases() {
   }
   add("top_k2000", {"", 1, 2000, 1, 0}, usual, DType::f32);
   add("top_p0.9999", {"", 1, 0, 0.9999F, 0}, usual, DType::f32);
+  add("all_outputs", kFilters[6], usual, DType::f32);
+  list.back().outputs = true;
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const std::int64_t k : {40, 2000}) {
+      add("values" + std::to_string(k) + (dtype == DType::bf16 ? "_bf16" : ""), kFilters[0], usual,
+          dtype);
+      list.back().values = k;
+    }
+  }
   return list;
 }
 
@@ -123,17 +135,45 @@ void run(const Case& c, std::int64_t vocabulary, bool once) {
     args.stream = place.stream();
     args.steps = TensorView(place.upload(steps.data(), steps.size() * 4), DType::i64, {rows},
                             place.device());
-    const TensorView out = place.ints(tokens);
-    sample(logits[0], args, out);
+    const std::int64_t told = std::max<std::int64_t>(c.values, 1);
+    tokens.resize(static_cast<std::size_t>(rows * told), -1);
+    const std::vector<char> room(static_cast<std::size_t>(rows * vocabulary * 4));
+    const TensorView values(c.values > 0 ? place.upload(room.data(), room.size()) : nullptr,
+                            c.dtype, {rows, told}, place.device());
+    if (c.outputs) {
+      const auto floats = [&](std::int64_t columns, DType dtype) {
+        return TensorView(place.upload(room.data(), static_cast<std::size_t>(rows * columns * 4)),
+                          dtype, {rows, columns}, place.device());
+      };
+      args.outputs.probabilities = floats(vocabulary, DType::f32);
+      args.outputs.raw.best = floats(5, DType::f32);
+      args.outputs.raw.best_ids = floats(5, DType::i32);
+    }
+    TensorView out = place.ints(tokens);
+    if (c.values > 0) out = TensorView(out.data, DType::i32, {rows, told}, place.device());
+    const auto call = [&](const TensorView& of) {
+      if (c.values > 0) {
+        top_k(of, values, out, place.stream());
+      } else {
+        sample(of, args, out);
+      }
+    };
+    call(logits[0]);
     place.download(tokens, out.data);
     SamplingArgs on_cpu = c.args;
     on_cpu.steps = TensorView(steps.data(), DType::i64, {rows});
-    Ints expected(static_cast<std::size_t>(rows));
-    sample(TensorView(host.data(), c.dtype, {rows, vocabulary}), on_cpu,
-           TensorView(expected.data(), DType::i32, {rows}));
-    const double us = once ? 0 : place.device_us(copies, [&](int i) {
-      sample(logits[static_cast<std::size_t>(i)], args, out);
-    });
+    Ints expected(tokens.size());
+    const TensorView on_host(host.data(), c.dtype, {rows, vocabulary});
+    if (c.values > 0) {
+      std::vector<char> found(static_cast<std::size_t>(rows * told * 4));
+      top_k(on_host, TensorView(found.data(), c.dtype, {rows, told}),
+            TensorView(expected.data(), DType::i32, {rows, told}));
+    } else {
+      sample(on_host, on_cpu, TensorView(expected.data(), DType::i32, {rows}));
+    }
+    const double us =
+        once ? 0
+             : place.device_us(copies, [&](int i) { call(logits[static_cast<std::size_t>(i)]); });
     std::printf(" %8.1f%s", us, tokens == expected ? "" : " WRONG");
     std::fflush(stdout);
   }

@@ -101,8 +101,29 @@ enum {
   TW_SAMPLING_INFINITY = 2,
   TW_SAMPLING_NO_CANDIDATE = 4,
   TW_SAMPLING_BAD_PARAMETER = 8,
-  TW_SAMPLING_SLOT = 16
+  TW_SAMPLING_SLOT = 16,
+  TW_SAMPLING_NEGATIVE = 32
 };
+
+/* SamplingArgs::input. */
+enum { TW_SAMPLING_INPUT_LOGITS = 0, TW_SAMPLING_INPUT_PROBABILITIES = 1 };
+
+/* Tensors of rank 0 are not wanted. */
+typedef struct tw_log_probs {
+  tw_tensor chosen;
+  tw_tensor ranks;
+  tw_tensor best;
+  tw_tensor best_ids;
+} tw_log_probs;
+
+typedef struct tw_sampling_outputs {
+  size_t size;
+  tw_tensor kept;
+  tw_tensor probabilities;
+  tw_tensor masked_logits;
+  tw_log_probs raw;
+  tw_log_probs processed;
+} tw_sampling_outputs;
 
 /* SamplingArgs::order. */
 enum {
@@ -134,11 +155,16 @@ typedef struct tw_sampling_args {
   const tw_real* presence_penalty;   /* NULL: 0 */
   const tw_real* typical_p;          /* NULL: off */
   int32_t order;
-  int32_t reserved;
+  int32_t input;
+  const tw_sampling_outputs* outputs; /* NULL: none */
 } tw_sampling_args;
 
+/* tokens may have rank 0 where an output is wanted. */
 TILEWRIGHT_API tw_status tw_sample(const tw_tensor* logits, const tw_sampling_args* args,
                                    const tw_tensor* tokens);
+
+TILEWRIGHT_API tw_status tw_top_k(const tw_tensor* logits, const tw_tensor* values,
+                                  const tw_tensor* indices, tw_stream stream);
 
 /* NOLINTEND(readability-identifier-naming) */
 

@@ -41,6 +41,38 @@ enum class SamplingStatus : std::uint32_t {
   no_candidate = 4,   // every logit is -inf or NaN: the lowest token allowed, 0 if none is
   bad_parameter = 8,  // on CUDA only: a parameter in a tensor was replaced, see sample()
   slot = 16,          // on CUDA only: the row's slot is out of range: token 0
+  negative = 32,      // a probability is negative: it counts as 0
+};
+
+// What rows hold.
+enum class SamplingInput : std::uint8_t {
+  logits,
+  // Probabilities, >= 0 and not necessarily normalised: a token's weight is its probability over
+  // the largest one.
+  probabilities,
+};
+
+// Natural logarithms of probabilities, each tensor optional (empty: not wanted).
+struct LogProbs {
+  TensorView chosen;  // f32 [rows]: of the token that is drawn
+  TensorView ranks;   // i32 [rows]: of that token: 1 + how many tokens have a larger logit
+  // f32 and i32 [rows, n], together, 1 <= n <= 2048: the n most likely tokens, by falling logit and
+  // among equal ones by rising id. Behind the last token: -inf and id -1.
+  TensorView best;
+  TensorView best_ids;
+};
+
+// What a call gives beside its tokens, each tensor optional (empty: not wanted). Tokens kept are
+// those that all filters keep and whose logit is not -inf. A row without a draw keeps its token
+// alone: one of temperature 0, without a candidate, or whose slot is out of range.
+struct SamplingOutputs {
+  TensorView kept;           // i32 [rows, ceil(vocabulary / 32)]: bits as in SamplingArgs::allowed
+  TensorView probabilities;  // f32 [rows, vocabulary]: of the draw; 0 for tokens that are dropped
+  // f32 or the logits' dtype [rows, vocabulary]: logits after processing, -inf for tokens that are
+  // dropped. Not for probabilities.
+  TensorView masked_logits;
+  LogProbs raw;        // log-softmax of the row as it is given
+  LogProbs processed;  // of `probabilities`: only tokens that are kept have a rank
 };
 
 // Logits are processed first, in this order (vLLM's), each step for the tokens that it concerns:
@@ -51,6 +83,9 @@ enum class SamplingStatus : std::uint32_t {
 // Filters apply to the softmax of logits / temperature in the order that is said; ties at a
 // threshold go to the lowest token id.
 struct SamplingArgs {
+  // With probabilities a temperature is 1 or 0, nothing is processed, and the order of filters is
+  // not llamacpp.
+  SamplingInput input = SamplingInput::logits;
   PerRow<float> temperature{1.0F};  // f32, >= 0; 0 is greedy: the arg max, lowest id among equals
   PerRow<std::int32_t> top_k{0};    // i32; <= 0 or >= vocabulary: off
   // f32; >= 1: off; keeps the smallest set of the most likely tokens whose mass reaches top_p.
@@ -89,6 +124,7 @@ struct SamplingArgs {
   TensorView slots;
   // i32 [rows], optional, written: bits of SamplingStatus.
   TensorView status;
+  SamplingOutputs outputs;
   Stream stream;
 };
 
@@ -96,14 +132,23 @@ struct SamplingArgs {
 // rows strided). The random number of a row is Philox4x32-10 (Salmon et al., SC'11) of its seed and
 // step and nothing else: the same seed, step and logits give the same token in any batch. NaN
 // logits count as -inf; +inf takes all the mass (shared evenly by several of them); a row of -inf
-// alone gives the lowest token allowed.
+// alone gives the lowest token allowed. `tokens` may be empty where an output is wanted.
 //
 // All tensors are on one device. Errors: invalid_argument, also where an entry that a row reads has
 // a temperature below 0 or NaN, a min_p outside [0, 1], a NaN top_p or typical_p, a penalty out of
 // its range or a bias id outside [-1, vocabulary). On CUDA these are not checked where they are
 // tensors: such a temperature counts as 0, top_p and typical_p as 1, min_p as the nearest number in
-// [0, 1], NaN as 0, a penalty and a bias as not given, and the row's status says bad_parameter.
+// [0, 1], NaN as 0, a penalty and a bias as not given, with probabilities a temperature
+// that is not 0 as 1, and the row's status says bad_parameter.
 TILEWRIGHT_API void sample(const TensorView& logits, const SamplingArgs& args,
                            const TensorView& tokens);
+
+// values[r] and indices[r] are the k largest entries of row r of logits [rows, vocabulary] (f32,
+// f16, bf16; rows strided), by falling value and among equal ones by rising index. NaN counts as
+// -inf; behind the last entry of a row there is -inf with index -1. values [rows, k] has the dtype
+// of the logits, indices [rows, k] is i32 or i64; 1 <= k <= 2048. All are on one device. Errors:
+// invalid_argument.
+TILEWRIGHT_API void top_k(const TensorView& logits, const TensorView& values,
+                          const TensorView& indices, Stream stream = {});
 
 }  // namespace tilewright

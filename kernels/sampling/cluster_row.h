@@ -20,18 +20,6 @@ inline constexpr i32 kEach = 4;  // neighbouring logits of a thread
 inline constexpr i32 kStep = kWarpSize * kEach;
 inline constexpr i32 kSlots = kMostBlocks * kClusterWarps;  // one for each warp of a cluster
 
-// An entry of a row: the larger one comes first where tokens are kept by their logits. No two are
-// equal.
-TW_DEVICE u64 entry_of(float value, i32 id) {
-  return u64{order_key(value)} << 32 | ~static_cast<u32>(id);
-}
-TW_DEVICE float value_of_entry(u64 entry) {
-  return of_order_key(static_cast<u32>(entry >> 32));
-}
-TW_DEVICE i32 id_of_entry(u64 entry) {
-  return static_cast<i32>(~static_cast<u32>(entry));
-}
-
 inline constexpr i32 kBins = kClusterThreads / 2;
 inline constexpr i32 kMostListed = kClusterThreads;
 

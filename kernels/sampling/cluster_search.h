@@ -389,13 +389,18 @@ TW_DEVICE Kept keep_ties(const ClusterRow& row, const Kept& kept, float value, u
   return {value, last};
 }
 
-// Bins are empty before and behind.
+// Bins are empty before and behind. Values of +inf have no weight: where they are told apart, only
+// keys do.
+template <bool kInfinities = false>
 TW_DEVICE Kept apply_filter(const ClusterRow& row, const FilterOfRow& filter, const Kept& kept,
                             const Extremes& extremes, const WeightScale& scale, BinTurns& turns) {
   ClusterMemory& memory = row.memory;
-  const BinsOfEntries whole = bins_by_weight(extremes, scale);
+  const bool by_keys = kInfinities && extremes.largest == kInfinity;
+  const BinsOfEntries whole =
+      by_keys ? bins_of_keys(order_key(extremes.largest), order_key(extremes.least), 0)
+              : bins_by_weight(extremes, scale);
   BinsOfEntries bins = whole;
-  if (row.warp_logits > kStep)
+  if (!by_keys && row.warp_logits > kStep)
     bins = guess_window(row, filter, kept, extremes, whole, scale, turns);
   bool begins = true;
   u64 rest = 0;

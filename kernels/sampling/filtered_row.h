@@ -12,7 +12,7 @@ namespace tw {
 struct FilteredRow {
   Kept kept;     // by logit
   Kept typical;  // by score; a threshold of -inf: typical-p is off
-  Typicality typicality;
+  Typicality<WeightScale> typicality;
   u64 least;  // weights at typicality's scale are not below it
   WeightScale of_draw;
 

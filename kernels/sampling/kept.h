@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What both sampling kernels are made of: which tokens a filter keeps, the order of logits as
+// What all sampling kernels are made of: which tokens a filter keeps, the order of logits as
 // integers, and sums over a warp.
 #pragma once
 
@@ -28,6 +28,18 @@ TW_DEVICE u32 order_key(float value) {
 }
 TW_DEVICE float of_order_key(u32 key) {
   return float_of((key >> 31) != 0 ? key & 0x7FFFFFFFU : ~key);
+}
+
+// An entry of a row: the larger one comes first where tokens are kept by their logits. No two are
+// equal.
+TW_DEVICE u64 entry_of(float value, i32 id) {
+  return u64{order_key(value)} << 32 | ~static_cast<u32>(id);
+}
+TW_DEVICE float value_of_entry(u64 entry) {
+  return of_order_key(static_cast<u32>(entry >> 32));
+}
+TW_DEVICE i32 id_of_entry(u64 entry) {
+  return static_cast<i32>(~static_cast<u32>(entry));
 }
 
 // Loops that run once a row stay loops: an instruction that is fetched costs more than one that

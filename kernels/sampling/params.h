@@ -40,6 +40,7 @@ inline constexpr u32 kStatusInfinity = 2;
 inline constexpr u32 kStatusNoCandidate = 4;
 inline constexpr u32 kStatusBadParameter = 8;
 inline constexpr u32 kStatusSlot = 16;
+inline constexpr u32 kStatusNegative = 32;
 
 // The order of filters, as FilterOrder has them.
 enum class Order : i32 { hf, joint, vllm, llamacpp };
@@ -77,11 +78,50 @@ struct SampleMemory {
 };
 inline constexpr i32 kSampleSharedBytes = sizeof(SampleMemory);
 
+// The entries of a row that come first, sorted.
+inline constexpr i32 kMostBest = 2048;
+struct BestList {
+  u64 entries[kMostBest];
+  u32 count;
+};
+
+// The block's shared memory where it lists entries.
+struct BestMemory {
+  SampleMemory row;
+  BestList best;
+};
+inline constexpr i32 kBestSharedBytes = sizeof(BestMemory);
+
 // Of the kernel that has a cluster of blocks for a row.
 inline constexpr i32 kClusterThreads = 512;
 inline constexpr i32 kBlockLogits = 16384;
 inline constexpr i32 kMostBlocks = 16;
-inline constexpr i32 kClusterSharedBytes = 100 * 1024;  // two blocks have an SM
+inline constexpr i32 kClusterSharedBytes = 100 * 1024;      // two blocks have an SM
+inline constexpr i32 kClusterBestSharedBytes = 112 * 1024;  // where it lists entries
+
+// What a call gives beside its tokens; null where it is not wanted.
+struct LogProbParams {
+  float* chosen;  // [rows]
+  i64 chosen_stride;
+  i32* ranks;  // [rows]
+  i64 ranks_stride;
+  float* best;  // [rows, n]
+  i64 best_stride;
+  i32* best_ids;  // [rows, n]
+  i64 best_ids_stride;
+  i32 n;
+};
+struct OutputParams {
+  u32* kept;  // [rows, ceil(vocabulary / 32)]
+  i64 kept_stride;
+  float* probabilities;  // [rows, vocabulary]
+  i64 probabilities_stride;
+  void* masked;  // [rows, vocabulary]
+  i64 masked_stride;
+  i32 masked_f32;  // else the logits' type
+  LogProbParams raw;
+  LogProbParams processed;
+};
 
 struct SampleParams {
   const void* logits;  // [rows, vocabulary]
@@ -106,6 +146,22 @@ struct SampleParams {
   i32 vocabulary;
   i32 aligned;      // all rows are aligned to runs
   i32 warp_logits;  // of a row in a cluster: a multiple of 128, so that its warps have all
+  OutputParams outputs;
+};
+
+// Of the kernels of top_k().
+struct TopKParams {
+  const void* logits;  // [rows, vocabulary]
+  i64 logits_stride;
+  void* values;  // [rows, k], the logits' type
+  i64 values_stride;
+  void* indices;  // [rows, k]
+  i64 indices_stride;
+  i32 indices_64;  // i64, not i32
+  i32 k;
+  i32 vocabulary;
+  i32 aligned;      // as in SampleParams
+  i32 warp_logits;  // as in SampleParams
 };
 
 }  // namespace tw

@@ -16,8 +16,26 @@ namespace tw {
 inline constexpr i32 kRowRun = 4;
 static_assert(kRun % kRowRun == 0, "rows are aligned to runs of kRun");
 
-template <typename T>
+// What the values of a row are beside numbers: of logits, and of probabilities, which are -inf
+// where there is none. `kOne` weighs as much as the largest one.
+template <typename Scale>
+struct ValuesOfRow {
+  static constexpr bool kProbabilities = false;
+  static constexpr float kOne = 0;
+  TW_DEVICE static float clean(float logit) { return clean_logit(logit); }
+};
+template <>
+struct ValuesOfRow<ProbabilityScale> {
+  static constexpr bool kProbabilities = true;
+  static constexpr float kOne = 1;
+  TW_DEVICE static float clean(float p) { return p > 0 ? p : -kInfinity; }
+};
+
+template <typename T, typename ScaleOfRow = WeightScale>
 struct RowOfLogits {
+  using Scale = ScaleOfRow;
+  using Values = ValuesOfRow<Scale>;
+
   const T* logits;
   i32 count;
   bool aligned;
@@ -26,8 +44,14 @@ struct RowOfLogits {
   bool infinite;                // the largest logit is +inf: all mass lies on such ones, evenly
 
   TW_DEVICE float value(float logit) const {
-    if (infinite) return logit == kInfinity ? 0.0F : -kInfinity;
-    return clean_logit(logit);
+    if (infinite) return logit == kInfinity ? Values::kOne : -kInfinity;
+    return Values::clean(logit);
+  }
+
+  // What processing made of one logit.
+  TW_DEVICE float raw_at(i32 id) const {
+    const float logit = to_float(logits[id]);
+    return processed ? process_logit(process, id, logit) : logit;
   }
 
   // body(id, logit) of the run that begins at `begin`: what processing made of the logit.
@@ -64,8 +88,8 @@ struct RowOfLogits {
 
 // The largest value and the lowest id that has it, as order_key(value) << 32 | ~id; and whether a
 // logit is NaN.
-template <typename T>
-TW_DEVICE u64 largest_of_row(const RowOfLogits<T>& row, bool& nan, SampleMemory& memory) {
+template <typename Row>
+TW_DEVICE u64 largest_of_row(const Row& row, bool& nan, SampleMemory& memory) {
   u64 largest = 0;
   nan = false;
   for (i32 begin = thread_id() * kRowRun; begin < row.count; begin += num_threads() * kRowRun) {
@@ -89,10 +113,24 @@ TW_DEVICE u64 largest_of_row(const RowOfLogits<T>& row, bool& nan, SampleMemory&
   return largest;
 }
 
+// The sum of measure(id, value) over the row.
+template <typename Row, typename Measure>
+TW_DEVICE u64 sum_of_row(const Row& row, const Measure& measure, SampleMemory& memory) {
+  u64 sum = 0;
+  row.for_all([&](i32 id, float value) { sum += measure(id, value); });
+  sum = sum_of_warp(sum);
+  if (lane_id() == 0) memory.of_warps[warp_of_thread()] = sum;
+  sync_block();
+  sum = 0;
+  for (i32 warp = 0; warp < num_threads() / kWarpSize; ++warp) sum += memory.of_warps[warp];
+  sync_block();
+  return sum;
+}
+
 // The first entry, in order of ids, at which the sum of measure(id, value) exceeds target_of(total)
 // < total.
-template <typename T, typename Measure, typename Target>
-TW_DEVICE i32 locate(const RowOfLogits<T>& row, const Measure& measure, const Target& target_of,
+template <typename Row, typename Measure, typename Target>
+TW_DEVICE i32 locate(const Row& row, const Measure& measure, const Target& target_of,
                      SampleMemory& memory) {
   constexpr i32 kStep = kWarpSize * kRowRun;
   const i32 steps = (row.count - 1) / (kStep * kStretches) + 1;  // of a stretch
@@ -162,8 +200,8 @@ struct Threshold {
 };
 
 // A digit of the order keys a pass.
-template <typename T, typename Pass, typename Score, typename Measure, typename Target>
-TW_DEVICE Threshold find_threshold(const RowOfLogits<T>& row, const Pass& pass, const Score& score,
+template <typename Row, typename Pass, typename Score, typename Measure, typename Target>
+TW_DEVICE Threshold find_threshold(const Row& row, const Pass& pass, const Score& score,
                                    const Measure& measure, const Target& target_of,
                                    SampleMemory& memory) {
   constexpr i32 kDigitBits = 8;

@@ -5,41 +5,36 @@
 
 #include "arch/elements.h"
 #include "arch/thread.h"
-#include "sampling/filtered_row.h"
 #include "sampling/params.h"
 #include "sampling/random_bits.h"
 #include "sampling/row.h"
 #include "sampling/row_numbers.h"
-#include "sampling/typical.h"
+#include "sampling/survivors.h"
 
 namespace tw {
 
 // What the filters keep of a row, then the draw, as turns of one loop: each part of the code is
-// there once, because it is long. The row has a finite largest value. With `filtered` nothing is
-// drawn, and it is what the filters keep.
-template <typename T>
-TW_DEVICE i32 draw(const SampleParams& p, const RowNumbers& numbers, const RowOfLogits<T>& row,
-                   float largest, SampleMemory& memory, FilteredRow* filtered = nullptr) {
+// there once, because it is long. The row has a finite largest value. `left` is made; unless it
+// `draws`, that is all.
+template <bool draws = true, typename Row>
+TW_DEVICE i32 draw(const SampleParams& p, const RowNumbers& numbers, const Row& row, float largest,
+                   Survivors<typename Row::Scale>& left, SampleMemory& memory) {
   const u64 random =
       sampling_bits(value_of_entry(p.seeds, numbers.entry), value_of_entry(p.steps, numbers.entry));
-  WeightScale of_draw{largest, scale_of_temperature(numbers.temperature)};
-  WeightScale scale = of_draw;
+  const float scale_of_row = scale_of_temperature(numbers.temperature);
+  left = survivors_of_all<typename Row::Scale>({largest, scale_of_row});
+  Kept& kept = left.kept;
+  auto& typicality = left.typicality;
+  auto& scale = left.scale;
+  auto& of_draw = left.of_draw;
+  u64& least = left.least;
   if (p.order == Order::llamacpp) scale.scale = scale_of_temperature(1.0F);
-  Kept kept{-kInfinity, kLastId};     // by logit
-  Kept typical{-kInfinity, kLastId};  // by score
-  Typicality typicality{scale, 0};
-  u64 least = 0;
-  const auto passes = [&](i32 id, float value) {
-    return kept.contains(id, value) && (least == 0 || token_weight(value, scale) >= least) &&
-           (typical.threshold == -kInfinity || typical.contains(id, typicality.score(value)));
-  };
+  typicality.scale = scale;
+  const auto passes = [&](i32 id, float value) { return left.contains(id, value); };
 #pragma unroll 1
   for (i32 turn = 0;; ++turn) {
     const Filter filter = filter_of_turn(p.order, turn);
-    if (filtered != nullptr && filter == Filter::none) {
-      *filtered = {kept, typical, typicality, least, of_draw};
-      return kLastId;
-    }
+    if (!draws && filter == Filter::none) return kLastId;
     if (is_off(filter, numbers, row.count)) continue;
     if (filter == Filter::min_p) {
       const u64 weight = least_weight(numbers.min_p, token_weight(largest, scale));
@@ -93,7 +88,7 @@ TW_DEVICE i32 draw(const SampleParams& p, const RowNumbers& numbers, const RowOf
     }
     if (filter == Filter::none) return id;
     if (by_score) {
-      typical = {threshold.score, id};
+      left.typical = {threshold.score, id};
       if (p.order == Order::llamacpp) {
         largest = largest_of(row, passes, memory);
         of_draw.largest = largest;
@@ -104,12 +99,14 @@ TW_DEVICE i32 draw(const SampleParams& p, const RowNumbers& numbers, const RowOf
   }
 }
 
-// The row's token, and its status.
-template <typename T>
-TW_DEVICE i32 sample_row(const SampleParams& p, u32& status, SampleMemory& memory) {
-  const i64 index = block_id();
+// The row's token, its status, and what the token was drawn from. `row` is at first as it is given.
+template <typename Row>
+TW_DEVICE i32 sample_row(const SampleParams& p, Row& row, Survivors<typename Row::Scale>& left,
+                         u32& status, SampleMemory& memory) {
+  left = survivors_of_all<typename Row::Scale>({0, 1});
+  left.alone = true;
   i64 entry;
-  if (!find_entry(p, index, entry)) {
+  if (!find_entry(p, block_id(), entry)) {
     status = kStatusSlot;
     return 0;
   }
@@ -117,12 +114,16 @@ TW_DEVICE i32 sample_row(const SampleParams& p, u32& status, SampleMemory& memor
   const LogitProcess& process = memory.process;
   if (!process_of_entry(p.process, entry, p.vocabulary, memory.bias_filter, memory.process))
     numbers.status = kStatusBadParameter;
-  RowOfLogits<T> row{static_cast<const T*>(p.logits) + index * p.logits_stride,
-                     p.vocabulary,
-                     p.aligned != 0,
-                     changes_logits(process),
-                     process,
-                     false};
+  row.processed = changes_logits(process);
+  if constexpr (Row::Values::kProbabilities) {
+    if (numbers.temperature != 0 && numbers.temperature != 1) {
+      numbers.temperature = 1;
+      numbers.status = kStatusBadParameter;
+    }
+    bool negative = false;
+    for (i32 id = thread_id(); id < row.count; id += num_threads()) negative |= row.raw_at(id) < 0;
+    if (any_of_block(negative)) numbers.status |= kStatusNegative;
+  }
   bool nan;
   const u64 largest = largest_of_row(row, nan, memory);
   const i32 arg_max = static_cast<i32>(~static_cast<u32>(largest));
@@ -132,14 +133,26 @@ TW_DEVICE i32 sample_row(const SampleParams& p, u32& status, SampleMemory& memor
   if (value == -kInfinity) return first_allowed(process, p.vocabulary);
   if (numbers.temperature == 0) return arg_max;
   row.infinite = value == kInfinity;
-  return draw(p, numbers, row, row.infinite ? 0.0F : value, memory);
+  return draw(p, numbers, row, row.infinite ? Row::Values::kOne : value, left, memory);
+}
+
+template <typename Row, typename T>
+TW_DEVICE Row row_of_block(const SampleParams& p, const LogitProcess& process) {
+  return {static_cast<const T*>(p.logits) + block_id() * p.logits_stride,
+          p.vocabulary,
+          p.aligned != 0,
+          false,
+          process,
+          false};
 }
 
 template <typename T>
 TW_DEVICE void sample(const SampleParams& p) {
   SampleMemory& memory = *reinterpret_cast<SampleMemory*>(shared_memory());
   u32 status = 0;
-  const i32 token = sample_row<T>(p, status, memory);
+  RowOfLogits<T> row = row_of_block<RowOfLogits<T>, T>(p, memory.process);
+  Survivors<WeightScale> left;
+  const i32 token = sample_row(p, row, left, status, memory);
   if (thread_id() != 0) return;
   store_status(p, block_id(), status);
   store_token(p, block_id(), token);

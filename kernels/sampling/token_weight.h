@@ -20,6 +20,12 @@ struct WeightScale {
   float scale;    // log2(e) / temperature, finite and normal
 };
 
+// What turns a row's probabilities into weights.
+struct ProbabilityScale {
+  float largest;  // positive and finite
+  float scale;    // 1: there is no temperature
+};
+
 TW_DEVICE float scale_of_temperature(float temperature) {
   const float scale = divide_exact(0x1.715476p+0F, temperature);
   return min_of(max_of(scale, 0x1.0p-126F), 0x1.fffffep+127F);
@@ -80,6 +86,52 @@ TW_DEVICE u64 converted_weight(float logit, const WeightScale& scale) {
   const WeightExponent exponent = weight_exponent(logit, scale);
   const u32 bits = bits_of(weight_power(exponent.part));
   return static_cast<u64>(float_of(bits + (static_cast<u32>(kWeightBits - exponent.whole) << 23)));
+}
+
+// log2 of x >= 0, finite: the operations of src/sampling/weight.h.
+TW_DEVICE float log2_exact(float x) {
+  if (!(x > 0)) return -kInfinity;
+  const bool tiny = x < 0x1.0p-100F;
+  if (tiny) x = multiply_exact(x, 0x1.0p64F);
+  const u32 bits = bits_of(x);
+  const u32 exponent = (bits - 0x3F400000U) & 0xFF800000U;
+  const auto whole =
+      add_exact(tiny ? -64.0F : 0.0F, static_cast<float>(static_cast<i32>(exponent) / 0x800000));
+  const float m = float_of(bits - exponent);
+  const float s = divide_exact(subtract_exact(m, 1.0F), add_exact(m, 1.0F));
+  const float square = multiply_exact(s, s);
+  float sum = 0x1.484b14p-2F;
+  sum = multiply_add_exact(square, sum, 0x1.a61762p-2F);
+  sum = multiply_add_exact(square, sum, 0x1.2776c6p-1F);
+  sum = multiply_add_exact(square, sum, 0x1.ec709ep-1F);
+  sum = multiply_add_exact(square, sum, 0x1.715476p+1F);
+  return multiply_add_exact(s, sum, whole);
+}
+
+// log2 of a token's probability relative to the largest one.
+TW_DEVICE float relative_log2(float logit, const WeightScale& scale) {
+  return multiply_exact(subtract_exact(logit, scale.largest), scale.scale);
+}
+TW_DEVICE float relative_log2(float p, const ProbabilityScale& scale) {
+  return log2_exact(max_of(divide_exact(p, scale.largest), 0.0F));
+}
+
+// The natural logarithm of a probability: of a token of a row whose weights sum to `mass`.
+TW_DEVICE float log_probability(float relative_log2, u64 mass) {
+  const float of_mass =
+      subtract_exact(log2_exact(static_cast<float>(mass)), static_cast<float>(kWeightBits));
+  return multiply_exact(subtract_exact(relative_log2, of_mass), 0x1.62e430p-1F);
+}
+
+// The same of probabilities: floor(2^40 * p / largest).
+TW_DEVICE u64 token_weight(float p, const ProbabilityScale& scale) {
+  const u32 bits = bits_of(max_of(divide_exact(p, scale.largest), 0.0F));
+  const u64 mantissa = (bits & 0x7FFFFFU) | 0x800000U;
+  const u32 shift = 150 - (bits >> 23);  // less kWeightBits
+  return (mantissa << kWeightBits >> 16) >> (shift < 79 ? shift - 16 : 63);
+}
+TW_DEVICE float token_exponent(float p, const ProbabilityScale& scale) {
+  return max_of(relative_log2(p, scale), kLeastExponent);
 }
 
 // Logits as everything here sees them: NaN counts as -inf, and the two zeros are equal.

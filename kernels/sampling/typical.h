@@ -9,8 +9,9 @@
 
 namespace tw {
 
+template <typename Scale>
 struct Typicality {
-  WeightScale scale;
+  Scale scale;
   float mean;
 
   // The larger, the earlier a token is kept; at most 0.
@@ -35,8 +36,8 @@ TW_DEVICE u32 rounded_quotient(Wide dividend, u64 divisor) {
 }
 
 // The mean exponent of the tokens that pass(id, value), weighted, as a whole number of 2^-16.
-template <typename T, typename Pass>
-TW_DEVICE float mean_exponent(const RowOfLogits<T>& row, const Pass& pass, const WeightScale& scale,
+template <typename Row, typename Pass>
+TW_DEVICE float mean_exponent(const Row& row, const Pass& pass, const typename Row::Scale& scale,
                               SampleMemory& memory) {
   Wide sum{0, 0};
   u64 mass = 0;
@@ -72,8 +73,8 @@ TW_DEVICE float mean_exponent(const RowOfLogits<T>& row, const Pass& pass, const
 }
 
 // The largest value of the tokens that pass(id, value).
-template <typename T, typename Pass>
-TW_DEVICE float largest_of(const RowOfLogits<T>& row, const Pass& pass, SampleMemory& memory) {
+template <typename Row, typename Pass>
+TW_DEVICE float largest_of(const Row& row, const Pass& pass, SampleMemory& memory) {
   float largest = -kInfinity;
   row.for_all([&](i32 id, float value) {
     if (value > largest && pass(id, value)) largest = value;

@@ -3,6 +3,7 @@
 // summary, by which the weight of any token is found.
 #pragma once
 
+#include "sampling/filtered_row.h"
 #include "sampling/rejection.h"
 #include "sampling/row_numbers.h"
 #include "sampling/sample.h"
@@ -150,7 +151,9 @@ TW_DEVICE RowSummary summarise(const VerifyParams& p, const RowNumbers& numbers,
   } else {
     row.infinite = value == kInfinity;
     summary.infinite = row.infinite ? 1 : 0;
-    draw(p.sample, numbers, row, row.infinite ? 0.0F : value, memory, &summary.filtered);
+    Survivors<WeightScale> left;
+    draw<false>(p.sample, numbers, row, row.infinite ? 0.0F : value, left, memory);
+    summary.filtered = {left.kept, left.typical, left.typicality, left.least, left.of_draw};
     summary.mass = sum_of_row(
         row, [&](i32 id, float v) { return summary.filtered.weight(id, v); }, memory);
   }

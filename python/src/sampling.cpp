@@ -32,6 +32,8 @@ constexpr const char* kSignature =
     "steps: tilewright._typing.PerRow = 0, "
     "slots: tilewright._typing.Indices | None = None, "
     "status: tilewright._typing.Array | None = None, "
+    "input: str = 'logits', "
+    "outputs: tilewright.sampling.SamplingOutputs | None = None, "
     "out: tilewright._typing.ArrayT | None = None, "
     "stream: object | None = None) -> tilewright._typing.ArrayT";
 
@@ -65,10 +67,81 @@ seeds, steps: int64; the random number of a row is Philox4x32-10 of its seed and
 slots: int32 [rows]; every array of parameters, seeds and steps among them, then has one extent,
   [slots], and row r reads entry slots[r].
 status: int32 [rows], written: bits of SamplingStatus for each row.
+input: "logits", or "probabilities": then what rows have is a probability, >= 0 and not necessarily
+  normalised; temperature is 1 or 0, nothing is processed, and the order is not "llamacpp".
+outputs: a SamplingOutputs: arrays that are written beside the tokens.
 out: int32 or int64 [rows], written. stream: as in Attention.run.
 
 Returns the tokens, int32 [rows] of logits' kind, or out. Errors: InvalidArgument, also for a
 temperature below 0. Releases the GIL.)";
+
+LogProbs to_log_probs(nb::handle object, Keep& keep) {
+  LogProbs result;
+  if (object.is_none()) return result;
+  const auto read = [&](const char* name) {
+    return view_of(keep.emplace_back(object.attr(name)), name, keep, Access::write);
+  };
+  result.chosen = read("chosen");
+  result.ranks = read("ranks");
+  result.best = read("best");
+  result.best_ids = read("best_ids");
+  return result;
+}
+
+SamplingOutputs to_outputs(nb::handle object, Keep& keep) {
+  SamplingOutputs result;
+  if (object.is_none()) return result;
+  const auto read = [&](const char* name) {
+    return view_of(keep.emplace_back(object.attr(name)), name, keep, Access::write);
+  };
+  result.kept = read("kept");
+  result.probabilities = read("probabilities");
+  result.masked_logits = read("masked_logits");
+  result.raw = to_log_probs(keep.emplace_back(object.attr("raw")), keep);
+  result.processed = to_log_probs(keep.emplace_back(object.attr("processed")), keep);
+  return result;
+}
+
+constexpr const char* kTopKSignature =
+    "def top_k(logits: tilewright._typing.ArrayT, k: int, *, "
+    "values: tilewright._typing.ArrayT | None = None, "
+    "indices: tilewright._typing.ArrayT | None = None, "
+    "stream: object | None = None) -> "
+    "tuple[tilewright._typing.ArrayT, tilewright._typing.ArrayT]";
+
+constexpr const char* kTopKDoc =
+    R"(The k largest entries of each row of logits [rows, vocabulary] (float32, float16 or bfloat16).
+
+They are sorted: by falling value, and among equal ones by rising index. NaN counts as -inf; behind the
+last entry of a row there is -inf with index -1. 1 <= k <= 2048.
+
+values: [rows, k] of the dtype of logits, written. indices: int32 or int64 [rows, k], written.
+stream: as in Attention.run.
+
+Returns values and indices (int32), of logits' kind, or the arrays given. Errors: InvalidArgument.
+Releases the GIL.)";
+
+nb::object top_k_entries(nb::handle logits, std::int64_t k, nb::object values, nb::object indices,
+                         nb::handle stream) {
+  Keep keep;
+  const TensorView view = view_of(logits, "logits", keep);
+  if (view.rank != 2) {
+    raise_invalid(fmt::format("logits is {}: it must be [rows, vocabulary]",
+                              view.defined() ? view.describe() : "None"));
+  }
+  if (k < 1 || k > 2048) raise_invalid(fmt::format("k is {}: it must be in [1, 2048]", k));
+  const std::int64_t shape[] = {view.shape[0], k};
+  Output values_out(std::move(values), logits, view.dtype, shape);
+  Output indices_out(std::move(indices), logits, DType::i32, shape);
+  const TensorView values_view = values_out.view("values", keep);
+  const TensorView indices_view = indices_out.view("indices", keep);
+  const Stream on = to_stream(stream, view.device);
+  {
+    const nb::gil_scoped_release release;
+    top_k(view, values_view, indices_view, on);
+  }
+  return nb::make_tuple(values_out.result(), indices_out.result());
+}
 
 nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle top_k,
                          nb::handle top_p, nb::handle min_p, nb::handle typical_p, nb::handle order,
@@ -76,7 +149,8 @@ nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle t
                          nb::handle output_counts, nb::handle prompt_bits,
                          nb::handle repetition_penalty, nb::handle frequency_penalty,
                          nb::handle presence_penalty, nb::handle seeds, nb::handle steps,
-                         nb::handle slots, nb::handle status, nb::object out, nb::handle stream) {
+                         nb::handle slots, nb::handle status, nb::handle input, nb::handle outputs,
+                         nb::object out, nb::handle stream) {
   Keep keep;
   const TensorView view = view_of(logits, "logits", keep);
   if (view.rank != 2) {
@@ -104,6 +178,10 @@ nb::object sample_tokens(nb::handle logits, nb::handle temperature, nb::handle t
   args.steps = to_per_row<std::int64_t>(steps, "steps", DType::i64, keep);
   args.slots = list_or_view_of(slots, "slots", DType::i32, keep);
   args.status = view_of(status, "status", keep, Access::write);
+  args.input = to_choice<SamplingInput>(
+      input, "input",
+      {{"logits", SamplingInput::logits}, {"probabilities", SamplingInput::probabilities}});
+  args.outputs = to_outputs(outputs, keep);
   Output output(std::move(out), logits, DType::i32, std::span(view.shape).first(1));
   const TensorView tokens = output.view("out", keep);
   args.stream = to_stream(stream, view.device);
@@ -143,15 +221,19 @@ void bind_sampling(nb::module_& m) {
       .value("INFINITY", SamplingStatus::infinity)
       .value("NO_CANDIDATE", SamplingStatus::no_candidate)
       .value("BAD_PARAMETER", SamplingStatus::bad_parameter)
-      .value("SLOT", SamplingStatus::slot);
+      .value("SLOT", SamplingStatus::slot)
+      .value("NEGATIVE", SamplingStatus::negative);
   m.def("sample", &sample_tokens, "logits"_a.none(), nb::kw_only(), "temperature"_a.none() = 1.0,
         "top_k"_a.none() = 0, "top_p"_a.none() = 1.0, "min_p"_a.none() = 0.0,
         "typical_p"_a.none() = 1.0, "order"_a = "hf", "allowed"_a = nb::none(),
         "bias_ids"_a = nb::none(), "bias_values"_a = nb::none(), "output_counts"_a = nb::none(),
         "prompt_bits"_a = nb::none(), "repetition_penalty"_a.none() = 1.0,
         "frequency_penalty"_a.none() = 0.0, "presence_penalty"_a.none() = 0.0, "seeds"_a.none() = 0,
-        "steps"_a.none() = 0, "slots"_a = nb::none(), "status"_a = nb::none(), "out"_a = nb::none(),
-        "stream"_a = nb::none(), nb::sig(kSignature), kDoc);
+        "steps"_a.none() = 0, "slots"_a = nb::none(), "status"_a = nb::none(), "input"_a = "logits",
+        "outputs"_a = nb::none(), "out"_a = nb::none(), "stream"_a = nb::none(),
+        nb::sig(kSignature), kDoc);
+  m.def("top_k", &top_k_entries, "logits"_a.none(), "k"_a, nb::kw_only(), "values"_a = nb::none(),
+        "indices"_a = nb::none(), "stream"_a = nb::none(), nb::sig(kTopKSignature), kTopKDoc);
 }
 
 }  // namespace tilewright::python

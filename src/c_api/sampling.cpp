@@ -36,6 +36,20 @@ void read_rows(const Path& path, const Given* given, PerRow<T>& rows) {
   rows.value = static_cast<T>(given->value);
 }
 
+LogProbs read_log_probs(const Path& path, const tw_log_probs& given) {
+  return {read_tensor({path, "chosen"}, given.chosen), read_tensor({path, "ranks"}, given.ranks),
+          read_tensor({path, "best"}, given.best), read_tensor({path, "best_ids"}, given.best_ids)};
+}
+
+SamplingOutputs read_outputs(const Path& path, const tw_sampling_outputs* outputs) {
+  const tw_sampling_outputs given = read_struct(path, outputs);
+  return {read_tensor({path, "kept"}, given.kept),
+          read_tensor({path, "probabilities"}, given.probabilities),
+          read_tensor({path, "masked_logits"}, given.masked_logits),
+          read_log_probs({path, "raw"}, given.raw),
+          read_log_probs({path, "processed"}, given.processed)};
+}
+
 }  // namespace
 
 SamplingArgs c_api::read_sampling_args(const Path& path, const tw_sampling_args* args) {
@@ -60,7 +74,8 @@ SamplingArgs c_api::read_sampling_args(const Path& path, const tw_sampling_args*
   read_rows({path, "presence_penalty"}, given.presence_penalty, result.presence_penalty);
   read_rows({path, "typical_p"}, given.typical_p, result.typical_p);
   result.order = read_enum({path, "order"}, given.order, FilterOrder::llamacpp);
-  check_reserved({path, "reserved"}, given.reserved);
+  result.input = read_enum({path, "input"}, given.input, SamplingInput::probabilities);
+  if (given.outputs != nullptr) result.outputs = read_outputs({path, "outputs"}, given.outputs);
   return result;
 }
 
@@ -69,5 +84,13 @@ tw_status tw_sample(const tw_tensor* logits, const tw_sampling_args* args,
   return guarded([&] {
     sample(read_tensor("logits", logits), read_sampling_args("args", args),
            read_tensor("tokens", tokens));
+  });
+}
+
+tw_status tw_top_k(const tw_tensor* logits, const tw_tensor* values, const tw_tensor* indices,
+                   tw_stream stream) {
+  return guarded([&] {
+    top_k(read_tensor("logits", logits), read_tensor("values", values),
+          read_tensor("indices", indices), read_stream(stream));
   });
 }

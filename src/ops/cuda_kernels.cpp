@@ -7,6 +7,7 @@
 #include "base/cuda_launch.h"
 #include "catalog/kernels_of.h"
 #include "sampling/cuda_sample.h"
+#include "sampling/cuda_top_k.h"
 #include "sampling/cuda_verify.h"
 
 namespace tilewright {
@@ -135,6 +136,7 @@ std::vector<jit::KernelSource> kernels_of_ops(const std::string& arch) {
     sources.push_back(std::move(source));
   for (jit::KernelSource& source : verify_kernel_sources(arch))
     sources.push_back(std::move(source));
+  for (jit::KernelSource& source : top_k_kernel_sources(arch)) sources.push_back(std::move(source));
   return sources;
 }
 

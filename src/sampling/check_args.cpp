@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/checks.h"
+#include "sampling/outputs.h"
 #include "sampling/weight.h"
 
 namespace tilewright {
@@ -36,12 +37,92 @@ void visit_tables(const SamplingArgs& args, std::int64_t vocabulary, const Visit
   visit("prompt_bits", args.prompt_bits, DType::i32, words);
 }
 
+void check_log_probs(const char* of, const LogProbs& log_probs, const TensorView& logits) {
+  if (!is_wanted(log_probs) && !log_probs.best_ids.defined()) return;
+  const std::string name(of);
+  const std::int64_t rows = logits.shape[0];
+  const auto check = [&](const char* member, const TensorView& tensor, DType dtype) {
+    require_dtype(name + member, tensor, {dtype});
+    require_device(name + member, tensor, logits.device);
+    require_writable(name + member, tensor);
+  };
+  if (log_probs.chosen.defined()) {
+    require_shape(name + ".chosen", log_probs.chosen, {rows});
+    check(".chosen", log_probs.chosen, DType::f32);
+  }
+  if (log_probs.ranks.defined()) {
+    require_shape(name + ".ranks", log_probs.ranks, {rows});
+    check(".ranks", log_probs.ranks, DType::i32);
+  }
+  require(log_probs.best.defined() == log_probs.best_ids.defined(),
+          "{0}.best is {1}, {0}.best_ids is {2}: they must be given together", name, log_probs.best,
+          log_probs.best_ids);
+  if (!log_probs.best.defined()) return;
+  require_shape(name + ".best", log_probs.best, {rows, -1});
+  const std::int64_t n = log_probs.best.shape[1];
+  require(n >= 1 && n <= kMostBest, "{}.best is {}: its columns must be in [1, {}]", name,
+          log_probs.best, kMostBest);
+  require_shape(name + ".best_ids", log_probs.best_ids, {rows, n});
+  check(".best", log_probs.best, DType::f32);
+  check(".best_ids", log_probs.best_ids, DType::i32);
+  require_last_dim_contiguous(name + ".best", log_probs.best);
+  require_last_dim_contiguous(name + ".best_ids", log_probs.best_ids);
+}
+
+void check_outputs(const TensorView& logits, const SamplingArgs& args) {
+  const SamplingOutputs& outputs = args.outputs;
+  const auto check = [&](const char* name, const TensorView& tensor, std::int64_t columns) {
+    require_shape(name, tensor, {logits.shape[0], columns});
+    require_device(name, tensor, logits.device);
+    require_last_dim_contiguous(name, tensor);
+    require_writable(name, tensor);
+  };
+  const std::int64_t vocabulary = logits.shape[1];
+  if (outputs.kept.defined()) {
+    check("outputs.kept", outputs.kept, (vocabulary + 31) / 32);
+    require_dtype("outputs.kept", outputs.kept, {DType::i32});
+  }
+  if (outputs.probabilities.defined()) {
+    check("outputs.probabilities", outputs.probabilities, vocabulary);
+    require_dtype("outputs.probabilities", outputs.probabilities, {DType::f32});
+  }
+  if (outputs.masked_logits.defined()) {
+    check("outputs.masked_logits", outputs.masked_logits, vocabulary);
+    require_dtype("outputs.masked_logits", outputs.masked_logits, {DType::f32, logits.dtype});
+    require(args.input == SamplingInput::logits,
+            "outputs.masked_logits is {}: it must be empty where the input is probabilities",
+            outputs.masked_logits);
+  }
+  check_log_probs("outputs.raw", outputs.raw, logits);
+  check_log_probs("outputs.processed", outputs.processed, logits);
+}
+
+void check_input(const SamplingArgs& args) {
+  require(args.input <= SamplingInput::probabilities, "input is {}: it must be a SamplingInput",
+          static_cast<int>(args.input));
+  if (args.input == SamplingInput::logits) return;
+  require(args.order != FilterOrder::llamacpp,
+          "order is llamacpp: it must be another one where the input is probabilities");
+  const auto require_none = [](const char* name, const TensorView& tensor) {
+    require(!tensor.defined(), "{} is {}: it must be empty where the input is probabilities", name,
+            tensor);
+  };
+  require_none("allowed", args.allowed);
+  require_none("bias_ids", args.bias_ids);
+  require_none("bias_values", args.bias_values);
+  require_none("output_counts", args.output_counts);
+  require_none("prompt_bits", args.prompt_bits);
+}
+
 void check_values(const SamplingArgs& args, std::int64_t entry, std::int64_t row, bool tensors) {
   const auto value = [&](const PerRow<float>& argument, float otherwise) {
     return argument.tensor.defined() && !tensors ? otherwise : value_of(argument, entry);
   };
   const float temperature = value(args.temperature, 1);
   require(temperature >= 0, "temperature of row {} is {}: it must not be negative", row,
+          temperature);
+  require(args.input == SamplingInput::logits || temperature == 0 || temperature == 1,
+          "temperature of row {} is {}: it must be 1 or 0 where the input is probabilities", row,
           temperature);
   require(!std::isnan(value(args.top_p, 1)), "top_p of row {} is NaN: it must be a number", row);
   require(!std::isnan(value(args.typical_p, 1)), "typical_p of row {} is NaN: it must be a number",
@@ -102,10 +183,14 @@ void check_sampling(const TensorView& logits, const SamplingArgs& args, const Te
           "logits is {}: its vocabulary must be in [1, {}]", logits, kMaxVocabulary);
   require(args.order <= FilterOrder::llamacpp, "order is {}: it must be a FilterOrder",
           static_cast<int>(args.order));
-  require_shape("tokens", tokens, {rows});
-  require_dtype("tokens", tokens, {DType::i32, DType::i64});
-  require_device("tokens", tokens, logits.device);
-  require_writable("tokens", tokens);
+  check_input(args);
+  check_outputs(logits, args);
+  if (tokens.defined() || !any_wanted(args.outputs)) {
+    require_shape("tokens", tokens, {rows});
+    require_dtype("tokens", tokens, {DType::i32, DType::i64});
+    require_device("tokens", tokens, logits.device);
+    require_writable("tokens", tokens);
+  }
   if (args.slots.defined()) {
     require_shape("slots", args.slots, {rows});
     require_dtype("slots", args.slots, {DType::i32});

@@ -11,12 +11,12 @@
 #include "jit/kernel_handle.h"
 #include "sampling/check_args.h"
 #include "sampling/chunks.h"
+#include "sampling/outputs.h"
 
 namespace tilewright {
 namespace {
 
 constexpr std::int32_t kThreads = 512;
-constexpr std::int64_t kMostClusterLogits = std::int64_t{tw::kBlockLogits} * tw::kMostBlocks;
 
 constexpr DType kDTypes[] = {DType::f32, DType::f16, DType::bf16};
 
@@ -29,6 +29,45 @@ tw::RowTable row_table(const TensorView& table) {
   return {table.data, table.strides[0]};
 }
 
+std::int32_t sample_shared_bytes(SampleKernel kernel) {
+  switch (kernel) {
+    case SampleKernel::block:
+      return tw::kSampleSharedBytes;
+    case SampleKernel::cluster:
+      return tw::kClusterSharedBytes;
+    default:
+      return tw::kBestSharedBytes;
+  }
+}
+
+tw::LogProbParams log_prob_params(const LogProbs& log_probs) {
+  tw::LogProbParams params{};
+  params.chosen = static_cast<float*>(log_probs.chosen.data);
+  params.chosen_stride = log_probs.chosen.strides[0];
+  params.ranks = static_cast<tw::i32*>(log_probs.ranks.data);
+  params.ranks_stride = log_probs.ranks.strides[0];
+  params.best = static_cast<float*>(log_probs.best.data);
+  params.best_stride = log_probs.best.strides[0];
+  params.best_ids = static_cast<tw::i32*>(log_probs.best_ids.data);
+  params.best_ids_stride = log_probs.best_ids.strides[0];
+  params.n = static_cast<std::int32_t>(log_probs.best.shape[1]);
+  return params;
+}
+
+tw::OutputParams output_params(const SamplingOutputs& outputs) {
+  tw::OutputParams params{};
+  params.kept = static_cast<tw::u32*>(outputs.kept.data);
+  params.kept_stride = outputs.kept.strides[0];
+  params.probabilities = static_cast<float*>(outputs.probabilities.data);
+  params.probabilities_stride = outputs.probabilities.strides[0];
+  params.masked = outputs.masked_logits.data;
+  params.masked_stride = outputs.masked_logits.strides[0];
+  params.masked_f32 = outputs.masked_logits.dtype == DType::f32 ? 1 : 0;
+  params.raw = log_prob_params(outputs.raw);
+  params.processed = log_prob_params(outputs.processed);
+  return params;
+}
+
 const jit::KernelHandle& handle_of(SampleKernel kernel, DType logits) {
   struct Handles {
     jit::KernelHandle of[3];
@@ -38,16 +77,18 @@ const jit::KernelHandle& handle_of(SampleKernel kernel, DType logits) {
              jit::KernelHandle(sample_kernel_source(kernel, kDTypes[2]))} {}
   };
   // Never destroyed: threads may sample while the process ends.
-  static const auto* const block = new Handles(SampleKernel::block);
-  static const auto* const cluster = new Handles(SampleKernel::cluster);
-  const Handles& handles = kernel == SampleKernel::block ? *block : *cluster;
-  return handles
+  static const auto* const handles = new Handles[kSampleKernels]{
+      Handles(SampleKernel::block), Handles(SampleKernel::cluster), Handles(SampleKernel::outputs),
+      Handles(SampleKernel::probabilities)};
+  return handles[static_cast<int>(kernel)]
       .of[std::find(std::begin(kDTypes), std::end(kDTypes), logits) - std::begin(kDTypes)];
 }
 
+}  // namespace
+
 // Blocks that hold a row: more than it needs where there are few rows, to have more SMs at work,
 // but none without two steps of each of its warps.
-std::int32_t cluster_size(std::int64_t rows, std::int64_t vocabulary) {
+std::int32_t sample_cluster_size(std::int64_t rows, std::int64_t vocabulary) {
   const std::int64_t needed = divide_up(vocabulary, std::int64_t{tw::kBlockLogits});
   constexpr std::int64_t kResident = 128;  // blocks that run at the same time, one an SM
   const std::int64_t most =
@@ -56,17 +97,24 @@ std::int32_t cluster_size(std::int64_t rows, std::int64_t vocabulary) {
   return static_cast<std::int32_t>(std::max(needed, std::min(most, useful)));
 }
 
-}  // namespace
-
 // sm_90 is Hopper when it runs what all GPUs run; from sm_120 on a block has too little shared
 // memory.
-bool has_clusters(const std::string& arch) {
+bool has_sample_clusters(const std::string& arch) {
   return arch == "sm_90a" || arch.starts_with("sm_10") || arch.starts_with("sm_11");
 }
 
+bool fits_sample_cluster(std::int64_t vocabulary) {
+  return vocabulary <= std::int64_t{tw::kBlockLogits} * tw::kMostBlocks;
+}
+
+std::int32_t cluster_warp_logits(std::int32_t blocks, std::int64_t vocabulary) {
+  const std::int64_t warps = std::int64_t{blocks} * (tw::kClusterThreads / tw::kWarpSize);
+  return static_cast<std::int32_t>(divide_up(divide_up(vocabulary, warps), 128) * 128);
+}
+
 std::string sample_kernel_name(SampleKernel kernel, DType logits) {
-  return fmt::format("sample_{}{}", kernel == SampleKernel::cluster ? "cluster_" : "",
-                     device_type_name(logits));
+  constexpr const char* kNames[kSampleKernels] = {"", "cluster_", "outputs_", "probabilities_"};
+  return fmt::format("sample_{}{}", kNames[static_cast<int>(kernel)], device_type_name(logits));
 }
 
 jit::KernelSource sample_kernel_source(SampleKernel kernel, DType logits) {
@@ -77,29 +125,44 @@ jit::KernelSource sample_kernel_source(SampleKernel kernel, DType logits) {
   source.name = sample_kernel_name(kernel, logits);
   source.entries = {source.name};
   source.budget.max_registers = 65536 / threads / blocks;
-  source.shared_bytes = cluster ? tw::kClusterSharedBytes : tw::kSampleSharedBytes;
+  source.shared_bytes = sample_shared_bytes(kernel);
   source.large_clusters = cluster;
+  const char* const type = device_type_name(logits);
+  const bool outputs = kernel == SampleKernel::outputs || kernel == SampleKernel::probabilities;
+  const std::string call =
+      outputs ? fmt::format("sample_with_outputs<{}, {}>", type,
+                            kernel == SampleKernel::outputs ? "WeightScale" : "ProbabilityScale")
+              : fmt::format("{}sample<{}>", cluster ? "cluster_" : "", type);
   source.source = fmt::format(
-      "#include \"sampling/{0}sample.h\"\n"
+      "#include \"sampling/{}.h\"\n"
       "using namespace tw;\n"
-      "TW_KERNEL TW_LAUNCH_BOUNDS({1}, {2}) {3}(TW_PARAMETER SampleParams params) {{\n"
-      "  {0}sample<{4}>(params);\n"
+      "TW_KERNEL TW_LAUNCH_BOUNDS({}, {}) {}(TW_PARAMETER SampleParams params) {{\n"
+      "  {}(params);\n"
       "}}\n",
-      cluster ? "cluster_" : "", threads, blocks, source.name, device_type_name(logits));
+      outputs   ? "sample_outputs"
+      : cluster ? "cluster_sample"
+                : "sample",
+      threads, blocks, source.name, call);
   return source;
 }
 
 std::vector<jit::KernelSource> sample_kernel_sources(const std::string& arch) {
   std::vector<jit::KernelSource> sources;
   for (const DType dtype : kDTypes) {
-    sources.push_back(sample_kernel_source(SampleKernel::block, dtype));
-    if (has_clusters(arch)) sources.push_back(sample_kernel_source(SampleKernel::cluster, dtype));
+    for (const SampleKernel kernel :
+         {SampleKernel::block, SampleKernel::outputs, SampleKernel::probabilities}) {
+      sources.push_back(sample_kernel_source(kernel, dtype));
+    }
+    if (has_sample_clusters(arch))
+      sources.push_back(sample_kernel_source(SampleKernel::cluster, dtype));
   }
   return sources;
 }
 
 SampleKernel choose_sample_kernel(const std::string& arch, std::int64_t vocabulary,
                                   const SamplingArgs& args) {
+  if (args.input == SamplingInput::probabilities) return SampleKernel::probabilities;
+  if (any_wanted(args.outputs)) return SampleKernel::outputs;
   const auto may_be_on = [](const PerRow<float>& argument, bool on) {
     return argument.tensor.defined() || on;
   };
@@ -109,24 +172,22 @@ SampleKernel choose_sample_kernel(const std::string& arch, std::int64_t vocabula
       args.order == FilterOrder::llamacpp ||
       may_be_on(args.typical_p, typical_p > 0 && typical_p < 1) ||
       (args.order == FilterOrder::vllm && may_be_on(args.min_p, args.min_p.value > 0));
-  return has_clusters(arch) && vocabulary <= kMostClusterLogits && !others ? SampleKernel::cluster
-                                                                           : SampleKernel::block;
+  return has_sample_clusters(arch) && fits_sample_cluster(vocabulary) && !others
+             ? SampleKernel::cluster
+             : SampleKernel::block;
 }
 
 CudaLaunch<tw::SampleParams> sample_launch(SampleKernel kernel, const TensorView& logits,
                                            const SamplingArgs& args, const TensorView& tokens) {
   CudaLaunch<tw::SampleParams> launch;
   if (kernel == SampleKernel::cluster) {
-    launch.cluster = cluster_size(logits.shape[0], logits.shape[1]);
-    const std::int64_t warps = launch.cluster * (tw::kClusterThreads / tw::kWarpSize);
-    launch.params.warp_logits =
-        static_cast<std::int32_t>(divide_up(divide_up(logits.shape[1], warps), 128) * 128);
+    launch.cluster = sample_cluster_size(logits.shape[0], logits.shape[1]);
+    launch.params.warp_logits = cluster_warp_logits(launch.cluster, logits.shape[1]);
     launch.block = tw::kClusterThreads;
-    launch.shared_bytes = tw::kClusterSharedBytes;
   } else {
     launch.block = kThreads;
-    launch.shared_bytes = tw::kSampleSharedBytes;
   }
+  launch.shared_bytes = sample_shared_bytes(kernel);
   launch.grid = cuda_count(logits.shape[0] * launch.cluster, "blocks of threads");
   tw::SampleParams& params = launch.params;
   params.logits = logits.data;
@@ -161,6 +222,7 @@ CudaLaunch<tw::SampleParams> sample_launch(SampleKernel kernel, const TensorView
   params.tokens_64 = tokens.dtype == DType::i64 ? 1 : 0;
   params.vocabulary = static_cast<std::int32_t>(logits.shape[1]);
   params.aligned = has_aligned_runs(logits) ? 1 : 0;
+  params.outputs = output_params(args.outputs);
   return launch;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sampling on CUDA: two kernels for each dtype of logits. One runs everywhere, and a block has a
-// row; in the other one a cluster of blocks holds a row in its shared memory.
+// Sampling on CUDA: kernels for each dtype of logits. In one of them a cluster of blocks holds a
+// row in its shared memory; the others run everywhere, and a block has a row.
 #pragma once
 
 #include <tilewright/sampling.h>
@@ -15,12 +15,12 @@
 
 namespace tilewright {
 
-enum class SampleKernel : std::uint8_t { block, cluster };
+// outputs: with what a call gives beside its tokens; probabilities: of rows of them, with outputs.
+enum class SampleKernel : std::uint8_t { block, cluster, outputs, probabilities };
+inline constexpr int kSampleKernels = 4;
 
-// Whether an architecture has clusters, and as much shared memory as they are made for.
-bool has_clusters(const std::string& arch);
-
-// "sample_bf16", "sample_cluster_bf16": the entry point, and the name in reports.
+// "sample_bf16", "sample_cluster_bf16", "sample_outputs_bf16", "sample_probabilities_bf16": the
+// entry point, and the name in reports.
 std::string sample_kernel_name(SampleKernel kernel, DType logits);
 jit::KernelSource sample_kernel_source(SampleKernel kernel, DType logits);
 // Those that an architecture ("sm_90a") has.
@@ -29,6 +29,13 @@ std::vector<jit::KernelSource> sample_kernel_sources(const std::string& arch);
 // The kernel for a call on an architecture.
 SampleKernel choose_sample_kernel(const std::string& arch, std::int64_t vocabulary,
                                   const SamplingArgs& args);
+
+// Of kernels that have a cluster for a row: whether an architecture has them; whether a row fits
+// one; how many blocks of a cluster have rows, and how many logits each of their warps has.
+bool has_sample_clusters(const std::string& arch);
+bool fits_sample_cluster(std::int64_t vocabulary);
+std::int32_t sample_cluster_size(std::int64_t rows, std::int64_t vocabulary);
+std::int32_t cluster_warp_logits(std::int32_t blocks, std::int64_t vocabulary);
 
 // Of arguments that have been checked.
 CudaLaunch<tw::SampleParams> sample_launch(SampleKernel kernel, const TensorView& logits,

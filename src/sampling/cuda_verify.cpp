@@ -106,7 +106,8 @@ VerifyKernels verify_kernels(const std::string& arch, const VerifyCall& call) {
   // Probabilities need no largest one.
   if (call.args.input == VerifyInput::probabilities)
     return {std::span(kUnfiltered).subspan(1), chunk};
-  const bool clusters = has_clusters(arch) && vocabulary <= tw::kMostBlocks * tw::kClusterChunk;
+  const bool clusters =
+      has_sample_clusters(arch) && vocabulary <= tw::kMostBlocks * tw::kClusterChunk;
   if (clusters) return {kClusters, tw::kClusterChunk};
   return {kUnfiltered, chunk};
 }
@@ -139,7 +140,7 @@ std::vector<jit::KernelSource> verify_kernel_sources(const std::string& arch) {
   for (const DType dtype : kDTypes) {
     for (int i = 0; i < kVerifyKernels; ++i) {
       const auto kernel = static_cast<VerifyKernel>(i);
-      if (kernel != VerifyKernel::cluster || has_clusters(arch))
+      if (kernel != VerifyKernel::cluster || has_sample_clusters(arch))
         sources.push_back(verify_kernel_source(kernel, dtype));
     }
   }

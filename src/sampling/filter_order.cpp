@@ -18,14 +18,16 @@ RowSampler::Distribution RowSampler::filter(const Logits& row, float largest,
   Distribution distribution;
   distribution.list = row;
   const bool at_one = params.order == FilterOrder::llamacpp;
-  distribution.scale = {largest, WeightScale::of_temperature(at_one ? 1 : params.temperature)};
+  distribution.scale = {largest, WeightScale::of_temperature(at_one ? 1 : params.temperature),
+                        params.probabilities};
   if (largest == kInfinity) {
-    // All mass lies on the infinite logits, evenly.
+    // All mass lies on the infinite ones, evenly.
+    const float each = params.probabilities ? 1.0F : 0.0F;
     distribution.list = compact_list(row, {kInfinity, kLastId});
     float* values = lists_[next_list_ ^ 1].values.data();
-    std::fill(values, values + distribution.list.count, 0.0F);
-    distribution.scale.largest = 0;
-    std::fill(maxima_.begin(), maxima_.end(), 0.0F);
+    std::fill(values, values + distribution.list.count, each);
+    distribution.scale.largest = each;
+    std::fill(maxima_.begin(), maxima_.end(), each);
   }
   switch (params.order) {
     case FilterOrder::hf:

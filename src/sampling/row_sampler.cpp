@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "base/checks.h"
+#include "base/numeric.h"
 
 namespace tilewright {
 namespace {
@@ -115,13 +116,75 @@ Logits RowSampler::process(const Logits& row, const RowProcess& process) {
   return {processed_.data(), DType::f32, nullptr, row.count};
 }
 
+Logits RowSampler::take_probabilities(const Logits& row, std::uint32_t& status) {
+  processed_.resize(static_cast<std::size_t>(row.count));
+  std::atomic<std::uint32_t> bits = 0;
+  chunks_.run(row.count, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+    std::uint32_t seen = 0;
+    for (std::int64_t i = begin; i < end; ++i) {
+      const float p = load_element(row.values, row.dtype, i);
+      if (std::isnan(p)) seen |= static_cast<std::uint32_t>(SamplingStatus::nan);
+      if (p < 0) seen |= static_cast<std::uint32_t>(SamplingStatus::negative);
+      processed_[static_cast<std::size_t>(i)] = p > 0 ? p : -kInfinity;
+    }
+    bits.fetch_or(seen, std::memory_order_relaxed);
+  });
+  status |= bits;
+  return {processed_.data(), DType::f32, nullptr, row.count};
+}
+
 std::int32_t RowSampler::sample(const Logits& row, const RowParams& params, std::int32_t* status,
-                                std::int32_t otherwise) {
+                                std::int32_t otherwise, Survivors* survivors) {
   const float largest = find_maxima(row);
   if (status != nullptr) *status = status_of(row, largest);
-  if (largest == -kInfinity) return otherwise;
-  if (params.temperature == 0) return arg_max(row, largest);
-  return draw(filter(row, largest, params), params.random);
+  if (largest == -kInfinity || params.temperature == 0) {
+    const std::int32_t token = largest == -kInfinity ? otherwise : arg_max(row, largest);
+    if (survivors != nullptr) *survivors = {{token}, {0.0F}, WeightScale{}, kWeightOne};
+    return token;
+  }
+  const Distribution distribution = filter(row, largest, params);
+  if (survivors != nullptr) *survivors = survivors_of(distribution);
+  return draw(distribution, params.random);
+}
+
+Survivors RowSampler::all_tokens(const Logits& row, bool probabilities) {
+  RowParams params;
+  params.probabilities = probabilities;
+  const float largest = find_maxima(row);
+  return largest == -kInfinity ? Survivors{} : survivors_of(filter(row, largest, params));
+}
+
+Survivors RowSampler::survivors_of(const Distribution& distribution) {
+  Survivors survivors;
+  survivors.scale = distribution.scale;
+  for (std::int64_t i = 0; i < distribution.list.count; ++i) {
+    const float value = logit_at(distribution.list, i);
+    const std::int32_t id = distribution.list.id(i);
+    if (value == -kInfinity || !distribution.kept.contains(value, id)) continue;
+    const std::uint64_t weight = token_weight(value, distribution.scale);
+    if (weight < distribution.least_weight) continue;
+    survivors.mass += weight;
+    survivors.ids.push_back(id);
+    survivors.values.push_back(value);
+  }
+  return survivors;
+}
+
+std::vector<std::int32_t> RowSampler::largest_entries(const Logits& row, std::int64_t k) {
+  Distribution distribution;
+  distribution.list = row;
+  distribution.scale.largest = find_maxima(row);
+  filter_top_k(k, distribution);
+  const Logits& list = distribution.list;
+  std::vector<std::int32_t> order(static_cast<std::size_t>(list.count));
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+    const float x = logit_at(list, a);
+    const float y = logit_at(list, b);
+    return x > y || (x == y && a < b);
+  });
+  for (std::int32_t& entry : order) entry = list.id(entry);
+  return order;
 }
 
 std::vector<std::int32_t> RowSampler::kept_tokens(const Logits& row, const RowParams& params) {

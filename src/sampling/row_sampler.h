@@ -21,7 +21,16 @@ struct RowParams {
   float min_p = 0;
   float typical_p = 1;  // >= 1 or <= 0: off
   FilterOrder order = FilterOrder::hf;
-  std::uint64_t random = 0;  // 64 uniform bits
+  std::uint64_t random = 0;    // 64 uniform bits
+  bool probabilities = false;  // what the row has, made by take_probabilities()
+};
+
+// The tokens that may be drawn from a row, and what their weights are made of.
+struct Survivors {
+  std::vector<std::int32_t> ids;  // ascending
+  std::vector<float> values;      // not -inf
+  WeightScale scale;
+  std::uint64_t mass = 0;  // of their weights
 };
 
 // Holds the buffers that a row needs; one a thread.
@@ -33,10 +42,20 @@ class RowSampler {
   // The row's logits after mask, biases and penalties, in a buffer that lives until the next call.
   Logits process(const Logits& row, const RowProcess& process);
 
+  // The row's probabilities in the same buffer: -inf where there is none. `status` gets the bits
+  // that are lost by it.
+  Logits take_probabilities(const Logits& row, std::uint32_t& status);
+
   // With `status`, writes bits of SamplingStatus there. `otherwise`: the token where every logit is
-  // -inf.
+  // -inf. With `survivors`, tells what the token was drawn from; itself, where there is no draw.
   std::int32_t sample(const Logits& row, const RowParams& params, std::int32_t* status = nullptr,
-                      std::int32_t otherwise = 0);
+                      std::int32_t otherwise = 0, Survivors* survivors = nullptr);
+
+  // All tokens whose logit is not -inf, at temperature 1.
+  Survivors all_tokens(const Logits& row, bool probabilities);
+
+  // The ids of the k largest entries, or of all, by falling value and rising id.
+  std::vector<std::int32_t> largest_entries(const Logits& row, std::int64_t k);
 
   // Filters the row for mass() and weight_of(); `row` is read by these. Arguments as sample() has
   // them. A row whose token is certain has one weight of 1.
@@ -125,6 +144,7 @@ class RowSampler {
   // The draw's weights are to be those at `temperature`, relative to `largest`.
   void use_temperature(float temperature, float largest, Distribution& distribution);
   std::int32_t draw(const Distribution& distribution, std::uint64_t random);
+  Survivors survivors_of(const Distribution& distribution);
 
   // A copy in chunks: copy(chunk's begin, end, values, ids) returns how many it wrote.
   template <typename Copy>
@@ -186,6 +206,24 @@ void RowSampler::for_weights(const Body& body) const {
     const std::uint64_t weight = entry_weight(i);
     if (weight > 0) body(weighed_.list.id(i), weight);
   }
+}
+
+// body(sampler, row) of all rows of logits, over threads.
+template <typename Body>
+void for_rows_by_samplers(const TensorView& logits, const Body& body) {
+  const std::int64_t rows = logits.shape[0];
+  // Buffers stay with their threads: to allocate them for each call costs as much as to sample.
+  if (rows < num_threads()) {
+    thread_local RowSampler sampler(true);
+    for (std::int64_t row = 0; row < rows; ++row) body(sampler, row);
+    return;
+  }
+  // Short rows are grouped until they are worth a thread.
+  const std::int64_t grain = std::max<std::int64_t>(1, 16384 / logits.shape[1]);
+  parallel_for(rows, grain, [&](std::int64_t begin, std::int64_t end) {
+    thread_local RowSampler sampler(false);
+    for (std::int64_t row = begin; row < end; ++row) body(sampler, row);
+  });
 }
 
 template <typename Copy>

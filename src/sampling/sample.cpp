@@ -2,9 +2,9 @@
 // Front end of sampling: rows over threads. What is computed: docs/sampling.md.
 #include <tilewright/sampling.h>
 
-#include "base/parallel.h"
 #include "sampling/check_args.h"
 #include "sampling/cuda_sample.h"
+#include "sampling/outputs.h"
 #include "sampling/philox.h"
 #include "sampling/process.h"
 #include "sampling/row_sampler.h"
@@ -33,8 +33,29 @@ void sample_row(RowSampler& sampler, const TensorView& logits, const SamplingArg
     status = static_cast<std::int32_t*>(args.status.data) + row * args.status.strides[0];
   }
   const RowProcess process = row_process_of(args, entry, list.count);
-  const std::int32_t token = sampler.sample(process.any() ? sampler.process(list, process) : list,
-                                            params, status, first_allowed(process, list.count));
+  params.probabilities = args.input == SamplingInput::probabilities;
+  std::uint32_t status_of_input = 0;
+  const Logits done = params.probabilities ? sampler.take_probabilities(list, status_of_input)
+                      : process.any()      ? sampler.process(list, process)
+                                           : list;
+  const bool wants_outputs = any_wanted(args.outputs);
+  Survivors survivors;
+  const std::int32_t token =
+      sampler.sample(done, params, status, first_allowed(process, list.count),
+                     wants_outputs ? &survivors : nullptr);
+  if (status != nullptr) *status |= static_cast<std::int32_t>(status_of_input);
+  if (wants_outputs) {
+    store_outputs(args.outputs, row, done, survivors);
+    if (is_wanted(args.outputs.processed)) {
+      store_log_probs(args.outputs.processed, row, survivors, token);
+    }
+    if (is_wanted(args.outputs.raw)) {
+      const Survivors all =
+          sampler.all_tokens(params.probabilities ? done : list, params.probabilities);
+      store_log_probs(args.outputs.raw, row, all, token);
+    }
+  }
+  if (!tokens.defined()) return;
   const std::int64_t at = row * tokens.strides[0];
   if (tokens.dtype == DType::i64) {
     static_cast<std::int64_t*>(tokens.data)[at] = token;
@@ -51,20 +72,8 @@ void sample(const TensorView& logits, const SamplingArgs& args, const TensorView
     sample_on_cuda(logits, args, tokens);
     return;
   }
-  const std::int64_t rows = logits.shape[0];
-  // Buffers stay with their threads: to allocate them for each call costs as much as to sample.
-  if (rows < num_threads()) {
-    thread_local RowSampler sampler(true);
-    for (std::int64_t row = 0; row < rows; ++row) sample_row(sampler, logits, args, tokens, row);
-    return;
-  }
-  // Short rows are grouped until they are worth a thread.
-  const std::int64_t grain = std::max<std::int64_t>(1, 16384 / logits.shape[1]);
-  parallel_for(rows, grain, [&](std::int64_t begin, std::int64_t end) {
-    thread_local RowSampler sampler(false);
-    for (std::int64_t row = begin; row < end; ++row) {
-      sample_row(sampler, logits, args, tokens, row);
-    }
+  for_rows_by_samplers(logits, [&](RowSampler& sampler, std::int64_t row) {
+    sample_row(sampler, logits, args, tokens, row);
   });
 }
 

@@ -46,6 +46,10 @@ struct Bounds {
   float high;
 };
 inline Bounds bounds_of_weight(std::uint64_t least, const WeightScale& scale) {
+  if (scale.of_probabilities) {
+    const double cut = std::ldexp(static_cast<double>(least), -kWeightBits) * scale.largest;
+    return {static_cast<float>(cut * (1 - 1e-5)), static_cast<float>(cut * (1 + 1e-5))};
+  }
   const double exponent = std::log2(static_cast<double>(least)) - kWeightBits;
   const double cut = scale.largest + exponent / scale.scale;
   const double margin = 1e-5 * (std::fabs(cut - scale.largest) + std::fabs(scale.largest));

@@ -80,7 +80,17 @@ HWY_INLINE Vec fused(F32 d, Vec a, Vec b, Vec c) {
 #endif
 }
 
+// Of probabilities, which seldom need it.
+inline Vec exponents_of_probabilities(F32 d, Vec p, const WeightScale& scale) {
+  HWY_ALIGN float lanes[hn::MaxLanes(F32())];
+  hn::Store(p, d, lanes);
+  for (std::size_t i = 0; i < hn::Lanes(d); ++i)
+    lanes[i] = tilewright::token_exponent(lanes[i], scale);
+  return hn::Load(d, lanes);
+}
+
 HWY_INLINE Vec token_exponent(F32 d, Vec logit, const WeightScale& scale) {
+  if (scale.of_probabilities) return exponents_of_probabilities(d, logit, scale);
   const auto product = hn::Mul(hn::Sub(logit, hn::Set(d, scale.largest)), hn::Set(d, scale.scale));
   return hn::Max(product, hn::Set(d, kLeastExponent));
 }
@@ -91,7 +101,20 @@ struct WeightParts {
   hn::Vec<U32> shift;
 };
 
+// A probability over the largest one is mantissa * 2^(exponent - 150) with the mantissa below 2^24.
+HWY_INLINE WeightParts weight_parts_of_probabilities(F32 d, Vec p, const WeightScale& scale) {
+  const U32 du;
+  const auto relative = hn::Max(hn::Div(p, hn::Set(d, scale.largest)), hn::Zero(d));
+  const auto bits = hn::BitCast(du, relative);
+  const auto exponent = hn::ShiftRight<23>(bits);
+  const auto mantissa = hn::Or(hn::And(bits, hn::Set(du, 0x7FFFFFU)), hn::Set(du, 0x800000U));
+  // Subnormals have no such mantissa, but no weight either.
+  const auto shift = hn::Sub(hn::Set(du, 32 + 150 - kWeightBits), exponent);
+  return {mantissa, hn::Min(shift, hn::Set(du, 63U))};
+}
+
 HWY_INLINE WeightParts weight_parts(F32 d, Vec logit, const WeightScale& scale) {
+  if (scale.of_probabilities) return weight_parts_of_probabilities(d, logit, scale);
   const I32 di;
   const U32 du;
   const auto exponent = token_exponent(d, logit, scale);

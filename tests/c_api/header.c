@@ -46,6 +46,7 @@ size_t tw_test_layout(size_t* numbers) {
       sizeof(tw_rope_sections),
       sizeof(tw_sampling_args),
       sizeof(tw_verify_args),
+      sizeof(tw_sampling_outputs),
       offsetof(tw_tensor, device),
       offsetof(tw_run_args, stream),
       offsetof(tw_rope_spec, num_factors),

@@ -49,6 +49,7 @@ TEST(CHeader, StructsAreThoseOfC) {
       sizeof(tw_rope_sections),
       sizeof(tw_sampling_args),
       sizeof(tw_verify_args),
+      sizeof(tw_sampling_outputs),
       offsetof(tw_tensor, device),
       offsetof(tw_run_args, stream),
       offsetof(tw_rope_spec, num_factors),
@@ -109,7 +110,8 @@ TEST(CHeader, NothingHidesBehindTheLastMember) {
   EXPECT_TRUE(ends_with(&tw_request_lengths::shared_len, offsetof(tw_request_lengths, shared_len)));
   EXPECT_TRUE(ends_with(&tw_batch_work::folded_rows, offsetof(tw_batch_work, folded_rows)));
   EXPECT_TRUE(ends_with(&tw_rope_sections::reserved, offsetof(tw_rope_sections, reserved)));
-  EXPECT_TRUE(ends_with(&tw_sampling_args::reserved, offsetof(tw_sampling_args, reserved)));
+  EXPECT_TRUE(ends_with(&tw_sampling_args::outputs, offsetof(tw_sampling_args, outputs)));
+  EXPECT_TRUE(ends_with(&tw_sampling_outputs::processed, offsetof(tw_sampling_outputs, processed)));
   EXPECT_TRUE(ends_with(&tw_verify_args::reserved, offsetof(tw_verify_args, reserved)));
 }
 

@@ -334,7 +334,10 @@ TEST_F(CNulls, Operators) {
        {"out", [&] { return tw_merge_states(&t, &t, nullptr, nullptr, nullptr); }},
        {"logits", [&] { return tw_sample(nullptr, &sampling, &slots); }},
        {"args", [&] { return tw_sample(&t, nullptr, &slots); }},
-       {"tokens", [&] { return tw_sample(&t, &sampling, nullptr); }}});
+       {"tokens", [&] { return tw_sample(&t, &sampling, nullptr); }},
+       {"logits", [&] { return tw_top_k(nullptr, &t, &t, nullptr); }},
+       {"values", [&] { return tw_top_k(&t, nullptr, &t, nullptr); }},
+       {"indices", [&] { return tw_top_k(&t, &t, nullptr, nullptr); }}});
 }
 
 TEST_F(CNulls, Kernels) {

@@ -318,6 +318,71 @@ TEST_F(COps, PackBits) {
   EXPECT_EQ(out_indptr.get({2}), 3);
 }
 
+TEST_F(COps, SamplingOutputs) {
+  const Tensor logits = normal({3, 100}, DType::f32);
+  Tensor tokens(DType::i32, {3});
+  Tensor kept(DType::i32, {3, 4});
+  Tensor probabilities(DType::f32, {3, 100});
+  Tensor masked(DType::f32, {3, 100});
+  Tensor floats(DType::f32, {3, 2});
+  Tensor ids(DType::i32, {3, 2});
+  const tw_tensor c_logits = to_c(logits.view());
+  const tw_tensor c_tokens = to_c(tokens.view());
+  auto outputs = sized<tw_sampling_outputs>();
+  outputs.kept = to_c(kept.view());
+  outputs.probabilities = to_c(probabilities.view());
+  outputs.masked_logits = to_c(masked.view());
+  outputs.processed.best = outputs.raw.best = to_c(floats.view());
+  outputs.processed.best_ids = outputs.raw.best_ids = to_c(ids.view());
+  const tw_integer top_k_of_rows = {7, {}};
+  auto args = sized<tw_sampling_args>();
+  args.top_k = &top_k_of_rows;
+  args.outputs = &outputs;
+  SamplingArgs cpp;
+  cpp.top_k = 7;
+  cpp.outputs.kept = kept.view();
+  cpp.outputs.probabilities = probabilities.view();
+  cpp.outputs.masked_logits = masked.view();
+  cpp.outputs.processed.best = cpp.outputs.raw.best = floats.view();
+  cpp.outputs.processed.best_ids = cpp.outputs.raw.best_ids = ids.view();
+  for (Tensor* out : {&tokens, &kept, &probabilities, &masked, &floats, &ids}) {
+    std::memset(out->data(), 0x5A, 4);  // what a call before wrote
+    expect_same(
+        *out, [&] { sample(logits.view(), cpp, tokens.view()); },
+        [&] { return tw_sample(&c_logits, &args, &c_tokens); });
+  }
+  const tw_tensor none{};
+  EXPECT_EQ(tw_sample(&c_logits, &args, &none), TW_OK);
+  args.outputs = nullptr;
+  expect_invalid(tw_sample(&c_logits, &args, &none), {"tokens"});
+  args.input = TW_SAMPLING_INPUT_PROBABILITIES;
+  cpp = {};
+  cpp.top_k = 7;
+  cpp.input = SamplingInput::probabilities;
+  std::memset(tokens.data(), 0x5A, 4);
+  expect_same(
+      tokens, [&] { sample(logits.view(), cpp, tokens.view()); },
+      [&] { return tw_sample(&c_logits, &args, &c_tokens); });
+  args.input = 2;
+  expect_invalid(tw_sample(&c_logits, &args, &c_tokens), {"args.input is 2"});
+}
+
+TEST_F(COps, TopK) {
+  const Tensor logits = normal({3, 100}, DType::f32);
+  Tensor values(DType::f32, {3, 5});
+  Tensor indices(DType::i64, {3, 5});
+  const tw_tensor c_logits = to_c(logits.view());
+  const tw_tensor c_values = to_c(values.view());
+  const tw_tensor c_indices = to_c(indices.view());
+  for (Tensor* out : {&values, &indices}) {
+    std::memset(out->data(), 0x5A, 4);  // what a call before wrote
+    expect_same(
+        *out, [&] { top_k(logits.view(), values.view(), indices.view()); },
+        [&] { return tw_top_k(&c_logits, &c_values, &c_indices, nullptr); });
+  }
+  expect_invalid(tw_top_k(&c_logits, &c_values, &c_values, nullptr), {"indices"});
+}
+
 TEST_F(COps, Sample) {
   const Tensor logits = normal({6, 500}, DType::f32);
   Tensor tokens(DType::i32, {6});

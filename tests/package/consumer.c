@@ -54,6 +54,7 @@ static int all_functions_are_there(void) {
       (function)&tw_act_and_mul,
       (function)&tw_merge_states,
       (function)&tw_sample,
+      (function)&tw_top_k,
       (function)&tw_block_structure_make,
       (function)&tw_block_memory_destroy,
       (function)&tw_plan_workspace_bytes,

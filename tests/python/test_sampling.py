@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tilewright as tw
-from tilewright.sampling import SamplingStatus, sample
+from tilewright.sampling import LogProbs, SamplingOutputs, SamplingStatus, sample, top_k
 
 
 @pytest.fixture
@@ -183,3 +183,54 @@ def test_bad_logits(logits):
     with pytest.raises(ValueError, match="logits is None"):
         sample(None)
     assert tw.sampling.sample is sample
+
+
+def test_outputs(logits):
+    outputs = SamplingOutputs(
+        kept=np.zeros((8, 16), np.int32),
+        probabilities=np.zeros((8, 500), np.float32),
+        masked_logits=np.zeros((8, 500), np.float32),
+        raw=LogProbs(chosen=np.zeros(8, np.float32), ranks=np.zeros(8, np.int32)),
+        processed=LogProbs(best=np.zeros((8, 3), np.float32), best_ids=np.zeros((8, 3), np.int32)),
+    )
+    tokens = sample(logits, top_k=20, seeds=np.arange(8), outputs=outputs)
+    assert np.array_equal(tokens, sample(logits, top_k=20, seeds=np.arange(8)))
+    order = np.argsort(-logits, axis=1, kind="stable")
+    kept = np.zeros(logits.shape, bool)
+    np.put_along_axis(kept, order[:, :20], True, 1)
+    bits = np.unpackbits(outputs.kept.view(np.uint8), axis=1, bitorder="little")
+    assert np.array_equal(bits[:, :500].astype(bool), kept)
+    p = np.where(kept, np.exp(logits.astype(np.float64)), 0)
+    p /= p.sum(1, keepdims=True)
+    assert np.abs(outputs.probabilities - p).max() < 1e-6
+    assert np.array_equal(outputs.masked_logits, np.where(kept, logits, -np.inf))
+    raw = logits - np.log(np.exp(logits.astype(np.float64)).sum(1, keepdims=True))
+    rows = np.arange(8)
+    assert np.abs(outputs.raw.chosen - raw[rows, tokens]).max() < 1e-5
+    assert np.array_equal(outputs.raw.ranks, 1 + (logits > logits[rows, tokens][:, None]).sum(1))
+    assert np.array_equal(outputs.processed.best_ids, order[:, :3])
+    assert np.abs(np.exp(outputs.processed.best) - np.take_along_axis(p, order[:, :3], 1)).max() < 1e-6
+
+
+def test_probabilities():
+    p = np.array([[0.0, 2.0, 6.0, np.nan, -1.0]], np.float32).repeat(4000, 0)
+    status = np.zeros(4000, np.int32)
+    counts = np.bincount(sample(p, input="probabilities", seeds=np.arange(4000), status=status), minlength=5)
+    assert counts[0] == counts[3] == counts[4] == 0
+    assert abs(counts[1] - 1000) < 150
+    assert (status == SamplingStatus.NAN | SamplingStatus.NEGATIVE).all()
+    with pytest.raises(tw.InvalidArgument, match="temperature of row 0 is 2"):
+        sample(p, input="probabilities", temperature=2.0)
+
+
+def test_top_k(logits):
+    values, indices = top_k(logits, 7)
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :7]
+    assert indices.dtype == np.int32
+    assert np.array_equal(indices, order)
+    assert np.array_equal(values, np.take_along_axis(logits, order, 1))
+    wide = np.zeros((8, 600), np.int64)
+    top_k(logits, 600, indices=wide)
+    assert (wide[:, 500:] == -1).all()
+    with pytest.raises(tw.InvalidArgument, match="k is 0"):
+        top_k(logits, 0)

@@ -410,8 +410,8 @@ TEST(SampleKernels, AreChosenByArchitectureAndVocabulary) {
   EXPECT_EQ(choose_sample_kernel("sm_90a", 1000, args), SampleKernel::cluster);
   args.min_p = 0.1F;
   EXPECT_EQ(choose_sample_kernel("sm_90a", 1000, args), SampleKernel::block);
-  EXPECT_EQ(sample_kernel_sources("sm_80").size(), 3U);
-  EXPECT_EQ(sample_kernel_sources("sm_90a").size(), 6U);
+  EXPECT_EQ(sample_kernel_sources("sm_80").size(), 9U);
+  EXPECT_EQ(sample_kernel_sources("sm_90a").size(), 12U);
 }
 
 // The numbers behind the filters, at the corners that rows seldom reach.
