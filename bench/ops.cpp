@@ -115,6 +115,13 @@ std::vector<Case> cases(const Shared& s) {
          const TensorView out = arena.tensor({tokens, hidden});
          return [=] { act_and_mul(x, out, Activation::silu, on); };
        }},
+      {"gather_rows", 2,
+       [=](Arena& arena, std::int64_t tokens, std::int64_t hidden) -> std::function<void()> {
+         const TensorView x = arena.tensor({tokens, hidden});
+         const TensorView out = arena.tensor({tokens, hidden});
+         const TensorView indices = s.place.ints(slots_of(tokens));
+         return [=] { gather_rows(x, indices, out, on); };
+       }},
       {"apply_rope", 2,
        [=](Arena& arena, std::int64_t tokens, std::int64_t hidden) -> std::function<void()> {
          const TensorView x = arena.tensor({tokens, hidden / kHeadDim, kHeadDim});

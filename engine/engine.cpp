@@ -5,6 +5,9 @@
 #include <cmath>
 
 #include "engine/checks.h"
+#include "engine/cpu_executor.h"
+#include "engine/device_executor.h"
+#include "engine/device_model.h"
 #include "engine/stopwatch.h"
 
 namespace tilewright::engine {
@@ -17,6 +20,7 @@ struct Engine::Active {
   std::string held_back;  // text that may be the beginning of a stop text
   Stopwatch since_submit;
   double last_token_seconds = 0;
+  std::int64_t drawn = 0;  // tokens, those under way included
   bool finished = false;
   Result result;
 };
@@ -25,40 +29,56 @@ namespace {
 
 constexpr std::int32_t kMostSamples = 1024;
 
-Limits plan_limits(const ModelConfig& config, const EngineOptions& options, int levels) {
+Limits plan_limits(const ModelConfig& config, const EngineOptions& options) {
   Limits limits;
   limits.requests = options.max_batch;
   limits.q_tokens = options.token_budget;
   limits.q_len = options.token_budget;
   limits.kv_len = std::min(config.context, options.kv_pages * options.page_size);
-  limits.levels = levels;
+  limits.levels = options.most_levels();
   if (options.batch_invariant) limits.determinism = Determinism::batch_invariant;
   return limits;
 }
 
+// Before an executor takes memory for them.
+const EngineOptions& checked(const EngineOptions& options) {
+  const Scheduler scheduler(options);
+  return options;
+}
+
 }  // namespace
+
+Engine::Engine(std::unique_ptr<Executor> executor, const Tokenizer& tokenizer,
+               const EngineOptions& options, Events&& events)
+    : executor_(std::move(executor)),
+      tokenizer_(tokenizer),
+      events_(std::move(events)),
+      scheduler_(options) {}
 
 Engine::Engine(Model& model, const Tokenizer& tokenizer, const EngineOptions& options,
                Events events)
-    : model_(model),
-      tokenizer_(tokenizer),
-      events_(std::move(events)),
-      scheduler_(options),
-      kv_(model.kv_shape(options.kv_pages, options.page_size)),
-      plan_({model.attention()}, plan_limits(model.config(), options, options.most_levels())),
-      unshared_plan_({model.attention()}, plan_limits(model.config(), options, 1)) {
-  plan_.prepare();
-}
+    : Engine(std::make_unique<CpuExecutor>(model, plan_limits(model.config(), checked(options)),
+                                           options.kv_pages, options.page_size),
+             tokenizer, options, std::move(events)) {}
+
+Engine::Engine(DeviceModel& model, const Tokenizer& tokenizer, const EngineOptions& options,
+               Events events)
+    : Engine(std::make_unique<DeviceExecutor>(
+                 model, plan_limits(model.config(), checked(options)), options.kv_pages,
+                 options.page_size,
+                 DeviceExecutorOptions{.keep_logits = static_cast<bool>(events.logits),
+                                       .profile = options.profile}),
+             tokenizer, options, std::move(events)) {}
 
 Engine::~Engine() = default;
 
 void Engine::check(const Request& request) const {
-  const std::int64_t context = model_.config().context;
+  const std::int64_t context = executor_->config().context;
   const auto prompt = static_cast<std::int64_t>(request.prompt.size());
   require(prompt >= 1, "prompt is empty: it must have at least one token");
   require(prompt < context, "prompt has {} tokens: the context of the model is {}, answer included",
           prompt, context);
-  model_.require_tokens(request.prompt);
+  require_tokens(executor_->config(), request.prompt);
   require(request.n >= 1 && request.n <= kMostSamples, "n is {}: it must be in [1, {}]", request.n,
           kMostSamples);
   require(request.max_new_tokens >= 1, "max_new_tokens is {}: it must be at least 1",
@@ -77,7 +97,7 @@ void Engine::check(const Request& request) const {
 void Engine::submit(Request request) {
   check(request);
   const auto prompt = static_cast<std::int64_t>(request.prompt.size());
-  request.max_new_tokens = std::min(request.max_new_tokens, model_.config().context - prompt);
+  request.max_new_tokens = std::min(request.max_new_tokens, executor_->config().context - prompt);
   std::vector<std::int32_t> tokens = std::move(request.prompt);
   for (std::int32_t i = 0; i < request.n; ++i) {
     const SequenceId id = scheduler_.submit(tokens, prompt + request.max_new_tokens - 1);
@@ -90,32 +110,6 @@ void Engine::submit(Request request) {
     active->result.prompt_tokens = prompt;
     active_.emplace(id, std::move(active));
   }
-}
-
-std::vector<std::int32_t> Engine::sample_tokens(const std::vector<Active*>& requests) {
-  std::vector<float> temperature, top_p, min_p;
-  std::vector<std::int32_t> top_k, tokens(requests.size());
-  std::vector<std::int64_t> seeds, steps;
-  for (const Active* active : requests) {
-    const Request& request = active->request;
-    temperature.push_back(request.temperature);
-    top_k.push_back(request.top_k);
-    top_p.push_back(request.top_p);
-    min_p.push_back(request.min_p);
-    seeds.push_back(request.seed);
-    steps.push_back(std::ssize(active->result.tokens));
-  }
-  const auto rows = static_cast<std::int64_t>(requests.size());
-  SamplingArgs args;
-  args.temperature = TensorView(temperature.data(), DType::f32, {rows});
-  args.top_k = TensorView(top_k.data(), DType::i32, {rows});
-  args.top_p = TensorView(top_p.data(), DType::f32, {rows});
-  args.min_p = TensorView(min_p.data(), DType::f32, {rows});
-  args.seeds = TensorView(seeds.data(), DType::i64, {rows});
-  args.steps = TensorView(steps.data(), DType::i64, {rows});
-  sample(TensorView(logits_.data(), DType::f32, {rows, model_.config().vocabulary}), args,
-         TensorView(tokens.data(), DType::i32, {rows}));
-  return tokens;
 }
 
 void Engine::append_token(Active& active, std::int32_t token) {
@@ -164,61 +158,62 @@ void Engine::emit_text(Active& active) {
   if (events_.token) events_.token(result, emitted);
 }
 
-void Engine::count_bytes(const StepBatch& batch) {
-  const auto bytes = [&](const Plan& plan) {
-    return plan.stats(model_.attention()).kv_bytes * model_.config().layers;
-  };
-  kv_bytes_read_ += bytes(plan_);
-  if (batch.levels.size() > 1) {
-    model_.update_plan(unshared_plan_, batch.without_levels(), kv_.page_size());
-  }
-  kv_bytes_unshared_ += bytes(batch.levels.size() > 1 ? unshared_plan_ : plan_);
-}
-
-bool Engine::step() {
-  const Stopwatch whole;
-  Stopwatch watch;
-  const Step& step = scheduler_.schedule();
-  if (step.empty()) return false;
+void Engine::launch(const Step& step) {
   for (const Step::Admission& admission : step.admitted) {
     Active& active = *active_.at(admission.sequence);
     active.result.shared_tokens = admission.shared_tokens;
     if (events_.admitted) events_.admitted(active.result);
   }
-  for (const PageCopy& copy : step.copies) kv_.copy_page(copy.from, copy.to);
-  watch.lap(times_.other);
-  model_.update_plan(plan_, step.batch, kv_.page_size());
-  watch.lap(times_.plan);
-  count_bytes(step.batch);
-  watch.lap(times_.other);
-  logits_.resize(step.sampled.size() * static_cast<std::size_t>(model_.config().vocabulary));
-  model_.forward(step.batch, plan_, kv_, logits_, times_);
+  std::vector<RowSampling> sampling;
+  for (const SequenceId id : step.sampled) {
+    Active& active = *active_.at(id);
+    const Request& request = active.request;
+    sampling.push_back({request.temperature, request.top_k, request.top_p, request.min_p,
+                        request.seed, active.drawn++});
+  }
+  executor_->launch(step, sampling);
+  under_way_.push_back(step.sampled);
+  scheduler_.commit(std::vector<std::int32_t>(step.sampled.size(), kUnknownToken));
+}
 
-  watch = {};
-  std::vector<Active*> sampled;
-  for (const SequenceId id : step.sampled) sampled.push_back(active_.at(id).get());
-  const auto vocabulary = static_cast<std::size_t>(model_.config().vocabulary);
-  for (std::size_t i = 0; events_.logits && i < sampled.size(); ++i) {
-    events_.logits(sampled[i]->result, std::span(logits_).subspan(i * vocabulary, vocabulary));
-  }
-  std::vector<std::int32_t> tokens;
-  if (!sampled.empty()) tokens = sample_tokens(sampled);
-  watch.lap(times_.sampling);
-  scheduler_.commit(tokens);
+void Engine::collect() {
+  const std::span<const std::int32_t> tokens = executor_->collect();
+  const std::vector<SequenceId> sampled = std::move(under_way_.front());
+  under_way_.pop_front();
+  const Stopwatch watch;
+  const auto vocabulary = static_cast<std::size_t>(executor_->config().vocabulary);
   for (std::size_t i = 0; i < sampled.size(); ++i) {
-    append_token(*sampled[i], tokens[i]);
-    if (!sampled[i]->finished) continue;
-    scheduler_.finish(step.sampled[i]);
-    if (events_.finished) events_.finished(sampled[i]->result);
-    active_.erase(step.sampled[i]);
+    const auto found = active_.find(sampled[i]);
+    if (found == active_.end()) continue;  // it ended with the token before
+    Active& active = *found->second;
+    if (events_.logits) {
+      events_.logits(active.result, executor_->logits().subspan(i * vocabulary, vocabulary));
+    }
+    scheduler_.reveal(sampled[i], tokens[i]);
+    append_token(active, tokens[i]);
+    if (!active.finished) continue;
+    scheduler_.finish(sampled[i]);
+    if (events_.finished) events_.finished(active.result);
+    active_.erase(found);
   }
-  watch.lap(times_.other);
+  other_seconds_ += watch.seconds();
+}
+
+bool Engine::step() {
+  const Stopwatch whole;
+  const Step& step = scheduler_.schedule();
+  if (step.empty() && under_way_.empty()) return false;
+  other_seconds_ += whole.seconds();
+  if (!step.empty()) launch(step);
+  if (step.empty() || std::ssize(under_way_) >= executor_->depth()) collect();
   seconds_ += whole.seconds();
   return true;
 }
 
 EngineStats Engine::stats() const {
-  return {scheduler_.stats(), seconds_, kv_bytes_read_, kv_bytes_unshared_, times_};
+  EngineStats stats{scheduler_.stats(), executor_->stats(), seconds_};
+  stats.times.other += other_seconds_;
+  return stats;
 }
 
 }  // namespace tilewright::engine

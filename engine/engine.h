@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <span>
@@ -11,7 +12,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "engine/kv_storage.h"
+#include "engine/executor.h"
 #include "engine/model.h"
 #include "engine/scheduler.h"
 #include "engine/tokenizer.h"
@@ -50,14 +51,16 @@ struct EngineOptions : SchedulerOptions {
   // A request's logits, to the last bit, and so its tokens, depend on nothing but itself: not on
   // other requests, chunks of its prompt, what was found in the prefix cache, or sharing.
   bool batch_invariant = false;
+  // On a GPU: EngineStats has times by kind of work. Steps are launched kernel by kernel for it,
+  // not as graphs, and take longer.
+  bool profile = false;
 };
 
-struct EngineStats : SchedulerStats {
-  double seconds = 0;                  // in step()
-  std::int64_t kv_bytes_read = 0;      // by attention, all layers
-  std::int64_t kv_bytes_unshared = 0;  // had each sequence read all its pages itself
-  StepTimes times;
+struct EngineStats : SchedulerStats, ExecutorStats {
+  double seconds = 0;  // in step()
 };
+
+class DeviceModel;
 
 class Engine {
  public:
@@ -71,12 +74,18 @@ class Engine {
   };
 
   Engine(Model& model, const Tokenizer& tokenizer, const EngineOptions& options, Events events);
+  // On a GPU: tokens of a step are read while the next one is computed, so an answer that ends with
+  // its token is computed one token further, which nobody sees. Error (not_supported) for
+  // batch_invariant.
+  Engine(DeviceModel& model, const Tokenizer& tokenizer, const EngineOptions& options,
+         Events events);
   ~Engine();
 
   // Error when the request cannot be served: an empty prompt, one that fills the context, ids
   // outside the vocabulary, more pages than there are, sampling parameters out of range.
   void submit(Request request);
-  // Computes one step; false when nothing is left to do.
+  // Begins a step and hands out the tokens of the oldest one that is under way; false when nothing
+  // is left to do.
   bool step();
 
   EngineStats stats() const;
@@ -84,25 +93,23 @@ class Engine {
  private:
   struct Active;
 
+  // `events` is taken after the executor is made, which may depend on them.
+  Engine(std::unique_ptr<Executor> executor, const Tokenizer& tokenizer,
+         const EngineOptions& options, Events&& events);
   void check(const Request& request) const;
-  std::vector<std::int32_t> sample_tokens(const std::vector<Active*>& requests);
-  void count_bytes(const StepBatch& batch);
+  void launch(const Step& step);
+  void collect();
   void append_token(Active& active, std::int32_t token);
   void emit_text(Active& active);
 
-  Model& model_;
+  std::unique_ptr<Executor> executor_;
   const Tokenizer& tokenizer_;
   Events events_;
   Scheduler scheduler_;
-  KvStorage kv_;
-  Plan plan_;
-  Plan unshared_plan_;  // of the same batches without levels: for the counts alone
   std::unordered_map<SequenceId, std::unique_ptr<Active>> active_;
-  std::vector<float> logits_;
+  std::deque<std::vector<SequenceId>> under_way_;  // of each step: which sequences it samples
   double seconds_ = 0;
-  std::int64_t kv_bytes_read_ = 0;
-  std::int64_t kv_bytes_unshared_ = 0;
-  StepTimes times_;
+  double other_seconds_ = 0;  // of the engine itself
 };
 
 }  // namespace tilewright::engine

@@ -17,9 +17,18 @@ struct KvShape {
   std::int64_t kv_heads = 1;
   std::int64_t head_dim = 0;
   DType dtype = DType::f32;
+
+  // In memory: layer by layer, each [pages, 2, page_size, kv_heads, head_dim].
+  std::int64_t page_bytes() const {
+    return 2 * page_size * kv_heads * head_dim * dtype_bytes(dtype);
+  }
+  std::int64_t bytes() const { return layers * pages * page_bytes(); }
+  std::int64_t page_offset(std::int64_t layer, std::int64_t page) const {
+    return (layer * pages + page) * page_bytes();
+  }
+  KvCache layer(void* memory, std::int64_t index, Device device = {}) const;
 };
 
-// K and V of each layer: [pages, 2, page_size, kv_heads, head_dim].
 class KvStorage {
  public:
   // Error (out_of_memory) when there is none.
@@ -31,10 +40,7 @@ class KvStorage {
   std::int64_t page_size() const { return shape_.page_size; }
 
  private:
-  std::byte* page(std::int64_t layer, std::int64_t index) const;
-
   KvShape shape_;
-  std::int64_t page_bytes_;
   std::unique_ptr<void, void (*)(void*)> memory_;
 };
 

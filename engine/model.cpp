@@ -2,7 +2,6 @@
 #include "engine/model.h"
 
 #include <algorithm>
-#include <array>
 
 #include "engine/checks.h"
 #include "engine/dequantize.h"
@@ -11,54 +10,6 @@
 
 namespace tilewright::engine {
 namespace {
-
-ModelConfig read_config(const GgufFile& file) {
-  const std::string_view architecture = file.string("general.architecture");
-  if (architecture != "llama") {
-    raise(ErrorCode::not_supported, "{}: general.architecture is {}: only 'llama' is supported",
-          file.path(), quoted(architecture));
-  }
-  const auto integer = [&](std::string_view key, std::int64_t most) {
-    return file.integer(key, 1, most);
-  };
-  const auto integer_or = [&](std::string_view key, std::int64_t most, std::int64_t otherwise) {
-    return static_cast<int>(file.has(key) ? integer(key, most) : otherwise);
-  };
-  ModelConfig config;
-  config.layers = integer("llama.block_count", 1024);
-  config.hidden = integer("llama.embedding_length", 1 << 20);
-  config.ffn = integer("llama.feed_forward_length", 1 << 22);
-  config.heads = static_cast<int>(integer("llama.attention.head_count", 1024));
-  config.kv_heads = integer_or("llama.attention.head_count_kv", 1024, config.heads);
-  config.head_dim = integer_or("llama.attention.key_length", 576, config.hidden / config.heads);
-  config.context = integer("llama.context_length", 1 << 28);
-  config.vocabulary = static_cast<std::int64_t>(file.strings("tokenizer.ggml.tokens").size());
-  config.norm_eps = static_cast<float>(file.number("llama.attention.layer_norm_rms_epsilon"));
-  if (file.has("llama.rope.freq_base")) config.rope.theta = file.number("llama.rope.freq_base");
-  config.rope.dim = integer_or("llama.rope.dimension_count", config.head_dim, config.head_dim);
-  for (const GgufTensor& tensor : file.tensors()) {
-    if (tensor.name.ends_with(".bias")) {
-      raise(ErrorCode::not_supported, "{}: tensor {}: layers with biases are not supported",
-            file.path(), quoted(tensor.name));
-    }
-  }
-  if ((file.has("llama.rope.scaling.type") && file.string("llama.rope.scaling.type") != "none") ||
-      file.find_tensor("rope_freqs.weight") != nullptr) {
-    raise(ErrorCode::not_supported, "{}: RoPE scaling is not supported", file.path());
-  }
-  config.rope.interleaved = true;  // GGUF's llama keeps rotary pairs side by side
-  return config;
-}
-
-AttentionSpec attention_spec(const ModelConfig& config, DType dtype) {
-  AttentionSpec spec;
-  spec.num_qo_heads = config.heads;
-  spec.num_kv_heads = config.kv_heads;
-  spec.head_dim = config.head_dim;
-  spec.q_dtype = dtype;
-  spec.kv_dtype = dtype;
-  return spec;
-}
 
 void* grown(std::vector<std::byte>& buffer, std::int64_t elements, DType dtype) {
   const auto bytes = static_cast<std::size_t>(elements * dtype_bytes(dtype));
@@ -79,60 +30,29 @@ TensorView vector_view(const std::vector<float>& values) {
 }  // namespace
 
 Model::Model(const GgufFile& file, DType dtype)
-    : file_(file),
-      dtype_(dtype),
-      config_(read_config(file)),
+    : dtype_(dtype),
+      config_(read_model_config(file)),
+      embedding_(embedding_tensor(file, config_)),
       attention_(attention_spec(config_, dtype)) {
-  const std::int64_t q_size = static_cast<std::int64_t>(config_.heads) * config_.head_dim;
-  const std::int64_t kv_size = static_cast<std::int64_t>(config_.kv_heads) * config_.head_dim;
   for (std::int64_t i = 0; i < config_.layers; ++i) {
-    const auto name = [&](std::string_view part) {
-      return fmt::format("blk.{}.{}.weight", i, part);
-    };
-    layers_.push_back(
-        {load_norm(file, name("attn_norm")), load_norm(file, name("ffn_norm")),
-         load_linear(
-             file, {{name("attn_q"), q_size}, {name("attn_k"), kv_size}, {name("attn_v"), kv_size}},
-             config_.hidden, dtype),
-         load_linear(file, {{name("attn_output"), config_.hidden}}, q_size, DType::f32),
-         load_linear(file, {{name("ffn_gate"), config_.ffn}, {name("ffn_up"), config_.ffn}},
-                     config_.hidden, dtype),
-         load_linear(file, {{name("ffn_down"), config_.hidden}}, config_.ffn, DType::f32)});
+    const auto product = [&](LayerProduct which) { return load_product(file, config_, i, which); };
+    layers_.push_back({load_norm(file, config_, i, LayerNorm::attention),
+                       load_norm(file, config_, i, LayerNorm::ffn),
+                       linear(product(LayerProduct::qkv), dtype),
+                       linear(product(LayerProduct::output), DType::f32),
+                       linear(product(LayerProduct::gate_up), dtype),
+                       linear(product(LayerProduct::down), DType::f32)});
   }
-  output_norm_ = load_norm(file, "output_norm.weight");
-  head_ = std::make_unique<Linear>(
-      load_linear(file,
-                  {{file.find_tensor("output.weight") ? "output.weight" : "token_embd.weight",
-                    config_.vocabulary}},
-                  config_.hidden, DType::f32));
-  file.tensor("token_embd.weight", std::array{config_.vocabulary, config_.hidden});
+  output_norm_ = load_output_norm(file, config_);
+  head_ = std::make_unique<Linear>(linear(load_head(file, config_), DType::f32));
 }
 
-Linear Model::load_linear(const GgufFile& file, const std::vector<NamedRows>& parts,
-                          std::int64_t in_features, DType out_dtype) {
-  std::vector<float> weight;
-  std::int64_t out_features = 0;
-  for (const auto& [name, rows] : parts) {
-    const std::vector<float> part = dequantize(file.tensor(name, std::array{rows, in_features}));
-    weight.insert(weight.end(), part.begin(), part.end());
-    out_features += rows;
-  }
-  return {matmuls_, weight, out_features, in_features, dtype_, out_dtype};
-}
-
-std::vector<float> Model::load_norm(const GgufFile& file, const std::string& name) const {
-  return dequantize(file.tensor(name, std::array{config_.hidden}));
-}
-
-void Model::require_tokens(std::span<const std::int32_t> tokens) const {
-  for (const std::int32_t token : tokens) {
-    require(token >= 0 && token < config_.vocabulary, "token is {}: it must be in [0, {})", token,
-            config_.vocabulary);
-  }
+Linear Model::linear(const Matrix& weight, DType out_dtype) {
+  return {matmuls_, weight.values, weight.out_features, weight.in_features, dtype_, out_dtype};
 }
 
 KvShape Model::kv_shape(std::int64_t pages, std::int64_t page_size) const {
-  return {config_.layers, pages, page_size, config_.kv_heads, config_.head_dim, dtype_};
+  return engine::kv_shape(config_, dtype_, pages, page_size);
 }
 
 void Model::update_plan(Plan& plan, const StepBatch& batch, std::int64_t page_size) const {
@@ -141,12 +61,12 @@ void Model::update_plan(Plan& plan, const StepBatch& batch, std::int64_t page_si
 
 void Model::embed(std::span<const std::int32_t> tokens) {
   const auto hidden = static_cast<std::size_t>(config_.hidden);
-  const GgufTensor& table = *file_.find_tensor("token_embd.weight");
   buffers_.residual.resize(tokens.size() * hidden);
   buffers_.delta.resize(tokens.size() * hidden);
   parallel_shares(std::ssize(tokens), [&](std::int64_t begin, std::int64_t end) {
     for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
-      dequantize_row(table, tokens[i], std::span(buffers_.residual).subspan(i * hidden, hidden));
+      dequantize_row(embedding_, tokens[i],
+                     std::span(buffers_.residual).subspan(i * hidden, hidden));
     }
   });
 }

@@ -7,38 +7,15 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <string>
-#include <utility>
 #include <vector>
 
-#include "engine/gguf.h"
 #include "engine/kv_storage.h"
 #include "engine/linear.h"
+#include "engine/model_file.h"
 #include "engine/step_batch.h"
+#include "engine/step_times.h"
 
 namespace tilewright::engine {
-
-struct ModelConfig {
-  std::int64_t layers = 0;
-  std::int64_t hidden = 0;
-  std::int64_t ffn = 0;
-  int heads = 0;
-  int kv_heads = 0;
-  int head_dim = 0;
-  std::int64_t context = 0;
-  std::int64_t vocabulary = 0;
-  float norm_eps = 0;
-  RopeSpec rope;
-};
-
-// Seconds, added up over steps.
-struct StepTimes {
-  double attention = 0;
-  double matmul = 0;
-  double sampling = 0;
-  double plan = 0;
-  double other = 0;
-};
 
 class Model {
  public:
@@ -51,8 +28,6 @@ class Model {
   const Attention& attention() const { return attention_; }
 
   KvShape kv_shape(std::int64_t pages, std::int64_t page_size) const;
-  // Error for ids outside the vocabulary.
-  void require_tokens(std::span<const std::int32_t> tokens) const;
   // Plans the batch for the attention of every layer.
   void update_plan(Plan& plan, const StepBatch& batch, std::int64_t page_size) const;
   // logits: [batch.logit_rows, vocabulary]. `plan` was updated for the batch.
@@ -74,12 +49,7 @@ class Model {
     std::vector<std::byte> normed, qkv, attended, gate_up, activated;
   };
 
-  using NamedRows = std::pair<std::string, std::int64_t>;
-
-  // One layer of the named tensors, stacked.
-  Linear load_linear(const GgufFile& file, const std::vector<NamedRows>& parts,
-                     std::int64_t in_features, DType out_dtype);
-  std::vector<float> load_norm(const GgufFile& file, const std::string& name) const;
+  Linear linear(const Matrix& weight, DType out_dtype);
   void embed(std::span<const std::int32_t> tokens);
   // The two halves of a layer: from normed rows to attended ones, and from n of these to rows
   // normed for the next layer.
@@ -90,9 +60,9 @@ class Model {
   // Moves these rows, which ascend, of the residual stream and of what was attended to the front.
   void keep_rows(std::span<const std::int64_t> rows);
 
-  const GgufFile& file_;
   DType dtype_;
   ModelConfig config_;
+  const GgufTensor& embedding_;
   Attention attention_;
   MatmulCache matmuls_;
   std::vector<Layer> layers_;

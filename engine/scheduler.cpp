@@ -13,8 +13,12 @@ struct Scheduler::Sequence {
 
   SequenceId id = 0;
   std::vector<std::int32_t> tokens;
-  std::int64_t computed = 0;  // tokens whose K and V are in the cache
+  std::int64_t known = 0;        // tokens: those behind them are kUnknownToken
+  std::int32_t sampled_row = 0;  // of the last token, in the step that sampled it
+  std::int64_t most_tokens = 0;
+  std::int64_t computed = 0;  // tokens whose K and V are in the cache, or under way there
   std::vector<std::int32_t> pages;
+  std::int64_t offered = 0;  // pages, to the prefix cache
   PrefixCache::Place place;
   bool was_admitted = false;
 };
@@ -51,12 +55,14 @@ Scheduler::~Scheduler() = default;
 
 SequenceId Scheduler::submit(std::vector<std::int32_t> tokens, std::int64_t most_tokens) {
   require(!tokens.empty(), "tokens is empty: a sequence must have at least one token");
-  const std::int64_t pages = pages_for(
-      std::max(most_tokens, static_cast<std::int64_t>(tokens.size())), options_.page_size);
+  most_tokens = std::max(most_tokens, static_cast<std::int64_t>(tokens.size()));
+  const std::int64_t pages = pages_for(most_tokens, options_.page_size);
   require(pages <= pool_.size(), "prompt and answer may need {} KV pages: there are {}", pages,
           pool_.size());
   auto sequence = std::make_unique<Sequence>();
   sequence->id = ++last_id_;
+  sequence->known = std::ssize(tokens);
+  sequence->most_tokens = most_tokens;
   sequence->tokens = std::move(tokens);
   waiting_.push_back(std::move(sequence));
   return last_id_;
@@ -92,6 +98,16 @@ void Scheduler::take_pages(Sequence& sequence, std::vector<std::int32_t> pages,
                            std::int64_t tokens) {
   sequence.pages = std::move(pages);
   sequence.computed = tokens;
+  sequence.offered = tokens / options_.page_size;
+}
+
+// Pages that became whole, and whose tokens are known, to later sequences.
+void Scheduler::offer_pages(Sequence& sequence) {
+  const std::int64_t tokens = std::min(sequence.computed, sequence.known);
+  if (!prefixes_ || tokens / options_.page_size <= sequence.offered) return;
+  prefixes_->insert(std::span(sequence.tokens).first(static_cast<std::size_t>(tokens)),
+                    sequence.pages, sequence.place);
+  sequence.offered = tokens / options_.page_size;
 }
 
 void Scheduler::give_up_pages(Sequence& sequence) {
@@ -119,7 +135,7 @@ void Scheduler::extend_running(bool decoding, std::int64_t& budget) {
   for (std::size_t i = 0; i < running_.size() && budget > 0; ++i) {
     Sequence& sequence = *running_[i];
     const std::int64_t missing = sequence.length() - sequence.computed;
-    if ((missing == 1) != decoding) continue;
+    if ((missing == 1) != decoding || sequence.computed >= sequence.most_tokens) continue;
     const std::int64_t tokens = std::min(missing, budget);
     bool preempted = false;
     while (!preempted && !reserve_pages(sequence, sequence.computed + tokens)) {
@@ -159,6 +175,7 @@ void Scheduler::admit(std::int64_t& budget) {
   while (!waiting_.empty() && budget > 0 &&
          static_cast<int>(running_.size()) < options_.max_batch) {
     Sequence& sequence = *waiting_.front();
+    if (sequence.length() > sequence.most_tokens) return;  // preempted; about to be finished
     const std::size_t copies = step_.copies.size();
     if ((prefixes_ && !take_prefix(sequence)) || !reserve_pages(sequence, sequence.length())) {
       give_up_pages(sequence);
@@ -233,7 +250,8 @@ void Scheduler::append_chunk(const Chunk& chunk, std::size_t own_page) {
   const std::int64_t end = sequence.computed + chunk.tokens;
   for (std::int64_t i = sequence.computed; i < end; ++i) {
     const std::int32_t page = sequence.pages[static_cast<std::size_t>(i / options_.page_size)];
-    batch.tokens.push_back(sequence.tokens[static_cast<std::size_t>(i)]);
+    batch.tokens.push_back(i < sequence.known ? sequence.tokens[static_cast<std::size_t>(i)]
+                                              : -1 - sequence.sampled_row);
     batch.positions.push_back(static_cast<std::int32_t>(i));
     batch.slots.push_back(
         static_cast<std::int32_t>(page * options_.page_size + i % options_.page_size));
@@ -271,19 +289,28 @@ void Scheduler::commit(std::span<const std::int32_t> next) {
   std::size_t sampled = 0;
   for (const Chunk& chunk : chunks_) {
     Sequence& sequence = *chunk.sequence;
-    const std::int64_t whole_pages = sequence.computed / options_.page_size;
     sequence.computed += chunk.tokens;
-    // Pages that became whole are offered to later sequences.
-    if (prefixes_ && sequence.computed / options_.page_size > whole_pages) {
-      prefixes_->insert(
-          std::span(sequence.tokens).first(static_cast<std::size_t>(sequence.computed)),
-          sequence.pages, sequence.place);
-    }
-    if (sequence.computed == sequence.length()) sequence.tokens.push_back(next[sampled++]);
+    offer_pages(sequence);
+    if (sequence.computed != sequence.length()) continue;
+    if (next[sampled] != kUnknownToken) ++sequence.known;
+    sequence.sampled_row = static_cast<std::int32_t>(sampled);
+    sequence.tokens.push_back(next[sampled++]);
   }
   stats_.page_copies += std::ssize(step_.copies);
   ++stats_.steps;
   chunks_.clear();
+}
+
+void Scheduler::reveal(SequenceId id, std::int32_t token) {
+  const auto reveal_in = [&](auto& sequences) {
+    for (const auto& sequence : sequences) {
+      if (sequence->id != id || sequence->known == sequence->length()) continue;
+      sequence->tokens[static_cast<std::size_t>(sequence->known++)] = token;
+      offer_pages(*sequence);
+    }
+  };
+  reveal_in(running_);
+  reveal_in(waiting_);
 }
 
 void Scheduler::finish(SequenceId id) {

@@ -63,9 +63,16 @@ struct SchedulerStats {
   std::int64_t kv_pages_cached = 0;  // now, known to the prefix cache
 };
 
+// A token that is sampled, but not known yet.
+inline constexpr std::int32_t kUnknownToken = -1;
+
 // schedule() and commit() take turns:
 //   while (!(step = &scheduler.schedule())->empty()) { compute the step; scheduler.commit(tokens);
 //   }
+// Which tokens come out decides nothing about the next step but when a sequence ends. So a device
+// need not be waited for: commit() takes kUnknownToken, and reveal() says later what it was. In the
+// next step such a token is a number below 0 (StepBatch::tokens); it must be known before the one
+// behind that is scheduled.
 class Scheduler {
  public:
   // Error for options out of range.
@@ -73,12 +80,15 @@ class Scheduler {
   ~Scheduler();
 
   // Queues a sequence. `most_tokens`: of these and those that commit() adds, how many will be
-  // computed. Error for no tokens, and when there are not enough pages even for it alone.
+  // computed; then it only waits for finish(). Error for no tokens, and when there are not enough
+  // pages even for it alone.
   SequenceId submit(std::vector<std::int32_t> tokens, std::int64_t most_tokens);
   // What to compute next; empty when nothing is left to do. Valid until the next call.
   const Step& schedule();
-  // The step was computed; `next` is the token that follows each of step.sampled.
+  // The step was computed, or is under way; `next` is the token that follows each of step.sampled.
   void commit(std::span<const std::int32_t> next);
+  // The sequence's first unknown token. Not between schedule() and commit().
+  void reveal(SequenceId id, std::int32_t token);
   // The sequence is not wanted any more, whether it runs or waits. Not between schedule() and
   // commit().
   void finish(SequenceId id);
@@ -98,6 +108,7 @@ class Scheduler {
   void admit(std::int64_t& budget);
   bool take_prefix(Sequence& sequence);
   void take_pages(Sequence& sequence, std::vector<std::int32_t> pages, std::int64_t tokens);
+  void offer_pages(Sequence& sequence);
   void give_up_pages(Sequence& sequence);
   std::optional<std::int32_t> new_page();
   bool reserve_pages(Sequence& sequence, std::int64_t tokens);

@@ -60,7 +60,7 @@ Score score(Model& model, std::span<const std::int32_t> tokens, int top) {
   require(n >= 1, "tokens is empty: it must have at least one");
   require(n <= config.context, "tokens has {} entries: the context of the model is {}", n,
           config.context);
-  model.require_tokens(tokens);
+  require_tokens(config, tokens);
   const std::int64_t pages = (n + kPageSize - 1) / kPageSize;
   const KvStorage kv(model.kv_shape(pages, kPageSize));
   Limits limits;

@@ -23,6 +23,7 @@ struct StepLevel {
 };
 
 struct StepBatch {
+  // Below 0: -1 - r for what the step before samples in row r.
   std::vector<std::int32_t> tokens;
   std::vector<std::int32_t> positions;     // a token
   std::vector<std::int32_t> slots;         // a token: where its K and V go

@@ -10,6 +10,7 @@
 
 #include "engine/checks.h"
 #include "engine/cli/options.h"
+#include "engine/device_model.h"
 #include "engine/percentile.h"
 
 namespace tilewright::engine::cli {
@@ -69,6 +70,9 @@ Json stats_json(const GenerateOptions& options, const EngineStats& stats, const 
             {"sampling", t.sampling},
             {"plan", t.plan},
             {"other", t.other}}},
+          {"device", options.common.device},
+          {"device_busy_s", stats.device_busy},
+          {"device_idle_s", stats.device_idle},
           {"threads", num_threads()},
           {"dtype", options.common.dtype},
           {"max_batch", options.engine.max_batch},
@@ -99,7 +103,14 @@ int generate(GenerateOptions options) {
     stats_file.open(options.stats_file);
     require(stats_file.is_open(), "--stats is {}: it cannot be written", options.stats_file);
   }
-  LoadedModel loaded(options.common);
+  const OpenModel opened(options.common);
+  std::unique_ptr<Model> on_cpu;
+  std::unique_ptr<DeviceModel> on_gpu;
+  if (const std::optional<int> gpu = options.common.gpu()) {
+    on_gpu = std::make_unique<DeviceModel>(opened.file, options.common.weights_dtype(), *gpu);
+  } else {
+    on_cpu = std::make_unique<Model>(opened.file, options.common.weights_dtype());
+  }
   Totals totals;
   Engine::Events events;
   const auto report = [&](const char* event, const Result& result) {
@@ -134,11 +145,12 @@ int generate(GenerateOptions options) {
                  result.index > 0 ? fmt::format(" {}", result.index) : "", result.text);
     }
   };
-  Engine engine(*loaded.model, loaded.tokenizer, options.engine, events);
+  Engine engine = on_gpu != nullptr ? Engine(*on_gpu, opened.tokenizer, options.engine, events)
+                                    : Engine(*on_cpu, opened.tokenizer, options.engine, events);
 
   bool all_well = true;
   const auto submit = [&](const Json& id, const Json& json) {
-    engine.submit(read_request(id, json, options.defaults, loaded.file, loaded.tokenizer));
+    engine.submit(read_request(id, json, options.defaults, opened.file, opened.tokenizer));
   };
   if (asked) {
     const Json message{{"role", "user"}, {"content", options.question}};
@@ -214,6 +226,8 @@ void add_generate(CLI::App& app, int& status) {
                     "A request's bits depend on nothing but itself");
   command->add_option("--stats", options->stats_file,
                       "Write totals and times to this file, as JSON");
+  command->add_flag("--profile", options->engine.profile,
+                    "On a GPU: time by kind of work in --stats; slower");
   command->add_flag("--json", options->json, "One JSON object a line for each answer");
   command->add_flag("--progress", options->progress, "JSON lines of events on standard error");
   command->callback([options, &status] {

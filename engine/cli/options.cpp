@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -16,12 +17,6 @@ namespace tilewright::engine::cli {
 namespace {
 
 GgufFile open_model(const CommonOptions& options) {
-  if (options.device.starts_with("cuda")) {
-    raise(ErrorCode::not_supported,
-          "--device {}: not supported by this build, which has the CPU "
-          "backend only",
-          options.device);
-  }
   if (options.threads > 0) {
     set_num_threads(options.threads);
     omp_set_num_threads(options.threads);
@@ -34,7 +29,7 @@ GgufFile open_model(const CommonOptions& options) {
 void CommonOptions::add_to(CLI::App& app) {
   app.add_option("--model", model, "A GGUF file, or smollm2 as fetched by `make demo`")
       ->capture_default_str();
-  app.add_option("--device", device, "auto, cpu, cuda or cuda:N")
+  app.add_option("--device", device, "auto (the CPU), cpu, cuda or cuda:N")
       ->capture_default_str()
       ->check([](const std::string& text) {
         const bool cuda =
@@ -74,12 +69,28 @@ std::string model_path(const std::string& model) {
   return path;
 }
 
-LoadedModel::LoadedModel(const CommonOptions& options)
-    : file(open_model(options)),
-      tokenizer(file),
-      model(std::make_unique<Model>(file, options.dtype == "bf16" ? DType::bf16 : DType::f32)) {}
+std::optional<int> CommonOptions::gpu() const {
+  if (!device.starts_with("cuda")) return std::nullopt;
+  constexpr std::string_view kIndexed = "cuda:";
+  if (!device.starts_with(kIndexed)) return 0;
+  int index = 0;
+  const char* const end = device.data() + device.size();
+  const auto [rest, error] = std::from_chars(device.data() + kIndexed.size(), end, index);
+  require(error == std::errc() && rest == end, "--device is {}: there is no such GPU", device);
+  return index;
+}
 
-std::vector<std::int32_t> LoadedModel::tokens_of(const Json& request) const {
+OpenModel::OpenModel(const CommonOptions& options) : file(open_model(options)), tokenizer(file) {}
+
+LoadedModel::LoadedModel(const CommonOptions& options) : OpenModel(options) {
+  if (options.gpu()) {
+    raise(ErrorCode::not_supported, "--device is {}: this command runs on the CPU alone",
+          options.device);
+  }
+  model = std::make_unique<Model>(file, options.weights_dtype());
+}
+
+std::vector<std::int32_t> OpenModel::tokens_of(const Json& request) const {
   return read_prompt(request, file, tokenizer);
 }
 

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,9 @@ struct CommonOptions {
   int threads = 0;
 
   void add_to(CLI::App& app);
+  // The GPU's index; nothing for the CPU.
+  std::optional<int> gpu() const;
+  DType weights_dtype() const { return dtype == "bf16" ? DType::bf16 : DType::f32; }
 };
 
 // The file of --model: a path, or smollm2 in the cache folder.
@@ -36,16 +40,21 @@ std::string model_path(const std::string& model);
 std::string cache_folder();
 std::filesystem::path smollm2_path();  // whether it is there or not
 
-// A model ready to run, with what belongs to it.
-struct LoadedModel {
-  explicit LoadedModel(const CommonOptions& options);
+// A model's file, with what belongs to it.
+struct OpenModel {
+  explicit OpenModel(const CommonOptions& options);
 
   GgufFile file;
   Tokenizer tokenizer;
-  std::unique_ptr<Model> model;
 
   // `prompt` (raw), `messages` (chat template) or `tokens` of a request.
   std::vector<std::int32_t> tokens_of(const Json& request) const;
+};
+// Ready to run on the CPU. Error (not_supported) for another device.
+struct LoadedModel : OpenModel {
+  explicit LoadedModel(const CommonOptions& options);
+
+  std::unique_ptr<Model> model;
 };
 
 // One line, at once. Bytes that are not UTF-8 become U+FFFD. Error when standard output takes

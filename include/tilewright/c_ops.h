@@ -78,6 +78,9 @@ enum { TW_SILU = 0, TW_GELU = 1, TW_GELU_TANH = 2 };
 TILEWRIGHT_API tw_status tw_act_and_mul(const tw_tensor* x, const tw_tensor* out,
                                         int32_t activation, tw_stream stream);
 
+TILEWRIGHT_API tw_status tw_gather_rows(const tw_tensor* x, const tw_tensor* indices,
+                                        const tw_tensor* out, tw_stream stream);
+
 enum { TW_BIG_BIT_ORDER = 0, TW_LITTLE_BIT_ORDER = 1 };
 
 TILEWRIGHT_API tw_status tw_pack_bits(const tw_tensor* x, const tw_tensor* out, int32_t order,

@@ -16,7 +16,7 @@ namespace tilewright {
 // A kernel as a plan launches it. Its name there is that of its KernelReport.
 struct KernelChoice {
   // "decode": tiles of at most 16 packed rows alone, on every GPU. "hopper": any batch, by Hopper's
-  // own instructions. "portable": any batch, on every GPU.
+  // own instructions. "portable": any batch, on every GPU. "scalar": the same of f32 queries.
   std::string kernel;
   std::string name;
   std::string arch;

@@ -118,6 +118,12 @@ enum class Activation : std::uint8_t { silu, gelu, gelu_tanh };
 TILEWRIGHT_API void act_and_mul(const TensorView& x, const TensorView& out, Activation activation,
                                 Stream stream = {});
 
+// out[i] = x[indices[i]], as an embedding lookup: x [n, dim], indices [m], i32 or i64, out [m,
+// dim], apart from x. x and out may both be i32, too. An index outside [0, n) is an Error and
+// nothing is written; on CUDA its row becomes zeros.
+TILEWRIGHT_API void gather_rows(const TensorView& x, const TensorView& indices,
+                                const TensorView& out, Stream stream = {});
+
 // Bytes that are 0 or not, u8 [n] or [rows, n], into bits, u8 [ceil(n / 8)] or [rows, ceil(n / 8)],
 // as numpy.packbits: eight to a byte, of which the first is the highest (big) or the lowest
 // (little) bit; bits behind the last element are 0.

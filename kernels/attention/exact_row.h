@@ -40,7 +40,7 @@ class ExactRow {
     const RowTarget target = target_of(p, tile, slot, r, m, l);
 #pragma unroll
     for (i32 i = 0; i < kColumns; ++i) {
-      if (has_column(i)) put(target, column(i), o[i]);
+      if (has_column(i)) put_column(p, row, target, column(i), o[i]);
     }
   }
 
@@ -102,35 +102,12 @@ class ExactRow {
 
   TW_DEVICE float dot(const Spec::Key* k, i32 position) const {
     float sum = 0;
-    if constexpr (Variant::kHasRope) sum = rotated_dot(k, position);
+    if constexpr (Variant::kHasRope) sum = rotated_dot(q, k, row.q_pos, position);
 #pragma unroll 4  // few registers: the kernel has as many as its largest function
     for (i32 d = Variant::kRopeDim; d < Spec::kHeadDim; ++d) {
       sum = multiply_add(to_float(q[d]), to_float(k[d]), sum);
     }
     return sum;
-  }
-  TW_DEVICE float rotated_dot(const Spec::Key* k, i32 position) const {
-    float sum = 0;
-#pragma unroll 1
-    for (i32 pair = 0; pair < kRotatedPairs; ++pair) {
-      const i32 i = first_of_pair(pair);
-      const i32 j = second_of_pair(pair);
-      const RotatedPair a =
-          rotate(to_float(q[i]), to_float(q[j]), Variant::rotation(pair, row.q_pos));
-      const RotatedPair b =
-          rotate(to_float(k[i]), to_float(k[j]), Variant::rotation(pair, position));
-      sum += a.first * b.first + a.second * b.second;
-    }
-    return sum;
-  }
-
-  TW_DEVICE void put(const RowTarget& target, i32 d, float value) const {
-    if (target.kind == RowTarget::partial) {
-      reinterpret_cast<float*>(target.to)[d] = value;
-    } else if (target.kind == RowTarget::output) {
-      reinterpret_cast<Spec::Out*>(target.to)[d] =
-          from_float<Spec::Out>(finish_value(p, row, target, value));
-    }
   }
 
   const AttentionParams& p;

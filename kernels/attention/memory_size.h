@@ -79,6 +79,16 @@ constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int
   return round_up(bytes, 1024);
 }
 
+// Rows that a warp of the kernel for f32 queries has at a time.
+constexpr int kScalarRows = 4;
+// What attention_shared_bytes counts, of that kernel (scalar.h).
+constexpr int scalar_shared_bytes(int head_dim, int value_dim, BlockForm form) {
+  const int a_tile = 8 * 32 + (form == BlockForm::span ? 16 : 1024) + 64;
+  const int parts = attention_warps(head_dim, value_dim) * kScalarRows * (value_dim + 2) * 4;
+  const int pieces = 2 * 128 + 96;
+  return round_up(a_tile + kTileRows * (16 + 4) + parts + pieces + 64 + 128, 1024);
+}
+
 // Of a row in a stage of Hopper's kernel: blocks of 64 elements, no space between rows.
 constexpr int hopper_row_bytes(int dim) {
   return 2 * round_up(dim, 64);

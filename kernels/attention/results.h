@@ -180,6 +180,17 @@ TW_DEVICE void put_columns(const AttentionParams& p, const QueryRow& row, const 
   store_four<Spec::Out>(target.to + d * static_cast<i32>(sizeof(Spec::Out)), o);
 }
 
+// One column of a row.
+TW_DEVICE void put_column(const AttentionParams& p, const QueryRow& row, const RowTarget& target,
+                          i32 d, float o) {
+  if (target.kind == RowTarget::partial) {
+    reinterpret_cast<float*>(target.to)[d] = o;
+  } else if (target.kind != RowTarget::nowhere) {
+    const float value = target.kind == RowTarget::zeros ? 0.0F : finish_value(p, row, target, o);
+    reinterpret_cast<Spec::Out*>(target.to)[d] = from_float<Spec::Out>(value);
+  }
+}
+
 TW_DEVICE RowTarget shuffle_target(const RowTarget& target, i32 lane) {
   RowTarget other;
   other.to = reinterpret_cast<char*>(shuffle(reinterpret_cast<u64>(target.to), lane));

@@ -34,6 +34,21 @@ TW_DEVICE RotatedPair rotate(float first, float second, const Rotation& by) {
   return {first * by.cos - second * by.sin, first * by.sin + second * by.cos};
 }
 
+// What the rotated elements of a query and a key add to their product.
+template <typename Query, typename Key>
+TW_DEVICE float rotated_dot(const Query* q, const Key* k, i32 q_pos, i32 k_pos) {
+  float sum = 0;
+#pragma unroll 1
+  for (i32 pair = 0; pair < kRotatedPairs; ++pair) {
+    const i32 i = first_of_pair(pair);
+    const i32 j = second_of_pair(pair);
+    const RotatedPair a = rotate(to_float(q[i]), to_float(q[j]), Variant::rotation(pair, q_pos));
+    const RotatedPair b = rotate(to_float(k[i]), to_float(k[j]), Variant::rotation(pair, k_pos));
+    sum += a.first * b.first + a.second * b.second;
+  }
+  return sum;
+}
+
 // The rests of some rows, in shared memory; of none where nothing is rotated.
 template <bool kHasRope, i32 rows>
 struct RowRests {

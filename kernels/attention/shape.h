@@ -2,8 +2,8 @@
 // Sizes of tiles and of their places in shared memory. `Spec` comes with the generated text:
 //
 //   struct Spec {
-//     using Element = bf16;  // of q and of matrix products
-//     using Key = bf16, Value = f8e4m3;  // Element, or fp8
+//     using Element = bf16;  // of q and of matrix products; f32 in attention/scalar.h alone
+//     using Key = bf16, Value = f8e4m3;  // Element, or fp8; beside f32 queries any
 //     using Out = bf16;
 //     static constexpr i32 kHeadDim = 128, kValueDim = 128, kGroupSize = 4;
 //     static constexpr i32 kBlock = 64;  // keys of a block, as in plan::Config::block_tokens
@@ -41,8 +41,8 @@ struct Shape {
   // The same of keys and values as they come from the cache.
   static constexpr i32 kKeyUnits = sizeof(Spec::Key) == 1 ? kHeadSteps : kHeadUnits;
   static constexpr i32 kValueUnits = sizeof(Spec::Value) == 1 ? kValueTiles / 2 : kValueTiles;
-  static_assert(sizeof(Spec::Key) == 2 || Spec::kHeadDim % 16 == 0);
-  static_assert(sizeof(Spec::Value) == 2 || Spec::kValueDim % 16 == 0);
+  static_assert(sizeof(Spec::Key) != 1 || Spec::kHeadDim % 16 == 0);
+  static_assert(sizeof(Spec::Value) != 1 || Spec::kValueDim % 16 == 0);
 
   static constexpr i32 kDecodeStages = Spec::kDecodeStages;
 };

@@ -62,6 +62,20 @@ struct ActivationParams {
   i32 aligned;
 };
 
+struct GatherRowsParams {
+  const void* x;  // [x_rows, dim]
+  const void* indices;
+  void* out;  // [rows, dim]
+  i64 x_rows;
+  i64 x_stride;
+  i64 indices_stride;
+  i64 out_stride;
+  i32 indices_64;  // i64, not i32
+  i32 rows;
+  i32 dim;
+  i32 aligned;
+};
+
 struct PackBitsParams {
   const u8* x;  // [rows, columns]
   u8* out;      // [rows, row_bytes]

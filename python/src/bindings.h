@@ -27,6 +27,7 @@ void bind_run(nb::class_<Attention>& attention);
 void bind_masks(nb::module_& m);
 void bind_norms(nb::module_& m);
 void bind_pack_bits(nb::module_& m);
+void bind_gather_rows(nb::module_& m);
 void bind_ops(nb::module_& m);
 void bind_sampling(nb::module_& m);
 void bind_speculative(nb::module_& m);
@@ -46,6 +47,17 @@ struct HeldCache {
 // or "NHD" or "HND", is for arrays only.
 KvCache to_kv_cache(nb::handle kv, const char* name, nb::handle layout, Keep& keep,
                     Access access = Access::read);
+
+// The dtype of an output: out_dtype, or `otherwise` where that is None. An `out` has one already.
+inline DType output_dtype(nb::handle out_dtype, nb::handle out, DType otherwise) {
+  if (out_dtype.is_none()) return otherwise;
+  const DType dtype = to_dtype(out_dtype, "out_dtype");
+  if (!out.is_none()) {
+    raise_invalid(fmt::format("out_dtype is {}, but out is given, which has one: it must be None",
+                              dtype_name(dtype)));
+  }
+  return dtype;
+}
 
 // An enumeration by name: "NHD" -> KvLayout::nhd.
 template <typename Enum>

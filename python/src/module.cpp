@@ -22,6 +22,7 @@ NB_MODULE(_tilewright, m) {
   python::bind_masks(m);
   python::bind_norms(m);
   python::bind_pack_bits(m);
+  python::bind_gather_rows(m);
   python::bind_ops(m);
   python::bind_sampling(m);
   python::bind_speculative(m);

@@ -11,11 +11,7 @@ using namespace nb::literals;
 
 // `out` as given, or a new array of the kind and shape of x; out_dtype None: x's.
 Output norm_output(nb::object out, nb::handle out_dtype, nb::handle x, const TensorView& view) {
-  const DType dtype = out_dtype.is_none() ? view.dtype : to_dtype(out_dtype, "out_dtype");
-  if (!out_dtype.is_none() && !out.is_none()) {
-    raise_invalid(fmt::format("out_dtype is {}, but out is given, which has one: it must be None",
-                              dtype_name(dtype)));
-  }
+  const DType dtype = output_dtype(out_dtype, out, view.dtype);
   return {std::move(out), x, dtype, std::span(view.shape).first(view.rank)};
 }
 

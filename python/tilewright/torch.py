@@ -27,6 +27,7 @@ __all__ = [
     "apply_rope_and_write_kv_cache",
     "apply_rope_with_cos_sin_cache",
     "fused_add_rms_norm",
+    "gather_rows",
     "layer_norm",
     "pack_bits",
     "planned",
@@ -262,6 +263,17 @@ def apply_rope_and_write_kv_cache(
 
 
 apply_rope_and_write_kv_cache.register_fake(_like_first)
+
+
+@torch.library.custom_op("tilewright::gather_rows", mutates_args=())
+def gather_rows(x: Tensor, indices: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
+    """tilewright.gather_rows."""
+    return _tilewright.gather_rows(x, indices, out_dtype=out_dtype)
+
+
+@gather_rows.register_fake
+def _(x: Tensor, indices: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
+    return x.new_empty((indices.shape[0], x.shape[1]), dtype=out_dtype or x.dtype)
 
 
 @torch.library.custom_op("tilewright::pack_bits", mutates_args=())

@@ -14,6 +14,9 @@ jit::KernelSource attention_source(const AttentionSpec& spec, CudaTarget target,
 
 jit::KernelSource attention_source(const AttentionSpec& spec, const CudaShape& shape) {
   const bool hopper = shape.kind == KernelKind::hopper;
+  const char* const file = hopper                             ? "hopper"
+                           : shape.kind == KernelKind::scalar ? "scalar"
+                                                              : "attention";
   jit::KernelSource source;
   source.name = kernel_name(spec, shape);
   source.source = fmt::format(
@@ -40,8 +43,7 @@ jit::KernelSource attention_source(const AttentionSpec& spec, const CudaShape& s
       element_name(spec.kv_dtype), element_name(spec.value_dtype()),
       element_name(spec.output_dtype()), spec.head_dim, spec.value_dim(), spec.group_size(),
       shape.block_tokens, shape.decode_stages, shape.blocks_per_sm,
-      shape.kind == KernelKind::decode, hopper, shape.lists_blocks,
-      hopper ? "hopper" : "attention");
+      shape.kind == KernelKind::decode, hopper, shape.lists_blocks, file);
   source.entries = {"tilewright_attention", "tilewright_join_levels"};
   source.shared_bytes = shape.shared_bytes;
   // A few registers outside the inner loop, which depend on the compiler's version.

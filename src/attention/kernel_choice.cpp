@@ -49,6 +49,8 @@ const char* name_of(KernelKind kind) {
       return "decode";
     case KernelKind::hopper:
       return "hopper";
+    case KernelKind::scalar:
+      return "scalar";
     default:
       return "portable";
   }
@@ -75,6 +77,9 @@ std::vector<std::string> hopper_obstacles(const AttentionSpec& spec, CudaTarget 
     return reasons;
   }
   if (!target.specific) reasons.emplace_back("arch is sm_90: it must be sm_90a");
+  if (spec.q_dtype == DType::f32) {
+    reasons.emplace_back("q_dtype is float32: matrices are multiplied of 16-bit elements");
+  }
   if (spec.kv_dtype != spec.q_dtype || spec.value_dtype() != spec.q_dtype) {
     reasons.push_back(fmt::format("kv_dtype is {}, v_dtype {}: they must be q_dtype, {}",
                                   dtype_name(spec.kv_dtype), dtype_name(spec.value_dtype()),
@@ -119,13 +124,14 @@ KernelChoice choice_of(const AttentionSpec& spec, CudaTarget target, const std::
   choice.lists_blocks = shape.lists_blocks;
   choice.tile_rows = decodes ? tw::kDecodeRows : tw::kTileRows;
   choice.block_tokens = shape.block_tokens;
-  choice.key_stages = choice.value_stages = decodes ? 0 : kPortableStages;
+  const bool stages = shape.kind == KernelKind::portable;
+  choice.key_stages = choice.value_stages = stages ? kPortableStages : 0;
   if (shape.kind == KernelKind::hopper) {
     choice.key_stages = tw::kHopperKeyStages;
     choice.value_stages =
         tw::hopper_value_stages(spec.head_dim, spec.value_dim(), shape.block_tokens);
   }
-  choice.decode_stages = shape.kind == KernelKind::hopper ? 0 : shape.decode_stages;
+  choice.decode_stages = decodes || stages ? shape.decode_stages : 0;
   choice.threads = shape.threads;
   choice.blocks_per_sm = shape.blocks_per_sm;
   choice.shared_bytes = shape.shared_bytes;
@@ -172,6 +178,9 @@ std::string kernel_name(const AttentionSpec& spec, const CudaShape& shape) {
 
 std::vector<std::string> decode_obstacles(const AttentionSpec& spec, const Limits& limits) {
   std::vector<std::string> reasons;
+  if (spec.q_dtype == DType::f32) {
+    reasons.emplace_back("q_dtype is float32: the kernel multiplies matrices of 16-bit elements");
+  }
   if (const std::int64_t rows = limits.q_len * spec.group_size(); rows > tw::kDecodeRows) {
     reasons.push_back(
         fmt::format("limits.q_len is {}: with a group size of {} tiles may have more than {} rows",
@@ -212,6 +221,16 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
   const tw::BlockForm form = block_form(spec.variant, use);
   shape.lists_blocks = form == tw::BlockForm::listed;
   shape.one_interval = form == tw::BlockForm::span;
+  if (spec.q_dtype == DType::f32) {
+    constexpr int kBlockTokens = 64;
+    shape.kind = KernelKind::scalar;
+    shape.block_tokens = kBlockTokens;
+    shape.decode_stages = 0;
+    shape.threads = tw::attention_warps(spec.head_dim, spec.value_dim()) * 32;
+    shape.shared_bytes = tw::scalar_shared_bytes(spec.head_dim, spec.value_dim(), form);
+    shape.blocks_per_sm = 384 / shape.threads;  // 168 registers a thread, else some spill
+    return shape;
+  }
   if (!decode_only && hopper_obstacles(spec, target, form).empty()) {
     shape.kind = KernelKind::hopper;
     // With large heads the accumulators and stages of 128 keys do not fit.
@@ -249,12 +268,12 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
 Support cuda_supports(const AttentionSpec& spec, CudaTarget target) {
   const auto no = [](std::string reason) { return Support{false, std::move(reason)}; };
   const auto is_fp8 = [](DType dtype) { return dtype == DType::f8e4m3 || dtype == DType::f8e5m2; };
-  if (spec.q_dtype != DType::f16 && spec.q_dtype != DType::bf16) {
-    return no(fmt::format("q_dtype is {}: CUDA kernels take float16 and bfloat16",
+  if (spec.q_dtype != DType::f32 && spec.q_dtype != DType::f16 && spec.q_dtype != DType::bf16) {
+    return no(fmt::format("q_dtype is {}: CUDA kernels take float32, float16 and bfloat16",
                           dtype_name(spec.q_dtype)));
   }
   for (const DType dtype : {spec.kv_dtype, spec.value_dtype()}) {
-    if (dtype == spec.q_dtype || is_fp8(dtype)) continue;
+    if (dtype == spec.q_dtype || is_fp8(dtype) || spec.q_dtype == DType::f32) continue;
     return no(fmt::format("kv_dtype is {}, v_dtype {}: on CUDA they must be q_dtype, {}, or fp8",
                           dtype_name(spec.kv_dtype), dtype_name(spec.value_dtype()),
                           dtype_name(spec.q_dtype)));

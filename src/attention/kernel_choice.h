@@ -31,8 +31,8 @@ struct PlanUses {
 };
 PlanUses plan_uses(const AttentionSpec& spec, const Limits& limits);
 
-// kernels/attention: decode.h alone, hopper.h, attention.h.
-enum class KernelKind : std::uint8_t { decode, hopper, portable };
+// kernels/attention: decode.h alone, hopper.h, attention.h, scalar.h.
+enum class KernelKind : std::uint8_t { decode, hopper, portable, scalar };
 
 // What a kernel is compiled with, and what a launch needs.
 struct CudaShape {

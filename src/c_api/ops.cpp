@@ -128,6 +128,14 @@ tw_status tw_merge_states(const tw_tensor* values, const tw_tensor* lse, const t
   });
 }
 
+tw_status tw_gather_rows(const tw_tensor* x, const tw_tensor* indices, const tw_tensor* out,
+                         tw_stream stream) {
+  return guarded([&] {
+    gather_rows(read_tensor("x", x), read_tensor("indices", indices), read_tensor("out", out),
+                read_stream(stream));
+  });
+}
+
 tw_status tw_pack_bits(const tw_tensor* x, const tw_tensor* out, int32_t order, tw_stream stream) {
   return guarded([&] {
     pack_bits(read_tensor("x", x), read_tensor("out", out),

@@ -32,6 +32,7 @@ constexpr Form kForms[] = {
     {"layer_norm", "ops/layer_norm.h", "layer_norm", "LayerNormParams", 3, 512, 128},
     {"layer_norm_with_bias", "ops/layer_norm.h", "layer_norm", "LayerNormParams", 4, 512, 128},
     {"act_and_mul", "ops/activation.h", "act_and_mul", "ActivationParams", 2, 256, 0},
+    {"gather_rows", "ops/gather_rows.h", "gather_rows", "GatherRowsParams", 2, 256, 0},
     {"pack_bits", "ops/pack_bits.h", "pack_bits", "PackBitsParams", 0, 256, 0},
     {"segment_pack_bits", "ops/pack_bits.h", "segment_pack_bits", "SegmentPackBitsParams", 0, 256,
      64},
@@ -111,6 +112,7 @@ std::vector<CudaOpKernel> common_op_kernels() {
     for (const Activation activation : {Activation::silu, Activation::gelu_tanh}) {
       kernels.push_back({CudaOp::act_and_mul, {t, t}, activation});
     }
+    kernels.push_back({CudaOp::gather_rows, {t, t}});
     kernels.push_back({CudaOp::apply_rope, {t, t}});
     kernels.push_back({CudaOp::apply_rope_with_table, {t, t, DType::f32}});
     for (const DType cache : {t, DType::f8e4m3}) {

@@ -21,6 +21,7 @@ enum class CudaOp : std::uint8_t {
   layer_norm,             // x, weight, out
   layer_norm_with_bias,   // x, weight, bias, out
   act_and_mul,            // x, out
+  gather_rows,            // x, out
   pack_bits,              // none
   segment_pack_bits,      // none
   apply_rope,             // x, out

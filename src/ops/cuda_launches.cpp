@@ -118,6 +118,35 @@ CudaOpLaunch<tw::ActivationParams> activation_launch(const TensorView& x, const 
   return launch;
 }
 
+CudaOpLaunch<tw::GatherRowsParams> gather_rows_launch(const TensorView& x,
+                                                      const TensorView& indices,
+                                                      const TensorView& out) {
+  CudaOpLaunch<tw::GatherRowsParams> launch;
+  // Rows of one dtype are copied bit by bit, so that integers need no kernel of their own.
+  const auto type_of = [](const TensorView& tensor) {
+    return tensor.dtype == DType::i32 ? DType::f32 : tensor.dtype;
+  };
+  launch.kernel = {CudaOp::gather_rows, {type_of(x), type_of(out)}};
+  const std::int64_t dim = out.shape[1];
+  const bool aligned = all_aligned(dim, {x, out});
+  tw::GatherRowsParams& params = launch.params;
+  params.x = x.data;
+  params.indices = indices.data;
+  params.out = out.data;
+  params.x_rows = x.shape[0];
+  params.x_stride = x.strides[0];
+  params.indices_stride = indices.strides[0];
+  params.out_stride = out.strides[0];
+  params.indices_64 = indices.dtype == DType::i64 ? 1 : 0;
+  params.rows = cuda_count(out.shape[0], "rows");
+  params.dim = cuda_count(dim, "elements of a row");
+  params.aligned = aligned ? 1 : 0;
+  if (out.numel() == 0) return launch;
+  launch.block = 256;
+  launch.grid = blocks_for(out.numel() / (aligned ? kCudaRun : 1), launch.block);
+  return launch;
+}
+
 CudaOpLaunch<tw::PackBitsParams> pack_bits_launch(const TensorView& x, const TensorView& out,
                                                   BitOrder order) {
   CudaOpLaunch<tw::PackBitsParams> launch;

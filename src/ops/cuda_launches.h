@@ -34,6 +34,10 @@ CudaOpLaunch<tw::LayerNormParams> layer_norm_launch(const TensorView& x, const T
 CudaOpLaunch<tw::ActivationParams> activation_launch(const TensorView& x, const TensorView& out,
                                                      Activation activation);
 
+CudaOpLaunch<tw::GatherRowsParams> gather_rows_launch(const TensorView& x,
+                                                      const TensorView& indices,
+                                                      const TensorView& out);
+
 CudaOpLaunch<tw::PackBitsParams> pack_bits_launch(const TensorView& x, const TensorView& out,
                                                   BitOrder order);
 CudaOpLaunch<tw::SegmentPackBitsParams> segment_pack_bits_launch(const TensorView& x,

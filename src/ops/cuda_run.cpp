@@ -53,6 +53,7 @@ void run_on_cuda(const CudaOpLaunch<Params>& launch, Device device, Stream strea
 template void run_on_cuda(const CudaOpLaunch<tw::RmsNormParams>&, Device, Stream);
 template void run_on_cuda(const CudaOpLaunch<tw::LayerNormParams>&, Device, Stream);
 template void run_on_cuda(const CudaOpLaunch<tw::ActivationParams>&, Device, Stream);
+template void run_on_cuda(const CudaOpLaunch<tw::GatherRowsParams>&, Device, Stream);
 template void run_on_cuda(const CudaOpLaunch<tw::PackBitsParams>&, Device, Stream);
 template void run_on_cuda(const CudaOpLaunch<tw::SegmentPackBitsParams>&, Device, Stream);
 template void run_on_cuda(const CudaOpLaunch<tw::MergeParams>&, Device, Stream);

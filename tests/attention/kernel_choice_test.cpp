@@ -10,6 +10,7 @@
 namespace tilewright::test {
 namespace {
 
+using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
@@ -87,6 +88,32 @@ TEST(KernelChoice, IsWhatIsCompiledAndLaunched) {
       }
     }
   }
+}
+
+// Queries of f32 have one kernel, whatever the limits.
+TEST(KernelChoice, OfF32) {
+  AttentionSpec spec = spec_of();
+  spec.q_dtype = DType::f32;
+  for (const DType kv : {DType::f32, DType::bf16, DType::f8e4m3}) {
+    spec.kv_dtype = kv;
+    for (const std::int64_t q_len : {1, 100}) {
+      for (const char* arch : {"sm_80", "sm_90a", "sm_120"}) {
+        const KernelChoices choices = choose_kernels(spec, limits_of_length(q_len), arch);
+        EXPECT_EQ(choices.requests.kernel, "scalar");
+        EXPECT_EQ(choices.rows.kernel, "scalar");
+        EXPECT_THAT(choices.requests.not_decode, Contains(HasSubstr("q_dtype is float32")));
+        EXPECT_EQ(choices.requests.key_stages, 0);
+        const jit::KernelSource source =
+            attention_source(spec, CudaTarget::of_arch(arch), KernelUse::any_batch);
+        EXPECT_EQ(choices.requests.name, source.name);
+        EXPECT_THAT(source.source, HasSubstr("\"attention/scalar.h\""));
+      }
+    }
+  }
+  spec.q_dtype = DType::bf16;
+  spec.kv_dtype = DType::f32;
+  expect_error_of(ErrorCode::not_supported, {"kv_dtype is float32"},
+                  [&] { choose_kernels(spec, limits_of_length(1), "sm_80"); });
 }
 
 // Decode computes as many KV heads side by side as a power of two up to 16 divides.
@@ -208,8 +235,8 @@ TEST(KernelChoice, WrongArguments) {
   expect_error_of(ErrorCode::invalid_argument, {"num_kv_heads is 5"},
                   [&] { choose_kernels(spec, limits, "sm_80"); });
   spec = spec_of();
-  spec.q_dtype = spec.kv_dtype = DType::f32;
-  expect_error_of(ErrorCode::not_supported, {"sm_80: q_dtype is float32"},
+  spec.q_dtype = spec.kv_dtype = DType::f8e4m3;
+  expect_error_of(ErrorCode::not_supported, {"sm_80: q_dtype is float8_e4m3fn"},
                   [&] { choose_kernels(spec, limits, "sm_80"); });
 }
 

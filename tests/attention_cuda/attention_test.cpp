@@ -11,6 +11,7 @@ namespace {
 
 // Weights are rounded to the dtype of queries before they meet the values.
 double arithmetic_of(DType dtype) {
+  if (dtype == DType::f32) return 0x1.0p-18;
   return dtype == DType::f16 ? 0x1.0p-10 : 0x1.0p-7;
 }
 
@@ -78,7 +79,11 @@ constexpr Make kCompiled[] = {causal_128,
                               modulo_64,
                               alibi_64,
                               causal_256,
-                              causal_80};
+                              causal_80,
+                              scalar_causal_64,
+                              scalar_sink_window_80_48,
+                              scalar_sigmoid_192,
+                              scalar_rope_72};
 constexpr LengthKind kLengths[] = {LengthKind::decode, LengthKind::prefill, LengthKind::append,
                                    LengthKind::cross,  LengthKind::empty,   LengthKind::one_long,
                                    LengthKind::mixed};
@@ -185,7 +190,7 @@ TEST(EmulatedKernels, RandomBatches) {
 
 // Split into parts by many workers, and merged by whoever comes last: the order must not matter.
 TEST(EmulatedKernels, TheOrderChangesNothing) {
-  for (const Make make : {&full_soft_cap_64, &sink_window_64, &sigmoid_64}) {
+  for (const Make make : {&full_soft_cap_64, &sink_window_64, &sigmoid_64, &scalar_causal_64}) {
     CompiledCase compiled = make();
     compiled.attention.lengths = LengthKind::one_long;
     compiled.attention.kv_heads = 1;

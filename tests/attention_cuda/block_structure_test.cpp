@@ -65,7 +65,8 @@ class EmulatedBlocks {
 class EmulatedBlockSizes : public testing::TestWithParam<std::pair<std::int64_t, std::int64_t>> {};
 TEST_P(EmulatedBlockSizes, SameOutputsLessWork) {
   const auto [q_block, kv_block] = GetParam();
-  for (const CompiledCase& compiled : {listed_stripes_64(), listed_causal_128()}) {
+  for (const CompiledCase& compiled :
+       {listed_stripes_64(), listed_causal_128(), scalar_listed_64()}) {
     // Batches of decoding requests have tiles of few rows.
     for (const Lengths& lengths :
          {kLengths, Lengths{{1, 900}, {1, 300}, {1, 0}, {1, 65}, {2, 700}}}) {

@@ -129,6 +129,27 @@ inline CompiledCase decode_only(CompiledCase made) {
   return made;
 }
 
+// Queries of f32: a mask of one interval, one of two over smaller keys and values, no softmax,
+// rotation, eight warps, lists of blocks.
+inline CompiledCase scalar_causal_64() {
+  return compiled_case(DType::f32, 64, 64, 4, VariantKind::causal, kHopper);
+}
+inline CompiledCase scalar_sink_window_80_48() {
+  return with_kv_dtypes(compiled_case(DType::f32, 80, 48, 3, VariantKind::sink_window, kAmpere),
+                        DType::bf16, DType::f8e4m3);
+}
+inline CompiledCase scalar_sigmoid_192() {
+  return compiled_case(DType::f32, 192, 192, 1, VariantKind::sigmoid, kHopper);
+}
+inline CompiledCase scalar_rope_72() {
+  return compiled_case(DType::f32, 72, 72, 2, VariantKind::rope, kHopper);
+}
+inline CompiledCase scalar_listed_64() {
+  CompiledCase made = compiled_case(DType::f32, 64, 64, 2, VariantKind::striped, kAmpere);
+  made.use = KernelUse::listed_blocks;
+  return made;
+}
+
 inline std::vector<CompiledCase> compiled_cases() {
   return {causal_128(),
           causal_128_ampere(),
@@ -154,7 +175,12 @@ inline std::vector<CompiledCase> compiled_cases() {
           decode_only(causal_192_128()),
           decode_only(sink_window_64()),
           decode_only(fp8_128()),
-          decode_only(rope_72())};
+          decode_only(rope_72()),
+          scalar_causal_64(),
+          scalar_sink_window_80_48(),
+          scalar_sigmoid_192(),
+          scalar_rope_72(),
+          scalar_listed_64()};
 }
 
 }  // namespace tilewright::test

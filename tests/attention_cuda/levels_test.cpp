@@ -46,9 +46,9 @@ void run_levels(const CompiledCase& compiled, const Limits& limits, const Batch&
 }
 
 TEST(EmulatedLevels, ASharedPrefix) {
-  for (const CompiledCase& compiled : {causal_128(), causal_128_ampere()}) {
+  for (const CompiledCase& compiled : {causal_128(), causal_128_ampere(), scalar_causal_64()}) {
     const Dims dims = compiled.attention.dims();
-    const SharedPrefix batch(dims, DType::bf16, 300,
+    const SharedPrefix batch(dims, compiled.attention.kv_dtype, 300,
                              {{1, 30}, {5, 40}, {0, 7}, {1, 1}, {20, 33}, {1, 64}}, 9);
     Random random(1);
     const VariantCase causal = make_variant(VariantKind::causal, dims, 6, random);

@@ -34,13 +34,14 @@ class EmulatedNotFinite : public testing::TestWithParam<int> {
     };
   }
   static double arithmetic_of(const CompiledCase& compiled) {
+    if (compiled.attention.q_dtype == DType::f32) return 0x1.0p-18;
     return compiled.attention.q_dtype == DType::f16 ? 0x1.0p-10 : 0x1.0p-7;
   }
 };
 
 TEST_P(EmulatedNotFinite, KeysThatNobodySees) {
-  constexpr CompiledCase (*kCases[])() = {causal_128, causal_128_ampere, sink_window_64,
-                                          documents_64, sigmoid_64};
+  constexpr CompiledCase (*kCases[])() = {causal_128,   causal_128_ampere, sink_window_64,
+                                          documents_64, sigmoid_64,        scalar_causal_64};
   const CompiledCase compiled = kCases[GetParam()]();
   const Case& c = compiled.attention;
   for (const double value : {kNan, kInfinity}) {
@@ -48,11 +49,12 @@ TEST_P(EmulatedNotFinite, KeysThatNobodySees) {
                       runner(compiled));
   }
 }
-INSTANTIATE_TEST_SUITE_P(All, EmulatedNotFinite, testing::Range(0, 5));
+INSTANTIATE_TEST_SUITE_P(All, EmulatedNotFinite, testing::Range(0, 6));
 
 using EmulatedNotFiniteCausal = EmulatedNotFinite;
 TEST_P(EmulatedNotFiniteCausal, KeysThatSomeSee) {
-  constexpr CompiledCase (*kCases[])() = {causal_128, causal_128_ampere, causal_192_128};
+  constexpr CompiledCase (*kCases[])() = {causal_128, causal_128_ampere, causal_192_128,
+                                          scalar_causal_64};
   const CompiledCase compiled = kCases[GetParam()]();
   const Dims dims = compiled.attention.dims();
   const DType dtype = compiled.attention.q_dtype;
@@ -61,7 +63,8 @@ TEST_P(EmulatedNotFiniteCausal, KeysThatSomeSee) {
   check_seen_by_some(dims, dtype, 0, -kInfinity, arithmetic_of(compiled), runner(compiled));
 }
 TEST_P(EmulatedNotFiniteCausal, BytesThatAreNobodys) {
-  constexpr CompiledCase (*kCases[])() = {causal_128, causal_128_ampere, causal_192_128};
+  constexpr CompiledCase (*kCases[])() = {causal_128, causal_128_ampere, causal_192_128,
+                                          scalar_causal_64};
   const CompiledCase compiled = kCases[GetParam()]();
   for (const double value : {kNan, kInfinity}) {
     check_unused_bytes(compiled.attention.dims(), compiled.attention.q_dtype, value,
@@ -86,7 +89,7 @@ TEST_F(EmulatedNotFiniteFp8, KeysThatSomeSeeAreRotated) {
       .rope = make_variant(compiled.attention.variant, dims, 4, random).variant.rope};
   check_seen_by_some(dims, DType::f16, 0, kNan, arithmetic_of(compiled), runner(compiled), more);
 }
-INSTANTIATE_TEST_SUITE_P(All, EmulatedNotFiniteCausal, testing::Range(0, 3));
+INSTANTIATE_TEST_SUITE_P(All, EmulatedNotFiniteCausal, testing::Range(0, 4));
 
 }  // namespace
 }  // namespace tilewright::test

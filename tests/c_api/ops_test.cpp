@@ -272,6 +272,21 @@ TEST_F(COps, ActivationsAndMerge) {
       [&] { return tw_merge_states(&c_values, &c_lse, &c_joined, &c_lse_out, nullptr); });
 }
 
+TEST_F(COps, GatherRows) {
+  const Tensor x = normal({5, 12}, DType::f32);
+  const Tensor indices = int_tensor({4, 0, 4});
+  Tensor out = normal({3, 12}, DType::bf16);
+  const tw_tensor c_x = to_c(x.view());
+  const tw_tensor c_indices = to_c(indices.view());
+  const tw_tensor c_out = to_c(out.view());
+  expect_same(
+      out, [&] { gather_rows(x.view(), indices.view(), out.view()); },
+      [&] { return tw_gather_rows(&c_x, &c_indices, &c_out, nullptr); });
+  const Tensor outside = int_tensor({4, 5, 0});
+  const tw_tensor c_outside = to_c(outside.view());
+  expect_invalid(tw_gather_rows(&c_x, &c_outside, &c_out, nullptr), {"indices[1] is 5"});
+}
+
 TEST_F(COps, PackBits) {
   Tensor x(DType::u8, {3, 21});
   for (std::int64_t i = 0; i < 63; ++i) x.set({i / 21, i % 21}, static_cast<double>(i % 3));

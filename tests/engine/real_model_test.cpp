@@ -9,7 +9,9 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "engine/device_model.h"
 #include "engine/engine.h"
+#include "engine/no_device_model.h"
 #include "engine/scorer.h"
 #include "engine/test_model.h"
 
@@ -24,7 +26,8 @@ Json golden_prompts() {
   return Json::parse(file)["prompts"];
 }
 
-std::map<std::string, Tokens> greedy_tokens(Model& model, const Tokenizer& tokenizer,
+template <typename AnyModel>
+std::map<std::string, Tokens> greedy_tokens(AnyModel& model, const Tokenizer& tokenizer,
                                             const Json& prompts, std::int64_t count,
                                             const EngineOptions& options) {
   std::map<std::string, Tokens> tokens;
@@ -55,6 +58,24 @@ TEST(GoldenAnswers, GreedyTokensInF32AreTheGoldenOnes) {
   // One thread, two at a time, prefilled in chunks, other pages.
   set_num_threads(1);
   omp_set_num_threads(1);
+  const auto apart = greedy_tokens(model, tokenizer, prompts, 12, {2, 100, 600, 1, false});
+  for (const Json& prompt : prompts) {
+    auto expected = prompt["output_ids"].get<Tokens>();
+    EXPECT_EQ(together.at(prompt["name"]), expected) << prompt["name"];
+    expected.resize(12);
+    EXPECT_EQ(apart.at(prompt["name"]), expected) << prompt["name"];
+  }
+}
+
+TEST(GoldenAnswers, GreedyTokensInF32OnAGpuAreTheGoldenOnes) {
+  const auto path = test::test_model();
+  if (!path) GTEST_SKIP() << "the model is not on this machine";
+  if (const auto why = test::no_device_model()) GTEST_SKIP() << *why;
+  const GgufFile file(*path);
+  const Tokenizer tokenizer(file);
+  DeviceModel model(file, DType::f32);
+  const Json prompts = golden_prompts();
+  const auto together = greedy_tokens(model, tokenizer, prompts, 48, {8, 512, 64, 16, true});
   const auto apart = greedy_tokens(model, tokenizer, prompts, 12, {2, 100, 600, 1, false});
   for (const Json& prompt : prompts) {
     auto expected = prompt["output_ids"].get<Tokens>();

@@ -157,6 +157,39 @@ TEST(Scheduler, RefusesWhatItCannotServe) {
   expect_error([&] { scheduler.commit({}); }, {"next has 0 tokens", "samples 1"});
 }
 
+TEST(Scheduler, TokensMayBecomeKnownAStepLater) {
+  Scheduler scheduler(small_options());
+  const SequenceId first = scheduler.submit(count_up(0, 7), 9);
+  const SequenceId second = scheduler.submit(count_up(100, 3), 40);
+  const Step& step = scheduler.schedule();
+  EXPECT_EQ(step.sampled, (std::vector<SequenceId>{first, second}));
+  commit(scheduler, step, kUnknownToken);
+  scheduler.schedule();
+  EXPECT_EQ(step.sequences, (std::vector<SequenceId>{second, first}));
+  EXPECT_EQ(step.batch.tokens, (Tokens{-2, -1}));
+  commit(scheduler, step, kUnknownToken);
+  // The first one's second page is whole, but nobody knows yet what is in it.
+  EXPECT_EQ(scheduler.stats().kv_pages_cached, 1);
+  scheduler.reveal(first, 50);
+  scheduler.reveal(second, 60);
+  EXPECT_EQ(scheduler.stats().kv_pages_cached, 3);
+  scheduler.schedule();
+  EXPECT_EQ(step.sequences, (std::vector<SequenceId>{first, second}));
+  EXPECT_EQ(step.batch.tokens, (Tokens{-2, -1}));
+  commit(scheduler, step, kUnknownToken);
+  scheduler.reveal(first, 51);
+  scheduler.reveal(second, 61);
+  // All that may be computed of the first one is.
+  scheduler.schedule();
+  EXPECT_EQ(step.sequences, std::vector<SequenceId>{second});
+  EXPECT_EQ(step.batch.tokens, Tokens{-2});
+  commit(scheduler, step, 63);
+  scheduler.finish(first);
+  scheduler.finish(second);
+  EXPECT_TRUE(scheduler.schedule().empty());
+  EXPECT_EQ(scheduler.stats().kv_pages_used, scheduler.stats().kv_pages_cached);
+}
+
 // What an attention cache would hold: of every token, a number that tells all tokens up to it.
 class Memory {
  public:
@@ -185,11 +218,12 @@ std::uint64_t extended(std::uint64_t prefix, std::int32_t token) {
   return (prefix ^ static_cast<std::uint64_t>(token + 1)) * 0x9E3779B97F4A7C15U + 1;
 }
 
-// A scheduler, its memory, and what the sequences should be.
+// A scheduler, its memory, and what the sequences should be. `late`: the scheduler is told a step's
+// tokens when the next one is under way.
 class World {
  public:
-  World(const SchedulerOptions& options, unsigned seed)
-      : options_(options), random_(seed), scheduler_(options), memory_(options) {}
+  World(const SchedulerOptions& options, unsigned seed, bool late)
+      : options_(options), random_(seed), scheduler_(options), memory_(options), late_(late) {}
 
   std::int64_t most_tokens() const { return options_.kv_pages * options_.page_size; }
 
@@ -210,6 +244,7 @@ class World {
 
   void step() {
     const Step& step = scheduler_.schedule();
+    if (step.empty() && !unknown_.empty()) return reveal();
     ASSERT_EQ(step.empty(), live_.empty());
     if (step.empty()) return;
     const StepBatch& batch = step.batch;
@@ -224,17 +259,18 @@ class World {
       if (testing::Test::HasFatalFailure()) return;
     }
     Tokens next(step.sampled.size());
-    std::vector<SequenceId> full;
     for (std::size_t i = 0; i < next.size(); ++i) {
       next[i] = random_() % 3 == 0;
-      Tokens& tokens = live_.at(step.sampled[i]);
-      tokens.push_back(next[i]);
-      if (std::ssize(tokens) > most_tokens()) full.push_back(step.sampled[i]);
+      live_.at(step.sampled[i]).push_back(next[i]);
     }
-    scheduler_.commit(next);
-    for (const SequenceId id : full) {
-      scheduler_.finish(id);
-      live_.erase(id);
+    const std::vector<SequenceId> sampled = step.sampled;
+    scheduler_.commit(late_ ? Tokens(next.size(), kUnknownToken) : next);
+    if (late_) {
+      reveal();
+      unknown_ = sampled;
+      sampled_ = next;
+    } else {
+      finish_full(sampled);
     }
   }
 
@@ -259,6 +295,22 @@ class World {
   std::int64_t shared_rows() const { return shared_rows_; }
 
  private:
+  // Tells the tokens of the step before.
+  void reveal() {
+    for (std::size_t i = 0; i < unknown_.size(); ++i) {
+      if (live_.contains(unknown_[i])) scheduler_.reveal(unknown_[i], sampled_[i]);
+    }
+    finish_full(unknown_);
+    unknown_.clear();
+  }
+  void finish_full(const std::vector<SequenceId>& sampled) {
+    for (const SequenceId id : sampled) {
+      if (!live_.contains(id) || std::ssize(live_[id]) <= most_tokens()) continue;
+      scheduler_.finish(id);
+      live_.erase(id);
+    }
+  }
+
   // No page that is written is read or written by another sequence of the step.
   void require_unshared_writes(const StepBatch& batch, const StepBatch& flat) {
     std::map<std::int32_t, int> uses;
@@ -292,7 +344,9 @@ class World {
         continue;
       }
       const std::size_t t = begin + i - computed;
-      ASSERT_EQ(batch.tokens[t], tokens[i]);
+      const std::int32_t token = batch.tokens[t];
+      ASSERT_EQ(token >= 0 ? token : sampled_.at(static_cast<std::size_t>(-1 - token)), tokens[i]);
+      ASSERT_TRUE(token >= 0 || late_);
       ASSERT_EQ(batch.positions[t], static_cast<std::int32_t>(i));
       memory_.slot(batch.slots[t]) = prefix;
       ASSERT_EQ(memory_.at(pages, i), prefix);
@@ -303,7 +357,10 @@ class World {
   std::mt19937 random_;
   Scheduler scheduler_;
   Memory memory_;
+  bool late_;
   std::map<SequenceId, Tokens> live_;
+  std::vector<SequenceId> unknown_;  // of whose last token the scheduler knows nothing yet
+  Tokens sampled_;                   // of the step before
   std::int64_t shared_rows_ = 0;
 };
 
@@ -321,7 +378,7 @@ TEST(Scheduler, PagesAreNeitherLostNorFreedTwiceNorWrittenWhileShared) {
     options.kv_pages = 2 + static_cast<std::int64_t>(random() % 16);
     options.share_prefixes = random() % 8 != 0;
     SCOPED_TRACE(testing::Message() << "seed " << seed);
-    World world(options, seed);
+    World world(options, seed, seed % 2 == 1);
     for (int i = 0; i < 400; ++i, ++operations) {
       const auto what = world.random()() % 16;
       if (what < 4 && world.live() < 8) {

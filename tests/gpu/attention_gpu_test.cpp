@@ -90,7 +90,9 @@ TEST_P(ShapesOnGpu, DimsGroupsAndDtypes) {
       {64, 64, 1, DType::f16, DType::f16},     {80, 80, 2, DType::bf16, DType::f32},
       {96, 96, 8, DType::f16, DType::f32},     {128, 128, 16, DType::bf16, DType::bf16},
       {192, 128, 1, DType::bf16, DType::bf16}, {256, 256, 5, DType::f16, DType::f16},
-      {72, 40, 3, DType::bf16, DType::bf16},   {8, 16, 32, DType::f16, DType::f16}};
+      {72, 40, 3, DType::bf16, DType::bf16},   {8, 16, 32, DType::f16, DType::f16},
+      {64, 64, 3, DType::f32, DType::f32},     {256, 256, 1, DType::f32, DType::bf16},
+      {40, 72, 8, DType::f32, DType::f32}};
   const Shape& shape = kShapes[GetParam()];
   for (std::uint64_t seed = 1; seed <= 6; ++seed) {
     Case c = base_case(seed);
@@ -103,7 +105,7 @@ TEST_P(ShapesOnGpu, DimsGroupsAndDtypes) {
     run_case(c);
   }
 }
-INSTANTIATE_TEST_SUITE_P(All, ShapesOnGpu, testing::Range(0, 8));
+INSTANTIATE_TEST_SUITE_P(All, ShapesOnGpu, testing::Range(0, 11));
 
 // Caches of fp8, with scales by tensor, request and head.
 class Fp8OnGpu : public AttentionOnGpu, public testing::WithParamInterface<int> {};
@@ -118,7 +120,9 @@ TEST_P(Fp8OnGpu, DimsAndScales) {
                                     {DType::f16, DType::f8e5m2, DType::f8e4m3, 80, 48, 3},
                                     {DType::bf16, DType::bf16, DType::f8e4m3, 96, 64, 2},
                                     {DType::bf16, DType::f8e4m3, DType::bf16, 192, 128, 1},
-                                    {DType::bf16, DType::f8e4m3, DType::f8e4m3, 256, 256, 5}};
+                                    {DType::bf16, DType::f8e4m3, DType::f8e4m3, 256, 256, 5},
+                                    {DType::f32, DType::f8e4m3, DType::f8e4m3, 128, 128, 4},
+                                    {DType::f32, DType::bf16, DType::f16, 64, 64, 3}};
   const Kind& kind = kKinds[GetParam()];
   for (std::uint64_t seed = 0; seed < 14; ++seed) {
     Case c = base_case(seed);
@@ -136,7 +140,7 @@ TEST_P(Fp8OnGpu, DimsAndScales) {
     run_case(c);
   }
 }
-INSTANTIATE_TEST_SUITE_P(All, Fp8OnGpu, testing::Range(0, 7));
+INSTANTIATE_TEST_SUITE_P(All, Fp8OnGpu, testing::Range(0, 9));
 
 // Keys and queries that are rotated on their way.
 class RopeOnGpu : public AttentionOnGpu, public testing::WithParamInterface<int> {};
@@ -152,7 +156,8 @@ TEST_P(RopeOnGpu, DimsAndDtypes) {
       {DType::bf16, DType::f8e4m3, 128, 8, VariantKind::rope_interleaved},
       {DType::f16, DType::f8e4m3, 80, 2, VariantKind::rope_interleaved},
       {DType::f16, DType::f16, 72, 3, VariantKind::rope},
-      {DType::bf16, DType::bf16, 256, 2, VariantKind::rope}};
+      {DType::bf16, DType::bf16, 256, 2, VariantKind::rope},
+      {DType::f32, DType::f32, 128, 4, VariantKind::rope_interleaved}};
   const Kind& kind = kKinds[GetParam()];
   for (std::uint64_t seed = 0; seed < 12; ++seed) {
     Case c = base_case(seed);
@@ -166,7 +171,7 @@ TEST_P(RopeOnGpu, DimsAndDtypes) {
     run_case(c);
   }
 }
-INSTANTIATE_TEST_SUITE_P(All, RopeOnGpu, testing::Range(0, 6));
+INSTANTIATE_TEST_SUITE_P(All, RopeOnGpu, testing::Range(0, 7));
 
 class VariantsOnGpu : public AttentionOnGpu, public testing::WithParamInterface<int> {};
 TEST_P(VariantsOnGpu, MatchTheReference) {

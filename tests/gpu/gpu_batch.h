@@ -14,6 +14,7 @@ namespace tilewright::test {
 
 // Weights are rounded to the dtype of queries before they meet the values.
 inline double gpu_arithmetic(DType dtype) {
+  if (dtype == DType::f32) return 0x1.0p-18;
   return dtype == DType::f16 ? 0x1.0p-10 : 0x1.0p-7;
 }
 

@@ -155,6 +155,41 @@ TEST_F(OpsOnGpu, ActAndMul) {
   }
 }
 
+TEST_F(OpsOnGpu, GatherRows) {
+  Random random(11);
+  for (int mix = 0; mix < kNumMixes; ++mix) {
+    for (const std::int64_t dim : {7, 64, 1000}) {
+      Tensor x = strided(mixed_dtype(mix, 0), {50, dim}, 8);
+      Tensor got = strided(mixed_dtype(mix, 1), {33, dim}, 0);
+      Tensor indices(mix % 2 == 0 ? DType::i32 : DType::i64, {33});
+      fill_normal(x, random);
+      for (std::int64_t i = 0; i < 33; ++i) {
+        indices.set({i}, static_cast<double>(random.bits() % 50));
+      }
+      const Tensor expected = copy_of(got);
+      const OnGpu gpu_x(x);
+      const OnGpu gpu_indices(indices);
+      run_twice(got,
+                [&](const TensorView& out) { gather_rows(gpu_x.view(), gpu_indices.view(), out); });
+      gather_rows(x.view(), indices.view(), expected.view());
+      EXPECT_EQ(got.snapshot(), expected.snapshot()) << mix << ", dim " << dim;
+    }
+  }
+  Tensor x(DType::i32, {4, 16});
+  for (std::int64_t i = 0; i < 64; ++i) x.set({i / 16, i % 16}, static_cast<double>(i + 1));
+  Tensor indices = int_tensor({3, 4, -1});
+  Tensor got(DType::i32, {3, 16});
+  const OnGpu gpu_x(x);
+  const OnGpu gpu_indices(indices);
+  run_twice(got,
+            [&](const TensorView& out) { gather_rows(gpu_x.view(), gpu_indices.view(), out); });
+  for (std::int64_t i = 0; i < 16; ++i) {
+    EXPECT_EQ(got.get({0, i}), static_cast<double>(49 + i));
+    EXPECT_EQ(got.get({1, i}), 0);
+    EXPECT_EQ(got.get({2, i}), 0);
+  }
+}
+
 TEST_F(OpsOnGpu, PackBits) {
   Random random(10);
   Tensor x = strided(DType::u8, {5, 4099}, 1);

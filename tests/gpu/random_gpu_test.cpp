@@ -42,9 +42,13 @@ Enum any(Random& random) {
   return static_cast<Enum>(random.range(0, static_cast<int>(Enum::count) - 1));
 }
 
-class RandomOnGpu : public GpuTest, public testing::WithParamInterface<VariantKind> {};
+class RandomOnGpu : public GpuTest, public testing::WithParamInterface<VariantKind> {
+ protected:
+  // By the kernels for this dtype.
+  void run_batches(DType dtype);
+};
 
-TEST_P(RandomOnGpu, BatchesBackToBack) {
+void RandomOnGpu::run_batches(DType dtype) {
   const auto kind = static_cast<std::uint64_t>(GetParam());
   Random random(9000 + kind);
   Case base;
@@ -54,7 +58,7 @@ TEST_P(RandomOnGpu, BatchesBackToBack) {
   base.kv_heads = 2;
   base.group = static_cast<int>(kind % 4) + 1;
   base.head_dim = base.value_dim = kind % 3 == 0 ? 128 : kind % 3 == 1 ? 64 : 40;
-  base.q_dtype = base.kv_dtype = kind % 2 == 0 ? DType::bf16 : DType::f16;
+  base.q_dtype = base.kv_dtype = dtype;
   const Attention attention(CaseRun(base).spec(), kGpu);
   Limits limits = kTinyLimits;
   limits.workers = kind % 2 == 0 ? 0 : 5;
@@ -84,6 +88,13 @@ TEST_P(RandomOnGpu, BatchesBackToBack) {
                  for (const std::int32_t word : status) EXPECT_EQ(word, 0);
                });
   }
+}
+
+TEST_P(RandomOnGpu, BatchesBackToBack) {
+  run_batches(static_cast<int>(GetParam()) % 2 == 0 ? DType::bf16 : DType::f16);
+}
+TEST_P(RandomOnGpu, BatchesOfF32) {
+  run_batches(DType::f32);
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, RandomOnGpu, testing::ValuesIn(kKinds),

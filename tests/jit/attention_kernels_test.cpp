@@ -86,6 +86,20 @@ TEST_P(AttentionKernels, ThatRotateCompile) {
   EXPECT_NE(no.reason.find("head_dim is 256, variant.rope given"), std::string::npos) << no.reason;
 }
 
+TEST_P(AttentionKernels, OfF32QueriesCompile) {
+  const CudaTarget target = CudaTarget::of_arch(GetParam());
+  AttentionSpec small = spec_of(64, 64, 3, DType::f32, variants::causal());
+  small.kv_dtype = DType::f8e4m3;
+  for (const AttentionSpec& spec :
+       {spec_of(64, 64, 3, DType::f32, variants::causal()), small,
+        spec_of(256, 256, 4, DType::f32, variants::causal(511, 30.0))}) {
+    ASSERT_TRUE(cuda_supports(spec, target)) << cuda_supports(spec, target).reason;
+    const jit::Binary binary =
+        compiled(attention_source(spec, target, KernelUse::any_batch), GetParam());
+    EXPECT_EQ(binary.spill_bytes(), 0) << binary.name;
+  }
+}
+
 TEST_P(AttentionKernels, OfPlansWithBlockStructuresCompile) {
   const CudaTarget target = CudaTarget::of_arch(GetParam());
   const AttentionSpec spec = spec_of(128, 128, 4, DType::bf16, variants::block_sparse(64, 64));

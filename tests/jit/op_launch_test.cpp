@@ -70,6 +70,11 @@ TEST_F(OpLaunch, EveryOperator) {
   EXPECT_EQ(launch.kernel, "act_and_mul_silu_bf16_bf16");
   EXPECT_EQ(launch.grid, 2U);  // of 256 threads with 8 elements
 
+  const Tensor rows(DType::i32, {10});
+  launch = launch_of([&](Stream s) { gather_rows(on_gpu(x), on_gpu(rows), on_gpu(out), s); });
+  EXPECT_EQ(launch.kernel, "gather_rows_bf16_bf16");
+  EXPECT_EQ(launch.grid, 3U);  // of 256 threads with 8 elements
+
   const Tensor q(DType::bf16, {10, 8, 64});
   const Tensor positions(DType::i32, {10});
   launch =

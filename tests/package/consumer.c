@@ -46,6 +46,7 @@ static int all_functions_are_there(void) {
       (function)&tw_fused_add_rms_norm,
       (function)&tw_layer_norm,
       (function)&tw_apply_rope_and_write_kv_cache,
+      (function)&tw_gather_rows,
       (function)&tw_pack_bits,
       (function)&tw_segment_pack_bits,
       (function)&tw_apply_rope,

@@ -29,8 +29,9 @@ def test_what_falls_back_says_why():
     choice = tw.choose_kernels(attention(kv_dtype="float8_e4m3fn"), limits, "sm_90a").requests
     assert choice.kernel == "portable"
     assert any("kv_dtype is float8_e4m3fn" in reason for reason in choice.not_hopper)
-    with pytest.raises(tw.Error, match="sm_80: q_dtype is float32"):
-        tw.choose_kernels(attention(dtype="float32"), limits, "sm_80")
+    assert tw.choose_kernels(attention(dtype="float32"), limits, "sm_80").requests.kernel == "scalar"
+    with pytest.raises(tw.Error, match="sm_80: head_dim is 264"):
+        tw.choose_kernels(attention(head_dim=264), limits, "sm_80")
     with pytest.raises(tw.InvalidArgument, match="arch is volta"):
         tw.choose_kernels(attention(), limits, "volta")
 

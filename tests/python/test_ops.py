@@ -72,6 +72,24 @@ def test_rope_and_write_kv_cache(random, normed):
         tw.apply_rope_and_write_kv_cache(q, k, v, positions, got, slots, rope=tw.RopeSpec(), cos_sin_cache=weight)
 
 
+def test_gather_rows(random):
+    x = random.standard_normal((9, 20)).astype(np.float32)
+    for indices in [[8, 0, 8], np.array([1, 2], np.int32), np.array([5, 3, 0], np.int64)]:
+        np.testing.assert_array_equal(tw.gather_rows(x, indices), x[indices])
+    got = tw.gather_rows(x, [3, 1], out_dtype="float16")
+    assert got.dtype == np.float16
+    np.testing.assert_array_equal(got, x[[3, 1]].astype(np.float16))
+    out = np.empty((2, 20), np.float16)
+    assert tw.gather_rows(x, [3, 1], out=out) is out
+    np.testing.assert_array_equal(out, got)
+    table = random.integers(-(2**31), 2**31, (4, 5), dtype=np.int32)
+    np.testing.assert_array_equal(tw.gather_rows(table, [3, 0]), table[[3, 0]])
+    with pytest.raises(tw.InvalidArgument, match=r"indices\[1\] is 9: it must be at least 0 and below 9"):
+        tw.gather_rows(x, [0, 9])
+    with pytest.raises(tw.InvalidArgument, match="out_dtype is float32, but out is given"):
+        tw.gather_rows(x, [3, 1], out=out, out_dtype="float32")
+
+
 @pytest.mark.parametrize("bitorder", ["big", "little"])
 def test_pack_bits(random, bitorder):
     for shape in [(13,), (3, 21), (2, 64)]:

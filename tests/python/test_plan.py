@@ -211,11 +211,12 @@ def test_equality_and_hash(attn):
 
 def test_supports():
     assert tw.supports("cpu", **SPEC).ok
-    no = tw.supports("cuda", **SPEC)
+    wide = {**SPEC, "head_dim": 264}
+    no = tw.supports("cuda", **wide)
     assert not no.ok
-    assert "q_dtype is float32: CUDA kernels take" in no.reason
+    assert "head_dim is 264, head_dim_vo 264: CUDA kernels take at most 256" in no.reason
     with pytest.raises(tw.Error) as raised:
-        tw.Attention(**SPEC, device="cuda:0")
+        tw.Attention(**wide, device="cuda:0")
     assert raised.value.code == "not_supported"
     with pytest.raises(ValueError, match="num_qo_heads"):
         tw.supports("cpu", **{**SPEC, "num_qo_heads": 5})

@@ -109,6 +109,8 @@ def test_fake_kernels(device):
         (torch.ops.tilewright.layer_norm.default, (x, weight, weight)),
         (rope_and_write, (heads, kv_heads, kv_heads, positions, cache[:, 0], cache[:, 1], slots)),
         (rope_and_write, (heads, kv_heads, kv_heads, positions, cache[:, 0], cache[:, 1], slots, table)),
+        (torch.ops.tilewright.gather_rows.default, (table, positions)),
+        (torch.ops.tilewright.gather_rows.default, (table, positions, torch.bfloat16)),
         (torch.ops.tilewright.pack_bits.default, (residual > 0, "little")),
         (torch.ops.tilewright.apply_rope.default, (heads, positions)),
         (torch.ops.tilewright.apply_rope_with_cos_sin_cache.default, (heads, positions, table)),
