@@ -7,6 +7,7 @@
 #include "runtime/launch.h"
 #include "sampling/cuda_verify.h"
 #include "sampling/process_support.h"
+#include "sampling/residual.h"
 #include "sampling/verify_cluster.h"
 #include "sampling/verify_draws.h"
 #include "sampling/verify_requests.h"
@@ -417,6 +418,31 @@ TEST(VerifyKernels, AreChosenByWhatActsOnRows) {
   sampling.typical_p = 1;
   sampling.output_counts = top_p.view();
   EXPECT_EQ(first(), VerifyKernel::rows);
+}
+
+TEST(VerifyKernels, ArithmeticIsTheCpus) {
+  Random random(7);
+  for (int i = 0; i < 20000; ++i) {
+    TokenPair pair;
+    pair.target_mass = (random.bits() >> (random.bits() % 63)) | 1;
+    pair.draft_mass = (random.bits() >> (1 + random.bits() % 62)) | 1;
+    pair.target = random.chance(0.1) ? 0 : random.below(pair.target_mass) + 1;
+    pair.draft = random.chance(0.1) ? 0 : random.below(pair.draft_mass) + 1;
+    const tw::TokenPair on_gpu = {pair.target, pair.target_mass, pair.draft, pair.draft_mass};
+    const std::uint64_t coin = random.pick({std::uint64_t{0}, ~std::uint64_t{0}, random.bits()});
+    const float threshold = random.pick({1.0F, 0.3F, 1e-9F, 0.0F});
+    ASSERT_EQ(tw::accepts(on_gpu, coin, threshold), accepts(pair, coin, threshold));
+    const int shift = residual_shift(pair.target_mass, pair.draft_mass);
+    ASSERT_EQ(tw::residual_shift(pair.target_mass, pair.draft_mass), shift);
+    ASSERT_EQ(tw::residual_weight(on_gpu, shift), residual_weight(pair));
+    const auto number = static_cast<float>(std::ldexp(random.normal(), random.range(-50, 3)));
+    ASSERT_EQ(tw::probability_weight(number), probability_weight(number));
+    ASSERT_EQ(tw::coin_bits(number), coin_bits(number));
+  }
+  for (const float number : {0.0F, 1.0F, NAN, INFINITY, -INFINITY, 0x1.fffffep-1F}) {
+    EXPECT_EQ(tw::probability_weight(number), probability_weight(number));
+    EXPECT_EQ(tw::coin_bits(number), coin_bits(number));
+  }
 }
 
 // By a conversion, also of NaN and of what weighs nothing.
