@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 # Registers of a thread that leave room for as many blocks of threads on an SM as the kernels are written for.
-BUDGETS = {"attention": 255, "decode": 255, "sample": 128, "plan": 96}
+BUDGETS = {"attention": 255, "decode": 255, "sample": 128, "top": 128, "verify": 128, "plan": 96}
 
 
 # In a process of its own: this one may have compiled some of the kernels before, which are not written again then.
