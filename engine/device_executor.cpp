@@ -165,8 +165,7 @@ void DeviceExecutor::launch(const Step& step, std::span<const RowSampling> sampl
     enqueue(shape);
   }
   flight.end.record(stream);
-  const DeviceStep views = arrays_.views(inputs, shape, model_.attention().device());
-  cuda::copy_to_host(flight.tokens.data(), views.sampled.data,
+  cuda::copy_to_host(flight.tokens.data(), arrays_.sampled(inputs),
                      static_cast<std::size_t>(flight.rows) * sizeof(std::int32_t), stream);
   flight.arrived.record(stream);
   if (!options_.keep_logits) return;

@@ -81,7 +81,6 @@ StepArrays::StepArrays(const Limits& limits, std::int64_t page_size)
       page_size_(page_size),
       most_pages_(limits.requests * ((limits.kv_len + page_size - 1) / page_size)) {
   const auto i32 = [&](std::int64_t count) { return place(count, sizeof(std::int32_t)); };
-  // What kernels of the step before wrote comes first: copies begin behind it.
   token_pool_ = i32(limits.q_tokens + limits.requests);
   token_index_ = i32(limits.q_tokens);
   positions_ = i32(limits.q_tokens);
@@ -164,8 +163,7 @@ DeviceStep StepArrays::views(std::byte* base, const StepShape& shape, Device dev
     step.levels.push_back(level);
   }
   if (!shape.is_decode) step.logit_rows = i32(logit_rows_, shape.rows);
-  const std::size_t sampled = static_cast<std::size_t>(limits_.q_tokens) * sizeof(std::int32_t);
-  step.sampled = i32(token_pool_ + sampled, shape.rows);
+  step.sampled = TensorView(sampled(base), DType::i32, {shape.rows}, device);
   step.sampling =
       sampling_args(reinterpret_cast<const RowSampling*>(base + sampling_), shape.rows, device);
   return step;

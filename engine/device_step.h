@@ -61,6 +61,10 @@ class StepArrays {
   std::vector<Part> write(std::byte* to, const Step& step, std::span<const RowSampling> sampling,
                           const StepShape& shape) const;
   DeviceStep views(std::byte* base, const StepShape& shape, Device device) const;
+  // Where a step's sampled tokens are.
+  std::int32_t* sampled(std::byte* base) const {
+    return reinterpret_cast<std::int32_t*>(base + token_pool_) + limits_.q_tokens;
+  }
 
  private:
   struct Level {
