@@ -105,20 +105,6 @@ TW_DEVICE u64 weight_of_token(const VerifyParams& p, bool draft, i64 request, i3
   return weight_of_value(summary, p.probabilities != 0, id, row.value(logit));
 }
 
-// The sum of weight(id, value) over the block's row.
-template <typename T, typename Weight>
-TW_DEVICE u64 sum_of_row(const RowOfLogits<T>& row, const Weight& weight, SampleMemory& memory) {
-  u64 sum = 0;
-  row.for_all([&](i32 id, float value) { sum += weight(id, value); });
-  sum = sum_of_warp(sum);
-  if (lane_id() == 0) memory.of_warps[warp_of_thread()] = sum;
-  sync_block();
-  sum = 0;
-  for (i32 w = 0; w < num_threads() / kWarpSize; ++w) sum += memory.of_warps[w];
-  sync_block();
-  return sum;
-}
-
 // By the whole block; memory.process is that of the row.
 template <typename T>
 TW_DEVICE RowSummary summarise(const VerifyParams& p, const RowNumbers& numbers,
