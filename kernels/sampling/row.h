@@ -54,35 +54,56 @@ struct RowOfLogits {
     return processed ? process_logit(process, id, logit) : logit;
   }
 
-  // body(id, logit) of the run that begins at `begin`: what processing made of the logit.
-  template <typename Body>
-  TW_DEVICE void for_raw_run(i32 begin, const Body& body) const {
-    float run[kRowRun];
-    if (aligned && begin + kRowRun <= count) {
+  // The logits of the run that begins at `begin`, as far as they are before `end`.
+  TW_DEVICE void load(i32 begin, i32 end, float (&run)[kRowRun]) const {
+    if (aligned & (begin % kRowRun == 0) & (begin + kRowRun <= end)) {
       load_run(logits + begin, run);
     } else {
 #pragma unroll
       for (i32 j = 0; j < kRowRun; ++j)
-        run[j] = begin + j < count ? to_float(logits[begin + j]) : 0.0F;
-    }
-#pragma unroll
-    for (i32 j = 0; j < kRowRun; ++j) {
-      if (begin + j >= count) continue;
-      body(begin + j, processed ? process_logit(process, begin + j, run[j]) : run[j]);
+        run[j] = begin + j < end ? to_float(logits[begin + j]) : 0.0F;
     }
   }
 
-  // body(id, value) of the run that begins at `begin`.
+  // body(id, logit) of the runs that begin at first, first + step, .., up to `end`, which is in the
+  // row: what processing made of the logits. Bodies are long and there are many of them, so each is
+  // there once; a run is asked for before the one before it is done.
   template <typename Body>
-  TW_DEVICE void for_run(i32 begin, const Body& body) const {
-    for_raw_run(begin, [&](i32 id, float logit) { body(id, value(logit)); });
+  TW_DEVICE void for_raw_runs(i32 first, i32 step, i32 end, const Body& body) const {
+    float run[kRowRun] = {};
+    i32 id = first;  // of run[0]
+    i32 run_end = first;
+#pragma unroll 1
+    for (i32 begin = first; id < end; begin += step) {
+      float next[kRowRun];
+      load(begin, end, next);
+#pragma unroll 1
+      for (; id < run_end; ++id) {
+        body(id, processed ? process_logit(process, id, run[0]) : run[0]);
+#pragma unroll
+        for (i32 j = 0; j + 1 < kRowRun; ++j) run[j] = run[j + 1];
+      }
+#pragma unroll
+      for (i32 j = 0; j < kRowRun; ++j) run[j] = next[j];
+      id = begin;
+      run_end = begin + kRowRun < end ? begin + kRowRun : end;
+    }
   }
 
-  // body(id, value) of all, dealt out to the block's threads.
+  // body(id, value) of the same.
+  template <typename Body>
+  TW_DEVICE void for_runs(i32 first, i32 step, i32 end, const Body& body) const {
+    for_raw_runs(first, step, end, [&](i32 id, float logit) { body(id, value(logit)); });
+  }
+
+  // Of all, dealt out to the block's threads.
+  template <typename Body>
+  TW_DEVICE void for_all_raw(const Body& body) const {
+    for_raw_runs(thread_id() * kRowRun, num_threads() * kRowRun, count, body);
+  }
   template <typename Body>
   TW_DEVICE void for_all(const Body& body) const {
-    for (i32 begin = thread_id() * kRowRun; begin < count; begin += num_threads() * kRowRun)
-      for_run(begin, body);
+    for_runs(thread_id() * kRowRun, num_threads() * kRowRun, count, body);
   }
 };
 
@@ -92,13 +113,11 @@ template <typename Row>
 TW_DEVICE u64 largest_of_row(const Row& row, bool& nan, SampleMemory& memory) {
   u64 largest = 0;
   nan = false;
-  for (i32 begin = thread_id() * kRowRun; begin < row.count; begin += num_threads() * kRowRun) {
-    row.for_raw_run(begin, [&](i32 id, float logit) {
-      if (logit != logit) nan = true;
-      const u64 entry = u64{order_key(row.value(logit))} << 32 | ~static_cast<u32>(id);
-      if (entry > largest) largest = entry;
-    });
-  }
+  row.for_all_raw([&](i32 id, float logit) {
+    if (logit != logit) nan = true;
+    const u64 entry = u64{order_key(row.value(logit))} << 32 | ~static_cast<u32>(id);
+    if (entry > largest) largest = entry;
+  });
   nan = any_of_block(nan);
 #pragma unroll
   for (i32 mask = kWarpSize / 2; mask > 0; mask /= 2) {
@@ -107,10 +126,23 @@ TW_DEVICE u64 largest_of_row(const Row& row, bool& nan, SampleMemory& memory) {
   }
   if (lane_id() == 0) memory.of_warps[thread_id() / kWarpSize] = largest;
   sync_block();
+#pragma unroll 1
   for (i32 warp = 0; warp < num_threads() / kWarpSize; ++warp) {
     if (memory.of_warps[warp] > largest) largest = memory.of_warps[warp];
   }
   return largest;
+}
+
+// The sum over the block's threads. A call, as it ends several passes.
+TW_DEVICE_CALL u64 sum_of_block(u64 value, SampleMemory& memory) {
+  value = sum_of_warp(value);
+  if (lane_id() == 0) memory.of_warps[warp_of_thread()] = value;
+  sync_block();
+  u64 sum = 0;
+#pragma unroll 1
+  for (i32 warp = 0; warp < num_threads() / kWarpSize; ++warp) sum += memory.of_warps[warp];
+  sync_block();
+  return sum;
 }
 
 // The sum of measure(id, value) over the row.
@@ -118,71 +150,60 @@ template <typename Row, typename Measure>
 TW_DEVICE u64 sum_of_row(const Row& row, const Measure& measure, SampleMemory& memory) {
   u64 sum = 0;
   row.for_all([&](i32 id, float value) { sum += measure(id, value); });
-  sum = sum_of_warp(sum);
-  if (lane_id() == 0) memory.of_warps[warp_of_thread()] = sum;
-  sync_block();
-  sum = 0;
-  for (i32 warp = 0; warp < num_threads() / kWarpSize; ++warp) sum += memory.of_warps[warp];
-  sync_block();
-  return sum;
+  return sum_of_block(sum, memory);
 }
 
 // The first entry, in order of ids, at which the sum of measure(id, value) exceeds target_of(total)
-// < total.
+// < total. Warps sum stretches of the row; then one of them, in the stretch that has the entry,
+// parts of it, parts of such a part, and at last single entries. All are turns of one loop.
 template <typename Row, typename Measure, typename Target>
 TW_DEVICE i32 locate(const Row& row, const Measure& measure, const Target& target_of,
                      SampleMemory& memory) {
   constexpr i32 kStep = kWarpSize * kRowRun;
-  const i32 steps = (row.count - 1) / (kStep * kStretches) + 1;  // of a stretch
-  const i32 stretch = steps * kStep;
-  for (i32 s = warp_id(); s * stretch < row.count; s += num_threads() / kWarpSize) {
+  constexpr i32 kEach = kStretches / kWarpSize;  // stretches of a lane
+  const i32 stretch = ((row.count - 1) / (kStep * kStretches) + 1) * kStep;
+  i32 each = stretch / kWarpSize;  // entries of a lane
+  i32 s = warp_id();
+  i32 begin = s * stretch;
+  bool narrowing = false;
+  u64 rest = 0;
+#pragma unroll 1
+  for (;;) {
+    const i32 first = begin + lane_id() * each;
     u64 sum = 0;
-    for (i32 step = 0; step < steps; ++step) {
-      row.for_run(s * stretch + step * kStep + lane_id() * kRowRun,
-                  [&](i32 id, float value) { sum += measure(id, value); });
+    row.for_runs(first, kRowRun, first + each < row.count ? first + each : row.count,
+                 [&](i32 id, float value) { sum += measure(id, value); });
+    if (!narrowing) {
+      sum = sum_of_warp(sum);
+      if (lane_id() == 0) memory.stretches[s] = sum;
+      s += num_threads() / kWarpSize;
+      begin = s * stretch;
+      if (begin < row.count) continue;
+      sync_block();
+      if (warp_id() != 0) break;
+      // A lane has neighbouring stretches.
+      sum = 0;
+#pragma unroll 1
+      for (i32 i = 0; i < kEach && (lane_id() * kEach + i) * stretch < row.count; ++i)
+        sum += memory.stretches[lane_id() * kEach + i];
     }
-    sum = sum_of_warp(sum);
-    if (lane_id() == 0) memory.stretches[s] = sum;
-  }
-  sync_block();
-  if (warp_id() == 0) {
-    const i32 stretches = (row.count - 1) / stretch + 1;
-    // A lane has neighbouring stretches.
-    constexpr i32 kEach = kStretches / kWarpSize;
-    u64 mine = 0;
-    for (i32 s = lane_id() * kEach; s < (lane_id() + 1) * kEach && s < stretches; ++s)
-      mine += memory.stretches[s];
-    const u64 up_to = sum_up_to_lane(mine);
-    u64 rest = target_of(shuffle(up_to, kWarpSize - 1));
+    const u64 up_to = sum_up_to_lane(sum);
+    if (!narrowing) rest = target_of(shuffle(up_to, kWarpSize - 1));
     const i32 lane = lowest_bit(ballot(up_to > rest));
-    rest -= shuffle(up_to - mine, lane);
-    i32 s = lane * kEach;
-    while (rest >= memory.stretches[s]) rest -= memory.stretches[s++];
-    for (i32 step = 0; step < steps; ++step) {
-      const i32 begin = s * stretch + step * kStep + lane_id() * kRowRun;
-      u64 sum = 0;
-      row.for_run(begin, [&](i32 id, float value) { sum += measure(id, value); });
-      const u64 sum_up_to = sum_up_to_lane(sum);
-      const u32 exceeds = ballot(sum_up_to > rest);
-      if (exceeds == 0) {
-        rest -= shuffle(sum_up_to, kWarpSize - 1);
-        continue;
-      }
-      if (lane_id() == lowest_bit(exceeds)) {
-        rest -= sum_up_to - sum;
-        bool found = false;
-        row.for_run(begin, [&](i32 id, float value) {
-          const u64 each = measure(id, value);
-          if (!found && rest < each) {
-            memory.result[0] = static_cast<u64>(id);
-            found = true;
-          }
-          if (!found) rest -= each;
-        });
-      }
-      break;
+    rest -= shuffle(up_to - sum, lane);
+    if (!narrowing) {
+      s = lane * kEach;
+#pragma unroll 1
+      while (rest >= memory.stretches[s]) rest -= memory.stretches[s++];
+      begin = s * stretch;
+      narrowing = true;
+      continue;
     }
+    begin += lane * each;
+    if (each == 1) break;
+    each = (each - 1) / kWarpSize + 1;
   }
+  if (thread_id() == 0) memory.result[0] = static_cast<u64>(begin);
   sync_block();
   const i32 id = static_cast<i32>(memory.result[0]);
   sync_block();
@@ -222,6 +243,16 @@ TW_DEVICE Threshold find_threshold(const Row& row, const Pass& pass, const Score
       }
     });
     sync_block();
+    // A digit's copies, each thread from another one on: other banks.
+#pragma unroll 1
+    for (i32 digit = thread_id(); digit < kDigits; digit += num_threads()) {
+      u64* const copies = memory.histogram + digit * kCopies;
+      u64 sum = 0;
+#pragma unroll
+      for (i32 c = 0; c < kCopies; ++c) sum += copies[(digit + c) % kCopies];
+      copies[0] = sum;
+    }
+    sync_block();
     if (warp_id() == 0) {
       // Lane 0 has the largest digits.
       constexpr i32 kEach = kDigits / kWarpSize;
@@ -230,8 +261,7 @@ TW_DEVICE Threshold find_threshold(const Row& row, const Pass& pass, const Score
       u64 mine = 0;
 #pragma unroll
       for (i32 i = 0; i < kEach; ++i) {
-        of_digit[i] = 0;
-        for (i32 c = 0; c < kCopies; ++c) of_digit[i] += memory.histogram[(top - i) * kCopies + c];
+        of_digit[i] = memory.histogram[(top - i) * kCopies];
         mine += of_digit[i];
       }
       const u64 up_to = sum_up_to_lane(mine);

@@ -121,6 +121,7 @@ TW_DEVICE i32 sample_row(const SampleParams& p, Row& row, Survivors<typename Row
       numbers.status = kStatusBadParameter;
     }
     bool negative = false;
+#pragma unroll 1
     for (i32 id = thread_id(); id < row.count; id += num_threads()) negative |= row.raw_at(id) < 0;
     if (any_of_block(negative)) numbers.status |= kStatusNegative;
   }

@@ -40,22 +40,26 @@ TW_DEVICE void store_outputs(const OutputParams& out, const Row& row,
   }
 }
 
+// The chosen token in a row: whether it was kept; its value, -inf where it was not; how many of
+// those that were kept have larger ones.
+struct ChosenToken {
+  bool kept;
+  float value;
+  u64 larger;
+};
+
 template <typename Row>
 TW_DEVICE void store_log_probs(const LogProbParams& out, const Row& row,
-                               const Survivors<typename Row::Scale>& left, i32 token, u64 mass,
-                               BestMemory& memory) {
+                               const Survivors<typename Row::Scale>& left,
+                               const ChosenToken& chosen, u64 mass, BestMemory& memory) {
   const i64 index = block_id();
-  float value = row.value(row.raw_at(token));
-  const bool there = left.has(token, value);
-  if (!there) value = -kInfinity;
-  if (out.ranks != nullptr) {
-    const u64 larger = sum_of_row(
-        row, [&](i32 id, float other) { return u64{other > value && left.has(id, other)}; },
-        memory.row);
-    if (thread_id() == 0) out.ranks[index * out.ranks_stride] = 1 + static_cast<i32>(larger);
+  if (thread_id() == 0) {
+    if (out.ranks != nullptr)
+      out.ranks[index * out.ranks_stride] = 1 + static_cast<i32>(chosen.larger);
+    if (out.chosen != nullptr)
+      out.chosen[index * out.chosen_stride] =
+          chosen.kept ? left.log_prob(chosen.value, mass) : -kInfinity;
   }
-  if (out.chosen != nullptr && thread_id() == 0)
-    out.chosen[index * out.chosen_stride] = there ? left.log_prob(value, mass) : -kInfinity;
   if (out.best == nullptr) return;
   const i32 count = list_best(
       row, [&](i32 id, float other) { return left.has(id, other); }, out.n, memory.row,
@@ -106,11 +110,19 @@ TW_DEVICE void sample_with_outputs(const SampleParams& p) {
       left = survivors_of_all<Scale>(
           {row.infinite ? Row::Values::kOne : largest, scale_of_temperature(1.0F)});
     }
-    const u64 mass = sum_of_row(
-        row, [&](i32 id, float value) { return left.has(id, value) ? left.weight(value) : 0; },
-        memory.row);
+    ChosenToken chosen{false, row.value(row.raw_at(token)), 0};
+    chosen.kept = left.has(token, chosen.value);
+    if (!chosen.kept) chosen.value = -kInfinity;
+    u64 mass = 0;
+    row.for_all([&](i32 id, float value) {
+      if (!left.has(id, value)) return;
+      mass += left.weight(value);
+      chosen.larger += value > chosen.value ? 1 : 0;
+    });
+    mass = sum_of_block(mass, memory.row);
+    chosen.larger = sum_of_block(chosen.larger, memory.row);
     if (turn == 0) store_outputs<T>(out, row, left, mass);
-    if (is_wanted(log_probs)) store_log_probs(log_probs, row, left, token, mass, memory);
+    if (is_wanted(log_probs)) store_log_probs(log_probs, row, left, chosen, mass, memory);
   }
 }
 

@@ -108,12 +108,17 @@ TW_DEVICE float log2_exact(float x) {
   return multiply_add_exact(s, sum, whole);
 }
 
+// The same of a quotient, 0 where it is below. A call, as it is long and in several passes.
+TW_DEVICE_CALL float log2_of_quotient(float dividend, float divisor) {
+  return log2_exact(max_of(divide_exact(dividend, divisor), 0.0F));
+}
+
 // log2 of a token's probability relative to the largest one.
 TW_DEVICE float relative_log2(float logit, const WeightScale& scale) {
   return multiply_exact(subtract_exact(logit, scale.largest), scale.scale);
 }
 TW_DEVICE float relative_log2(float p, const ProbabilityScale& scale) {
-  return log2_exact(max_of(divide_exact(p, scale.largest), 0.0F));
+  return log2_of_quotient(p, scale.largest);
 }
 
 // The natural logarithm of a probability: of a token of a row whose weights sum to `mass`.

@@ -24,6 +24,7 @@ struct Typicality {
 TW_DEVICE u32 rounded_quotient(Wide dividend, u64 divisor) {
   dividend.add(0, divisor / 2);
   u32 quotient = 0;
+#pragma unroll 1
   for (i32 bit = 22; bit >= 0; --bit) {
     const u64 low = divisor << bit;
     const u64 high = bit == 0 ? 0 : divisor >> (64 - bit);
@@ -63,6 +64,7 @@ TW_DEVICE float mean_exponent(const Row& row, const Pass& pass, const typename R
   sync_block();
   Wide total{0, 0};
   mass = 0;
+#pragma unroll 1
   for (i32 w = 0; w < num_threads() / kWarpSize; ++w) {
     mass += of_warps[w * 3];
     total.add(of_warps[w * 3 + 1], of_warps[w * 3 + 2]);
@@ -85,6 +87,7 @@ TW_DEVICE float largest_of(const Row& row, const Pass& pass, SampleMemory& memor
   if (lane_id() == 0) memory.of_warps[warp_of_thread()] = order_key(largest);
   sync_block();
   u32 key = 0;
+#pragma unroll 1
   for (i32 w = 0; w < num_threads() / kWarpSize; ++w) {
     const u32 other = static_cast<u32>(memory.of_warps[w]);
     if (other > key) key = other;
