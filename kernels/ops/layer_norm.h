@@ -13,6 +13,9 @@ template <typename X, typename Weight, typename Bias, typename Out>
 struct LayerNorm {
   static constexpr bool kBiased = !kIsSame<Bias, NoBias>;
 
+  // Whether a thread has the registers for weights beside its row.
+  static constexpr bool kWeightAhead = sizeof(Weight) <= 2 && sizeof(Bias) <= 2;
+
   const LayerNormParams& p;
 
   template <i32 count>
@@ -42,15 +45,30 @@ struct LayerNorm {
     return divide_exact(1.0F, sqrt_exact(add_exact(mean_of(squares, 1), p.eps)));
   }
 
+  // What a run of a row is scaled by.
   template <i32 count>
-  TW_DEVICE void store_scaled(const Run<X, count>& run, float mean, float factor, i32 i,
+  struct Affine {
+    Run<Weight, count> weight;
+    Run<Bias, count> bias;  // not read where there is none
+  };
+  template <i32 count>
+  TW_DEVICE Affine<count> read_affine(i32 i) const {
+    Affine<count> affine{};
+    affine.weight = read_run<count>(static_cast<const Weight*>(p.weight) + i);
+    if constexpr (kBiased) affine.bias = read_run<count>(static_cast<const Bias*>(p.bias) + i);
+    return affine;
+  }
+
+  template <i32 count>
+  TW_DEVICE void store_scaled(const Run<X, count>& run, float mean, float factor,
+                              const Affine<count>& affine, i32 i,
                               const NormOutput<Out>& out) const {
     float value[count];
     float weight[count];
     float bias[count] = {};
     unpack_run(run, value);
-    load_run(static_cast<const Weight*>(p.weight) + i, weight);
-    if constexpr (kBiased) load_run(static_cast<const Bias*>(p.bias) + i, bias);
+    unpack_run(affine.weight, weight);
+    if constexpr (kBiased) unpack_run(affine.bias, bias);
 #pragma unroll
     for (i32 j = 0; j < count; ++j) {
       value[j] = multiply_exact(subtract_exact(value[j], mean), factor);
@@ -63,15 +81,16 @@ struct LayerNorm {
     return static_cast<const X*>(p.x.data) + row_offset(p.x, part);
   }
 
-  // Rows of few runs a thread: all of them are read before the first is needed, and kept.
+  // Rows of few runs a thread: all of them are read before the first is needed, and kept. Weights
+  // are read a run ahead.
   TW_DEVICE void run_held() const {
     const RowPart part = row_part<kRun>(p);
     const X* x = row_of(part);
     const NormOutput<Out> out(p.out, p.out_scale, part);
-    Run<X, kRun> held[kHeldRuns];
+    Run<X, kRun> held[kLayerNormRuns];
     const auto for_held = [&](const auto& body) {
 #pragma unroll
-      for (i32 k = 0; k < kHeldRuns; ++k) {
+      for (i32 k = 0; k < kLayerNormRuns; ++k) {
         const i32 i = part.first + k * part.step;
         if (i < part.dim) body(held[k], i);
       }
@@ -82,8 +101,14 @@ struct LayerNorm {
     const float mean = mean_of(sum, 0);
     float squares = 0;
     for_held([&](const Run<X, kRun>& run, i32) { squares = add_squares(run, mean, squares); });
+    Affine<kRun> next{};
+    if (kWeightAhead && part.first < part.dim) next = read_affine<kRun>(part.first);
     const float factor = factor_of(squares);
-    for_held([&](const Run<X, kRun>& run, i32 i) { store_scaled(run, mean, factor, i, out); });
+    for_held([&](const Run<X, kRun>& run, i32 i) {
+      const Affine<kRun> affine = kWeightAhead ? next : read_affine<kRun>(i);
+      if (kWeightAhead && i + part.step < part.dim) next = read_affine<kRun>(i + part.step);
+      store_scaled(run, mean, factor, affine, i, out);
+    });
   }
 
   // Any rows: they are read for each sum, and to be scaled.
@@ -101,7 +126,7 @@ struct LayerNorm {
       squares = add_squares(read_run<count>(x + i), mean, squares);
     const float factor = factor_of(squares);
     for (i32 i = part.first; i < part.dim; i += part.step)
-      store_scaled(read_run<count>(x + i), mean, factor, i, out);
+      store_scaled(read_run<count>(x + i), mean, factor, read_affine<count>(i), i, out);
   }
 };
 
@@ -111,7 +136,7 @@ TW_DEVICE void layer_norm(const LayerNormParams& p) {
   const LayerNorm<X, Weight, Bias, Out> norm{p};
   if (p.aligned == 0) {
     norm.template run_thrice<1>();
-  } else if (p.held <= kHeldRuns) {
+  } else if (p.held <= kLayerNormRuns) {
     norm.run_held();
   } else {
     norm.template run_thrice<kRun>();

@@ -11,9 +11,6 @@
 
 namespace tw {
 
-// Runs of a row that a thread keeps in registers; more of them are read twice.
-inline constexpr i32 kHeldRuns = 2;
-
 // A thread's part of a row: runs that begin at first, first + step, ...
 struct RowPart {
   i32 outer;  // the row's indices
@@ -28,7 +25,8 @@ TW_DEVICE RowPart row_part(const Params& p) {
   const bool warps = p.row_threads == kWarpSize;
   const i32 row = warps ? block_id() * (num_threads() / kWarpSize) + warp_of_thread() : block_id();
   if (row >= p.rows) return {0, 0, 0, 0, p.row_threads * count};
-  const u32 outer = static_cast<u32>(row) / static_cast<u32>(p.inner);
+  // Rows of a matrix need no division.
+  const u32 outer = row < p.inner ? 0 : static_cast<u32>(row) / static_cast<u32>(p.inner);
   return {static_cast<i32>(outer), row - static_cast<i32>(outer) * p.inner, p.dim,
           (warps ? lane_id() : thread_id()) * count, p.row_threads * count};
 }

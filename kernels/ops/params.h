@@ -21,6 +21,12 @@ struct OutScale {
   float value;
 };
 
+// Runs of a row that a thread of a norm keeps in registers, where there are not more of them: with
+// few registers a thread more rows are under way at a time, and of layer_norm's longer way more of
+// them have to be.
+inline constexpr i32 kRmsNormRuns = 2;
+inline constexpr i32 kLayerNormRuns = 4;
+
 struct RmsNormParams {
   RowsOf x;
   RowsOf residual;  // the fused form; else unused
@@ -172,15 +178,31 @@ struct CacheWriteParams {
   i32 heads;
 };
 
+// The runs of a token's heads, and how a thread goes from one of its runs to the next.
+struct HeadRuns {
+  i32 heads;
+  i32 runs;  // of a head
+  i32 step_heads;
+  i32 step_runs;
+};
+
 // Queries and keys rotated, keys and values into a cache.
 struct RopeAndCacheParams {
+  // Of a block: with more of them less of a token's time goes to what is found once.
+  static constexpr i32 kBlockTokens = 4;
+  static constexpr i32 kSlotBytes = 24 * kBlockTokens;  // of shared memory
+
   RopeParams rope;         // of queries
   CacheWriteParams cache;  // keys are rotated, too
   const void* q_weight;    // [head_dim] of an RMSNorm of each head, or null
   const void* k_weight;
   float eps;
   float weight_offset;
-  i32 aligned;  // all of the call's
+  i32 aligned;       // all of the call's
+  i32 block_tokens;  // up to kBlockTokens
+  HeadRuns pairs;    // of queries and keys: runs of pairs
+  HeadRuns rest;     // and runs behind those that are rotated
+  HeadRuns values;
 };
 
 }  // namespace tw

@@ -99,24 +99,24 @@ struct RmsNorm {
   TW_DEVICE void run_held() const {
     const RowPart part = row_part<kRun>(p);
     const Rows row = rows_of(part);
-    Run<X, kRun> x[kHeldRuns];
-    Run<Normed, kRun> normed[kHeldRuns];
-    Run<Weight, kRun> weight[kHeldRuns];
+    Run<X, kRun> x[kRmsNormRuns];
+    Run<Normed, kRun> normed[kRmsNormRuns];
+    Run<Weight, kRun> weight[kRmsNormRuns];
 #pragma unroll
-    for (i32 k = 0; k < kHeldRuns; ++k) {
+    for (i32 k = 0; k < kRmsNormRuns; ++k) {
       const i32 i = part.first + k * part.step;
       if (i >= part.dim) continue;
       x[k] = read_run<kRun>(row.x + i);
       if constexpr (kFused) normed[k] = read_run<kRun>(row.residual + i);
     }
 #pragma unroll
-    for (i32 k = 0; k < kHeldRuns; ++k) {
+    for (i32 k = 0; k < kRmsNormRuns; ++k) {
       const i32 i = part.first + k * part.step;
       if (kWeightAhead && i < part.dim) weight[k] = read_weight<kRun>(i);
     }
     float squares = 0;
 #pragma unroll
-    for (i32 k = 0; k < kHeldRuns; ++k) {
+    for (i32 k = 0; k < kRmsNormRuns; ++k) {
       const i32 i = part.first + k * part.step;
       if (i >= part.dim) continue;
       normed[k] = normed_run<kRun>(x[k], normed[k], row.residual + i);
@@ -124,7 +124,7 @@ struct RmsNorm {
     }
     const float factor = factor_of(squares);
 #pragma unroll
-    for (i32 k = 0; k < kHeldRuns; ++k) {
+    for (i32 k = 0; k < kRmsNormRuns; ++k) {
       const i32 i = part.first + k * part.step;
       if (i >= part.dim) continue;
       if (!kWeightAhead) weight[k] = read_weight<kRun>(i);
@@ -159,7 +159,7 @@ struct RmsNorm {
   TW_DEVICE void run() const {
     if (p.aligned == 0) {
       run_twice<1>();
-    } else if (p.held <= kHeldRuns) {
+    } else if (p.held <= kRmsNormRuns) {
       run_held();
     } else {
       run_twice<kRun>();

@@ -20,29 +20,30 @@ struct Form {
   const char* params;
   int num_dtypes;
   int max_threads;
+  int blocks;        // that an SM has registers for; 1: kMaxRegisters are few enough
   int shared_bytes;  // the most of a launch
 };
 
-// Of a thread: with 256 of them, half of an SM's threads stay busy.
+// Of a thread, where not more is said: with 256 of them, half of an SM's threads stay busy.
 constexpr int kMaxRegisters = 80;
 
 // In the order of CudaOp.
 constexpr Form kForms[] = {
-    {"rms_norm", "ops/rms_norm.h", "rms_norm", "RmsNormParams", 3, 512, 64},
-    {"fused_add_rms_norm", "ops/rms_norm.h", "rms_norm", "RmsNormParams", 4, 512, 64},
-    {"layer_norm", "ops/layer_norm.h", "layer_norm", "LayerNormParams", 3, 512, 128},
-    {"layer_norm_with_bias", "ops/layer_norm.h", "layer_norm", "LayerNormParams", 4, 512, 128},
-    {"act_and_mul", "ops/activation.h", "act_and_mul", "ActivationParams", 2, 256, 0},
-    {"gather_rows", "ops/gather_rows.h", "gather_rows", "GatherRowsParams", 2, 256, 0},
-    {"pack_bits", "ops/pack_bits.h", "pack_bits", "PackBitsParams", 0, 256, 0},
+    {"rms_norm", "ops/rms_norm.h", "rms_norm", "RmsNormParams", 3, 512, 1, 64},
+    {"fused_add_rms_norm", "ops/rms_norm.h", "rms_norm", "RmsNormParams", 4, 512, 1, 64},
+    {"layer_norm", "ops/layer_norm.h", "layer_norm", "LayerNormParams", 3, 512, 1, 128},
+    {"layer_norm_with_bias", "ops/layer_norm.h", "layer_norm", "LayerNormParams", 4, 512, 1, 128},
+    {"act_and_mul", "ops/activation.h", "act_and_mul", "ActivationParams", 2, 256, 1, 0},
+    {"gather_rows", "ops/gather_rows.h", "gather_rows", "GatherRowsParams", 2, 256, 1, 0},
+    {"pack_bits", "ops/pack_bits.h", "pack_bits", "PackBitsParams", 0, 256, 1, 0},
     {"segment_pack_bits", "ops/pack_bits.h", "segment_pack_bits", "SegmentPackBitsParams", 0, 256,
-     64},
-    {"apply_rope", "ops/rope.h", "apply_rope", "RopeParams", 2, 256, 3072},
-    {"apply_rope_with_table", "ops/rope.h", "apply_rope", "RopeParams", 3, 256, 3072},
-    {"write_kv_cache", "ops/cache_write.h", "write_kv_cache", "CacheWriteParams", 4, 256, 0},
-    {"merge_states", "ops/merge_states.h", "merge_states", "MergeParams", 2, 128, 0},
-    {"rope_and_cache", "ops/rope_and_cache.h", "rope_and_cache", "RopeAndCacheParams", 5, 256,
-     7168},
+     1, 64},
+    {"apply_rope", "ops/rope.h", "apply_rope", "RopeParams", 2, 256, 1, 3072},
+    {"apply_rope_with_table", "ops/rope.h", "apply_rope", "RopeParams", 3, 256, 1, 3072},
+    {"write_kv_cache", "ops/cache_write.h", "write_kv_cache", "CacheWriteParams", 4, 256, 1, 0},
+    {"merge_states", "ops/merge_states.h", "merge_states", "MergeParams", 2, 128, 1, 0},
+    {"rope_and_cache", "ops/rope_and_cache.h", "rope_and_cache", "RopeAndCacheParams", 5, 224, 3,
+     28768},
 };
 
 const Form& form_of(const CudaOpKernel& kernel) {
@@ -88,15 +89,16 @@ jit::KernelSource kernel_source(const CudaOpKernel& kernel) {
   jit::KernelSource source;
   source.name = kernel_name(kernel);
   source.entries = {source.name};
-  source.budget.max_registers = kMaxRegisters;
+  source.budget.max_registers =
+      form.blocks == 1 ? kMaxRegisters : 65536 / (form.max_threads * form.blocks);
   source.shared_bytes = form.shared_bytes;
   source.source = fmt::format(
       "#include \"{}\"\n"
       "using namespace tw;\n"
-      "TW_KERNEL TW_LAUNCH_BOUNDS({}, 1) {}(TW_PARAMETER {} params) {{\n"
+      "TW_KERNEL TW_LAUNCH_BOUNDS({}, {}) {}(TW_PARAMETER {} params) {{\n"
       "  tw::{}{}(params);\n"
       "}}\n",
-      form.header, form.max_threads, source.name, form.params, form.function,
+      form.header, form.max_threads, form.blocks, source.name, form.params, form.function,
       arguments.empty() ? "" : fmt::format("<{}>", fmt::join(arguments, ", ")));
   return source;
 }

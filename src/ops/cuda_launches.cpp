@@ -33,11 +33,12 @@ bool all_aligned(std::int64_t dim, std::initializer_list<TensorView> tensors) {
   return dim % kCudaRun == 0 && std::all_of(tensors.begin(), tensors.end(), has_aligned_runs);
 }
 
-// What norms share: rows, and who has them. Rows of a block need `sums` numbers of each warp.
+// What norms share: rows, and who has them: a thread has `held` runs, where a block has as many
+// threads. Rows of a block need `sums` numbers of each warp.
 template <typename Params>
 void set_norm_rows(CudaOpLaunch<Params>& launch, const TensorView& x, const TensorView& weight,
                    const TensorView& out, float eps, const Scale& out_scale, bool aligned,
-                   std::int32_t sums) {
+                   std::int32_t held, std::int32_t sums) {
   const std::int64_t dim = weight.shape[0];
   Params& params = launch.params;
   params.x = rows_of(x);
@@ -51,13 +52,13 @@ void set_norm_rows(CudaOpLaunch<Params>& launch, const TensorView& x, const Tens
   params.eps = eps;
   if (params.rows == 0) return;
   const std::int64_t runs = aligned ? dim / kCudaRun : dim;
-  if (runs <= 2 * kWarp) {  // two runs a lane
+  if (runs <= held * kWarp) {
     constexpr std::int32_t kWarps = 4;
     params.row_threads = kWarp;
     launch.block = kWarps * kWarp;
     launch.grid = (params.rows - 1) / kWarps + 1;
   } else {
-    launch.block = threads_for((runs + 1) / 2, 512);
+    launch.block = threads_for((runs - 1) / held + 1, 512);
     params.row_threads = launch.block;
     launch.grid = params.rows;
     launch.shared_bytes = sums * launch.block / kWarp * static_cast<std::int32_t>(sizeof(float));
@@ -80,7 +81,7 @@ CudaOpLaunch<tw::RmsNormParams> rms_norm_launch(const TensorView& x, const Tenso
   tw::RmsNormParams& params = launch.params;
   if (fused) params.residual = rows_of(residual);
   params.weight_offset = weight_offset;
-  set_norm_rows(launch, x, weight, out, eps, out_scale, aligned, 1);
+  set_norm_rows(launch, x, weight, out, eps, out_scale, aligned, tw::kRmsNormRuns, 1);
   return launch;
 }
 
@@ -95,7 +96,7 @@ CudaOpLaunch<tw::LayerNormParams> layer_norm_launch(const TensorView& x, const T
   launch.params.bias = bias.data;
   const bool aligned =
       all_aligned(weight.shape[0], {x, weight, bias.defined() ? bias : weight, out});
-  set_norm_rows(launch, x, weight, out, eps, out_scale, aligned, 2);
+  set_norm_rows(launch, x, weight, out, eps, out_scale, aligned, tw::kLayerNormRuns, 2);
   return launch;
 }
 
@@ -329,10 +330,17 @@ CudaOpLaunch<tw::CacheWriteParams> cache_write_launch(const TensorView& k, const
   return launch;
 }
 
+std::int32_t rope_and_cache_block_tokens(std::int64_t tokens) {
+  constexpr std::int64_t kBlocks = 1024;
+  std::int32_t of_block = tw::RopeAndCacheParams::kBlockTokens;
+  while (of_block > 1 && tokens < of_block * kBlocks) of_block /= 2;
+  return of_block;
+}
+
 CudaOpLaunch<tw::RopeAndCacheParams> rope_and_cache_launch(
     const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& positions,
     const TensorView& q_out, const KvCache& cache, const TensorView& slot_mapping,
-    const RopeTurns& turns, const RopeAndCacheArgs& args) {
+    const RopeTurns& turns, const RopeAndCacheArgs& args, std::int32_t block_tokens) {
   constexpr std::int64_t kMaxHeads = 1024;  // whose factors are in shared memory
   const TensorView& q_weight = args.qk_norm.q_weight;
   const TensorView& k_weight = args.qk_norm.k_weight;
@@ -362,14 +370,30 @@ CudaOpLaunch<tw::RopeAndCacheParams> rope_and_cache_launch(
   const bool aligned = params.rope.aligned != 0 && params.cache.keys.aligned != 0 &&
                        params.cache.values.aligned != 0 && runs_of(q_weight) && runs_of(k_weight);
   params.aligned = aligned ? 1 : 0;
-  if (params.rope.tokens == 0) return launch;
-  launch.grid = params.rope.tokens;
-  const std::int64_t run = aligned ? kCudaRun : 1;
+  if (params.rope.tokens == 0 || heads == 0) return launch;
+  params.block_tokens = block_tokens;
+  launch.grid = (params.rope.tokens - 1) / block_tokens + 1;
   const std::int64_t pairs = params.rope.pairs;
-  const std::int64_t values = params.cache.heads * (v.shape[2] / run);
-  launch.block = threads_for(std::max({heads * (pairs / run), values, pairs}), 256);
-  launch.shared_bytes = (2 * tw::RopeParams::kMaxPairs + static_cast<std::int32_t>(heads)) *
-                        static_cast<std::int32_t>(sizeof(float));
+  // Threads that all have the same number of runs, but for a warp; so many that an SM has registers
+  // for three to four blocks.
+  const std::int64_t run = aligned ? kCudaRun : 1;
+  const std::int64_t items = block_tokens * heads * (pairs / run);
+  constexpr std::int32_t kThreads = 224;
+  const std::int64_t of_thread = (items - 1) / kThreads + 1;
+  launch.block = threads_for((items - 1) / of_thread + 1, kThreads);
+  const auto head_runs = [&](std::int64_t of_token, std::int64_t elements) {
+    const auto runs = static_cast<std::int32_t>(elements / run);
+    const std::int32_t divisor = std::max(runs, 1);
+    return tw::HeadRuns{static_cast<std::int32_t>(of_token), runs, launch.block / divisor,
+                        launch.block % divisor};
+  };
+  params.pairs = head_runs(heads, pairs);
+  params.rest = head_runs(heads, params.rope.head_dim - 2 * pairs);
+  params.values = head_runs(params.cache.heads, params.cache.values.dim);
+  const std::int64_t numbers = 2 * pairs + (weight.defined() ? heads : 0);
+  launch.shared_bytes =
+      tw::RopeAndCacheParams::kSlotBytes +
+      static_cast<std::int32_t>(block_tokens * numbers * static_cast<std::int64_t>(sizeof(float)));
   return launch;
 }
 

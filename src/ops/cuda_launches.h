@@ -67,10 +67,14 @@ CudaOpLaunch<tw::CacheWriteParams> cache_write_launch(const TensorView& k, const
                                                       const Scale& k_scale, const Scale& v_scale,
                                                       const TensorView& token_indptr);
 
+// Of a block: as many as leave enough blocks for all SMs, in several turns. Results do not depend
+// on it.
+std::int32_t rope_and_cache_block_tokens(std::int64_t tokens);
+
 // k and v have q's dtype, the norm's weights one dtype.
 CudaOpLaunch<tw::RopeAndCacheParams> rope_and_cache_launch(
     const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& positions,
     const TensorView& q_out, const KvCache& cache, const TensorView& slot_mapping,
-    const RopeTurns& turns, const RopeAndCacheArgs& args);
+    const RopeTurns& turns, const RopeAndCacheArgs& args, std::int32_t block_tokens);
 
 }  // namespace tilewright

@@ -81,7 +81,8 @@ void apply_rope_and_write_kv_cache(const TensorView& q, const TensorView& k, con
       turns.frequencies = frequencies.values;
       turns.amplitude = frequencies.amplitude;
     }
-    run_on_cuda(rope_and_cache_launch(q, k, v, of_axes, q_out, cache, slot_mapping, turns, args),
+    run_on_cuda(rope_and_cache_launch(q, k, v, of_axes, q_out, cache, slot_mapping, turns, args,
+                                      rope_and_cache_block_tokens(q.shape[0])),
                 q.device, args.stream);
     return;
   }

@@ -33,7 +33,7 @@ const auto kBiased = compile_mixes<LayerNormParams>([]<int mix>() {
 
 // Of a warp a row and of a block a row, with runs and with single elements; the last has more runs
 // than threads keep.
-constexpr std::int64_t kDims[] = {1, 8, 60, 128, 130, 520, 1040, 8208};
+constexpr std::int64_t kDims[] = {1, 8, 60, 128, 130, 520, 1040, 16400};
 
 TEST(LayerNormOnCuda, EveryDTypeSizeAndPlacement) {
   Random random(1);

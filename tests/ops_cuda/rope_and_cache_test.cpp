@@ -53,7 +53,7 @@ struct Form {
 };
 
 template <DType x, DType k, DType v, DType weight, DType table>
-void check(const Form& form, Random& random, std::uint64_t seed) {
+void check(const Form& form, std::int32_t block_tokens, Random& random, std::uint64_t seed) {
   const Kernels<x, k, v, weight, table> kernels;
   const std::int64_t heads = form.qo_heads + 2 * form.kv_heads;
   Tensor qkv(x, {kTokens, heads, form.head_dim},
@@ -102,7 +102,7 @@ void check(const Form& form, Random& random, std::uint64_t seed) {
   const Tensor v_expected = copy_of(v_got);
   const KvCache cache{k_got.view(), v_got.view().transpose(1, 2)};
   CudaOpLaunch<RopeAndCacheParams> launch = rope_and_cache_launch(
-      q, keys, values, of_axes, got_q.view(), cache, slots.view(), turns, args);
+      q, keys, values, of_axes, got_q.view(), cache, slots.view(), turns, args, block_tokens);
   launch.kernel.dtypes[3] = weight;  // also where there is no weight
   launch.kernel.dtypes[4] = table;
   emulate(kernels.fused, launch, seed);
@@ -146,7 +146,9 @@ void check_all() {
   std::uint64_t seed = 1;
   for (const Form& form : kForms) {
     SCOPED_TRACE(seed);
-    check<x, k, v, weight, table>(form, random, seed++);
+    // Of the last block of four tokens two are there.
+    for (const std::int32_t block_tokens : {1, 4})
+      check<x, k, v, weight, table>(form, block_tokens, random, seed++);
   }
 }
 
@@ -163,6 +165,13 @@ TEST(RopeAndCacheOnCuda, F32) {
   check_all<DType::f32, DType::f32, DType::bf16, DType::f32, DType::f32>();
 }
 
+TEST(RopeAndCacheOnCuda, BlocksHaveMoreTokensWhereThereAreEnoughOfThem) {
+  EXPECT_EQ(rope_and_cache_block_tokens(1), 1);
+  EXPECT_EQ(rope_and_cache_block_tokens(2047), 1);
+  EXPECT_EQ(rope_and_cache_block_tokens(2048), 2);
+  EXPECT_EQ(rope_and_cache_block_tokens(1 << 20), 4);
+}
+
 TEST(RopeAndCacheOnCuda, TooManyHeadsAreRefused) {
   const Tensor q(DType::bf16, {1, 1024, 8});
   const Tensor k(DType::bf16, {1, 1, 8});
@@ -173,7 +182,7 @@ TEST(RopeAndCacheOnCuda, TooManyHeadsAreRefused) {
   try {
     rope_and_cache_launch(q.view(), k.view(), k.view(), index.view().unsqueeze(0), q.view(),
                           KvCache::combined(cache.view()), index.view(),
-                          {frequencies.values, 1, {}, axes, false}, {});
+                          {frequencies.values, 1, {}, axes, false}, {}, 1);
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::not_supported);
