@@ -51,10 +51,10 @@ std::int32_t RowSampler::arg_max(const Logits& row, float largest) const {
 
 Logits RowSampler::compact_list(const Logits& list, const Kept& kept) {
   const float* maxima = list.ids == nullptr ? maxima_.data() : nullptr;
-  return copy_list(list,
-                   [&](std::int64_t begin, std::int64_t end, float* values, std::int32_t* ids) {
-                     return compact(list, begin, end, kept, maxima, values, ids);
-                   });
+  return copy_list(list, [&](std::int64_t, std::int64_t begin, std::int64_t end, float* values,
+                             std::int32_t* ids) {
+    return compact(list, begin, end, kept, maxima, values, ids);
+  });
 }
 
 float RowSampler::block_threshold(std::int64_t rank) {

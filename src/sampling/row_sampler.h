@@ -141,12 +141,26 @@ class RowSampler {
   // The entries whose scores are kept, as a list in one of the two buffers.
   Logits compact_typical_list(const Logits& list, const Kept& kept, bool ties_only,
                               const Typicality& typicality);
+  // A typical threshold, and a list that has all entries that it keeps.
+  struct TypicalCut {
+    Threshold threshold;
+    Logits list;
+  };
+  TypicalCut find_typical(const Logits& list, const Ranking& ranking, std::uint64_t target,
+                          std::uint64_t total);
+  // A split, with a copy of all entries from the lower pivot on as a list in one of the two
+  // buffers.
+  Logits split_near_list(const Logits& list, const Typicality& typicality, Pivots pivots,
+                         std::vector<float>& middle, Split& result);
   // The draw's weights are to be those at `temperature`, relative to `largest`.
   void use_temperature(float temperature, float largest, Distribution& distribution);
   std::int32_t draw(const Distribution& distribution, std::uint64_t random);
   Survivors survivors_of(const Distribution& distribution);
 
-  // A copy in chunks: copy(chunk's begin, end, values, ids) returns how many it wrote.
+  // Parts of a split by chunks, whose middles are moved together.
+  static Split join_parts(const std::vector<Split>& parts, std::vector<float>& middle);
+
+  // A copy in chunks: copy(chunk, its begin, end, values, ids) returns how many it wrote.
   template <typename Copy>
   Logits copy_list(const Logits& list, const Copy& copy);
   // The entries of `list` that are kept, as a list in one of the two buffers.
@@ -182,8 +196,9 @@ class RowSampler {
   Chunks chunks_;
   std::vector<float> processed_;
   std::vector<std::pair<std::int32_t, float>> biases_;
-  std::vector<float> maxima_;          // of the row's blocks
-  std::vector<float> sorted_;          // scratch of small sorts
+  std::vector<float> maxima_;  // of the row's blocks
+  std::vector<float> sorted_;  // scratch of small sorts
+  std::vector<std::pair<float, float>> scored_;
   std::vector<std::uint64_t> masses_;  // of the list's blocks
   std::vector<std::int64_t> written_;  // by chunk
   List lists_[2];
@@ -235,7 +250,7 @@ Logits RowSampler::copy_list(const Logits& list, const Copy& copy) {
   written_.resize(static_cast<std::size_t>(chunks_.count(list.count)));
   chunks_.run(list.count, [&](std::int64_t chunk, std::int64_t begin, std::int64_t end) {
     written_[static_cast<std::size_t>(chunk)] =
-        copy(begin, end, Chunks::region(out.values, chunk), Chunks::region(out.ids, chunk));
+        copy(chunk, begin, end, Chunks::region(out.values, chunk), Chunks::region(out.ids, chunk));
   });
   std::int64_t total = 0;
   for (std::size_t chunk = 0; chunk < written_.size(); ++chunk) {

@@ -69,6 +69,10 @@ Split RowSampler::split(const Logits& list, const Ranking& ranking, Pivots pivot
         break;
     }
   });
+  return join_parts(parts, middle);
+}
+
+Split RowSampler::join_parts(const std::vector<Split>& parts, std::vector<float>& middle) {
   Split result;
   for (std::size_t chunk = 0; chunk < parts.size(); ++chunk) {
     const Split& part = parts[chunk];
@@ -162,8 +166,10 @@ void RowSampler::sort_sample(const Ranking& ranking) {
     return;
   }
   const Typicality typicality = ranking.typicality();
-  std::sort(sorted_.begin(), sorted_.end(),
-            [&](float a, float b) { return typicality.score(a) > typicality.score(b); });
+  scored_.clear();
+  for (const float value : sorted_) scored_.emplace_back(typicality.score(value), value);
+  std::sort(scored_.begin(), scored_.end(), std::greater<>());
+  for (std::size_t i = 0; i < sorted_.size(); ++i) sorted_[i] = scored_[i].second;
 }
 
 RowSampler::Pivots RowSampler::pivots_of_sample(const Logits& list, const Ranking& ranking,

@@ -40,6 +40,16 @@ struct Typicality {
 Split split_by_typicality(const Logits& logits, std::int64_t begin, std::int64_t end, float low,
                           float high, const Typicality& typicality, float* middle);
 
+// The same with a copy of all entries whose scores are not below `low`, in order: what a threshold
+// in the middle keeps is in there.
+struct NearSplit {
+  Split split;
+  std::int64_t near = 0;  // how many these are
+};
+NearSplit split_near(const Logits& logits, std::int64_t begin, std::int64_t end, float low,
+                     float high, const Typicality& typicality, float* middle, float* values,
+                     std::int32_t* ids);
+
 // Copies the entries whose scores are kept, in order; with `ties_only` those at the threshold.
 // Returns their number.
 std::int64_t compact_typical(const Logits& logits, std::int64_t begin, std::int64_t end,
