@@ -81,13 +81,14 @@ struct MomentSum {
   }
 };
 
-template <typename T>
-Moments moments_of(const Logits& logits, std::int64_t begin, std::int64_t end,
-                   const WeightScale& scale) {
+// Passes are compiled for probabilities and for logits: the calls that only the former need would
+// keep the latter's constants out of registers.
+template <typename T, bool kProbabilities>
+Moments moments_of(const Logits& logits, std::int64_t begin, std::int64_t end, WeightScale scale) {
+  scale.of_probabilities = kProbabilities;
   const F32 d;
-  const I32 di;
-  const U32 du;
-  const auto unit = hn::Set(d, -0x1.0p16F);
+  const auto unit = hn::Set(d, 1 << kExponentBits);
+  const auto zero = hn::Set(d, kWholeNumbers);
   Moments moments;
   for (std::int64_t block = begin; block < end; block += kMassBlock) {
     const T* values = static_cast<const T*>(logits.values) + block;
@@ -96,8 +97,8 @@ Moments moments_of(const Logits& logits, std::int64_t begin, std::int64_t end,
     for_lanes(d, count, [&](std::size_t i, auto part) HWY_ATTR {
       const auto value = load_logits(d, values + i, part);
       const auto parts = weight_parts(d, value, scale);
-      const auto fixed = hn::Round(hn::Mul(token_exponent(d, value, scale), unit));
-      sum.add(parts, hn::BitCast(du, hn::ConvertTo(di, fixed)));
+      const auto moved = hn::Add(hn::Mul(token_exponent(d, value, scale), unit), zero);
+      sum.add(parts, distance_down(d, moved));
     });
     moments.mass += sum.mass.total();
     moments.product += sum.product();
@@ -107,10 +108,11 @@ Moments moments_of(const Logits& logits, std::int64_t begin, std::int64_t end,
 
 // kCopies: the entries near the mean are copied, too. Of peaked rows few are, so most vectors are
 // done with their scores.
-template <typename T, bool kCopies>
+template <typename T, bool kProbabilities, bool kCopies>
 NearSplit split_range(const Logits& logits, std::int64_t begin, std::int64_t end, float low,
-                      float high, const Typicality& typicality, float* middle, float* values,
+                      float high, Typicality typicality, float* middle, float* values,
                       std::int32_t* ids) {
+  typicality.scale.of_probabilities = kProbabilities;
   const F32 d;
   const I32 di;
   const auto lows = hn::Set(d, low);
@@ -171,26 +173,36 @@ std::int64_t compact_range(const Logits& logits, std::int64_t begin, std::int64_
 
 Moments moments_pass(const Logits& logits, std::int64_t begin, std::int64_t end,
                      const WeightScale& scale) {
-  return visit_wide_float(
-      logits.dtype, [&](auto t) { return moments_of<decltype(t)>(logits, begin, end, scale); });
+  return visit_wide_float(logits.dtype, [&](auto t) {
+    using T = decltype(t);
+    return scale.of_probabilities ? moments_of<T, true>(logits, begin, end, scale)
+                                  : moments_of<T, false>(logits, begin, end, scale);
+  });
+}
+
+template <bool kCopies>
+NearSplit split_as(const Logits& logits, std::int64_t begin, std::int64_t end, float low,
+                   float high, const Typicality& typicality, float* middle, float* values,
+                   std::int32_t* ids) {
+  return visit_wide_float(logits.dtype, [&](auto t) {
+    using T = decltype(t);
+    return typicality.scale.of_probabilities
+               ? split_range<T, true, kCopies>(logits, begin, end, low, high, typicality, middle,
+                                               values, ids)
+               : split_range<T, false, kCopies>(logits, begin, end, low, high, typicality, middle,
+                                                values, ids);
+  });
 }
 
 Split typical_split_pass(const Logits& logits, std::int64_t begin, std::int64_t end, float low,
                          float high, const Typicality& typicality, float* middle) {
-  return visit_wide_float(logits.dtype, [&](auto t) {
-    return split_range<decltype(t), false>(logits, begin, end, low, high, typicality, middle,
-                                           nullptr, nullptr)
-        .split;
-  });
+  return split_as<false>(logits, begin, end, low, high, typicality, middle, nullptr, nullptr).split;
 }
 
 NearSplit near_split_pass(const Logits& logits, std::int64_t begin, std::int64_t end, float low,
                           float high, const Typicality& typicality, float* middle, float* values,
                           std::int32_t* ids) {
-  return visit_wide_float(logits.dtype, [&](auto t) {
-    return split_range<decltype(t), true>(logits, begin, end, low, high, typicality, middle, values,
-                                          ids);
-  });
+  return split_as<true>(logits, begin, end, low, high, typicality, middle, values, ids);
 }
 
 std::int64_t typical_compact_pass(const Logits& logits, std::int64_t begin, std::int64_t end,

@@ -95,6 +95,16 @@ HWY_INLINE Vec token_exponent(F32 d, Vec logit, const WeightScale& scale) {
   return hn::Max(product, hn::Set(d, kLeastExponent));
 }
 
+// Where f32 has whole numbers alone: a sum with it is rounded to nearest even, and its low bits are
+// the number. Conversions take several instructions more, for numbers that do not fit.
+inline constexpr float kWholeNumbers = 0x1.8p23F;
+
+// -n of kWholeNumbers + n, for n in [-2^22, 0].
+HWY_INLINE hn::Vec<U32> distance_down(F32 d, Vec moved) {
+  const U32 du;
+  return hn::Sub(hn::BitCast(du, hn::Set(d, kWholeNumbers)), hn::BitCast(du, moved));
+}
+
 // token_weight() in two parts: weight = (fraction << 32) >> shift.
 struct WeightParts {
   hn::Vec<U32> fraction;
@@ -115,11 +125,11 @@ HWY_INLINE WeightParts weight_parts_of_probabilities(F32 d, Vec p, const WeightS
 
 HWY_INLINE WeightParts weight_parts(F32 d, Vec logit, const WeightScale& scale) {
   if (scale.of_probabilities) return weight_parts_of_probabilities(d, logit, scale);
-  const I32 di;
   const U32 du;
   const auto exponent = token_exponent(d, logit, scale);
-  const auto whole = hn::Round(exponent);
-  const auto f = hn::Sub(exponent, whole);
+  const auto moved = hn::Add(exponent, hn::Set(d, kWholeNumbers));
+  const auto f = hn::Sub(exponent, hn::Sub(moved, hn::Set(d, kWholeNumbers)));
+  const auto whole = distance_down(d, moved);
   auto power = hn::Set(d, kExp2Coefficients[5]);
   power = fused(d, f, power, hn::Set(d, kExp2Coefficients[4]));
   power = fused(d, f, power, hn::Set(d, kExp2Coefficients[3]));
@@ -127,9 +137,12 @@ HWY_INLINE WeightParts weight_parts(F32 d, Vec logit, const WeightScale& scale) 
   power = fused(d, f, power, hn::Set(d, kExp2Coefficients[1]));
   power = fused(d, f, power, hn::Set(d, kExp2Coefficients[0]));
   power = fused(d, f, power, hn::Set(d, 1.0F));
-  const auto fraction = hn::ConvertTo(di, hn::Mul(power, hn::Set(d, 0x1.0p24F)));
-  const auto shift = hn::ConvertTo(di, hn::Sub(hn::Set(d, 32.0F + 24 - kWeightBits), whole));
-  return {hn::BitCast(du, fraction), hn::BitCast(du, shift)};
+  // In [0.7, 1.5), a multiple of 2^-24: as a mantissa of 24 bits.
+  const auto bits = hn::BitCast(du, power);
+  const auto mantissa = hn::Or(hn::And(bits, hn::Set(du, 0x7FFFFFU)), hn::Set(du, 0x800000U));
+  const auto shift =
+      hn::Sub(hn::Add(whole, hn::Set(du, 32 + 150 - kWeightBits)), hn::ShiftRight<23>(bits));
+  return {mantissa, shift};
 }
 
 // Sums of weights in 64-bit lanes: those of even and of odd lanes apart, because their order does
