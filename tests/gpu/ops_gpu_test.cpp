@@ -2,6 +2,8 @@
 // The operators on a GPU against the CPU backend, both through the public API.
 #include <tilewright/ops.h>
 
+#include <array>
+
 #include "gpu/gpu_tensor.h"
 #include "ops_cuda/cases.h"
 
@@ -112,7 +114,7 @@ TEST_F(OpsOnGpu, NormsWithFp8Outputs) {
 TEST_F(OpsOnGpu, LayerNorm) {
   Random random(9);
   for (int mix = 0; mix < kNumMixes; ++mix) {
-    for (const std::int64_t dim : {60, 128, 4096, 9216}) {
+    for (const std::int64_t dim : {60, 128, 4096, 9216, 17408}) {
       Tensor x = strided(mixed_dtype(mix, 0), {37, dim}, 0);
       Tensor weight(mixed_dtype(mix, 1), {dim});
       Tensor bias(mixed_dtype(mix, 2), {dim});
@@ -401,19 +403,24 @@ TEST_F(OpsOnGpu, WriteKvCache) {
 // The bits of the three operators on the GPU.
 TEST_F(OpsOnGpu, RopeAndWriteKvCache) {
   Random random(11);
+  // With many tokens a block has four, and the last one two.
+  constexpr std::array<std::array<std::int64_t, 2>, 3> kTokensAndHeads = {
+      {{20, 4}, {20, 64}, {4098, 4}}};
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
     for (const DType to : {dtype, DType::f8e4m3}) {
       for (const bool normed : {false, true}) {
-        for (const std::int64_t heads : {4, 64}) {
+        for (const auto& [tokens, heads] : kTokensAndHeads) {
+          if (tokens > 20 && dtype != DType::bf16) continue;
+          const std::int64_t pages = (tokens + 63) / 16;
           const std::int64_t all = heads + 2 * 4;
-          Tensor qkv(dtype, {20, all, 128});
+          Tensor qkv(dtype, {tokens, all, 128});
           Tensor weight(dtype, {128});
           fill_normal(qkv, random);
           fill_normal(weight, random);
-          Tensor positions = positions_up_to(20, 1 << 20, DType::i64, random);
-          Tensor slots(DType::i32, {20});
-          for (std::int64_t t = 0; t < 20; ++t)
-            slots.set({t}, t % 7 == 3 ? -1.0 : static_cast<double>((t * 37) % 64));
+          Tensor positions = positions_up_to(tokens, 1 << 20, DType::i64, random);
+          Tensor slots(DType::i32, {tokens});
+          for (std::int64_t t = 0; t < tokens; ++t)
+            slots.set({t}, t % 7 == 3 ? -1.0 : static_cast<double>((t * 37) % (pages * 16)));
           const OnGpu gpu_qkv(qkv);
           const OnGpu gpu_weight(weight);
           const OnGpu gpu_positions(positions);
@@ -425,11 +432,11 @@ TEST_F(OpsOnGpu, RopeAndWriteKvCache) {
           args.rope.interleaved = normed;
           if (normed) args.qk_norm = {gpu_weight.view(), gpu_weight.view(), 1e-5F, 0};
           if (to == DType::f8e4m3) args.v_scale = 0.25F;
-          Mirror got_q{Tensor(dtype, {20, heads, 128})};
-          Mirror got{strided(to, {4, 2, 16, 4, 128}, 0)};
-          Mirror expected_q{Tensor(dtype, {20, heads, 128})};
-          Mirror expected_k{Tensor(dtype, {20, 4, 128})};
-          Mirror expected{strided(to, {4, 2, 16, 4, 128}, 0)};
+          Mirror got_q{Tensor(dtype, {tokens, heads, 128})};
+          Mirror got{strided(to, {pages, 2, 16, 4, 128}, 0)};
+          Mirror expected_q{Tensor(dtype, {tokens, heads, 128})};
+          Mirror expected_k{Tensor(dtype, {tokens, 4, 128})};
+          Mirror expected{strided(to, {pages, 2, 16, 4, 128}, 0)};
           apply_rope_and_write_kv_cache(q, k, v, gpu_positions.view(), got_q.gpu.view(),
                                         KvCache::combined(got.gpu.view()), gpu_slots.view(), args);
           const auto rotate = [&](const TensorView& from, const TensorView& out) {
