@@ -32,7 +32,7 @@ struct MomentSum {
   hn::Vec<U64> odd;
 
   // Written out: an implicit constructor would be compiled without the target's instructions.
-  HWY_INLINE MomentSum() : mass(), even(hn::Zero(U64())), odd(hn::Zero(U64())) {}
+  HWY_INLINE MomentSum() : even(hn::Zero(U64())), odd(hn::Zero(U64())) {}
 
   HWY_INLINE void add(WeightParts parts, hn::Vec<U32> factor) {
     const U64 d;

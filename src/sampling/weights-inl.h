@@ -188,11 +188,45 @@ struct MassSum {
   }
 };
 
+#if HWY_TARGET == HWY_AVX2
+// Of each mask of eight lanes the indices of those it has, in order, in four bits each. Highway has
+// such a table, too, but GCC copies all of it each time it is used.
+struct CompressTable {
+  std::uint32_t indices[256];
+
+  constexpr CompressTable() : indices() {
+    for (std::uint32_t mask = 0; mask < 256; ++mask) {
+      std::uint32_t at = 0;
+      for (std::uint32_t lane = 0; lane < 8; ++lane) {
+        if ((mask >> lane & 1U) != 0) indices[mask] |= lane << (4 * at++);
+      }
+    }
+  }
+};
+inline constexpr CompressTable kCompressTable;
+alignas(32) inline constexpr std::uint32_t kIndexShifts[8] = {0, 4, 8, 12, 16, 20, 24, 28};
+
+template <class D>
+HWY_INLINE hn::Vec<D> compressed(D d, hn::Vec<D> value, hn::Mask<D> mask) {
+  const U32 du;
+  std::uint8_t bits = 0;
+  hn::StoreMaskBits(d, mask, &bits);
+  const auto packed = hn::Set(du, kCompressTable.indices[bits]);
+  const auto indices = hn::And(hn::Shr(packed, hn::Load(du, kIndexShifts)), hn::Set(du, 7U));
+  return hn::TableLookupLanes(value, hn::IndicesFromVec(d, indices));
+}
+#else
+template <class D>
+HWY_INLINE hn::Vec<D> compressed(D /*d*/, hn::Vec<D> value, hn::Mask<D> mask) {
+  return hn::Compress(value, mask);
+}
+#endif
+
 // Writes the lanes of `mask` one after the other, and anything behind them: a compressing store to
 // memory is many times slower than this on current CPUs. Returns their number.
 template <class D>
 HWY_INLINE std::size_t append(D d, hn::Vec<D> value, hn::Mask<D> mask, hn::TFromD<D>* to) {
-  hn::StoreU(hn::Compress(value, mask), d, to);
+  hn::StoreU(compressed(d, value, mask), d, to);
   return hn::CountTrue(d, mask);
 }
 

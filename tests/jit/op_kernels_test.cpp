@@ -42,6 +42,7 @@ TEST_P(OpKernels, OthersCompileWithinTheirBudgets) {
       {CudaOp::fused_add_rms_norm, {kF32, kF32, DType::bf16, DType::f8e4m3}},
       {CudaOp::layer_norm, {kF32, kF32, kF32}},
       {CudaOp::layer_norm_with_bias, {kF32, kF32, kF32, DType::f8e4m3}},
+      {CudaOp::layer_norm_with_bias, {kF32, DType::bf16, DType::bf16, kF32}},
       {CudaOp::act_and_mul, {kF32, kF32}, Activation::gelu},
       {CudaOp::apply_rope, {kF32, kF32}},
       {CudaOp::apply_rope_with_table, {kF32, kF32, kF32}},
