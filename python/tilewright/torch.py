@@ -33,7 +33,9 @@ __all__ = [
     "planned",
     "rms_norm",
     "sample",
+    "sample_with_outputs",
     "segment_pack_bits",
+    "top_k",
     "verify_chain",
     "verify_tree",
     "write_kv_cache",
@@ -369,28 +371,10 @@ def sample(
     presence_penalty: Tensor | None = None,
     slots: Tensor | None = None,
     order: str = "hf",
+    input: str = "logits",  # noqa: A002
 ) -> Tensor:
     """tilewright.sampling.sample with tensors of the shapes and dtypes said there; those left out have its defaults."""
-    given = {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "typical_p": typical_p,
-        "allowed": allowed,
-        "bias_ids": bias_ids,
-        "bias_values": bias_values,
-        "output_counts": output_counts,
-        "prompt_bits": prompt_bits,
-        "repetition_penalty": repetition_penalty,
-        "frequency_penalty": frequency_penalty,
-        "presence_penalty": presence_penalty,
-        "seeds": seeds,
-        "steps": steps,
-        "slots": slots,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    return sampling.sample(logits, order=order, **given)
+    return sampling.sample(**_given(locals()))
 
 
 @sample.register_fake
@@ -400,6 +384,134 @@ def _(logits: Tensor, *_parameters: object, **_named: object) -> Tensor:
 
 def _given(arguments: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _new_log_probs(logits: Tensor, best: int | None) -> sampling.LogProbs | None:
+    if best is None:
+        return None
+    rows = logits.shape[0]
+    log_probs = sampling.LogProbs(chosen=logits.new_empty(rows, dtype=torch.float32), ranks=logits.new_empty(rows, dtype=torch.int32))
+    if best > 0:
+        log_probs.best = logits.new_empty((rows, best), dtype=torch.float32)
+        log_probs.best_ids = logits.new_empty((rows, best), dtype=torch.int32)
+    return log_probs
+
+
+def _new_outputs(
+    logits: Tensor, kept: bool, probabilities: bool, masked_logits: bool, raw: int | None, processed: int | None
+) -> sampling.SamplingOutputs:
+    for name, best in (("raw", raw), ("processed", processed)):
+        if best is not None and not 0 <= best <= 2048:
+            raise _invalid(f"{name} is {best}: it must be in [0, 2048], or None")
+    rows, vocabulary = logits.shape
+    return sampling.SamplingOutputs(
+        kept=logits.new_empty((rows, (vocabulary + 31) // 32), dtype=torch.int32) if kept else None,
+        probabilities=logits.new_empty((rows, vocabulary), dtype=torch.float32) if probabilities else None,
+        masked_logits=logits.new_empty((rows, vocabulary)) if masked_logits else None,
+        raw=_new_log_probs(logits, raw),
+        processed=_new_log_probs(logits, processed),
+    )
+
+
+# Operators give lists of tensors: those asked for, in the order of the fields.
+def _flattened(outputs: sampling.SamplingOutputs) -> list[Tensor]:
+    fields = [outputs.kept, outputs.probabilities, outputs.masked_logits]
+    for log_probs in (outputs.raw, outputs.processed):
+        if log_probs is not None:
+            fields += [log_probs.chosen, log_probs.ranks, log_probs.best, log_probs.best_ids]
+    return [tensor for tensor in fields if tensor is not None]
+
+
+@torch.library.custom_op("tilewright::sample_with_outputs", mutates_args=())
+def _sample_with_outputs(
+    logits: Tensor,
+    kept: bool,
+    probabilities: bool,
+    masked_logits: bool,
+    raw: int | None,
+    processed: int | None,
+    temperature: Tensor | None = None,
+    top_k: Tensor | None = None,
+    top_p: Tensor | None = None,
+    min_p: Tensor | None = None,
+    seeds: Tensor | None = None,
+    steps: Tensor | None = None,
+    typical_p: Tensor | None = None,
+    allowed: Tensor | None = None,
+    bias_ids: Tensor | None = None,
+    bias_values: Tensor | None = None,
+    output_counts: Tensor | None = None,
+    prompt_bits: Tensor | None = None,
+    repetition_penalty: Tensor | None = None,
+    frequency_penalty: Tensor | None = None,
+    presence_penalty: Tensor | None = None,
+    slots: Tensor | None = None,
+    order: str = "hf",
+    input: str = "logits",  # noqa: A002
+) -> list[Tensor]:
+    arguments = _given(locals())
+    for name in ("kept", "probabilities", "masked_logits", "raw", "processed"):
+        arguments.pop(name, None)
+    outputs = _new_outputs(logits, kept, probabilities, masked_logits, raw, processed)
+    return [sampling.sample(outputs=outputs, **arguments), *_flattened(outputs)]
+
+
+@_sample_with_outputs.register_fake
+def _(
+    logits: Tensor,
+    kept: bool,
+    probabilities: bool,
+    masked_logits: bool,
+    raw: int | None,
+    processed: int | None,
+    *_parameters: object,
+    **_named: object,
+) -> list[Tensor]:
+    tokens = logits.new_empty(logits.shape[0], dtype=torch.int32)
+    return [tokens, *_flattened(_new_outputs(logits, kept, probabilities, masked_logits, raw, processed))]
+
+
+def sample_with_outputs(
+    logits: Tensor,
+    *,
+    kept: bool = False,
+    probabilities: bool = False,
+    masked_logits: bool = False,
+    raw: int | None = None,
+    processed: int | None = None,
+    **parameters: Tensor | str | None,
+) -> tuple[Tensor, sampling.SamplingOutputs]:
+    """The tokens of sample() with these parameters, and a SamplingOutputs with new tensors of what is asked for. raw,
+    processed: log-probabilities and ranks of the tokens, and of that many best tokens (0 to 2048)."""
+    tokens, *tensors = torch.ops.tilewright.sample_with_outputs(
+        logits, kept, probabilities, masked_logits, raw, processed, **parameters
+    )
+    tensors = list(tensors)  # torch.compile makes a tuple of them
+    outputs = sampling.SamplingOutputs()
+    if kept:
+        outputs.kept = tensors.pop(0)
+    if probabilities:
+        outputs.probabilities = tensors.pop(0)
+    if masked_logits:
+        outputs.masked_logits = tensors.pop(0)
+    for name, best in (("raw", raw), ("processed", processed)):
+        if best is not None:
+            count = 4 if best > 0 else 2
+            setattr(outputs, name, sampling.LogProbs(*tensors[:count]))
+            tensors = tensors[count:]
+    return tokens, outputs
+
+
+@torch.library.custom_op("tilewright::top_k", mutates_args=())
+def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """tilewright.sampling.top_k: (values, indices)."""
+    return sampling.top_k(logits, k)
+
+
+@top_k.register_fake
+def _(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    shape = (logits.shape[0], k)
+    return logits.new_empty(shape), logits.new_empty(shape, dtype=torch.int32)
 
 
 @torch.library.custom_op("tilewright::verify_chain", mutates_args=())

@@ -31,6 +31,10 @@ std::string shape_text(std::initializer_list<std::int64_t> shape) {
 
 }  // namespace
 
+void raise_formatted(ErrorCode code, fmt::string_view format, fmt::format_args args) {
+  throw Error(code, fmt::vformat(format, args));
+}
+
 void require_defined(std::string_view name, const TensorView& tensor) {
   require(tensor.defined(), "{} is missing: a tensor is needed", name);
   require(tensor.data != nullptr || tensor.numel() == 0, "{} is {} with a null pointer", name,

@@ -346,6 +346,49 @@ TEST_F(CGarbage, LimitsRopesAndSampling) {
   }
 }
 
+TEST_F(CGarbage, SamplingOutputsAndTopK) {
+  Garbage garbage(7);
+  std::vector<float> logits(40);
+  std::vector<float> floats(40);
+  std::vector<std::int32_t> words(12);
+  std::vector<std::int32_t> tokens(4);
+  const tw_tensor c_logits = to_c(TensorView(logits.data(), DType::f32, {4, 10}));
+  const tw_tensor rows = to_c(TensorView(floats.data(), DType::f32, {4, 10}));
+  const tw_tensor bits = to_c(TensorView(words.data(), DType::i32, {4, 1}));
+  const tw_tensor best = to_c(TensorView(floats.data(), DType::f32, {4, 3}));
+  const tw_tensor best_ids = to_c(TensorView(words.data(), DType::i32, {4, 3}));
+  const tw_tensor numbers = to_c(TensorView(floats.data(), DType::f32, {4}));
+  const tw_tensor c_tokens = to_c(TensorView(tokens.data(), DType::i32, {4}));
+  for (int i = 0; i < kRounds; ++i) {
+    Slack<tw_sampling_outputs> outputs = {sized<tw_sampling_outputs>()};
+    Slack<tw_sampling_args> args = {sized<tw_sampling_args>()};
+    args.value.outputs = &outputs.value;
+    outputs.value.kept = bits;
+    outputs.value.probabilities = rows;
+    outputs.value.masked_logits = rows;
+    outputs.value.raw = outputs.value.processed = {numbers, c_tokens, best, best_ids};
+    tw_log_probs& log_probs = garbage.chance(0.5) ? outputs.value.raw : outputs.value.processed;
+    tw_tensor* const members[] = {&outputs.value.kept,
+                                  &outputs.value.probabilities,
+                                  &outputs.value.masked_logits,
+                                  &log_probs.chosen,
+                                  &log_probs.ranks,
+                                  &log_probs.best,
+                                  &log_probs.best_ids};
+    const std::int64_t which = garbage.pick(9);
+    if (which < 7) garbage.spoil(*members[which]);
+    if (which == 7) garbage.spoil_size(outputs.value.size);
+    if (which == 8) garbage.spoil_number(args.value.input);
+    expect_answer(tw_sample(&c_logits, &args.value, &c_tokens));
+
+    tw_tensor given = c_logits, values = best, indices = best_ids;
+    tw_tensor* const of_top_k[] = {&given, &values, &indices};
+    garbage.spoil(*of_top_k[garbage.pick(3)]);
+    expect_answer(tw_top_k(&given, &values, &indices, nullptr));
+  }
+  expect_usable();
+}
+
 TEST_F(CGarbage, RopeAndCache) {
   Garbage garbage(6);
   RopeHandle rope;

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -77,13 +78,15 @@ def compiled(request, tmp_path_factory):
     """Registers, spilled bytes, functions and texts of the kernels that a common model needs, for one architecture."""
     if disassembler() is None:
         pytest.skip("there is no nvdisasm: pip install nvidia-cuda-nvdisasm")
-    cache = tmp_path_factory.mktemp("kernels")
+    # `make test` has a folder where tests of C++ left kernels that they compiled.
+    shared = os.environ.get("TILEWRIGHT_TEST_KERNELS")
+    cache = Path(shared) / request.param if shared else tmp_path_factory.mktemp("kernels")
+    cache.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-c", COMPILE, request.param, cache]
     reports = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
-    texts = {}
-    for file in cache.glob("*.kernel"):
-        name = re.search(rb"^name (\w+)$", file.read_bytes(), re.MULTILINE)[1].decode()
-        texts[name] = disassembled(file)
+    files = {re.search(rb"^name (\w+)$", file.read_bytes(), re.MULTILINE)[1].decode(): file for file in cache.glob("*.kernel")}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        texts = dict(zip(files, pool.map(disassembled, files.values())))
     assert texts.keys() == reports.keys()
     return reports, {name: functions_of(text) for name, text in texts.items()}, texts
 

@@ -171,6 +171,80 @@ def test_sample_takes_tensors(device):
     assert torch.equal(ops.sample(logits, temperature=temperature, seeds=seeds), expected)
 
 
+def sampled_with_outputs(logits, wanted, **parameters):
+    """Of tilewright.sampling: arrays that the caller made."""
+    rows, vocabulary = logits.shape
+
+    def new(*shape, dtype=torch.float32):
+        return logits.new_empty(shape, dtype=dtype)
+
+    def log_probs(best):
+        ids = {"best": new(rows, best), "best_ids": new(rows, best, dtype=torch.int32)} if best else {}
+        return tw.sampling.LogProbs(chosen=new(rows), ranks=new(rows, dtype=torch.int32), **ids)
+
+    new_outputs = {
+        "kept": lambda _: new(rows, (vocabulary + 31) // 32, dtype=torch.int32),
+        "probabilities": lambda _: new(rows, vocabulary),
+        "masked_logits": lambda _: new(rows, vocabulary, dtype=logits.dtype),
+        "raw": log_probs,
+        "processed": log_probs,
+    }
+    outputs = tw.sampling.SamplingOutputs(**{name: new_outputs[name](value) for name, value in wanted.items()})
+    return tw.sampling.sample(logits, outputs=outputs, **parameters), outputs
+
+
+def tensors_of(outputs):
+    fields = [outputs.kept, outputs.probabilities, outputs.masked_logits]
+    for log_probs in (outputs.raw, outputs.processed):
+        fields += [None] * 4 if log_probs is None else [log_probs.chosen, log_probs.ranks, log_probs.best, log_probs.best_ids]
+    return fields
+
+
+@pytest.mark.parametrize("wanted", [
+    {},
+    {"kept": True, "processed": 0},
+    {"kept": True, "probabilities": True, "masked_logits": True, "raw": 5, "processed": 3},
+])  # fmt: skip
+def test_sampling_outputs(device, wanted):
+    """Eagerly and in a compiled model, with fake kernels that tell the truth."""
+    logits = random(4, 100, device=device) * 3
+    given = {"temperature": torch.full((4,), 0.7, device=device), "seeds": torch.arange(4, device=device),
+             "top_p": torch.full((4,), 0.8, device=device)}  # fmt: skip
+
+    def in_model(logits):
+        tokens, outputs = ops.sample_with_outputs(logits + 1, order="joint", **given, **wanted)
+        return tokens, outputs, [None if x is None else x.clone() for x in tensors_of(outputs)]
+
+    expected, expected_outputs = sampled_with_outputs(logits + 1, wanted, order="joint", **given)
+    for function in (in_model, torch.compile(in_model, fullgraph=True, backend="aot_eager")):
+        tokens, outputs, clones = function(logits)
+        assert torch.equal(tokens, expected)
+        for tensors in (tensors_of(outputs), clones):
+            for one, other in zip(tensors, tensors_of(expected_outputs)):
+                assert (one is None) == (other is None)
+                assert one is None or (one.dtype == other.dtype and torch.equal(one, other))
+    op = torch.ops.tilewright.sample_with_outputs.default
+    flags = (wanted.get("kept", False), wanted.get("probabilities", False), wanted.get("masked_logits", False))
+    torch.library.opcheck(op, (logits, *flags, wanted.get("raw"), wanted.get("processed")), given, test_utils=CHECKS)
+
+
+def test_sampling_outputs_of_probabilities(device):
+    probabilities = random(4, 100, dtype=torch.float32, device=device).softmax(-1)
+    seeds = torch.arange(4, device=device)
+    tokens, outputs = ops.sample_with_outputs(probabilities, seeds=seeds, input="probabilities", probabilities=True)
+    assert torch.equal(tokens, ops.sample(probabilities, seeds=seeds, input="probabilities"))
+    assert torch.allclose(outputs.probabilities, probabilities)
+
+
+def test_top_k(device):
+    logits = random(4, 100, device=device)
+    compiled = torch.compile(lambda x: ops.top_k(x, 7), fullgraph=True, backend="aot_eager")
+    for got in (ops.top_k(logits, 7), compiled(logits)):
+        for one, other in zip(got, tw.sampling.top_k(logits, 7)):
+            assert torch.equal(one, other)
+    torch.library.opcheck(torch.ops.tilewright.top_k.default, (logits, 7), test_utils=CHECKS)
+
+
 def test_verification(device):
     """The numbers of tilewright.speculative, and fake kernels that tell the truth."""
     target, draft = random(2, 3, 4, 50, dtype=torch.float32, device=device)
@@ -202,6 +276,11 @@ def test_errors():
     cache = [torch.zeros(12, 2, PAGE, KV_HEADS, DIM, dtype=torch.bfloat16)]
     with pytest.raises(tw.InvalidArgument, match=f"{name} is gone: keep what"):
         torch.ops.tilewright.attention(random(3, HEADS, DIM), cache, name, None, 1.0, 1.0, None, "NHD", False)
+    for name in ("raw", "processed"):
+        with pytest.raises(tw.InvalidArgument, match=f"{name} is 2049: it must be in"):
+            ops.sample_with_outputs(random(2, 4), **{name: 2049})
+    with pytest.raises(tw.InvalidArgument, match="k is 0: it must be in"):
+        ops.top_k(random(2, 4), 0)
     with pytest.raises(tw.InvalidArgument, match='activation is "relu"'):
         ops.act_and_mul(random(2, 4), "relu")
 
