@@ -51,6 +51,15 @@ TW_DEVICE void store_remote(u64* mine, i32 rank, u64 value) {
   asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(remote_address(mine, rank)), "l"(value)
                : "memory");
 }
+// What was there before.
+TW_DEVICE u32 add_remote(u32* mine, i32 rank, u32 value) {
+  u32 before;
+  asm volatile("atom.shared::cluster.add.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "r"(remote_address(mine, rank)), "r"(value)
+               : "memory");
+  return before;
+}
 TW_DEVICE u32 load_remote(const u32* mine, i32 rank) {
   u32 value;
   asm volatile("ld.shared::cluster.u32 %0, [%1];"

@@ -1,21 +1,60 @@
 // SPDX-License-Identifier: Apache-2.0
-// A short list of a row's entries: each block lists its own, reads those of the others and sorts
-// them by counting how many are larger. Filters then keep a beginning of the list.
+// A short list of a row's entries: each block lists its own and reads those of the others, or all
+// list theirs in the leader's memory. It is sorted by counting how many are larger. Filters then
+// keep a beginning of the list.
 #pragma once
 
 #include "sampling/cluster_row.h"
 
 namespace tw {
 
-// To this block's list, by a warp's lanes together; num_own counts those that it has no place for,
-// too.
-TW_DEVICE void list(ClusterMemory& memory, u64 entry, bool there) {
-  const u32 lanes = ballot(there);
-  if (lanes == 0) return;
-  u32 at = 0;
-  if (lane_id() == 0) at = atomic_add(&memory.num_own, static_cast<u32>(count_bits(lanes)));
-  at = shuffle(at, 0) + static_cast<u32>(count_bits(lanes & ((1U << lane_id()) - 1)));
-  if (there && at < kMostListed) memory.own[at] = entry;
+// What a warp adds to a list, by its lanes together: the leader's, or its own block's.
+template <bool kLeaders>
+struct WarpList {
+  ClusterMemory& memory;
+  u32 total = 0;  // entries of this warp
+  bool full = false;
+
+  // A run's entries that are `there`. num_listed counts those that it has no place for, too, but
+  // not all of them.
+  TW_DEVICE void add(i32 id, const float (&values)[kEach], const bool (&there)[kEach]) {
+    u32 before = 0, of_run = 0;
+#pragma unroll
+    for (i32 j = 0; j < kEach; ++j) {
+      const u32 lanes = ballot(there[j]);
+      before += static_cast<u32>(count_bits(lanes & ((1U << lane_id()) - 1)));
+      of_run += static_cast<u32>(count_bits(lanes));
+    }
+    total += of_run;
+    if (full | (of_run == 0)) return;
+    u32 at = 0;
+    if (lane_id() == 0) {
+      at = kLeaders ? add_remote(&memory.num_listed, 0, of_run)
+                    : atomic_add(&memory.num_listed, of_run);
+    }
+    at = shuffle(at, 0);
+    full = at + of_run > kMostListed;
+    at += before;
+#pragma unroll
+    for (i32 j = 0; j < kEach; ++j) {
+      if (there[j] & (at < kMostListed)) {
+        const u64 entry = entry_of(values[j], id + j);
+        if (kLeaders) {
+          store_remote(&memory.own()[at], 0, entry);
+        } else {
+          memory.own()[at] = entry;
+        }
+      }
+      at += there[j] ? 1 : 0;
+    }
+  }
+};
+
+// How many entries the leader's list has. A barrier of the cluster.
+template <typename Stored>
+TW_DEVICE i32 count_leaders(const ClusterRow<Stored>& row) {
+  sync_cluster();
+  return static_cast<i32>(load_remote(&row.memory.num_listed, 0));
 }
 
 // How many each block has listed, of lane `block`.
@@ -24,14 +63,16 @@ struct Listed {
   i32 total;
 };
 // A barrier of the cluster.
-TW_DEVICE Listed count_listed(const ClusterRow& row) {
+template <typename Stored>
+TW_DEVICE Listed count_listed(const ClusterRow<Stored>& row) {
   sync_cluster();
-  const u32 of_lane = lane_id() < row.blocks ? load_remote(&row.memory.num_own, lane_id()) : 0;
+  const u32 of_lane = lane_id() < row.blocks ? load_remote(&row.memory.num_listed, lane_id()) : 0;
   return {of_lane, static_cast<i32>(warp_sum(of_lane))};
 }
 
 // Reads the entries of all blocks, in any order.
-TW_DEVICE void gather_listed(const ClusterRow& row, const Listed& listed) {
+template <typename Stored>
+TW_DEVICE void gather_listed(const ClusterRow<Stored>& row, const Listed& listed) {
   const i32 mine = thread_id();
   i32 before = 0, from = 0, block = 0;
 #pragma unroll 1
@@ -44,18 +85,25 @@ TW_DEVICE void gather_listed(const ClusterRow& row, const Listed& listed) {
     before += of_block;
   }
   if (mine < listed.total)
-    row.memory.listed[mine] = load_remote(&row.memory.own[mine - from], block);
+    row.memory.all()[mine] = load_remote(&row.memory.own()[mine - from], block);
 }
 
-// In falling order. Warps end apart.
-TW_DEVICE void sort_listed(ClusterMemory& memory, i32 count) {
+// Copies a list in falling order. Warps end apart.
+TW_DEVICE void sort_list(u64* list, u64* sorted, i32 count) {
+  // An even number, read by two.
+  if (thread_id() == 0 && count % 2 != 0) list[count] = 0;
   sync_block();
   if (thread_id() < count) {
-    const u64 mine = memory.listed[thread_id()];
+    const u64 mine = list[thread_id()];
     i32 larger = 0;
 #pragma unroll 4
-    for (i32 i = 0; i < count; ++i) larger += memory.listed[i] > mine ? 1 : 0;
-    memory.sorted[larger] = mine;
+    for (i32 i = 0; i < count; i += 2) {
+      const Bytes16 two = load_16(&list[i]);
+      const u64 first = u64{two.word[1]} << 32 | two.word[0];
+      const u64 second = u64{two.word[3]} << 32 | two.word[2];
+      larger += (first > mine ? 1 : 0) + (second > mine ? 1 : 0);
+    }
+    sorted[larger] = mine;
   }
   sync_block();
 }
@@ -80,26 +128,40 @@ TW_DEVICE BlockSum sum_up_to_thread(u64 (&of_warps)[kClusterWarps], u64 value) {
   return sum;
 }
 
-// The entry of the sorted list at which the sum reaches `rest`.
-TW_DEVICE u64 last_of_sorted(ClusterMemory& memory, i32 count, bool counts, u64 rest,
-                             const WeightScale& scale) {
-  if (counts) return memory.sorted[rest - 1];
-  const u64 entry = thread_id() < count ? memory.sorted[thread_id()] : 0;
-  const u64 weight = thread_id() < count ? token_weight(value_of_entry(entry), scale) : 0;
-  const u64 up_to = sum_up_to_thread(memory.of_warps[0], weight).up_to;
-  if (up_to >= rest && up_to - weight < rest) memory.last_kept = entry;
+// The entry of the sorted list at which the sum reaches `rest`, the last one to be kept.
+struct LastKept {
+  u64 entry;
+  bool ties;  // whether those behind it have others of its value
+};
+TW_DEVICE LastKept last_of_sorted(ClusterMemory& memory, const u64* sorted, i32 count, bool counts,
+                                  u64 rest, const WeightScale& scale) {
+  const i32 i = thread_id();
+  const u64 entry = i < count ? sorted[i] : 0;
+  bool last;
+  if (counts) {
+    last = static_cast<u64>(i) + 1 == rest;
+  } else {
+    const u64 weight = i < count ? token_weight(value_of_entry(entry), scale) : 0;
+    const u64 up_to = sum_up_to_thread(memory.of_warps[0], weight).up_to;
+    last = up_to >= rest && up_to - weight < rest;
+  }
+  if (last) {
+    memory.last_kept = entry;
+    memory.ties_end = i + 1 < count && sorted[i + 1] >> 32 == entry >> 32 ? 1 : 0;
+  }
   sync_block();
-  return memory.last_kept;
+  return {memory.last_kept, memory.ties_end != 0};
 }
 
 // The token of a row all of whose entries that filters may still keep are in the list, from filter
 // `turn` on. If that is top-p, which keeps `target`, 0: of the mass of what is in the list. By the
 // leader.
 TW_DEVICE void store_draw_of_list(const SampleParams& p, i64 index, ClusterMemory& memory,
-                                  i32 count, i32 turn, u64 target, const RowNumbers& numbers,
-                                  i32 vocabulary, const WeightScale& scale) {
-  sort_listed(memory, count);
-  const u64 entry = thread_id() < count ? memory.sorted[thread_id()] : 0;
+                                  u64* sorted, i32 count, i32 turn, u64 target,
+                                  const RowNumbers& numbers, i32 vocabulary,
+                                  const WeightScale& scale) {
+  sort_list(memory.own(), sorted, count);
+  const u64 entry = thread_id() < count ? sorted[thread_id()] : 0;
   u64 weight = thread_id() < count ? token_weight(value_of_entry(entry), scale) : 0;
   i32 left = count;
 #pragma unroll 1
@@ -123,7 +185,7 @@ TW_DEVICE void store_draw_of_list(const SampleParams& p, i64 index, ClusterMemor
     if (weight < least) weight = 0;
   }
   // Of tokens with lower ids; what was listed is not needed any more.
-  u64* weights = memory.listed;
+  u64* weights = memory.own();
   weights[thread_id()] = weight;
   const u64 total = sum_up_to_thread(memory.of_warps[1], weight).total;
   if (thread_id() >= left) return;
@@ -131,7 +193,7 @@ TW_DEVICE void store_draw_of_list(const SampleParams& p, i64 index, ClusterMemor
   u64 before = 0;
 #pragma unroll 4
   for (i32 i = 0; i < left; ++i)
-    before += static_cast<u32>(memory.sorted[i]) > static_cast<u32>(entry) ? weights[i] : 0;
+    before += static_cast<u32>(sorted[i]) > static_cast<u32>(entry) ? weights[i] : 0;
   if (before <= drawn && drawn < before + weight) store_token(p, index, id_of_entry(entry));
 }
 

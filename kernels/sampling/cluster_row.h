@@ -3,6 +3,7 @@
 // whatever is asked of it then. A warp has neighbouring logits, and a thread always the same ones.
 #pragma once
 
+#include "arch/bulk.h"
 #include "arch/cluster.h"
 #include "arch/elements.h"
 #include "arch/memory.h"
@@ -18,9 +19,11 @@ namespace tw {
 inline constexpr i32 kClusterWarps = kClusterThreads / kWarpSize;
 inline constexpr i32 kEach = 4;  // neighbouring logits of a thread
 inline constexpr i32 kStep = kWarpSize * kEach;
-inline constexpr i32 kSlots = kMostBlocks * kClusterWarps;  // one for each warp of a cluster
+inline constexpr i32 kWarps = kMostBlocks * kClusterWarps;  // of a cluster
+// A group is half of a warp: of each the largest logit is known.
+inline constexpr i32 kGroups = 2 * kWarps;
 
-inline constexpr i32 kBins = kClusterThreads / 2;
+inline constexpr i32 kBins = kClusterThreads;
 inline constexpr i32 kMostListed = kClusterThreads;
 
 // What a bin measures, by parts of kLowBits and more bits, which overflow in no sum.
@@ -33,191 +36,268 @@ struct alignas(8) BinSum {
 // one barrier all know what only the sum of all tells. Of what is read so there are two, used in
 // turn: who has passed the barrier behind the second one's use is done with the first.
 struct ClusterMemory {
-  float logits[kBlockLogits];
-  BinSum bins[2][kBins];
-  u64 sums[2][2][kClusterWarps];  // of what is in no bin, too; those above all bins
-  u64 own[kMostListed];           // entries that this block lists
-  u64 listed[kMostListed];        // those of all blocks
-  // The same in falling order; while the row is read, its bias filter.
+  alignas(16) char logits[kBlockBytes];
+  // Used in turn; the one that is not in use is also a place to sort (see cluster_list.h), and the
+  // second one, while the row is read, has the warps' least keys.
   union {
-    u64 sorted[kMostListed];
-    u32 bias_filter[kBiasWords];
+    BinSum bins[2][kBins];
+    u64 sorted[2][kMostListed];
+    u32 minima[4 * kBins];
   };
-  // What each warp of the cluster has found.
-  u64 totals[kSlots];
-  u32 maxima[kSlots];
-  u32 minima[kSlots];
-  u32 nans[kSlots];  // the leader's: whether a warp has seen one
+  u64 sums[2][2][kClusterWarps];  // of what is in no bin, too; those above all bins
+  union {
+    u64 lists[2][kMostListed];
+    u32 bias_filter[kBiasWords];  // while the row is read
+  };
+  u64 totals[kWarps];   // what each warp of the cluster has found
+  u32 maxima[kGroups];  // and each group
   // What this block's warps have found.
+  u32 lows[kClusterWarps];
   u32 first[kClusterWarps];
   u32 last[kClusterWarps];
   u32 ties[kClusterWarps];
-  u64 masses[kClusterWarps];
   u64 of_warps[3][kClusterWarps];
-  u32 num_own;  // of `own`
+  Mbarrier landed[kClusterWarps];  // a warp's logits
+  u32 num_listed;                  // in own()
+  u32 nan;                         // the leader's: whether a block has seen one
   RowNumbers numbers;
   LogitProcess process;
-  i64 seed;
-  i64 step;
+  float scale;  // of the temperature
   u64 random;
   // What one thread tells the others.
   i32 window[2];
   u64 rest;
   u64 last_kept;
-  u32 low;
+  u32 ties_end;  // whether entries of the last one's value are not kept
+
+  TW_DEVICE u64* own() { return lists[0]; }  // a list that this block or all have made
+  TW_DEVICE u64* all() { return lists[1]; }  // those of all blocks together
 };
 static_assert(sizeof(ClusterMemory) <= kClusterSharedBytes);
 
+// `Stored`: how logits are kept.
+template <typename Stored>
 struct ClusterRow {
   ClusterMemory& memory;
   i32 count;  // logits of the row
   i32 rank;   // of this block
   i32 blocks;
-  i32 warp_logits;  // a multiple of kStep
+  i32 warp_logits;
+  i32 warp;  // of the cluster
 
-  TW_DEVICE i32 slot() const { return rank * kClusterWarps + warp_of_thread(); }
+  // `warp_logits`: a multiple of kStep. By whole warps.
+  TW_DEVICE ClusterRow(ClusterMemory& shared, i32 logits, i32 logits_of_warp)
+      : memory(shared),
+        count(logits),
+        rank(cluster_rank()),
+        blocks(cluster_size()),
+        warp_logits(logits_of_warp),
+        warp(rank * kClusterWarps + warp_id()) {}
 
-  // body(id, logits) of a warp's runs of kEach, by its lanes together. What is kept behind the
-  // row's end is -inf: the last ones in any order.
+  TW_DEVICE i32 warps() const { return blocks * kClusterWarps; }
+  TW_DEVICE i32 groups() const { return 2 * warps(); }
+
+  // This warp's logits: the first one's id, how many there are, their steps, and where they are.
+  TW_DEVICE i32 begin() const { return warp * warp_logits; }
+  TW_DEVICE i32 num() const {
+    const i32 rest = count - begin();
+    return rest < 0 ? 0 : rest < warp_logits ? rest : warp_logits;
+  }
+  TW_DEVICE i32 steps() const { return (num() + kStep - 1) / kStep; }
+  TW_DEVICE Stored* logits() const {
+    return reinterpret_cast<Stored*>(memory.logits) + warp % kClusterWarps * warp_logits;
+  }
+  TW_DEVICE Stored* logits_of_lane() const { return logits() + lane_id() * kEach; }
+
+  // body(id, values, logits) for a warp's runs of kEach, by its lanes together. Behind the row's
+  // end is what is not kept.
   template <typename Body>
   TW_DEVICE void for_runs(const Body& body) const {
-    const i32 warp = warp_id();
-    const i32 first = (rank * kClusterWarps + warp) * warp_logits;
-    float* logits = memory.logits + warp * warp_logits + lane_id() * kEach;
+    const i32 ends = steps();
+    Stored* logits = logits_of_lane();
+    i32 id = begin() + lane_id() * kEach;
+    Run<Stored, kEach> next = read_run<kEach>(logits);
 #pragma unroll 1
-    for (i32 at = 0; at < warp_logits && first + at < count; at += kStep)
-      body(first + at + lane_id() * kEach, logits + at);
+    for (i32 step = 0; step < ends; ++step) {
+      float values[kEach];
+      unpack_run(next, values);
+      // One ahead: a block has few warps, and shared memory takes as long as many instructions.
+      Stored* const ahead = logits + (step + 1 < ends ? kStep : 0);
+      next = read_run<kEach>(ahead);
+      body(id, values, logits);
+      logits = ahead;
+      id += kStep;
+    }
   }
-  // The same, with the values.
+  // body(id, values)
   template <typename Body>
   TW_DEVICE void for_values(const Body& body) const {
-    for_runs([&](i32 id, const float* logits) {
-      const Float4 run = *reinterpret_cast<const Float4*>(logits);
-      const float values[kEach] = {run.x, run.y, run.z, run.w};
-      body(id, values);
-    });
+    for_runs([&](i32 id, const float(&values)[kEach], const Stored*) { body(id, values); });
   }
 
-  // What the warp of a slot has left in its block.
+  // What a warp of the cluster has left in its block.
   template <typename T>
-  TW_DEVICE T load_of(const T* of_warps, i32 slot) const {
-    return load_remote(of_warps + slot % kClusterWarps, slot / kClusterWarps);
-  }
-  TW_DEVICE i32 slots() const {
-    return blocks * kClusterWarps;
+  TW_DEVICE T load_of(const T* of_warps, i32 other) const {
+    return load_remote(of_warps + other % kClusterWarps, other / kClusterWarps);
   }
   // Tells a warp's finding to all blocks.
   template <typename T>
-  TW_DEVICE void tell_all(T* slots, T value) const {
-    if (lane_id() < blocks) store_remote(slots + slot(), lane_id(), value);
+  TW_DEVICE void tell_all(T* of_warps, T value) const {
+    if (lane_id() < blocks) store_remote(of_warps + warp, lane_id(), value);
   }
 };
 
-TW_DEVICE float pick(const float (&run)[kEach], i32 j) {
-  static_assert(kEach == 4);
-  return j < 2 ? (j == 0 ? run[0] : run[1]) : (j == 2 ? run[2] : run[3]);
+template <typename Stored>
+TW_DEVICE void keep_run(const float (&run)[kEach], Stored* to) {
+  const Run<Stored, kEach> packed = pack_run<Stored>(run);
+  if constexpr (sizeof(Stored) == 4) {
+    store_16(to, {packed.words[0], packed.words[1], packed.words[2], packed.words[3]});
+  } else {
+    *reinterpret_cast<Bytes8*>(to) = {packed.words[0], packed.words[1]};
+  }
+}
+
+// A logit that is no longer kept: no comparison is true of it.
+template <typename Stored>
+TW_DEVICE void drop(Stored* logit) {
+  *logit = from_float<Stored>(float_of(0x7FC00000U));
 }
 
 struct Extremes {
   float largest;
-  float least;
+  float least;      // none is less
   float of_thread;  // the largest one of this thread
 };
 
-// Reads this block's part of the row; what is found in all of it. By blocks that have arrived at
-// the cluster.
-template <typename T>
-TW_DEVICE Extremes read_row(const ClusterRow& row, const T* logits, bool aligned) {
+// Asks for a warp's part of the row, where it can be copied as it is: before anything else is
+// known, as nothing takes as long.
+template <typename Stored>
+TW_DEVICE void ask_for_row(const ClusterRow<Stored>& row, const Stored* logits) {
+  if (lane_id() == 0) {
+    Mbarrier* const landed = &row.memory.landed[warp_of_thread()];
+    mbarrier_init(landed, 1);
+    const u32 bytes = static_cast<u32>(row.num() * sizeof(Stored)) / 16 * 16;
+    mbarrier_arrive_expect(landed, bytes);
+    if (bytes > 0) copy_bulk(row.logits(), logits + row.begin(), bytes, landed);
+  }
+  sync_warp();
+}
+// A block must not end before.
+template <typename Stored>
+TW_DEVICE void wait_for_row(const ClusterRow<Stored>& row) {
+  mbarrier_wait(&row.memory.landed[warp_of_thread()], 0);
+}
+
+// The rest of the warp's logits, or all; the last step is filled.
+template <typename Stored, typename T>
+TW_DEVICE void copy_logits(const ClusterRow<Stored>& row, const T* logits, bool asked,
+                           bool aligned) {
+  const i32 num = row.num();
+  if (num == 0) return;
+  logits += row.begin();
+  Stored* const to = row.logits();
+  i32 done = 0;
+  if (asked) {
+    done = num - num % static_cast<i32>(16 / sizeof(T));
+  } else if (aligned) {
+    constexpr i32 kAhead = 32 / sizeof(T);
+    const i32 at = lane_id() * kEach;
+#pragma unroll 1
+    for (; done + kAhead * kStep <= num; done += kAhead * kStep) {
+      Run<T, kEach> runs[kAhead];
+#pragma unroll
+      for (i32 i = 0; i < kAhead; ++i) runs[i] = read_run<kEach>(logits + done + i * kStep + at);
+#pragma unroll
+      for (i32 i = 0; i < kAhead; ++i) {
+        float run[kEach];
+        unpack_run(runs[i], run);
+        keep_run(run, to + done + i * kStep + at);
+      }
+    }
+  }
+#pragma unroll 8
+  for (i32 at = done + lane_id(); at < num; at += kWarpSize)
+    to[at] = from_float<Stored>(to_float(logits[at]));
+  sync_warp();
+  // By one of the others, so that the extremes are theirs.
+  const Stored some = to[0];
+  for (i32 at = num + lane_id(); at < row.steps() * kStep; at += kWarpSize) to[at] = some;
+  sync_warp();
+}
+
+// Reads this block's part of the row; what is found in all of it. `asked`: all of it that can be
+// copied has landed. `before_all`: what this block does before all blocks have read. By blocks that
+// have arrived at the cluster.
+template <typename Stored, typename T, typename Before>
+TW_DEVICE Extremes read_row(const ClusterRow<Stored>& row, const T* logits, bool asked,
+                            bool aligned, const Before& before_all) {
   ClusterMemory& memory = row.memory;
   const LogitProcess& process = memory.process;
+  copy_logits(row, logits, asked, aligned);
+  if (kIsSame<Stored, float> && changes_logits(process)) {
+    row.for_runs([&](i32 id, const float(&)[kEach], Stored* to) {
+#pragma unroll 1
+      for (i32 j = 0; j < kEach; ++j) {
+        to[j] = from_float<Stored>(
+            id + j < row.count ? process_logit(process, id + j, to_float(to[j])) : -kInfinity);
+      }
+    });
+  }
   float largest = -kInfinity, least = kInfinity;
   bool nan = false;
-  const bool processed = changes_logits(process);
-  // Of the tokens from `id` on, all of the row.
-  const auto keep = [&](i32 id, float* to, float(&run)[kEach]) {
-    if (processed) {
-#pragma unroll 1
-      for (i32 j = 0; j < kEach; ++j) to[j] = process_logit(process, id + j, pick(run, j));
-#pragma unroll
-      for (i32 j = 0; j < kEach; ++j) run[j] = to[j];
-    }
-    float values[kEach];
+  row.for_runs([&](i32, const float(&values)[kEach], Stored* to) {
+    float run[kEach];
 #pragma unroll
     for (i32 j = 0; j < kEach; ++j) {
-      nan |= run[j] != run[j];
-      values[j] = clean_logit(run[j]);
-      largest = max_of(largest, values[j]);
-      least = min_of(least, values[j]);
+      nan |= values[j] != values[j];
+      run[j] = clean_logit(values[j]);
+      largest = max_of(largest, run[j]);
+      least = min_of(least, run[j]);
     }
-    *reinterpret_cast<Float4*>(to) = {values[0], values[1], values[2], values[3]};
-  };
-  // Runs that are asked for before the first one is looked at.
-  constexpr i32 kAhead = 16 / sizeof(T);
-  const i32 begin = (row.rank * kClusterWarps + warp_id()) * row.warp_logits;
-  float* to = memory.logits + warp_id() * row.warp_logits + lane_id() * kEach;
-  const T* from = logits + begin + lane_id() * kEach;
-  const bool whole = aligned && begin + row.warp_logits <= row.count;
-#pragma unroll 1
-  for (i32 first = 0; whole && first < row.warp_logits; first += kAhead * kStep) {
-    Run<T, kEach> runs[kAhead];
-#pragma unroll
-    for (i32 i = 0; i < kAhead; ++i) {
-      if (first + i * kStep < row.warp_logits) runs[i] = read_run<kEach>(from + first + i * kStep);
-    }
-#pragma unroll
-    for (i32 i = 0; i < kAhead; ++i) {
-      if (first + i * kStep >= row.warp_logits) break;
-      float run[kEach];
-      unpack_run(runs[i], run);
-      keep(begin + first + i * kStep + lane_id() * kEach, to + first + i * kStep, run);
-    }
-  }
-  // Behind the row's end there is -inf, which is no logit.
-#pragma unroll 1
-  for (i32 at = 0; !whole && at < row.warp_logits; at += kStep) {
-    const i32 id = begin + at + lane_id() * kEach;
-    if (id + kEach <= row.count) {
-      float run[kEach];
-#pragma unroll
-      for (i32 j = 0; j < kEach; ++j) run[j] = to_float(from[at + j]);
-      keep(id, to + at, run);
-      continue;
-    }
-#pragma unroll 1
-    for (i32 j = 0; j < kEach; ++j) {
-      float value = -kInfinity;
-      if (id + j < row.count) {
-        const float logit = to_float(from[at + j]);
-        const float done = processed ? process_logit(process, id + j, logit) : logit;
-        nan |= done != done;
-        value = clean_logit(done);
-        largest = max_of(largest, value);
-        least = min_of(least, value);
-      }
-      to[at + j] = value;
-    }
-  }
+    keep_run(run, to);
+  });
   const float of_thread = largest;
   wait_for_cluster();
-  row.tell_all(memory.maxima, warp_max(order_key(largest)));
-  row.tell_all(memory.minima, warp_min(order_key(least)));
-  if (any_of_warp(nan)) nan = true;
-  if (lane_id() == 0) store_remote(&memory.nans[row.slot()], 0, nan ? 1U : 0U);
-  sync_cluster();
-  u32 first = 0, last = ~0U;
-#pragma unroll 1
-  for (i32 slot = lane_id(); slot < row.slots(); slot += kWarpSize) {
-    first = memory.maxima[slot] > first ? memory.maxima[slot] : first;
-    last = memory.minima[slot] < last ? memory.minima[slot] : last;
+  u32 of_group = order_key(largest);
+#pragma unroll
+  for (i32 mask = kWarpSize / 4; mask > 0; mask /= 2) {
+    const u32 other = shuffle_xor(of_group, mask);
+    of_group = other > of_group ? other : of_group;
   }
+  // By each group to all blocks.
+  const i32 block = lane_id() % kMostBlocks;
+  if (block < row.blocks)
+    store_remote(&memory.maxima[2 * row.warp + lane_id() / kMostBlocks], block, of_group);
+  row.tell_all(&memory.minima[2 * kBins], warp_min(order_key(least)));
+  if (any_of_warp(nan) && lane_id() == 0) store_remote(&memory.nan, 0, 1U);
+  before_all();
+  sync_cluster();
+  // Those of groups and warps that are not there are as if they had nothing.
+  static_assert(kGroups == 8 * kWarpSize && kWarps == 4 * kWarpSize);
+  u32 first = 0, last = ~0U;
+  u32 keys[8];
+  if (8 * lane_id() < row.groups()) {
+    load_words(&memory.maxima[8 * lane_id()], keys);
+#pragma unroll
+    for (i32 i = 0; i < 8; ++i) first = keys[i] > first ? keys[i] : first;
+    const Bytes16 minima = load_16(&memory.minima[2 * kBins + 4 * lane_id()]);
+#pragma unroll
+    for (i32 i = 0; i < 4; ++i) last = minima.word[i] < last ? minima.word[i] : last;
+  }
+  // Behind the row's end nothing is kept.
+  Stored* const place = row.logits();
+  for (i32 at = row.num() + lane_id(); at < row.steps() * kStep; at += kWarpSize) drop(place + at);
+  sync_warp();
   return {of_order_key(warp_max(first)), of_order_key(warp_min(last)), of_thread};
 }
 
 // A row whose largest logit is +inf: all mass lies on such ones, evenly.
-TW_DEVICE void keep_infinite(const ClusterRow& row) {
-  row.for_runs([&](i32, float* logits) {
+template <typename Stored>
+TW_DEVICE void keep_infinite(const ClusterRow<Stored>& row) {
+  row.for_runs([&](i32, const float(&values)[kEach], Stored* to) {
 #pragma unroll
-    for (i32 j = 0; j < kEach; ++j) logits[j] = logits[j] == kInfinity ? 0.0F : -kInfinity;
+    for (i32 j = 0; j < kEach; ++j)
+      to[j] = from_float<Stored>(values[j] == kInfinity ? 0.0F : -kInfinity);
   });
 }
 

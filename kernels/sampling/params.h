@@ -93,11 +93,12 @@ struct BestMemory {
 inline constexpr i32 kBestSharedBytes = sizeof(BestMemory);
 
 // Of the kernel that has a cluster of blocks for a row.
-inline constexpr i32 kClusterThreads = 512;
-inline constexpr i32 kBlockLogits = 16384;
+inline constexpr i32 kClusterThreads = 256;
+inline constexpr i32 kBlockBytes = 64 * 1024;  // of logits
 inline constexpr i32 kMostBlocks = 16;
-inline constexpr i32 kClusterSharedBytes = 100 * 1024;      // two blocks have an SM
-inline constexpr i32 kClusterBestSharedBytes = 112 * 1024;  // where it lists entries
+// Three blocks have an SM, two where they list entries.
+inline constexpr i32 kClusterSharedBytes = 75 * 1024;
+inline constexpr i32 kClusterBestSharedBytes = 92 * 1024;
 
 // What a call gives beside its tokens; null where it is not wanted.
 struct LogProbParams {

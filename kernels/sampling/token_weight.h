@@ -80,12 +80,15 @@ TW_DEVICE u64 token_weight(float logit, const WeightScale& scale) {
   return (u64{fraction.mantissa} << (kWeightBits - 23)) >> (exponent.whole + fraction.half);
 }
 
-// The same with a conversion, which is slow but one instruction: where there is time while memory
-// is waited for. Here `logit` may be NaN, too, and weighs nothing.
+// The same with a conversion, one instruction of a unit of its own for many: for sums over whole
+// rows. Here `logit` may be NaN, too, and weighs nothing.
 TW_DEVICE u64 converted_weight(float logit, const WeightScale& scale) {
-  const WeightExponent exponent = weight_exponent(logit, scale);
-  const u32 bits = bits_of(weight_power(exponent.part));
-  return static_cast<u64>(float_of(bits + (static_cast<u32>(kWeightBits - exponent.whole) << 23)));
+  // As weight_exponent() does; the sum's low bits are 2^whole's exponent of the weight's float.
+  constexpr float kWholeNumbers = 0x1.8p23F + kWeightBits;
+  const float exponent = token_exponent(logit, scale);
+  const float moved = add_exact(exponent, kWholeNumbers);
+  const float part = subtract_exact(exponent, subtract_exact(moved, kWholeNumbers));
+  return static_cast<u64>(float_of(bits_of(weight_power(part)) + (bits_of(moved) << 23)));
 }
 
 // log2 of x >= 0, finite: the operations of src/sampling/weight.h.

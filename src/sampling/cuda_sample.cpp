@@ -29,11 +29,30 @@ tw::RowTable row_table(const TensorView& table) {
   return {table.data, table.strides[0]};
 }
 
+bool is_cluster(SampleKernel kernel) {
+  return kernel == SampleKernel::cluster || kernel == SampleKernel::cluster_f32;
+}
+
+// In which a cluster keeps logits.
+DType stored_dtype(SampleKernel kernel, DType logits) {
+  return kernel == SampleKernel::cluster_f32 ? DType::f32 : logits;
+}
+
+// Whether anything may change logits before temperature.
+bool changes_logits(const SamplingArgs& args) {
+  const auto may_be = [](const PerRow<float>& argument, float off) {
+    return argument.tensor.defined() || argument.value != off;
+  };
+  return args.allowed.defined() || args.bias_ids.defined() || may_be(args.repetition_penalty, 1) ||
+         may_be(args.frequency_penalty, 0) || may_be(args.presence_penalty, 0);
+}
+
 std::int32_t sample_shared_bytes(SampleKernel kernel) {
   switch (kernel) {
     case SampleKernel::block:
       return tw::kSampleSharedBytes;
     case SampleKernel::cluster:
+    case SampleKernel::cluster_f32:
       return tw::kClusterSharedBytes;
     default:
       return tw::kBestSharedBytes;
@@ -78,7 +97,8 @@ const jit::KernelHandle& handle_of(SampleKernel kernel, DType logits) {
   };
   // Never destroyed: threads may sample while the process ends.
   static const auto* const handles = new Handles[kSampleKernels]{
-      Handles(SampleKernel::block), Handles(SampleKernel::cluster), Handles(SampleKernel::outputs),
+      Handles(SampleKernel::block), Handles(SampleKernel::cluster),
+      Handles(SampleKernel::cluster_f32), Handles(SampleKernel::outputs),
       Handles(SampleKernel::probabilities)};
   return handles[static_cast<int>(kernel)]
       .of[std::find(std::begin(kDTypes), std::end(kDTypes), logits) - std::begin(kDTypes)];
@@ -88,12 +108,13 @@ const jit::KernelHandle& handle_of(SampleKernel kernel, DType logits) {
 
 // Blocks that hold a row: more than it needs where there are few rows, to have more SMs at work,
 // but none without two steps of each of its warps.
-std::int32_t sample_cluster_size(std::int64_t rows, std::int64_t vocabulary) {
-  const std::int64_t needed = divide_up(vocabulary, std::int64_t{tw::kBlockLogits});
+std::int32_t sample_cluster_size(DType stored, std::int64_t rows, std::int64_t vocabulary) {
+  const std::int64_t needed = divide_up(vocabulary, tw::kBlockBytes / dtype_bytes(stored));
   constexpr std::int64_t kResident = 128;  // blocks that run at the same time, one an SM
   const std::int64_t most =
       std::min<std::int64_t>(kResident / std::max<std::int64_t>(rows, 1), tw::kMostBlocks);
-  const std::int64_t useful = divide_up(vocabulary, std::int64_t{4096});
+  constexpr std::int64_t kUseful = 2 * 128 * (tw::kClusterThreads / tw::kWarpSize);
+  const std::int64_t useful = divide_up(vocabulary, kUseful);
   return static_cast<std::int32_t>(std::max(needed, std::min(most, useful)));
 }
 
@@ -103,8 +124,8 @@ bool has_sample_clusters(const std::string& arch) {
   return arch == "sm_90a" || arch.starts_with("sm_10") || arch.starts_with("sm_11");
 }
 
-bool fits_sample_cluster(std::int64_t vocabulary) {
-  return vocabulary <= std::int64_t{tw::kBlockLogits} * tw::kMostBlocks;
+bool fits_sample_cluster(DType stored, std::int64_t vocabulary) {
+  return vocabulary <= tw::kBlockBytes / dtype_bytes(stored) * tw::kMostBlocks;
 }
 
 std::int32_t cluster_warp_logits(std::int32_t blocks, std::int64_t vocabulary) {
@@ -113,14 +134,15 @@ std::int32_t cluster_warp_logits(std::int32_t blocks, std::int64_t vocabulary) {
 }
 
 std::string sample_kernel_name(SampleKernel kernel, DType logits) {
-  constexpr const char* kNames[kSampleKernels] = {"", "cluster_", "outputs_", "probabilities_"};
+  constexpr const char* kNames[kSampleKernels] = {"", "cluster_", "cluster_f32_", "outputs_",
+                                                  "probabilities_"};
   return fmt::format("sample_{}{}", kNames[static_cast<int>(kernel)], device_type_name(logits));
 }
 
 jit::KernelSource sample_kernel_source(SampleKernel kernel, DType logits) {
-  const bool cluster = kernel == SampleKernel::cluster;
+  const bool cluster = is_cluster(kernel);
   const int threads = cluster ? tw::kClusterThreads : kThreads;
-  const int blocks = cluster ? 2 : 1;  // of an SM
+  const int blocks = cluster ? 3 : 1;  // of an SM
   jit::KernelSource source;
   source.name = sample_kernel_name(kernel, logits);
   source.entries = {source.name};
@@ -130,9 +152,11 @@ jit::KernelSource sample_kernel_source(SampleKernel kernel, DType logits) {
   const char* const type = device_type_name(logits);
   const bool outputs = kernel == SampleKernel::outputs || kernel == SampleKernel::probabilities;
   const std::string call =
-      outputs ? fmt::format("sample_with_outputs<{}, {}>", type,
+      outputs   ? fmt::format("sample_with_outputs<{}, {}>", type,
                             kernel == SampleKernel::outputs ? "WeightScale" : "ProbabilityScale")
-              : fmt::format("{}sample<{}>", cluster ? "cluster_" : "", type);
+      : cluster ? fmt::format("cluster_sample<{}, {}>",
+                              device_type_name(stored_dtype(kernel, logits)), type)
+                : fmt::format("sample<{}>", type);
   source.source = fmt::format(
       "#include \"sampling/{}.h\"\n"
       "using namespace tw;\n"
@@ -153,13 +177,15 @@ std::vector<jit::KernelSource> sample_kernel_sources(const std::string& arch) {
          {SampleKernel::block, SampleKernel::outputs, SampleKernel::probabilities}) {
       sources.push_back(sample_kernel_source(kernel, dtype));
     }
-    if (has_sample_clusters(arch))
-      sources.push_back(sample_kernel_source(SampleKernel::cluster, dtype));
+    if (!has_sample_clusters(arch)) continue;
+    sources.push_back(sample_kernel_source(SampleKernel::cluster, dtype));
+    if (dtype != DType::f32)
+      sources.push_back(sample_kernel_source(SampleKernel::cluster_f32, dtype));
   }
   return sources;
 }
 
-SampleKernel choose_sample_kernel(const std::string& arch, std::int64_t vocabulary,
+SampleKernel choose_sample_kernel(const std::string& arch, DType logits, std::int64_t vocabulary,
                                   const SamplingArgs& args) {
   if (args.input == SamplingInput::probabilities) return SampleKernel::probabilities;
   if (any_wanted(args.outputs)) return SampleKernel::outputs;
@@ -172,16 +198,21 @@ SampleKernel choose_sample_kernel(const std::string& arch, std::int64_t vocabula
       args.order == FilterOrder::llamacpp ||
       may_be_on(args.typical_p, typical_p > 0 && typical_p < 1) ||
       (args.order == FilterOrder::vllm && may_be_on(args.min_p, args.min_p.value > 0));
-  return has_sample_clusters(arch) && fits_sample_cluster(vocabulary) && !others
-             ? SampleKernel::cluster
+  const SampleKernel cluster = logits != DType::f32 && changes_logits(args)
+                                   ? SampleKernel::cluster_f32
+                                   : SampleKernel::cluster;
+  return has_sample_clusters(arch) &&
+                 fits_sample_cluster(stored_dtype(cluster, logits), vocabulary) && !others
+             ? cluster
              : SampleKernel::block;
 }
 
 CudaLaunch<tw::SampleParams> sample_launch(SampleKernel kernel, const TensorView& logits,
                                            const SamplingArgs& args, const TensorView& tokens) {
   CudaLaunch<tw::SampleParams> launch;
-  if (kernel == SampleKernel::cluster) {
-    launch.cluster = sample_cluster_size(logits.shape[0], logits.shape[1]);
+  if (is_cluster(kernel)) {
+    launch.cluster =
+        sample_cluster_size(stored_dtype(kernel, logits.dtype), logits.shape[0], logits.shape[1]);
     launch.params.warp_logits = cluster_warp_logits(launch.cluster, logits.shape[1]);
     launch.block = tw::kClusterThreads;
   } else {
@@ -227,18 +258,17 @@ CudaLaunch<tw::SampleParams> sample_launch(SampleKernel kernel, const TensorView
 }
 
 void sample_on_cuda(const TensorView& logits, const SamplingArgs& args, const TensorView& tokens) {
-  const SampleKernel kernel =
-      choose_sample_kernel(cuda::device(logits.device.index).arch, logits.shape[1], args);
+  const SampleKernel kernel = choose_sample_kernel(cuda::device(logits.device.index).arch,
+                                                   logits.dtype, logits.shape[1], args);
   const CudaLaunch<tw::SampleParams> launch = sample_launch(kernel, logits, args, tokens);
   if (launch.grid == 0) return;
   handle_of(kernel, logits.dtype)
       .on(logits.device.index)
-      .launch(
-          {.grid = static_cast<unsigned>(launch.grid),
-           .block = static_cast<unsigned>(launch.block),
-           .shared_bytes = static_cast<unsigned>(launch.shared_bytes),
-           .cluster = kernel == SampleKernel::cluster ? static_cast<unsigned>(launch.cluster) : 0},
-          args.stream, launch.params);
+      .launch({.grid = static_cast<unsigned>(launch.grid),
+               .block = static_cast<unsigned>(launch.block),
+               .shared_bytes = static_cast<unsigned>(launch.shared_bytes),
+               .cluster = is_cluster(kernel) ? static_cast<unsigned>(launch.cluster) : 0},
+              args.stream, launch.params);
 }
 
 }  // namespace tilewright

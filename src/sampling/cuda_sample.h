@@ -15,26 +15,28 @@
 
 namespace tilewright {
 
-// outputs: with what a call gives beside its tokens; probabilities: of rows of them, with outputs.
-enum class SampleKernel : std::uint8_t { block, cluster, outputs, probabilities };
-inline constexpr int kSampleKernels = 4;
+// cluster_f32: rows of 16-bit logits that penalties and such change, as f32; outputs: with what a
+// call gives beside its tokens; probabilities: of rows of them, with outputs.
+enum class SampleKernel : std::uint8_t { block, cluster, cluster_f32, outputs, probabilities };
+inline constexpr int kSampleKernels = 5;
 
-// "sample_bf16", "sample_cluster_bf16", "sample_outputs_bf16", "sample_probabilities_bf16": the
-// entry point, and the name in reports.
+// "sample_bf16", "sample_cluster_bf16", "sample_cluster_f32_bf16", "sample_outputs_bf16",
+// "sample_probabilities_bf16": the entry point, and the name in reports.
 std::string sample_kernel_name(SampleKernel kernel, DType logits);
 jit::KernelSource sample_kernel_source(SampleKernel kernel, DType logits);
 // Those that an architecture ("sm_90a") has.
 std::vector<jit::KernelSource> sample_kernel_sources(const std::string& arch);
 
 // The kernel for a call on an architecture.
-SampleKernel choose_sample_kernel(const std::string& arch, std::int64_t vocabulary,
+SampleKernel choose_sample_kernel(const std::string& arch, DType logits, std::int64_t vocabulary,
                                   const SamplingArgs& args);
 
 // Of kernels that have a cluster for a row: whether an architecture has them; whether a row fits
-// one; how many blocks of a cluster have rows, and how many logits each of their warps has.
+// one; how many blocks a row has, and how many logits each of their warps has. `stored`: the type
+// in which they keep logits.
 bool has_sample_clusters(const std::string& arch);
-bool fits_sample_cluster(std::int64_t vocabulary);
-std::int32_t sample_cluster_size(std::int64_t rows, std::int64_t vocabulary);
+bool fits_sample_cluster(DType stored, std::int64_t vocabulary);
+std::int32_t sample_cluster_size(DType stored, std::int64_t rows, std::int64_t vocabulary);
 std::int32_t cluster_warp_logits(std::int32_t blocks, std::int64_t vocabulary);
 
 // Of arguments that have been checked.

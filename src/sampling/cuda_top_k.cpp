@@ -69,7 +69,7 @@ CudaLaunch<tw::TopKParams> top_k_launch(SampleKernel kernel, const TensorView& l
                                         const TensorView& values, const TensorView& indices) {
   CudaLaunch<tw::TopKParams> launch;
   if (kernel == SampleKernel::cluster) {
-    launch.cluster = sample_cluster_size(logits.shape[0], logits.shape[1]);
+    launch.cluster = sample_cluster_size(logits.dtype, logits.shape[0], logits.shape[1]);
     launch.params.warp_logits = cluster_warp_logits(launch.cluster, logits.shape[1]);
     launch.block = tw::kClusterThreads;
     launch.shared_bytes = tw::kClusterBestSharedBytes;
@@ -95,7 +95,7 @@ CudaLaunch<tw::TopKParams> top_k_launch(SampleKernel kernel, const TensorView& l
 void top_k_on_cuda(const TensorView& logits, const TensorView& values, const TensorView& indices,
                    Stream stream) {
   const bool clusters = has_sample_clusters(cuda::device(logits.device.index).arch) &&
-                        fits_sample_cluster(logits.shape[1]);
+                        fits_sample_cluster(logits.dtype, logits.shape[1]);
   const SampleKernel kernel = clusters ? SampleKernel::cluster : SampleKernel::block;
   const CudaLaunch<tw::TopKParams> launch = top_k_launch(kernel, logits, values, indices);
   if (launch.grid == 0) return;

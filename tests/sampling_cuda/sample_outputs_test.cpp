@@ -42,7 +42,7 @@ void emulate(void (*kernel)(Params), const CudaLaunch<Params>& launch, std::uint
 
 void emulate_sample(const TensorView& logits, const SamplingArgs& args, const TensorView& tokens,
                     std::uint64_t seed) {
-  const SampleKernel kernel = choose_sample_kernel("sm_80", logits.shape[1], args);
+  const SampleKernel kernel = choose_sample_kernel("sm_80", logits.dtype, logits.shape[1], args);
   emulate(kernel == SampleKernel::probabilities
               ? outputs_kernel_of<tw::ProbabilityScale>(logits.dtype)
               : outputs_kernel_of<tw::WeightScale>(logits.dtype),

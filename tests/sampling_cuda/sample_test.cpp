@@ -18,9 +18,14 @@ namespace {
 template <typename T>
 auto* kernel_of(SampleKernel kernel) {
   using Kernel = void (*)(tw::SampleParams);
-  return kernel == SampleKernel::block
-             ? static_cast<Kernel>([](tw::SampleParams p) { tw::sample<T>(p); })
-             : static_cast<Kernel>([](tw::SampleParams p) { tw::cluster_sample<T>(p); });
+  switch (kernel) {
+    case SampleKernel::cluster:
+      return static_cast<Kernel>([](tw::SampleParams p) { tw::cluster_sample<T, T>(p); });
+    case SampleKernel::cluster_f32:
+      return static_cast<Kernel>([](tw::SampleParams p) { tw::cluster_sample<float, T>(p); });
+    default:
+      return static_cast<Kernel>([](tw::SampleParams p) { tw::sample<T>(p); });
+  }
 }
 
 void emulate(SampleKernel kernel, const TensorView& logits, const SamplingArgs& args,
@@ -63,10 +68,10 @@ class SampleOnCuda : public testing::TestWithParam<SampleKernel> {
 };
 
 void SampleOnCuda::expect_same_tokens(const Tensor& logits, SamplingArgs args, std::uint64_t seed) {
-  const std::int64_t vocabulary = logits.shape()[1];
-  if (GetParam() == SampleKernel::cluster &&
-      choose_sample_kernel("sm_90a", vocabulary, args) != SampleKernel::cluster) {
-    return;
+  SampleKernel kernel = GetParam();
+  if (kernel == SampleKernel::cluster) {
+    kernel = choose_sample_kernel("sm_90a", logits.view().dtype, logits.shape()[1], args);
+    if (kernel == SampleKernel::block) return;
   }
   const std::int64_t rows = logits.shape()[0];
   Tensor got(DType::i64, {rows}, {2});
@@ -74,7 +79,7 @@ void SampleOnCuda::expect_same_tokens(const Tensor& logits, SamplingArgs args, s
   Tensor expected(DType::i32, {rows});
   Tensor expected_status(DType::i32, {rows});
   args.status = got_status.view();
-  emulate(logits.view(), args, got.view(), seed);
+  test::emulate(kernel, logits.view(), args, got.view(), seed);
   args.status = expected_status.view();
   sample(logits.view(), args, expected.view());
   for (std::int64_t r = 0; r < rows; ++r) {
@@ -366,7 +371,9 @@ TEST_P(SampleOnCuda, LongRows) {
   for (const RowKind kind : {RowKind::with_nan, RowKind::flat, RowKind::quantised, RowKind::masked,
                              RowKind::geometric, RowKind::ascending, RowKind::misleading,
                              RowKind::denormal, RowKind::peaks, RowKind::one_peak, RowKind::wide}) {
-    const Tensor logits = make_logits(kind, 1, clusters ? 40003 : 300001, DType::f32, 0, random);
+    const DType dtype =
+        kind == RowKind::quantised || kind == RowKind::wide ? DType::bf16 : DType::f32;
+    const Tensor logits = make_logits(kind, 1, clusters ? 40003 : 300001, dtype, 0, random);
     SamplingArgs args;
     args.top_k = 1000;
     args.top_p = 0.7F;
@@ -395,23 +402,30 @@ INSTANTIATE_TEST_SUITE_P(Kernels, SampleOnCuda,
                          });
 
 TEST(SampleKernels, AreChosenByArchitectureAndVocabulary) {
-  EXPECT_EQ(choose_sample_kernel("sm_90a", 128256, {}), SampleKernel::cluster);
-  EXPECT_EQ(choose_sample_kernel("sm_100", 262144, {}), SampleKernel::cluster);
-  EXPECT_EQ(choose_sample_kernel("sm_90a", 262145, {}), SampleKernel::block);
-  EXPECT_EQ(choose_sample_kernel("sm_90", 1000, {}), SampleKernel::block);
-  EXPECT_EQ(choose_sample_kernel("sm_80", 1000, {}), SampleKernel::block);
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::f32, 128256, {}), SampleKernel::cluster);
+  EXPECT_EQ(choose_sample_kernel("sm_100", DType::f32, 262144, {}), SampleKernel::cluster);
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::f32, 262145, {}), SampleKernel::block);
+  EXPECT_EQ(choose_sample_kernel("sm_90", DType::f32, 1000, {}), SampleKernel::block);
+  EXPECT_EQ(choose_sample_kernel("sm_80", DType::f32, 1000, {}), SampleKernel::block);
   SamplingArgs args;
   args.typical_p = 0.9F;
-  EXPECT_EQ(choose_sample_kernel("sm_90a", 1000, args), SampleKernel::block);
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::f32, 1000, args), SampleKernel::block);
   args = {};
   args.order = FilterOrder::llamacpp;
-  EXPECT_EQ(choose_sample_kernel("sm_90a", 1000, args), SampleKernel::block);
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::f32, 1000, args), SampleKernel::block);
   args.order = FilterOrder::vllm;
-  EXPECT_EQ(choose_sample_kernel("sm_90a", 1000, args), SampleKernel::cluster);
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::f32, 1000, args), SampleKernel::cluster);
   args.min_p = 0.1F;
-  EXPECT_EQ(choose_sample_kernel("sm_90a", 1000, args), SampleKernel::block);
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::f32, 1000, args), SampleKernel::block);
+  // 16-bit logits have room for more, but not where they are changed.
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::bf16, 300000, {}), SampleKernel::cluster);
+  args = {};
+  args.presence_penalty = 0.5F;
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::bf16, 1000, args), SampleKernel::cluster_f32);
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::bf16, 300000, args), SampleKernel::block);
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::f32, 1000, args), SampleKernel::cluster);
   EXPECT_EQ(sample_kernel_sources("sm_80").size(), 9U);
-  EXPECT_EQ(sample_kernel_sources("sm_90a").size(), 12U);
+  EXPECT_EQ(sample_kernel_sources("sm_90a").size(), 14U);
 }
 
 // The numbers behind the filters, at the corners that rows seldom reach.

@@ -31,6 +31,9 @@ template <typename T>
 TW_DEVICE void store_remote(T* mine, i32 rank, T value) {
   *remote_address(mine, rank) = value;
 }
+TW_DEVICE u32 add_remote(u32* mine, i32 rank, u32 value) {
+  return atomic_add(remote_address(mine, rank), value);
+}
 template <typename T>
 TW_DEVICE T load_remote(const T* mine, i32 rank) {
   return *remote_address(mine, rank);

@@ -38,11 +38,12 @@ struct f8e5m2 {
 };
 // NOLINTEND(readability-identifier-naming)
 
-struct alignas(16) Bytes16 {
+// Words of any type's elements, as for nvcc, which takes no notice of types here.
+struct [[gnu::may_alias]] alignas(16) Bytes16 {
   u32 word[4];
 };
 
-struct alignas(8) Bytes8 {
+struct [[gnu::may_alias]] alignas(8) Bytes8 {
   u32 word[2];
 };
 
