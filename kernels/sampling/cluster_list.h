@@ -153,48 +153,59 @@ TW_DEVICE LastKept last_of_sorted(ClusterMemory& memory, const u64* sorted, i32 
   return {memory.last_kept, memory.ties_end != 0};
 }
 
-// The token of a row all of whose entries that filters may still keep are in the list, from filter
-// `turn` on. If that is top-p, which keeps `target`, 0: of the mass of what is in the list. By the
-// leader.
-TW_DEVICE void store_draw_of_list(const SampleParams& p, i64 index, ClusterMemory& memory,
-                                  u64* sorted, i32 count, i32 turn, u64 target,
-                                  const RowNumbers& numbers, i32 vocabulary,
-                                  const WeightScale& scale) {
+// What filters leave of a list: its first entries.
+struct ListLeft {
+  i32 count;
+  u64 entry;   // this thread's
+  u64 weight;  // the same one's; 0 if it is not left
+};
+
+// Of a row all of whose entries that filters may still keep are in the list, from filter `turn` on.
+// If that is top-p, which keeps `target`, 0: of the mass of what is in the list. `least`: of
+// weights. By the leader.
+TW_DEVICE ListLeft filter_list(ClusterMemory& memory, Order order, u64* sorted, i32 count, i32 turn,
+                               u64 target, u64 least, const RowNumbers& numbers, i32 vocabulary,
+                               const WeightScale& scale) {
   sort_list(memory.own(), sorted, count);
-  const u64 entry = thread_id() < count ? sorted[thread_id()] : 0;
-  u64 weight = thread_id() < count ? token_weight(value_of_entry(entry), scale) : 0;
-  i32 left = count;
+  ListLeft left{count, 0, 0};
+  if (thread_id() < count) {
+    left.entry = sorted[thread_id()];
+    left.weight = token_weight(value_of_entry(left.entry), scale);
+  }
 #pragma unroll 1
   for (; turn < 3; ++turn) {
-    const Filter filter = filter_of_turn(p.order, turn);
+    const Filter filter = filter_of_turn(order, turn);
     if (is_off(filter, numbers, vocabulary)) continue;
     if (filter == Filter::top_k) {
-      left = numbers.top_k < left ? numbers.top_k : left;
+      left.count = numbers.top_k < left.count ? numbers.top_k : left.count;
     } else if (filter == Filter::top_p) {
-      const u64 mine = thread_id() < left ? weight : 0;
+      const u64 mine = thread_id() < left.count ? left.weight : 0;
       const BlockSum sum = sum_up_to_thread(memory.of_warps[0], mine);
       if (target == 0) target = mass_target(numbers.top_p, sum.total);
       if (sum.up_to >= target && sum.up_to - mine < target) memory.window[0] = thread_id() + 1;
       sync_block();
-      left = memory.window[0];
+      left.count = memory.window[0];
     }
   }
-  if (thread_id() >= left) weight = 0;
-  if (numbers.min_p > 0) {
-    const u64 least = least_weight(numbers.min_p, token_weight(scale.largest, scale));
-    if (weight < least) weight = 0;
-  }
+  if ((thread_id() >= left.count) | (left.weight < least)) left.weight = 0;
+  return left;
+}
+
+// A token of those.
+TW_DEVICE void store_draw_of_list(const SampleParams& p, i64 index, ClusterMemory& memory,
+                                  const u64* sorted, const ListLeft& left) {
   // Of tokens with lower ids; what was listed is not needed any more.
   u64* weights = memory.own();
-  weights[thread_id()] = weight;
-  const u64 total = sum_up_to_thread(memory.of_warps[1], weight).total;
-  if (thread_id() >= left) return;
+  weights[thread_id()] = left.weight;
+  const u64 total = sum_up_to_thread(memory.of_warps[1], left.weight).total;
+  if (thread_id() >= left.count) return;
   const u64 drawn = multiply_high(memory.random, total);
   u64 before = 0;
 #pragma unroll 4
-  for (i32 i = 0; i < left; ++i)
-    before += static_cast<u32>(sorted[i]) > static_cast<u32>(entry) ? weights[i] : 0;
-  if (before <= drawn && drawn < before + weight) store_token(p, index, id_of_entry(entry));
+  for (i32 i = 0; i < left.count; ++i)
+    before += static_cast<u32>(sorted[i]) > static_cast<u32>(left.entry) ? weights[i] : 0;
+  if (before <= drawn && drawn < before + left.weight)
+    store_token(p, index, id_of_entry(left.entry));
 }
 
 }  // namespace tw

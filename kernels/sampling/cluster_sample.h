@@ -3,38 +3,10 @@
 // has a row. The same tokens as sampling/sample.h and the CPU.
 #pragma once
 
-#include "sampling/cluster_search.h"
+#include "sampling/cluster_filters.h"
 #include "sampling/random_bits.h"
 
 namespace tw {
-
-// The lowest id of the largest logit.
-template <typename Stored>
-TW_DEVICE void store_arg_max(const SampleParams& p, i64 index, const ClusterRow<Stored>& row,
-                             const Extremes& extremes) {
-  ClusterMemory& memory = row.memory;
-  u32 best = ~0U;
-  if (any_of_warp(extremes.of_thread == extremes.largest)) {
-    row.for_values([&](i32 id, const float(&values)[kEach]) {
-#pragma unroll
-      for (i32 j = kEach - 1; j >= 0; --j) {
-        if ((values[j] == extremes.largest) & (static_cast<u32>(id + j) < best))
-          best = static_cast<u32>(id + j);
-      }
-    });
-    best = warp_min(best);
-  }
-  if (lane_id() == 0) store_remote(&memory.totals[row.warp], 0, u64{best});
-  sync_cluster();
-  if (row.rank != 0 || warp_id() != 0) return;
-#pragma unroll 1
-  for (i32 warp = lane_id(); warp < row.warps(); warp += kWarpSize) {
-    const u32 other = static_cast<u32>(memory.totals[warp]);
-    best = other < best ? other : best;
-  }
-  best = warp_min(best);
-  if (lane_id() == 0) store_token(p, index, static_cast<i32>(best));
-}
 
 // The first entry, in order of ids, at which the sum of weights exceeds the random part of it.
 // Those below the threshold or the weight `least` have none.
@@ -160,7 +132,8 @@ TW_DEVICE void cluster_sample(const SampleParams& p) {
     return;
   }
   if (numbers.temperature == 0) {
-    store_arg_max(p, index, row, extremes);
+    const i32 best = find_arg_max(row, extremes);
+    if (tells) store_token(p, index, best);
     return;
   }
   const bool infinite = extremes.largest == kInfinity;
@@ -170,44 +143,22 @@ TW_DEVICE void cluster_sample(const SampleParams& p) {
     extremes = {0, -kInfinity, extremes.of_thread == kInfinity ? 0.0F : -kInfinity};
   }
   const WeightScale scale{extremes.largest, memory.scale};
-  float threshold = -kInfinity;
   BinTurns turns{0};
-#pragma unroll 1
-  for (i32 turn = 0; turn < 3; ++turn) {
-    const Filter filter = filter_of_turn(p.order, turn);
-    if (filter == Filter::min_p || is_off(filter, numbers, row.count)) continue;
-    const bool counts = filter == Filter::top_k;
-    // What is kept may be in a short list: then the leader can do the rest.
-    i32 listed = kMostListed + 1;
-    u64 target = 0;
-    if (counts && !infinite && is_listed(row, numbers.top_k)) {
-      listed = list_largest(row, threshold, numbers.top_k, turn > 0, extremes);
-    } else if (!counts && !infinite && threshold == -kInfinity && is_peaked(row, scale)) {
-      target = list_top_p(row, numbers.top_p, scale, turn > 0, extremes);
-      if (target != 0) listed = static_cast<i32>(load_remote(&memory.num_listed, 0));
-    }
-    if (listed > kMostListed) {
-      threshold = apply_filter(row, {counts, numbers.top_k, numbers.top_p}, threshold, extremes,
-                               scale, turns);
-      if (counts && !infinite && numbers.top_k <= kMostListed) {
-        list_from(row, threshold, extremes, true);
-        listed = count_leaders(row);
-      }
-    }
-    if (listed <= kMostListed) {
-      // The leader's memory is there until all have read in it.
-      arrive_at_cluster();
-      if (leads) {
-        store_draw_of_list(p, index, memory, turns.other(memory), listed, turn, target, numbers,
-                           row.count, scale);
-      }
-      wait_for_cluster();
-      return;
-    }
+  const RowLeft left = filter_row(row, p.order, numbers, extremes, infinite, scale, turns);
+  const u64 least = least_of_row(numbers, scale);
+  if (left.listed > kMostListed) {
+    store_draw(p, index, row, left.threshold, least, scale);
+    return;
   }
-  const u64 least =
-      numbers.min_p > 0 ? least_weight(numbers.min_p, token_weight(scale.largest, scale)) : 0;
-  store_draw(p, index, row, threshold, least, scale);
+  // The leader's memory is there until all have read in it.
+  arrive_at_cluster();
+  if (leads) {
+    u64* const sorted = turns.other(memory);
+    store_draw_of_list(p, index, memory, sorted,
+                       filter_list(memory, p.order, sorted, left.listed, left.turn, left.target,
+                                   least, numbers, row.count, scale));
+  }
+  wait_for_cluster();
 }
 
 }  // namespace tw

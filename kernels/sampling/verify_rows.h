@@ -155,20 +155,27 @@ TW_DEVICE i32 draft_count(const VerifyParams& p, i64 request, bool& good) {
   return clamped;
 }
 
-// A block has a row: first all of target, then all of draft.
+// The row of a number: first all of target, then all of draft. False where nobody asks for it.
+TW_DEVICE bool find_row(const VerifyParams& p, i32 number, i64& request, i32& node, bool& draft) {
+  const i32 target_rows = p.requests * p.nodes;
+  draft = number >= target_rows;
+  const i32 index = draft ? number - target_rows : number;
+  const i32 of_request = draft ? p.drafts : p.nodes;
+  request = index / of_request;
+  node = index % of_request;
+  bool good;
+  const bool is_chain = p.next_token.data == nullptr;
+  return !is_chain || node <= draft_count(p, request, good) - (draft ? 1 : 0);
+}
+
+// A block has a row.
 template <typename T>
 TW_DEVICE void verify_rows(const VerifyParams& p) {
   SampleMemory& memory = *reinterpret_cast<SampleMemory*>(shared_memory());
-  const i32 target_rows = p.requests * p.nodes;
-  const bool draft = block_id() >= target_rows;
-  const i32 index = draft ? block_id() - target_rows : block_id();
-  const i32 of_request = draft ? p.drafts : p.nodes;
-  const i64 request = index / of_request;
-  const i32 node = index % of_request;
-  bool good = true;
-  const bool is_chain = p.next_token.data == nullptr;
-  if (is_chain && node > draft_count(p, request, good) - (draft ? 1 : 0)) return;
-  i64 entry;
+  i64 request, entry;
+  i32 node;
+  bool draft;
+  if (!find_row(p, block_id(), request, node, draft)) return;
   if (!find_entry(p.sample, request, entry)) return;
   RowNumbers numbers = numbers_of_entry(p.sample, entry);
   if (!process_of_entry(p.sample.process, entry, p.sample.vocabulary, memory.bias_filter,

@@ -185,24 +185,26 @@ std::vector<jit::KernelSource> sample_kernel_sources(const std::string& arch) {
   return sources;
 }
 
-SampleKernel choose_sample_kernel(const std::string& arch, DType logits, std::int64_t vocabulary,
-                                  const SamplingArgs& args) {
-  if (args.input == SamplingInput::probabilities) return SampleKernel::probabilities;
-  if (any_wanted(args.outputs)) return SampleKernel::outputs;
+bool filters_by_logits(const SamplingArgs& args) {
   const auto may_be_on = [](const PerRow<float>& argument, bool on) {
     return argument.tensor.defined() || on;
   };
   const float typical_p = args.typical_p.value;
-  // Filters other than by the logits' order, and those that act on what such ones kept.
-  const bool others =
-      args.order == FilterOrder::llamacpp ||
-      may_be_on(args.typical_p, typical_p > 0 && typical_p < 1) ||
-      (args.order == FilterOrder::vllm && may_be_on(args.min_p, args.min_p.value > 0));
+  return args.order != FilterOrder::llamacpp &&
+         !may_be_on(args.typical_p, typical_p > 0 && typical_p < 1) &&
+         !(args.order == FilterOrder::vllm && may_be_on(args.min_p, args.min_p.value > 0));
+}
+
+SampleKernel choose_sample_kernel(const std::string& arch, DType logits, std::int64_t vocabulary,
+                                  const SamplingArgs& args) {
+  if (args.input == SamplingInput::probabilities) return SampleKernel::probabilities;
+  if (any_wanted(args.outputs)) return SampleKernel::outputs;
   const SampleKernel cluster = logits != DType::f32 && changes_logits(args)
                                    ? SampleKernel::cluster_f32
                                    : SampleKernel::cluster;
   return has_sample_clusters(arch) &&
-                 fits_sample_cluster(stored_dtype(cluster, logits), vocabulary) && !others
+                 fits_sample_cluster(stored_dtype(cluster, logits), vocabulary) &&
+                 filters_by_logits(args)
              ? cluster
              : SampleKernel::block;
 }

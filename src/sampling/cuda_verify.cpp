@@ -32,12 +32,17 @@ constexpr KernelTraits kTraits[kVerifyKernels] = {
     {"maxima", "verify_chunks", tw::kChunkThreads, 4, tw::kChunkSharedBytes},
     {"masses", "verify_chunks", tw::kChunkThreads, 4, tw::kChunkSharedBytes},
     {"cluster", "verify_cluster", tw::kChunkThreads, 4, tw::kChunkSharedBytes},
+    {"filtered", "verify_filtered", tw::kClusterThreads, 3, tw::kClusterSharedBytes},
     {"decisions", "verify_draws", tw::kChunkThreads, 1, tw::kSampleSharedBytes},
     {"draws", "verify_draws", tw::kChunkThreads, 3, tw::kVerifySharedBytes},
 };
 
 const KernelTraits& traits_of(VerifyKernel kernel) {
   return kTraits[static_cast<int>(kernel)];
+}
+
+bool is_cluster(VerifyKernel kernel) {
+  return kernel == VerifyKernel::cluster || kernel == VerifyKernel::filtered;
 }
 
 const jit::KernelHandle& handle_of(VerifyKernel kernel, DType target) {
@@ -94,6 +99,9 @@ VerifyKernels verify_kernels(const std::string& arch, const VerifyCall& call) {
   static constexpr VerifyKernel kTrees[] = {VerifyKernel::rows, VerifyKernel::requests};
   static constexpr VerifyKernel kFiltered[] = {VerifyKernel::rows, VerifyKernel::decisions,
                                                VerifyKernel::draws};
+  static constexpr VerifyKernel kClusterTrees[] = {VerifyKernel::filtered, VerifyKernel::requests};
+  static constexpr VerifyKernel kClusterFiltered[] = {VerifyKernel::filtered,
+                                                      VerifyKernel::decisions, VerifyKernel::draws};
   static constexpr VerifyKernel kUnfiltered[] = {VerifyKernel::maxima, VerifyKernel::masses,
                                                  VerifyKernel::decisions, VerifyKernel::draws};
   static constexpr VerifyKernel kClusters[] = {VerifyKernel::cluster, VerifyKernel::decisions,
@@ -101,8 +109,12 @@ VerifyKernels verify_kernels(const std::string& arch, const VerifyCall& call) {
   const std::int64_t vocabulary = call.vocabulary();
   const std::int64_t steps = divide_up(vocabulary, std::int64_t{tw::kChunks} * tw::kChunkStep);
   const auto chunk = static_cast<std::int32_t>(steps * tw::kChunkStep);
-  if (call.is_tree()) return {kTrees, chunk};
-  if (!is_unfiltered(call)) return {kFiltered, chunk};
+  const bool in_clusters = call.args.input == VerifyInput::logits && has_sample_clusters(arch) &&
+                           fits_sample_cluster(DType::f32, vocabulary) &&
+                           filters_by_logits(call.args.sampling);
+  if (call.is_tree()) return {in_clusters ? std::span(kClusterTrees) : std::span(kTrees), chunk};
+  if (!is_unfiltered(call))
+    return {in_clusters ? std::span(kClusterFiltered) : std::span(kFiltered), chunk};
   // Probabilities need no largest one.
   if (call.args.input == VerifyInput::probabilities)
     return {std::span(kUnfiltered).subspan(1), chunk};
@@ -123,7 +135,7 @@ jit::KernelSource verify_kernel_source(VerifyKernel kernel, DType target) {
   source.entries = {source.name};
   source.budget.max_registers = 65536 / traits.threads / traits.blocks;
   source.shared_bytes = traits.shared_bytes;
-  source.large_clusters = kernel == VerifyKernel::cluster;
+  source.large_clusters = is_cluster(kernel);
   source.source = fmt::format(
       "#include \"sampling/{0}.h\"\n"
       "using namespace tw;\n"
@@ -140,7 +152,7 @@ std::vector<jit::KernelSource> verify_kernel_sources(const std::string& arch) {
   for (const DType dtype : kDTypes) {
     for (int i = 0; i < kVerifyKernels; ++i) {
       const auto kernel = static_cast<VerifyKernel>(i);
-      if (kernel != VerifyKernel::cluster || has_sample_clusters(arch))
+      if (!is_cluster(kernel) || has_sample_clusters(arch))
         sources.push_back(verify_kernel_source(kernel, dtype));
     }
   }
@@ -192,6 +204,11 @@ CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall
     case VerifyKernel::rows:
       launch.grid = cuda_count(rows, "rows");
       break;
+    case VerifyKernel::filtered:
+      launch.cluster = sample_cluster_size(DType::f32, rows, call.vocabulary());
+      params.sample.warp_logits = cluster_warp_logits(launch.cluster, call.vocabulary());
+      launch.grid = cuda_count(rows * launch.cluster, "blocks of threads");
+      break;
     case VerifyKernel::requests:
     case VerifyKernel::decisions:
       launch.grid = params.requests;
@@ -216,13 +233,12 @@ void verify_on_cuda(const VerifyCall& call) {
   for (const VerifyKernel kernel : kernels.list) {
     const CudaLaunch<tw::VerifyParams> launch = verify_launch(kernel, call, kernels.chunk);
     if (launch.grid == 0) return;
-    const bool cluster = kernel == VerifyKernel::cluster;
     handle_of(kernel, call.target.dtype)
         .on(device)
         .launch({.grid = static_cast<unsigned>(launch.grid),
                  .block = static_cast<unsigned>(launch.block),
                  .shared_bytes = static_cast<unsigned>(launch.shared_bytes),
-                 .cluster = cluster ? static_cast<unsigned>(launch.cluster) : 0},
+                 .cluster = is_cluster(kernel) ? static_cast<unsigned>(launch.cluster) : 0},
                 call.args.sampling.stream, launch.params);
   }
 }

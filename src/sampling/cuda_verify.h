@@ -22,10 +22,11 @@ enum class VerifyKernel : std::uint8_t {
   maxima,
   masses,
   cluster,
+  filtered,
   decisions,
   draws
 };
-inline constexpr int kVerifyKernels = 7;
+inline constexpr int kVerifyKernels = 8;
 
 // Those of a call on an architecture, in their order.
 struct VerifyKernels {

@@ -10,6 +10,7 @@
 #include "sampling/residual.h"
 #include "sampling/verify_cluster.h"
 #include "sampling/verify_draws.h"
+#include "sampling/verify_filtered.h"
 #include "sampling/verify_requests.h"
 #include "sampling/verify_support.h"
 
@@ -28,6 +29,7 @@ Kernel kernel_of(VerifyKernel kernel) {
       [](tw::VerifyParams p) { tw::verify_maxima<T>(p); },
       [](tw::VerifyParams p) { tw::verify_masses<T>(p); },
       [](tw::VerifyParams p) { tw::verify_cluster<T>(p); },
+      [](tw::VerifyParams p) { tw::verify_filtered<T>(p); },
       [](tw::VerifyParams p) { tw::verify_decisions<T>(p); },
       [](tw::VerifyParams p) { tw::verify_draws<T>(p); }};
   return kKernels[static_cast<int>(kernel)];
@@ -405,6 +407,7 @@ TEST(VerifyKernels, AreChosenByWhatActsOnRows) {
   EXPECT_EQ(first(), VerifyKernel::maxima);
   sampling.top_k = 99;
   EXPECT_EQ(first(), VerifyKernel::rows);
+  EXPECT_EQ(first("sm_90a"), VerifyKernel::filtered);
   inputs.args.input = VerifyInput::probabilities;
   EXPECT_EQ(first(), VerifyKernel::masses);
   inputs.args.input = VerifyInput::logits;
@@ -415,6 +418,7 @@ TEST(VerifyKernels, AreChosenByWhatActsOnRows) {
   sampling.top_p = 1;
   sampling.typical_p = 0.5F;
   EXPECT_EQ(first(), VerifyKernel::rows);
+  EXPECT_EQ(first("sm_90a"), VerifyKernel::rows);
   sampling.typical_p = 1;
   sampling.output_counts = top_p.view();
   EXPECT_EQ(first(), VerifyKernel::rows);
@@ -464,7 +468,7 @@ TEST(VerifyKernels, OneOfEachForEveryDType) {
   EXPECT_EQ(verify_kernel_name(VerifyKernel::rows, DType::bf16), "verify_rows_bf16");
   EXPECT_EQ(verify_kernel_name(VerifyKernel::requests, DType::f32), "verify_requests_float");
   EXPECT_EQ(verify_kernel_sources("sm_80").size(), 18U);
-  EXPECT_EQ(verify_kernel_sources("sm_90a").size(), 21U);
+  EXPECT_EQ(verify_kernel_sources("sm_90a").size(), 24U);
 }
 
 }  // namespace
