@@ -47,12 +47,12 @@ TW_DEVICE RowLeft filter_row(const ClusterRow<Stored>& row, Order order, const R
                              const Extremes& extremes, bool infinite, const WeightScale& scale,
                              BinTurns& turns) {
   RowLeft left{-kInfinity, kMostListed + 1, 0, 0};
+  bool again = false;
 #pragma unroll 1
   for (; left.turn < 3; ++left.turn) {
     const Filter filter = filter_of_turn(order, left.turn);
     if (filter == Filter::min_p || is_off(filter, numbers, row.count)) continue;
     const bool counts = filter == Filter::top_k;
-    const bool again = left.turn > 0;
     if (counts && !infinite && is_listed(row, numbers.top_k)) {
       left.listed = list_largest(row, left.threshold, numbers.top_k, again, extremes);
     } else if (!counts && !infinite && left.threshold == -kInfinity && is_peaked(row, scale)) {
@@ -68,6 +68,7 @@ TW_DEVICE RowLeft filter_row(const ClusterRow<Stored>& row, Order order, const R
       }
     }
     if (left.listed <= kMostListed) break;
+    again = true;
   }
   return left;
 }
