@@ -48,6 +48,16 @@ TW_DEVICE void mbarrier_arrive_expect(Mbarrier* mbarrier, u32 bytes) {
       "r"(bytes)
       : "memory");
 }
+// The same for this thread where `arrives`, without a branch.
+TW_DEVICE void mbarrier_arrive_expect_if(bool arrives, Mbarrier* mbarrier, u32 bytes) {
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "setp.ne.u32 p, %2, 0;\n"
+      "@p mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n}" ::"r"(
+          shared_address(mbarrier)),
+      "r"(bytes), "r"(static_cast<u32>(arrives))
+      : "memory");
+}
 // Whether the phase of this parity has ended; may wait a while for it.
 TW_DEVICE bool mbarrier_try_wait(Mbarrier* mbarrier, u32 parity) {
   u32 passed;

@@ -169,17 +169,29 @@ struct Extremes {
   float of_thread;  // the largest one of this thread
 };
 
+// Empties what blocks tell each other, and arrives at the cluster.
+TW_DEVICE void begin_cluster(ClusterMemory& memory) {
+  memory.bins[0][thread_id()] = {0, 0};
+  if (thread_id() == 0) memory.nan = memory.num_listed = 0;
+  arrive_at_cluster();
+}
+
+// What is said of an entry's rows, by one thread.
+TW_DEVICE void keep_numbers(ClusterMemory& memory, const SampleParams& p, i64 entry) {
+  memory.numbers = numbers_of_entry(p, entry);
+  memory.scale = scale_of_temperature(memory.numbers.temperature);
+}
+
 // Asks for a warp's part of the row, where it can be copied as it is: before anything else is
 // known, as nothing takes as long.
 template <typename Stored>
 TW_DEVICE void ask_for_row(const ClusterRow<Stored>& row, const Stored* logits) {
-  if (lane_id() == 0) {
-    Mbarrier* const landed = &row.memory.landed[warp_of_thread()];
-    mbarrier_init(landed, 1);
-    const u32 bytes = static_cast<u32>(row.num() * sizeof(Stored)) / 16 * 16;
-    mbarrier_arrive_expect(landed, bytes);
-    if (bytes > 0) copy_bulk(row.logits(), logits + row.begin(), bytes, landed);
-  }
+  Mbarrier* const landed = &row.memory.landed[warp_of_thread()];
+  const u32 bytes = static_cast<u32>(row.num() * sizeof(Stored)) / 16 * 16;
+  if (lane_id() == 0) mbarrier_init(landed, 1);
+  sync_warp();
+  mbarrier_arrive_expect_if(lane_id() == 0, landed, bytes);
+  if ((lane_id() == 0) & (bytes > 0)) copy_bulk(row.logits(), logits + row.begin(), bytes, landed);
   sync_warp();
 }
 // A block must not end before.
@@ -291,14 +303,16 @@ TW_DEVICE Extremes read_row(const ClusterRow<Stored>& row, const T* logits, bool
   return {of_order_key(warp_max(first)), of_order_key(warp_min(last)), of_thread};
 }
 
-// A row whose largest logit is +inf: all mass lies on such ones, evenly.
+// A row whose largest logit is +inf: all mass lies on such ones, evenly. What the row's extremes
+// are then: what is not infinite is -inf, and in the last of the bins.
 template <typename Stored>
-TW_DEVICE void keep_infinite(const ClusterRow<Stored>& row) {
+TW_DEVICE Extremes keep_infinite(const ClusterRow<Stored>& row, const Extremes& extremes) {
   row.for_runs([&](i32, const float(&values)[kEach], Stored* to) {
 #pragma unroll
     for (i32 j = 0; j < kEach; ++j)
       to[j] = from_float<Stored>(values[j] == kInfinity ? 0.0F : -kInfinity);
   });
+  return {0, -kInfinity, extremes.of_thread == kInfinity ? 0.0F : -kInfinity};
 }
 
 }  // namespace tw

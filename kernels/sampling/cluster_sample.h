@@ -94,9 +94,7 @@ TW_DEVICE void cluster_sample(const SampleParams& p) {
   if constexpr (kIsSame<Stored, T>) {
     if (asked) ask_for_row(row, logits);
   }
-  memory.bins[0][thread_id()] = {0, 0};
-  if (thread_id() == 0) memory.nan = memory.num_listed = 0;
-  arrive_at_cluster();
+  begin_cluster(memory);
   i64 entry;
   if (!find_entry(p, index, entry)) {
     if (tells) {
@@ -112,10 +110,7 @@ TW_DEVICE void cluster_sample(const SampleParams& p) {
   if (asked) wait_for_row(row);
   Extremes extremes = read_row(row, logits, asked, p.aligned != 0, [&] {
     // By threads that store no results.
-    if (thread_id() == kClusterThreads - 1) {
-      memory.numbers = numbers_of_entry(p, entry);
-      memory.scale = scale_of_temperature(memory.numbers.temperature);
-    }
+    if (thread_id() == kClusterThreads - 1) keep_numbers(memory, p, entry);
     if (thread_id() == kClusterThreads - 1 - kWarpSize)
       memory.random = sampling_bits(value_of_entry(p.seeds, entry), value_of_entry(p.steps, entry));
   });
@@ -137,11 +132,7 @@ TW_DEVICE void cluster_sample(const SampleParams& p) {
     return;
   }
   const bool infinite = extremes.largest == kInfinity;
-  if (infinite) {
-    keep_infinite(row);
-    // What is not infinite is -inf now, and in the last of the bins.
-    extremes = {0, -kInfinity, extremes.of_thread == kInfinity ? 0.0F : -kInfinity};
-  }
+  if (infinite) extremes = keep_infinite(row, extremes);
   const WeightScale scale{extremes.largest, memory.scale};
   BinTurns turns{0};
   const RowLeft left = filter_row(row, p.order, numbers, extremes, infinite, scale, turns);

@@ -57,12 +57,8 @@ TW_DEVICE void cluster_top_k(const TopKParams& p) {
   const T* const logits = static_cast<const T*>(p.logits) + index * p.logits_stride;
   const bool asked = p.aligned != 0;
   if (asked) ask_for_row(row, logits);
-  memory.bins[0][thread_id()] = {0, 0};
-  if (thread_id() == 0) {
-    memory.nan = memory.num_listed = 0;
-    memory.process = LogitProcess{};
-  }
-  arrive_at_cluster();
+  if (thread_id() == 0) memory.process = LogitProcess{};
+  begin_cluster(memory);
   sync_block();
   if (asked) wait_for_row(row);
   const Extremes extremes = read_row(row, logits, asked, asked, [] {});

@@ -59,9 +59,7 @@ TW_DEVICE void verify_filtered(const VerifyParams& p) {
   if constexpr (kIsSame<T, float>) {
     if (asked) ask_for_row(row, logits);
   }
-  memory.bins[0][thread_id()] = {0, 0};
-  if (thread_id() == 0) memory.nan = memory.num_listed = 0;
-  arrive_at_cluster();
+  begin_cluster(memory);
   const bool good = process_of_entry(p.sample.process, entry, p.sample.vocabulary,
                                      memory.bias_filter, memory.process);
   if (has_masks(p)) {
@@ -70,10 +68,7 @@ TW_DEVICE void verify_filtered(const VerifyParams& p) {
   }
   if (asked) wait_for_row(row);
   Extremes extremes = read_row(row, logits, asked, aligned, [&] {
-    if (thread_id() == kClusterThreads - 1) {
-      memory.numbers = numbers_of_entry(p.sample, entry);
-      memory.scale = scale_of_temperature(memory.numbers.temperature);
-    }
+    if (thread_id() == kClusterThreads - 1) keep_numbers(memory, p.sample, entry);
   });
   const RowNumbers& numbers = memory.numbers;
   const bool infinite = extremes.largest == kInfinity;
@@ -90,10 +85,7 @@ TW_DEVICE void verify_filtered(const VerifyParams& p) {
     summary.infinite = 0;
     summary.certain = find_arg_max(row, extremes);
   } else {
-    if (infinite) {
-      keep_infinite(row);
-      extremes = {0, -kInfinity, extremes.of_thread == kInfinity ? 0.0F : -kInfinity};
-    }
+    if (infinite) extremes = keep_infinite(row, extremes);
     const WeightScale scale{extremes.largest, memory.scale};
     const Kept all{-kInfinity, kLastId};
     const u64 least = least_of_row(numbers, scale);

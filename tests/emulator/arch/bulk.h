@@ -27,6 +27,9 @@ TW_DEVICE void mbarrier_arrive_if(bool arrives, Mbarrier* mbarrier) {
 TW_DEVICE void mbarrier_arrive_expect(Mbarrier* mbarrier, u32 bytes) {
   emulator::arrive_at_mbarrier(&mbarrier->state, bytes);
 }
+TW_DEVICE void mbarrier_arrive_expect_if(bool arrives, Mbarrier* mbarrier, u32 bytes) {
+  if (arrives) mbarrier_arrive_expect(mbarrier, bytes);
+}
 TW_DEVICE bool mbarrier_try_wait(Mbarrier* mbarrier, u32 parity) {
   return emulator::mbarrier_passed(&mbarrier->state, parity);
 }

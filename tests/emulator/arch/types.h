@@ -39,13 +39,13 @@ struct f8e5m2 {
 // NOLINTEND(readability-identifier-naming)
 
 // Words of any type's elements, as for nvcc, which takes no notice of types here.
-struct [[gnu::may_alias]] alignas(16) Bytes16 {
+struct alignas(16) Bytes16 {
   u32 word[4];
-};
+} __attribute__((may_alias));
 
-struct [[gnu::may_alias]] alignas(8) Bytes8 {
+struct alignas(8) Bytes8 {
   u32 word[2];
-};
+} __attribute__((may_alias));
 
 // A tensor of which bulk copies take boxes (arch/bulk.h): what the driver makes of its description.
 struct alignas(64) BoxMap {
