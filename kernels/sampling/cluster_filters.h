@@ -12,9 +12,9 @@ TW_DEVICE i32 find_arg_max(const ClusterRow<Stored>& row, const Extremes& extrem
   ClusterMemory& memory = row.memory;
   u32 best = ~0U;
   if (any_of_warp(extremes.of_thread == extremes.largest)) {
-    row.for_values([&](i32 id, const float(&values)[kEach]) {
+    row.for_values([&](i32 id, const float(&values)[kClusterRun]) {
 #pragma unroll
-      for (i32 j = kEach - 1; j >= 0; --j) {
+      for (i32 j = kClusterRun - 1; j >= 0; --j) {
         if ((values[j] == extremes.largest) & (static_cast<u32>(id + j) < best))
           best = static_cast<u32>(id + j);
       }

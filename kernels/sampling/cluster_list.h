@@ -17,10 +17,10 @@ struct WarpList {
 
   // A run's entries that are `there`. num_listed counts those that it has no place for, too, but
   // not all of them.
-  TW_DEVICE void add(i32 id, const float (&values)[kEach], const bool (&there)[kEach]) {
+  TW_DEVICE void add(i32 id, const float (&values)[kClusterRun], const bool (&there)[kClusterRun]) {
     u32 before = 0, of_run = 0;
 #pragma unroll
-    for (i32 j = 0; j < kEach; ++j) {
+    for (i32 j = 0; j < kClusterRun; ++j) {
       const u32 lanes = ballot(there[j]);
       before += static_cast<u32>(count_bits(lanes & ((1U << lane_id()) - 1)));
       of_run += static_cast<u32>(count_bits(lanes));
@@ -36,7 +36,7 @@ struct WarpList {
     full = at + of_run > kMostListed;
     at += before;
 #pragma unroll
-    for (i32 j = 0; j < kEach; ++j) {
+    for (i32 j = 0; j < kClusterRun; ++j) {
       if (there[j] & (at < kMostListed)) {
         const u64 entry = entry_of(values[j], id + j);
         if (kLeaders) {
@@ -108,26 +108,6 @@ TW_DEVICE void sort_list(u64* list, u64* sorted, i32 count) {
   sync_block();
 }
 
-// Sums over the threads of the block, each up to this one, and of all.
-struct BlockSum {
-  u64 up_to;
-  u64 total;
-};
-TW_DEVICE BlockSum sum_up_to_thread(u64 (&of_warps)[kClusterWarps], u64 value) {
-  BlockSum sum = {sum_up_to_lane(value), 0};
-  if (lane_id() == kWarpSize - 1) of_warps[warp_of_thread()] = sum.up_to;
-  sync_block();
-  u64 before = 0;
-#pragma unroll
-  for (i32 warp = 0; warp < kClusterWarps; ++warp) {
-    const u64 of_warp = of_warps[warp];
-    sum.total += of_warp;
-    before += warp < warp_of_thread() ? of_warp : 0;
-  }
-  sum.up_to += before;
-  return sum;
-}
-
 // The entry of the sorted list at which the sum reaches `rest`, the last one to be kept.
 struct LastKept {
   u64 entry;
@@ -142,7 +122,7 @@ TW_DEVICE LastKept last_of_sorted(ClusterMemory& memory, const u64* sorted, i32 
     last = static_cast<u64>(i) + 1 == rest;
   } else {
     const u64 weight = i < count ? token_weight(value_of_entry(entry), scale) : 0;
-    const u64 up_to = sum_up_to_thread(memory.of_warps[0], weight).up_to;
+    const u64 up_to = sum_up_to_thread<kClusterWarps>(memory.of_warps[0], weight).up_to;
     last = up_to >= rest && up_to - weight < rest;
   }
   if (last) {
@@ -180,7 +160,7 @@ TW_DEVICE ListLeft filter_list(ClusterMemory& memory, Order order, u64* sorted, 
       left.count = numbers.top_k < left.count ? numbers.top_k : left.count;
     } else if (filter == Filter::top_p) {
       const u64 mine = thread_id() < left.count ? left.weight : 0;
-      const BlockSum sum = sum_up_to_thread(memory.of_warps[0], mine);
+      const BlockSum sum = sum_up_to_thread<kClusterWarps>(memory.of_warps[0], mine);
       if (target == 0) target = mass_target(numbers.top_p, sum.total);
       if (sum.up_to >= target && sum.up_to - mine < target) memory.window[0] = thread_id() + 1;
       sync_block();
@@ -197,7 +177,7 @@ TW_DEVICE void store_draw_of_list(const SampleParams& p, i64 index, ClusterMemor
   // Of tokens with lower ids; what was listed is not needed any more.
   u64* weights = memory.own();
   weights[thread_id()] = left.weight;
-  const u64 total = sum_up_to_thread(memory.of_warps[1], left.weight).total;
+  const u64 total = sum_up_to_thread<kClusterWarps>(memory.of_warps[1], left.weight).total;
   if (thread_id() >= left.count) return;
   const u64 drawn = multiply_high(memory.random, total);
   u64 before = 0;

@@ -17,8 +17,8 @@
 namespace tw {
 
 inline constexpr i32 kClusterWarps = kClusterThreads / kWarpSize;
-inline constexpr i32 kEach = 4;  // neighbouring logits of a thread
-inline constexpr i32 kStep = kWarpSize * kEach;
+inline constexpr i32 kClusterRun = 4;  // neighbouring logits of a thread
+inline constexpr i32 kClusterStep = kWarpSize * kClusterRun;
 inline constexpr i32 kWarps = kMostBlocks * kClusterWarps;  // of a cluster
 // A group is half of a warp: of each the largest logit is known.
 inline constexpr i32 kGroups = 2 * kWarps;
@@ -85,7 +85,7 @@ struct ClusterRow {
   i32 warp_logits;
   i32 warp;  // of the cluster
 
-  // `warp_logits`: a multiple of kStep. By whole warps.
+  // `warp_logits`: a multiple of kClusterStep. By whole warps.
   TW_DEVICE ClusterRow(ClusterMemory& shared, i32 logits, i32 logits_of_warp)
       : memory(shared),
         count(logits),
@@ -103,36 +103,36 @@ struct ClusterRow {
     const i32 rest = count - begin();
     return rest < 0 ? 0 : rest < warp_logits ? rest : warp_logits;
   }
-  TW_DEVICE i32 steps() const { return (num() + kStep - 1) / kStep; }
+  TW_DEVICE i32 steps() const { return (num() + kClusterStep - 1) / kClusterStep; }
   TW_DEVICE Stored* logits() const {
     return reinterpret_cast<Stored*>(memory.logits) + warp % kClusterWarps * warp_logits;
   }
-  TW_DEVICE Stored* logits_of_lane() const { return logits() + lane_id() * kEach; }
+  TW_DEVICE Stored* logits_of_lane() const { return logits() + lane_id() * kClusterRun; }
 
-  // body(id, values, logits) for a warp's runs of kEach, by its lanes together. Behind the row's
-  // end is what is not kept.
+  // body(id, values, logits) for a warp's runs of kClusterRun, by its lanes together. Behind the
+  // row's end is what is not kept.
   template <typename Body>
   TW_DEVICE void for_runs(const Body& body) const {
     const i32 ends = steps();
     Stored* logits = logits_of_lane();
-    i32 id = begin() + lane_id() * kEach;
-    Run<Stored, kEach> next = read_run<kEach>(logits);
+    i32 id = begin() + lane_id() * kClusterRun;
+    Run<Stored, kClusterRun> next = read_run<kClusterRun>(logits);
 #pragma unroll 1
     for (i32 step = 0; step < ends; ++step) {
-      float values[kEach];
+      float values[kClusterRun];
       unpack_run(next, values);
       // One ahead: a block has few warps, and shared memory takes as long as many instructions.
-      Stored* const ahead = logits + (step + 1 < ends ? kStep : 0);
-      next = read_run<kEach>(ahead);
+      Stored* const ahead = logits + (step + 1 < ends ? kClusterStep : 0);
+      next = read_run<kClusterRun>(ahead);
       body(id, values, logits);
       logits = ahead;
-      id += kStep;
+      id += kClusterStep;
     }
   }
   // body(id, values)
   template <typename Body>
   TW_DEVICE void for_values(const Body& body) const {
-    for_runs([&](i32 id, const float(&values)[kEach], const Stored*) { body(id, values); });
+    for_runs([&](i32 id, const float(&values)[kClusterRun], const Stored*) { body(id, values); });
   }
 
   // What a warp of the cluster has left in its block.
@@ -148,8 +148,8 @@ struct ClusterRow {
 };
 
 template <typename Stored>
-TW_DEVICE void keep_run(const float (&run)[kEach], Stored* to) {
-  const Run<Stored, kEach> packed = pack_run<Stored>(run);
+TW_DEVICE void keep_run(const float (&run)[kClusterRun], Stored* to) {
+  const Run<Stored, kClusterRun> packed = pack_run<Stored>(run);
   if constexpr (sizeof(Stored) == 4) {
     store_16(to, {packed.words[0], packed.words[1], packed.words[2], packed.words[3]});
   } else {
@@ -213,17 +213,18 @@ TW_DEVICE void copy_logits(const ClusterRow<Stored>& row, const T* logits, bool 
     done = num - num % static_cast<i32>(16 / sizeof(T));
   } else if (aligned) {
     constexpr i32 kAhead = 32 / sizeof(T);
-    const i32 at = lane_id() * kEach;
+    const i32 at = lane_id() * kClusterRun;
 #pragma unroll 1
-    for (; done + kAhead * kStep <= num; done += kAhead * kStep) {
-      Run<T, kEach> runs[kAhead];
+    for (; done + kAhead * kClusterStep <= num; done += kAhead * kClusterStep) {
+      Run<T, kClusterRun> runs[kAhead];
 #pragma unroll
-      for (i32 i = 0; i < kAhead; ++i) runs[i] = read_run<kEach>(logits + done + i * kStep + at);
+      for (i32 i = 0; i < kAhead; ++i)
+        runs[i] = read_run<kClusterRun>(logits + done + i * kClusterStep + at);
 #pragma unroll
       for (i32 i = 0; i < kAhead; ++i) {
-        float run[kEach];
+        float run[kClusterRun];
         unpack_run(runs[i], run);
-        keep_run(run, to + done + i * kStep + at);
+        keep_run(run, to + done + i * kClusterStep + at);
       }
     }
   }
@@ -233,7 +234,7 @@ TW_DEVICE void copy_logits(const ClusterRow<Stored>& row, const T* logits, bool 
   sync_warp();
   // By one of the others, so that the extremes are theirs.
   const Stored some = to[0];
-  for (i32 at = num + lane_id(); at < row.steps() * kStep; at += kWarpSize) to[at] = some;
+  for (i32 at = num + lane_id(); at < row.steps() * kClusterStep; at += kWarpSize) to[at] = some;
   sync_warp();
 }
 
@@ -247,9 +248,9 @@ TW_DEVICE Extremes read_row(const ClusterRow<Stored>& row, const T* logits, bool
   const LogitProcess& process = memory.process;
   copy_logits(row, logits, asked, aligned);
   if (kIsSame<Stored, float> && changes_logits(process)) {
-    row.for_runs([&](i32 id, const float(&)[kEach], Stored* to) {
+    row.for_runs([&](i32 id, const float(&)[kClusterRun], Stored* to) {
 #pragma unroll 1
-      for (i32 j = 0; j < kEach; ++j) {
+      for (i32 j = 0; j < kClusterRun; ++j) {
         to[j] = from_float<Stored>(
             id + j < row.count ? process_logit(process, id + j, to_float(to[j])) : -kInfinity);
       }
@@ -257,10 +258,10 @@ TW_DEVICE Extremes read_row(const ClusterRow<Stored>& row, const T* logits, bool
   }
   float largest = -kInfinity, least = kInfinity;
   bool nan = false;
-  row.for_runs([&](i32, const float(&values)[kEach], Stored* to) {
-    float run[kEach];
+  row.for_runs([&](i32, const float(&values)[kClusterRun], Stored* to) {
+    float run[kClusterRun];
 #pragma unroll
-    for (i32 j = 0; j < kEach; ++j) {
+    for (i32 j = 0; j < kClusterRun; ++j) {
       nan |= values[j] != values[j];
       run[j] = clean_logit(values[j]);
       largest = max_of(largest, run[j]);
@@ -298,7 +299,8 @@ TW_DEVICE Extremes read_row(const ClusterRow<Stored>& row, const T* logits, bool
   }
   // Behind the row's end nothing is kept.
   Stored* const place = row.logits();
-  for (i32 at = row.num() + lane_id(); at < row.steps() * kStep; at += kWarpSize) drop(place + at);
+  for (i32 at = row.num() + lane_id(); at < row.steps() * kClusterStep; at += kWarpSize)
+    drop(place + at);
   sync_warp();
   return {of_order_key(warp_max(first)), of_order_key(warp_min(last)), of_thread};
 }
@@ -307,9 +309,9 @@ TW_DEVICE Extremes read_row(const ClusterRow<Stored>& row, const T* logits, bool
 // are then: what is not infinite is -inf, and in the last of the bins.
 template <typename Stored>
 TW_DEVICE Extremes keep_infinite(const ClusterRow<Stored>& row, const Extremes& extremes) {
-  row.for_runs([&](i32, const float(&values)[kEach], Stored* to) {
+  row.for_runs([&](i32, const float(&values)[kClusterRun], Stored* to) {
 #pragma unroll
-    for (i32 j = 0; j < kEach; ++j)
+    for (i32 j = 0; j < kClusterRun; ++j)
       to[j] = from_float<Stored>(values[j] == kInfinity ? 0.0F : -kInfinity);
   });
   return {0, -kInfinity, extremes.of_thread == kInfinity ? 0.0F : -kInfinity};

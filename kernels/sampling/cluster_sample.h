@@ -14,9 +14,9 @@ template <typename Stored>
 TW_DEVICE void store_draw(const SampleParams& p, i64 index, const ClusterRow<Stored>& row,
                           float threshold, u64 least, const WeightScale& scale) {
   ClusterMemory& memory = row.memory;
-  const auto weigh_run = [&](const float(&values)[kEach], u64(&weights)[kEach]) {
+  const auto weigh_run = [&](const float(&values)[kClusterRun], u64(&weights)[kClusterRun]) {
 #pragma unroll
-    for (i32 j = 0; j < kEach; ++j) {
+    for (i32 j = 0; j < kClusterRun; ++j) {
       const u64 weight = values[j] >= threshold ? converted_weight(values[j], scale) : 0;
       weights[j] = weight >= least ? weight : 0;
     }
@@ -24,14 +24,14 @@ TW_DEVICE void store_draw(const SampleParams& p, i64 index, const ClusterRow<Sto
   };
   u64 mine = 0;
   if (least != 0) {
-    row.for_values([&](i32, const float(&values)[kEach]) {
-      u64 weights[kEach];
+    row.for_values([&](i32, const float(&values)[kClusterRun]) {
+      u64 weights[kClusterRun];
       mine += weigh_run(values, weights);
     });
   } else {
-    row.for_values([&](i32, const float(&values)[kEach]) {
+    row.for_values([&](i32, const float(&values)[kClusterRun]) {
 #pragma unroll
-      for (i32 j = 0; j < kEach; ++j) {
+      for (i32 j = 0; j < kClusterRun; ++j) {
         const u64 weight = converted_weight(values[j], scale);
         mine += values[j] >= threshold ? weight : 0;
       }
@@ -56,9 +56,9 @@ TW_DEVICE void store_draw(const SampleParams& p, i64 index, const ClusterRow<Sto
   while (rest >= memory.totals[warp]) rest -= memory.totals[warp++];
   if (warp != row.warp) return;
   bool done = false;
-  row.for_values([&](i32 id, const float(&values)[kEach]) {
+  row.for_values([&](i32 id, const float(&values)[kClusterRun]) {
     if (done) return;
-    u64 weights[kEach];
+    u64 weights[kClusterRun];
     const u64 of_run = weigh_run(values, weights);
     const u64 run_up_to = sum_up_to_lane(of_run);
     const u32 exceeds = ballot(run_up_to > rest);
@@ -71,7 +71,7 @@ TW_DEVICE void store_draw(const SampleParams& p, i64 index, const ClusterRow<Sto
     rest -= run_up_to - of_run;
     bool found = false;
 #pragma unroll
-    for (i32 j = 0; j < kEach; ++j) {
+    for (i32 j = 0; j < kClusterRun; ++j) {
       if (!found && rest < weights[j]) {
         store_token(p, index, id + j);
         found = true;

@@ -73,32 +73,33 @@ TW_DEVICE void add_to_bins(const ClusterRow<Stored>& row, float threshold,
   range = {max_of(range.low, threshold), max_of(range.high, threshold)};
   u64 all = 0, above = 0;
   // A lane's entries of some steps that are in the range: the last one's bits are the highest.
-  constexpr i32 kMaskSteps = 32 / kEach;
+  constexpr i32 kMaskSteps = 32 / kClusterRun;
   u32 mask = 0;
   i32 masked = 0;
   const Stored* const logits = row.logits_of_lane();
   i32 step = 0;
   const i32 steps = row.steps();
-  row.for_values([&](i32, const float(&values)[kEach]) {
-    mask >>= kEach;
+  row.for_values([&](i32, const float(&values)[kClusterRun]) {
+    mask >>= kClusterRun;
 #pragma unroll
-    for (i32 j = 0; j < kEach; ++j) {
+    for (i32 j = 0; j < kClusterRun; ++j) {
       const u64 measure = kCounts ? 1 : converted_weight(values[j], scale);
       all += values[j] >= threshold ? measure : 0;
       above += values[j] > range.high ? measure : 0;
-      mask |= (values[j] >= range.low) & !(values[j] > range.high) ? 1U << (32 - kEach + j) : 0;
+      mask |=
+          (values[j] >= range.low) & !(values[j] > range.high) ? 1U << (32 - kClusterRun + j) : 0;
     }
     ++step;
     ++masked;
     if (masked < kMaskSteps && step < steps) return;
-    const Stored* const last = logits + (step - kMaskSteps) * kStep;
+    const Stored* const last = logits + (step - kMaskSteps) * kClusterStep;
     masked = 0;
 #pragma unroll 1
     while (any_of_warp(mask != 0)) {
       const bool some = mask != 0;
       const i32 bit = some ? lowest_bit(mask) : 31;
       mask &= mask - 1;
-      const float value = to_float(last[bit / kEach * kStep + bit % kEach]);
+      const float value = to_float(last[bit / kClusterRun * kClusterStep + bit % kClusterRun]);
       const WeightExponent exponent = weight_exponent(value, scale);
       const i32 bin = bins.find(value, exponent);
       if (some & (bin < 0)) above += kCounts ? 1 : converted_weight(value, scale);
@@ -166,8 +167,8 @@ TW_DEVICE BinsOfEntries guess_window(const ClusterRow<Stored>& row, const Filter
 #pragma unroll 1
     for (i32 step = 0; step < kGuessSteps && step < steps; ++step) {
 #pragma unroll
-      for (i32 j = 0; j < kEach; ++j) {
-        const float value = to_float(logits[step * kStep + j]);
+      for (i32 j = 0; j < kClusterRun; ++j) {
+        const float value = to_float(logits[step * kClusterStep + j]);
         add(value, times,
             (value >= threshold) & (value < extremes.of_thread) & (value > -kInfinity));
       }
@@ -176,7 +177,7 @@ TW_DEVICE BinsOfEntries guess_window(const ClusterRow<Stored>& row, const Filter
   sync_cluster();
   turns.clear_other(memory);
   const u64 measure = sum_of_bin(row, filter, bins, sums, filter.counts ? 0 : kRight);
-  const BlockSum sum = sum_up_to_thread(memory.of_warps[0], measure);
+  const BlockSum sum = sum_up_to_thread<kClusterWarps>(memory.of_warps[0], measure);
   const u64 target = filter.target(sum.total);
   // Both what is kept and what is not are told the better the less they are.
   u64 margin = sum.total - target < target ? sum.total - target : target;
@@ -210,7 +211,7 @@ TW_DEVICE bool find_bin(const ClusterRow<Stored>& row, const FilterOfRow& filter
     memory.of_warps[1][warp_of_thread()] = all;
     memory.of_warps[2][warp_of_thread()] = above;
   }
-  const BlockSum sum = sum_up_to_thread(memory.of_warps[0], measure);
+  const BlockSum sum = sum_up_to_thread<kClusterWarps>(memory.of_warps[0], measure);
   u64 target = rest;
   if (begins) {
     all = above = 0;
@@ -243,17 +244,17 @@ TW_DEVICE u32 list_bin(const ClusterRow<Stored>& row, float threshold, const Bin
   const float low = max_of(range.low, threshold);
   u32 first = 0, last = ~0U;
   WarpList<false> list{memory};
-  row.for_values([&](i32 id, const float(&values)[kEach]) {
-    bool there[kEach];
+  row.for_values([&](i32 id, const float(&values)[kClusterRun]) {
+    bool there[kClusterRun];
     bool some = false;
 #pragma unroll
-    for (i32 j = 0; j < kEach; ++j) {
+    for (i32 j = 0; j < kClusterRun; ++j) {
       there[j] = (values[j] >= low) & !(values[j] > range.high);
       some |= there[j];
     }
     if (!any_of_warp(some)) return;
 #pragma unroll
-    for (i32 j = 0; j < kEach; ++j) {
+    for (i32 j = 0; j < kClusterRun; ++j) {
       there[j] &= bins.find(values[j], weight_exponent(values[j], scale)) == bin;
       const u32 key = order_key(values[j]);
       first = there[j] & (key > first) ? key : first;
@@ -275,15 +276,15 @@ TW_DEVICE u32 list_bin(const ClusterRow<Stored>& row, float threshold, const Bin
 template <typename Stored>
 TW_DEVICE void drop_ties(const ClusterRow<Stored>& row, float value, u64 count) {
   u32 seen = 0;
-  row.for_runs([&](i32, const float(&values)[kEach], Stored* to) {
+  row.for_runs([&](i32, const float(&values)[kClusterRun], Stored* to) {
     u32 ties = 0;
 #pragma unroll
-    for (i32 j = 0; j < kEach; ++j) ties += values[j] == value ? 1 : 0;
+    for (i32 j = 0; j < kClusterRun; ++j) ties += values[j] == value ? 1 : 0;
     if (!any_of_warp(ties != 0)) return;
     const u32 up_to = static_cast<u32>(sum_up_to_lane(u64{ties}));
     u32 mine = seen + up_to - ties;
 #pragma unroll
-    for (i32 j = 0; j < kEach; ++j) {
+    for (i32 j = 0; j < kClusterRun; ++j) {
       if (values[j] != value) continue;
       if (mine >= count) drop(&to[j]);
       ++mine;
@@ -309,9 +310,9 @@ TW_DEVICE void keep_largest(const ClusterRow<Stored>& row, float largest, i32 k,
                             const Extremes& extremes) {
   u32 mine = 0;
   if (any_of_warp(extremes.of_thread == largest)) {
-    row.for_values([&](i32, const float(&values)[kEach]) {
+    row.for_values([&](i32, const float(&values)[kClusterRun]) {
 #pragma unroll
-      for (i32 j = 0; j < kEach; ++j) mine += values[j] == largest ? 1 : 0;
+      for (i32 j = 0; j < kClusterRun; ++j) mine += values[j] == largest ? 1 : 0;
     });
   }
   mine = warp_sum(mine);
@@ -332,7 +333,7 @@ TW_DEVICE float apply_filter(const ClusterRow<Stored>& row, const FilterOfRow& f
       by_keys ? bins_of_keys(order_key(extremes.largest), order_key(extremes.least), 0)
               : bins_by_weight(extremes, scale);
   BinsOfEntries bins = whole;
-  if (!by_keys && row.warp_logits > kGuessSteps * kStep)
+  if (!by_keys && row.warp_logits > kGuessSteps * kClusterStep)
     bins = guess_window(row, filter, threshold, extremes, whole, scale, turns);
   bool begins = true;
   u64 rest = 0;
@@ -365,9 +366,9 @@ TW_DEVICE float apply_filter(const ClusterRow<Stored>& row, const FilterOfRow& f
       const float value = value_of_entry(last.entry);
       if (last.ties) {
         const i32 last_id = id_of_entry(last.entry);
-        row.for_runs([&](i32 id, const float(&values)[kEach], Stored* to) {
+        row.for_runs([&](i32 id, const float(&values)[kClusterRun], Stored* to) {
 #pragma unroll
-          for (i32 j = 0; j < kEach; ++j) {
+          for (i32 j = 0; j < kClusterRun; ++j) {
             if ((values[j] == value) & (id + j > last_id)) drop(&to[j]);
           }
         });
@@ -432,11 +433,11 @@ TW_DEVICE void list_from(const ClusterRow<Stored>& row, float low, const Extreme
   }
   if (!any_of_warp(extremes.of_thread >= low)) return;
   WarpList<true> list{row.memory};
-  row.for_values([&](i32 id, const float(&values)[kEach]) {
-    bool there[kEach];
+  row.for_values([&](i32 id, const float(&values)[kClusterRun]) {
+    bool there[kClusterRun];
     bool some = false;
 #pragma unroll
-    for (i32 j = 0; j < kEach; ++j) {
+    for (i32 j = 0; j < kClusterRun; ++j) {
       there[j] = values[j] >= low;
       some |= there[j];
     }
@@ -486,9 +487,9 @@ TW_DEVICE u64 list_top_p(const ClusterRow<Stored>& row, float top_p, const Weigh
   ClusterMemory& memory = row.memory;
   list_from(row, low_of_groups(row, row.groups() / 2), extremes, listed);
   u64 all = 0;
-  row.for_values([&](i32, const float(&values)[kEach]) {
+  row.for_values([&](i32, const float(&values)[kClusterRun]) {
 #pragma unroll
-    for (i32 j = 0; j < kEach; ++j) all += converted_weight(values[j], scale);
+    for (i32 j = 0; j < kClusterRun; ++j) all += converted_weight(values[j], scale);
   });
   all = sum_of_warp(all);
   if (lane_id() == 0) store_remote(&memory.totals[row.warp], 0, all);
@@ -498,8 +499,8 @@ TW_DEVICE u64 list_top_p(const ClusterRow<Stored>& row, float top_p, const Weigh
     all = thread_id() < row.warps() ? memory.totals[thread_id()] : 0;
     const u64 weight =
         thread_id() < total ? token_weight(value_of_entry(memory.own()[thread_id()]), scale) : 0;
-    all = sum_up_to_thread(memory.of_warps[0], all).total;
-    const u64 mass = sum_up_to_thread(memory.of_warps[1], weight).total;
+    all = sum_up_to_thread<kClusterWarps>(memory.of_warps[0], all).total;
+    const u64 mass = sum_up_to_thread<kClusterWarps>(memory.of_warps[1], weight).total;
     const u64 needed = mass_target(top_p, all);
     if (thread_id() < row.blocks)
       store_remote(&memory.rest, thread_id(), needed <= mass ? needed : 0);

@@ -19,9 +19,9 @@ template <typename Stored>
 TW_DEVICE i32 gather_kept(const ClusterRow<Stored>& row, float threshold, BestList& best) {
   ClusterMemory& memory = row.memory;
   u32 mine = 0;
-  row.for_values([&](i32, const float(&values)[kEach]) {
+  row.for_values([&](i32, const float(&values)[kClusterRun]) {
 #pragma unroll
-    for (i32 j = 0; j < kEach; ++j) mine += values[j] >= threshold ? 1 : 0;
+    for (i32 j = 0; j < kClusterRun; ++j) mine += values[j] >= threshold ? 1 : 0;
   });
   row.tell_all(memory.totals, u64{warp_sum(mine)});
   sync_cluster();
@@ -34,9 +34,9 @@ TW_DEVICE i32 gather_kept(const ClusterRow<Stored>& row, float threshold, BestLi
   }
   before = warp_sum(before);
   total = warp_sum(total);
-  row.for_values([&](i32 id, const float(&values)[kEach]) {
+  row.for_values([&](i32 id, const float(&values)[kClusterRun]) {
 #pragma unroll
-    for (i32 j = 0; j < kEach; ++j) {
+    for (i32 j = 0; j < kClusterRun; ++j) {
       const bool there = values[j] >= threshold;
       const u32 lanes = ballot(there);
       const i32 at = static_cast<i32>(before) + count_bits(lanes & ((1U << lane_id()) - 1));

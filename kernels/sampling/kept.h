@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What all sampling kernels are made of: which tokens a filter keeps, the order of logits as
-// integers, and sums over a warp.
+// integers, and sums over a warp or a block.
 #pragma once
 
 #include "arch/numeric.h"
@@ -57,6 +57,27 @@ TW_DEVICE u64 sum_up_to_lane(u64 value) {
     if (lane_id() >= lanes) value += before;
   }
   return value;
+}
+
+// Sums over the threads of the block, each up to this one, and of all.
+struct BlockSum {
+  u64 up_to;
+  u64 total;
+};
+template <i32 warps>
+TW_DEVICE BlockSum sum_up_to_thread(u64* of_warps, u64 value) {
+  BlockSum sum = {sum_up_to_lane(value), 0};
+  if (lane_id() == kWarpSize - 1) of_warps[warp_of_thread()] = sum.up_to;
+  sync_block();
+  u64 before = 0;
+#pragma unroll
+  for (i32 warp = 0; warp < warps; ++warp) {
+    const u64 of_warp = of_warps[warp];
+    sum.total += of_warp;
+    before += warp < warp_of_thread() ? of_warp : 0;
+  }
+  sum.up_to += before;
+  return sum;
 }
 
 }  // namespace tw

@@ -1,101 +1,123 @@
 // SPDX-License-Identifier: Apache-2.0
-// verify_maxima() and verify_masses() in one on Hopper and later: a cluster has a row of logits,
-// each of its blocks a chunk in registers, so that the row is read once.
+// verify_rows() of logits on Hopper and later, for filters by the logits' order, if any: a cluster
+// has a row, which is read once.
 #pragma once
 
-#include "arch/cluster.h"
-#include "sampling/verify_chunks.h"
+#include "sampling/cluster_filters.h"
+#include "sampling/verify_rows.h"
 
 namespace tw {
 
-struct VerifyClusterMemory {
-  u64 of_warps[kChunkThreads / kWarpSize];
-  u64 maxima[kChunks];  // of the cluster's blocks
-};
-static_assert(sizeof(VerifyClusterMemory) <= kChunkSharedBytes);
-
-template <typename T>
-TW_DEVICE void verify_cluster(const VerifyParams& p) {
-  VerifyClusterMemory& memory = *reinterpret_cast<VerifyClusterMemory*>(shared_memory());
-  Chunk chunk;
-  i64 entry;
-  // The same for all blocks of a cluster.
-  if (!find_chunk(p, chunk) || !find_entry(p.sample, chunk.request, entry)) return;
-  arrive_at_cluster();
-  constexpr i32 kRuns = kClusterChunk / (kChunkThreads * kRowRun);
-  constexpr i32 kStep = kChunkThreads * kRowRun;
-  const T* row = logits_of<T>(chunk.draft ? p.draft : p.target, chunk.request, chunk.node);
-  const bool aligned = (chunk.draft ? p.draft_aligned : p.target_aligned) != 0;
-  const i32 first = chunk.begin + thread_id() * kRowRun;
-  // Runs that can be read as such; behind the row's end there is -inf.
-  const i32 whole_end = aligned ? chunk.end - kRowRun : -1;
-  Run<T, kRowRun> runs[kRuns];
+// The entry that is kept last, and the mass of all that are kept: of the leader's threads. By all
+// blocks.
+template <typename Stored>
+TW_DEVICE Kept measure_kept(const ClusterRow<Stored>& row, float threshold, u64 least,
+                            const WeightScale& scale, u64& mass) {
+  ClusterMemory& memory = row.memory;
+  u64 mine = 0;
+  u32 last = 0;  // one more than the last id at the threshold
+  if ((threshold == -kInfinity) & (least == 0)) {
+    row.for_values([&](i32, const float(&values)[kClusterRun]) {
 #pragma unroll
-  for (i32 i = 0; i < kRuns; ++i) {
-    if (first + i * kStep <= whole_end) runs[i] = read_run<kRowRun>(row + first + i * kStep);
+      for (i32 j = 0; j < kClusterRun; ++j) mine += converted_weight(values[j], scale);
+    });
+  } else {
+    row.for_values([&](i32 id, const float(&values)[kClusterRun]) {
+#pragma unroll
+      for (i32 j = 0; j < kClusterRun; ++j) {
+        const u64 weight = converted_weight(values[j], scale);
+        mine += (values[j] >= threshold) & (weight >= least) ? weight : 0;
+        last = values[j] == threshold ? static_cast<u32>(id + j + 1) : last;
+      }
+    });
   }
-  float logits[kRuns][kRowRun];
-#pragma unroll
-  for (i32 i = 0; i < kRuns; ++i) {
-    if (first + i * kStep <= whole_end) {
-      unpack_run(runs[i], logits[i]);
-      continue;
-    }
-#pragma unroll
-    for (i32 j = 0; j < kRowRun; ++j) {
-      const i32 id = first + i * kStep + j;
-      logits[i][j] = id < chunk.end ? to_float(row[id]) : -kInfinity;
-    }
-  }
-  float largest = -kInfinity;
-  bool nan = false;
-#pragma unroll
-  for (i32 i = 0; i < kRuns; ++i) {
-#pragma unroll
-    for (i32 j = 0; j < kRowRun; ++j) {
-      nan |= logits[i][j] != logits[i][j];
-      largest = max_of(largest, logits[i][j]);
-    }
-  }
-  u32 id = 0;
-  if (value_of_entry(p.sample.temperature, entry) == 0) {
-    // The first one of this thread's, from the last one on.
-#pragma unroll
-    for (i32 i = kRuns - 1; i >= 0; --i) {
-#pragma unroll
-      for (i32 j = kRowRun - 1; j >= 0; --j)
-        id = logits[i][j] == largest ? static_cast<u32>(first + i * kStep + j) : id;
-    }
-  }
-  u64 word = largest_of_warp(u64{order_key(clean_logit(largest))} << 32 | ~id);
-  if (lane_id() == 0) memory.of_warps[warp_of_thread()] = word;
-  nan = any_of_block(nan);
-  wait_for_cluster();
-  if (warp_id() == 0) {
-    word = largest_of_warp(lane_id() < kChunkThreads / kWarpSize ? memory.of_warps[lane_id()] : 0);
-    if (nan) word |= kEntryNan;
-    if (!nan) word &= ~kEntryNan;
-    if (lane_id() < cluster_size()) store_remote(&memory.maxima[chunk.index], lane_id(), word);
+  mine = sum_of_warp(mine);
+  last = warp_max(last);
+  sync_cluster();  // nobody looks at the groups any more
+  if (lane_id() == 0) {
+    store_remote(&memory.totals[row.warp], 0, mine);
+    store_remote(&memory.maxima[row.warp], 0, last);
   }
   sync_cluster();
-  const RowSummary summary = summary_of_maxima(p, entry, memory.maxima);
-  u64 sum = 0;
-  if (summary.infinite != 0) {
-#pragma unroll
-    for (i32 i = 0; i < kRuns; ++i) {
-#pragma unroll
-      for (i32 j = 0; j < kRowRun; ++j) sum += logits[i][j] == kInfinity ? kOne : 0;
-    }
-  } else if (summary.certain < 0) {
-    const WeightScale scale = summary.filtered.of_draw;
-#pragma unroll
-    for (i32 i = 0; i < kRuns; ++i) {
-#pragma unroll
-      for (i32 j = 0; j < kRowRun; ++j) sum += converted_weight(logits[i][j], scale);
-    }
+  if (row.rank != 0) return {};
+  const bool there = thread_id() < row.warps();
+  mass = sum_up_to_thread<kClusterWarps>(memory.of_warps[0], there ? memory.totals[thread_id()] : 0)
+             .total;
+  u32 of_row = 0;
+#pragma unroll 1
+  for (i32 warp = lane_id(); warp < row.warps(); warp += kWarpSize)
+    of_row = memory.maxima[warp] > of_row ? memory.maxima[warp] : of_row;
+  of_row = warp_max(of_row);
+  return {threshold, threshold == -kInfinity ? kLastId : static_cast<i32>(of_row) - 1};
+}
+
+template <typename Stored, typename T>
+TW_DEVICE void verify_cluster(const VerifyParams& p) {
+  ClusterMemory& memory = *reinterpret_cast<ClusterMemory*>(shared_memory());
+  const ClusterRow<Stored> row(memory, p.sample.vocabulary, p.sample.warp_logits);
+  i64 request, entry;
+  i32 node;
+  bool draft;
+  // The same for all blocks of a cluster.
+  if (!find_row(p, block_id() / row.blocks, request, node, draft)) return;
+  if (!find_entry(p.sample, request, entry)) return;
+  const T* const logits = logits_of<T>(draft ? p.draft : p.target, request, node);
+  const bool aligned = (draft ? p.draft_aligned : p.target_aligned) != 0;
+  const bool asked = kIsSame<Stored, T> && aligned;
+  if constexpr (kIsSame<Stored, T>) {
+    if (asked) ask_for_row(row, logits);
   }
-  sum = sum_of_chunk(sum, memory.of_warps);
-  if (thread_id() == 0) store_mass(RequestWorkspace(p, chunk.request), chunk, sum, summary);
+  begin_cluster(memory);
+  const bool good = process_of_entry(p.sample.process, entry, p.sample.vocabulary,
+                                     memory.bias_filter, memory.process);
+  if (has_masks(p)) {
+    if (thread_id() == 0) memory.process.allowed = allowed_of(p, request, node);
+    sync_block();
+  }
+  if (asked) wait_for_row(row);
+  Extremes extremes = read_row(row, logits, asked, aligned, [&] {
+    if (thread_id() == kClusterThreads - 1) keep_numbers(memory, p.sample, entry);
+  });
+  const RowNumbers& numbers = memory.numbers;
+  const bool infinite = extremes.largest == kInfinity;
+  RowSummary summary{};
+  summary.certain = -1;
+  summary.mass = 1;
+  summary.infinite = infinite ? 1 : 0;
+  summary.status = (good ? numbers.status : kStatusBadParameter) |
+                   (memory.nan != 0 ? kStatusNan : 0) | (infinite ? kStatusInfinity : 0) |
+                   (extremes.largest == -kInfinity ? kStatusNoCandidate : 0);
+  if (extremes.largest == -kInfinity) {
+    summary.certain = first_allowed(memory.process, p.sample.vocabulary);
+  } else if (numbers.temperature == 0) {
+    summary.infinite = 0;
+    summary.certain = find_arg_max(row, extremes);
+  } else {
+    if (infinite) extremes = keep_infinite(row, extremes);
+    const WeightScale scale{extremes.largest, memory.scale};
+    const Kept all{-kInfinity, kLastId};
+    const u64 least = least_of_row(numbers, scale);
+    BinTurns turns{0};
+    const RowLeft left = filter_row(row, p.sample.order, numbers, extremes, infinite, scale, turns);
+    Kept kept;
+    if (left.listed > kMostListed) {
+      kept = measure_kept(row, left.threshold, least, scale, summary.mass);
+    } else {
+      sync_cluster();  // all have read in the leader's memory
+      if (row.rank == 0) {
+        u64* const sorted = turns.other(memory);
+        const ListLeft of_list = filter_list(memory, p.sample.order, sorted, left.listed, left.turn,
+                                             left.target, least, numbers, row.count, scale);
+        summary.mass = sum_up_to_thread<kClusterWarps>(memory.of_warps[1], of_list.weight).total;
+        const u64 last = sorted[of_list.count - 1];
+        kept = {value_of_entry(last), id_of_entry(last)};
+      }
+    }
+    summary.filtered = {kept, all, {scale, 0}, least, scale};
+  }
+  if (row.rank != 0 || thread_id() != 0) return;
+  const RequestWorkspace workspace(p, request);
+  (draft ? workspace.draft(node) : workspace.target(node)) = summary;
 }
 
 }  // namespace tw

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Speculative verification of chains, behind summaries of their rows: a block decides for a
-// request, then blocks have chunks of the row where its chain ends, and the last of them draws.
+// Speculative verification of chains, behind its decisions: the token behind the accepted ones.
+// Warps sum parts of the row where the chain ends; the last block looks for the token in one part.
 #pragma once
 
 #include "sampling/verify_chunks.h"
@@ -8,83 +8,98 @@
 
 namespace tw {
 
-// Adds up what chunks have found, where they have: a warp has a row.
-TW_DEVICE void add_masses(const VerifyParams& p, const RequestWorkspace& workspace, i32 count) {
-  const i32 rows = p.draft.data != nullptr ? 2 * count + 1 : count + 1;
-#pragma unroll 1
-  for (i32 row = warp_id(); row < rows; row += kChunkThreads / kWarpSize) {
-    const bool draft = row > count;
-    const i32 node = draft ? row - count - 1 : row;
-    RowSummary& summary = draft ? workspace.draft(node) : workspace.target(node);
-    if (summary.mass != 0) continue;
-    const u64 mine = lane_id() < chunks_of_row(p) ? workspace.masses(draft, node)[lane_id()] : 0;
-    const bool nan = any_of_warp((mine & kMassNan) != 0);
-    const u64 mass = sum_of_warp(mine & ~kMassNan);
-    if (lane_id() != 0) continue;
-    if (nan) summary.status |= kStatusNan;
-    summary.mass = mass;
-    if (mass != 0) continue;
-    // Probabilities that are all 0.
-    summary.mass = 1;
-    summary.certain = 0;
-    summary.status |= kStatusNoCandidate;
-  }
+// As RowSummary says, but with what is common first.
+TW_DEVICE_CALL u64 filtered_weight(const FilteredRow& row, i32 id, float value) {
+  return row.weight(id, value);
+}
+TW_DEVICE u64 weight_of_entry(const RowSummary& row, bool probabilities, i32 id, float value) {
+  if (row.certain >= 0) return id == row.certain ? 1 : 0;
+  if (probabilities) return probability_weight(value);
+  const FilteredRow& filtered = row.filtered;
+  const u64 weight = converted_weight(value, filtered.of_draw);
+  if (!filtered.kept.contains(id, value)) return 0;
+  if ((filtered.least == 0) & (filtered.typical.threshold == -kInfinity)) return weight;
+  return filtered_weight(filtered, id, value);
 }
 
-// What is accepted of a request's draft tokens.
+inline constexpr u64 kNoLimit = ~u64{0};
+
+// A warp's sum of what rejection left of the weights of entries [begin, end) of the row where
+// `memory` is. The first entry at which the sum exceeds `most` becomes the request's token.
 template <typename T>
-TW_DEVICE void verify_decisions(const VerifyParams& p) {
-  SampleMemory& memory = *reinterpret_cast<SampleMemory*>(shared_memory());
-  const i64 request = block_id();
-  const bool tells = thread_id() == 0;
-  const RequestWorkspace workspace(p, request);
-  i64 entry;
-  if (!find_entry(p.sample, request, entry)) {
-    if (tells) store_end(p, request, 0, 0, 0, kStatusSlot);
-    return;
-  }
-  bool good = true;
-  const DraftTree tree{p, request, draft_count(p, request, good)};
-  const Decision decision{p, request, value_of_entry(p.sample.seeds, entry),
-                          value_of_entry(p.sample.steps, entry)};
-  process_of_entry(p.sample.process, entry, p.sample.vocabulary, memory.bias_filter,
-                   memory.process);
-  if (tells && has_masks(p)) memory.process.allowed = nullptr;
-  add_masses(p, workspace, tree.count);
-  sync_block();
-  weigh_draft_tokens<T>(tree, workspace, memory.process);
-  sync_block();
-  u64* accepted = workspace.rejections();
+TW_DEVICE u64 sum_left(const VerifyParams& p, const VerifyMemory& memory, i64 request, i32 node,
+                       i32 begin, i32 end, u64 most) {
+  constexpr i32 kStep = kWarpSize * kRowRun;
+  const bool probabilities = p.probabilities != 0;
+  const bool minus_draft = memory.rejected != 0 && p.draft.data != nullptr;
+  const u64 rejection = memory.rejected != 0 ? memory.rejections[0] : 0;
+  const i32 shift = minus_draft ? static_cast<i32>(memory.shifts[0]) : 0;
+  RowOfLogits<T> target = row_of_node<T>(p, false, request, node, memory.sample.process);
+  RowOfLogits<T> draft = row_of_node<T>(p, true, request, node, memory.sample.process);
+  target.infinite = memory.target.infinite != 0;
+  draft.infinite = memory.draft.infinite != 0;
+  float next[kRowRun], next_draft[kRowRun] = {};
+  i32 id = begin + lane_id() * kRowRun;
+  target.load(id, end, next);
+  if (minus_draft) draft.load(id, end, next_draft);
+  u64 sum = 0;  // of this lane, if all are summed
 #pragma unroll 1
-  for (i32 node = thread_id(); node < tree.count; node += kChunkThreads)
-    accepted[node] = accepts_next(tree, workspace, decision, node) ? 1 : 0;
-  sync_block();
-  if (!tells) return;
-  i32 depth = 0, all = 0;
-#pragma unroll 1
-  for (i32 node = 0; node < tree.count; ++node) {
-    all += static_cast<i32>(accepted[node]);
-    if (depth != node || accepted[node] == 0) continue;
-    store_number(p.tokens, request, depth, tree.token(node + 1, good));
-    ++depth;
+  for (i32 at = begin; at < end; at += kStep) {
+    float values[kRowRun], draft_values[kRowRun];
+#pragma unroll
+    for (i32 j = 0; j < kRowRun; ++j) {
+      values[j] = next[j];
+      draft_values[j] = next_draft[j];
+    }
+    target.load(id + kStep, end, next);
+    if (minus_draft) draft.load(id + kStep, end, next_draft);
+    u64 weights[kRowRun];
+    u64 of_run = 0;
+#pragma unroll
+    for (i32 j = 0; j < kRowRun; ++j) {
+      const auto weigh = [&](const RowOfLogits<T>& row, const RowSummary& summary, float value) {
+        if (row.processed) value = process_logit(row.process, id + j, value);
+        return weight_of_entry(summary, probabilities, id + j, row.value(value));
+      };
+      u64 weight = 0;
+      if (id + j < end) {
+        weight = weigh(target, memory.target, values[j]);
+        if (minus_draft) {
+          const u64 of_draft = weigh(draft, memory.draft, draft_values[j]);
+          weight = residual_weight({weight, rejection, of_draft, memory.draft.mass}, shift);
+        } else if (memory.rejected != 0) {
+          weight = rejection == static_cast<u64>(id + j) ? 0 : weight;
+        }
+      }
+      weights[j] = weight;
+      of_run += weight;
+    }
+    if (most == kNoLimit) {
+      sum += of_run;
+    } else {
+      const u64 up_to = sum + sum_up_to_lane(of_run);
+      const u32 exceed = ballot(up_to > most);
+      if (exceed != 0) {
+        if (lane_id() != lowest_bit(exceed)) return 0;
+        u64 rest = most - (up_to - of_run);
+        i32 j = 0;
+#pragma unroll
+        for (i32 i = 0; i + 1 < kRowRun; ++i) {
+          if ((j == i) & (rest >= weights[i])) {
+            rest -= weights[i];
+            ++j;
+          }
+        }
+        store_number(p.tokens, request, node, id + j);
+        return 0;
+      }
+      sum = shuffle(up_to, kWarpSize - 1);
+    }
+    id += kStep;
   }
-  // The token behind them, if there is one that could have been accepted.
-  const i32 rejected = depth < tree.count ? tree.token(depth + 1, good) : -1;
-  u32 status = good ? 0 : kStatusBadParameter;
-#pragma unroll 1
-  for (i32 node = 0; node <= depth; ++node) {
-    status |= workspace.target(node).status;
-    if (p.draft.data != nullptr && node < tree.count) status |= workspace.draft(node).status;
-  }
-  workspace.end() = {depth, rejected >= 0 ? 1 : 0, 0};
-  if (rejected >= 0)
-    store_rejection(p, workspace, 0, rejected, workspace.target(depth).mass,
-                    workspace.draft(depth).mass);
-  // The token behind the accepted ones is not known yet.
-  store_end(p, request, depth, -1, all, status);
+  return sum_of_warp(sum);
 }
 
-// The token behind the accepted ones.
 template <typename T>
 TW_DEVICE void verify_draws(const VerifyParams& p) {
   VerifyMemory& memory = *reinterpret_cast<VerifyMemory*>(shared_memory());
@@ -101,54 +116,61 @@ TW_DEVICE void verify_draws(const VerifyParams& p) {
     memory.rejections = workspace.rejections();
     memory.shifts = workspace.shifts();
     memory.rejected = end.rejected;
+    const Decision decision{p, request, value_of_entry(p.sample.seeds, entry),
+                            value_of_entry(p.sample.steps, entry)};
+    memory.coin = decision.final_coin(end.node);
   }
   sync_block();
-  const RowOfLogits<T> row = target_row<T>(p, request, end.node, memory);
-  const auto left = [&](i32 id, float logit) {
-    if (row.processed) logit = process_logit(row.process, id, logit);
-    return left_of_entry<T>(p, memory, request, end.node, id, row.value(logit));
-  };
-  Chunk chunk{request, end.node, false, 0, 0, 0};
-  place_chunk(p, block_id() % chunks, chunk);
-  u64 sum = 0;
-  for_chunk<T>(p, chunk, [&](i32 id, float logit) { sum += left(id, logit); });
-  sum = sum_of_chunk(sum, memory.sample.of_warps);
-  if (thread_id() == 0) {
-    workspace.left()[chunk.index] = sum;
-    memory.sample.result[0] =
-        static_cast<u64>(atomic_add_acq_rel(&workspace.end().chunks, 1) == chunks - 1);
-  }
-  sync_block();
-  if (memory.sample.result[0] == 0) return;
-  const u64* sums = workspace.left();
-  u64 total = 0;
+  // A part of a chunk for each warp.
+  const i32 of_part = p.chunk / kChunkWarps;
+  const i32 parts = chunks * kChunkWarps;
+  u64* const sums = workspace.left();
+  i32 part = block_id() % chunks * kChunkWarps + warp_id();
+  i32 last_part = part;
+  u64 most = kNoLimit;
+  bool is_last = false;
 #pragma unroll 1
-  for (i32 i = 0; i < chunks; ++i) total += sums[i];
-  const Decision decision{p, request, value_of_entry(p.sample.seeds, entry),
-                          value_of_entry(p.sample.steps, entry)};
-  const u64 coin = decision.final_coin(end.node);
-  u64 rest = multiply_high(coin, total);
-  i32 index = 0;
+  for (;;) {
 #pragma unroll 1
-  while (index < chunks && rest >= sums[index]) rest -= sums[index++];
-  place_chunk(p, index, chunk);
-  if (total == 0) {
-    // The difference is below a unit: target and draft are the same, and all of the row is walked.
-    rest = multiply_high(coin, memory.target.mass);
-    chunk.begin = 0;
-    chunk.end = p.sample.vocabulary;
+    for (; part <= last_part; part += kChunkWarps) {
+      const i32 begin = part * of_part;
+      const i32 rest = p.sample.vocabulary - begin;
+      const u64 sum = sum_left<T>(p, memory, request, end.node, begin,
+                                  begin + (rest < of_part ? rest : of_part), most);
+      if ((lane_id() == 0) & (most == kNoLimit)) sums[part] = sum;
+    }
+    if (most != kNoLimit) return;
     sync_block();
-    if (thread_id() == 0) memory.rejected = 0;
+    if (!is_last) {
+      if (thread_id() == 0) {
+        memory.sample.result[0] =
+            static_cast<u64>(atomic_add_acq_rel(&workspace.end().chunks, 1) == chunks - 1);
+      }
+      sync_block();
+      if (memory.sample.result[0] == 0) return;
+      is_last = true;
+    }
+    const u64 mine = thread_id() < parts ? sums[thread_id()] : 0;
+    const BlockSum all = sum_up_to_thread<kChunkWarps>(memory.sample.of_warps, mine);
+    if (all.total == 0) {
+      // The difference is below a unit: target and draft are the same, as if nothing was rejected.
+      if (thread_id() == 0) memory.rejected = 0;
+      sync_block();
+      part = warp_id();
+      last_part = parts - 1;
+      continue;
+    }
+    const u64 drawn = multiply_high(memory.coin, all.total);
+    const u64 before = all.up_to - mine;
+    if ((drawn >= before) & (drawn < all.up_to)) {
+      memory.sample.result[1] = static_cast<u64>(thread_id());
+      memory.sample.result[2] = drawn - before;
+    }
     sync_block();
+    if (warp_id() != 0) return;
+    part = last_part = static_cast<i32>(memory.sample.result[1]);
+    most = memory.sample.result[2];
   }
-  // As logits are: what is done to them goes by their ids in the whole row.
-  const RowOfLogits<T> part{
-      row.logits + chunk.begin, chunk.end - chunk.begin, row.aligned, false, row.process, false};
-  const i32 token = locate(
-                        part, [&](i32 i, float logit) { return left(chunk.begin + i, logit); },
-                        [&](u64) { return rest; }, memory.sample) +
-                    chunk.begin;
-  if (thread_id() == 0) store_number(p.tokens, request, end.node, token);
 }
 
 }  // namespace tw

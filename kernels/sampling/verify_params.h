@@ -55,19 +55,21 @@ struct VerifyParams {
 // Rows that are read by chunks have at most so many: one for each lane of a warp.
 inline constexpr i32 kChunks = 32;
 inline constexpr i32 kChunkThreads = 256;
+inline constexpr i32 kChunkWarps = kChunkThreads / 32;
 inline constexpr i32 kChunkStep = kChunkThreads * 16;  // a chunk is a multiple of it
 // Of rows that a cluster has: in registers.
 inline constexpr i32 kClusterChunk = kChunkThreads * 32;
 
 // Of the workspace, in numbers of 64 bits: of each node summaries of its target and its draft row,
 // its token's weights in its parent's rows, two numbers of a rejection, and what chunks of both
-// rows have found; of each request what is left in chunks where it ends, and where that is.
+// rows have found; of each request what is left in parts of chunks where it ends, and where that
+// is.
 inline constexpr i32 kSummaryWords = 9;
 inline constexpr i32 kNodeWords = 2 * kSummaryWords + 4 + 4 * kChunks;
-inline constexpr i32 kRequestWords = kChunks + 2;
+inline constexpr i32 kRequestWords = kChunks * kChunkWarps + 2;
 
 // Of kernels that read chunks: numbers of warps, and of chunks.
-inline constexpr i32 kChunkSharedBytes = (kChunkThreads / 32 + kChunks) * 8;
+inline constexpr i32 kChunkSharedBytes = (kChunkWarps + kChunks) * 8;
 
 // Of the kernel that walks: what it has in shared memory besides SampleMemory.
 inline constexpr i32 kVerifySharedBytes = kSampleSharedBytes + 256;

@@ -16,6 +16,7 @@ struct VerifyMemory {
   const u64* rejections;
   const u64* shifts;
   i32 rejected;
+  u64 coin;  // of the draw, where blocks share it
 };
 static_assert(sizeof(VerifyMemory) <= kVerifySharedBytes);
 

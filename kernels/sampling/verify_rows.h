@@ -56,9 +56,11 @@ struct RequestWorkspace {
   TW_DEVICE u64* masses(bool draft, i32 node) const {
     return maxima(draft, node) + 2 * nodes * kChunks;
   }
-  // Of the row where the request ends.
+  // Of the row where the request ends: of each warp's part of each chunk.
   TW_DEVICE u64* left() const { return words + nodes * kNodeWords; }
-  TW_DEVICE ChainEnd& end() const { return *reinterpret_cast<ChainEnd*>(left() + kChunks); }
+  TW_DEVICE ChainEnd& end() const {
+    return *reinterpret_cast<ChainEnd*>(left() + kChunks * kChunkWarps);
+  }
 };
 
 template <typename T>

@@ -38,15 +38,6 @@ DType stored_dtype(SampleKernel kernel, DType logits) {
   return kernel == SampleKernel::cluster_f32 ? DType::f32 : logits;
 }
 
-// Whether anything may change logits before temperature.
-bool changes_logits(const SamplingArgs& args) {
-  const auto may_be = [](const PerRow<float>& argument, float off) {
-    return argument.tensor.defined() || argument.value != off;
-  };
-  return args.allowed.defined() || args.bias_ids.defined() || may_be(args.repetition_penalty, 1) ||
-         may_be(args.frequency_penalty, 0) || may_be(args.presence_penalty, 0);
-}
-
 std::int32_t sample_shared_bytes(SampleKernel kernel) {
   switch (kernel) {
     case SampleKernel::block:
@@ -193,6 +184,14 @@ bool filters_by_logits(const SamplingArgs& args) {
   return args.order != FilterOrder::llamacpp &&
          !may_be_on(args.typical_p, typical_p > 0 && typical_p < 1) &&
          !(args.order == FilterOrder::vllm && may_be_on(args.min_p, args.min_p.value > 0));
+}
+
+bool changes_logits(const SamplingArgs& args) {
+  const auto may_be = [](const PerRow<float>& argument, float off) {
+    return argument.tensor.defined() || argument.value != off;
+  };
+  return args.allowed.defined() || args.bias_ids.defined() || may_be(args.repetition_penalty, 1) ||
+         may_be(args.frequency_penalty, 0) || may_be(args.presence_penalty, 0);
 }
 
 SampleKernel choose_sample_kernel(const std::string& arch, DType logits, std::int64_t vocabulary,

@@ -29,6 +29,8 @@ std::vector<jit::KernelSource> sample_kernel_sources(const std::string& arch);
 
 // Whether all filters go by the order of logits, and min-p is the last one: what clusters do.
 bool filters_by_logits(const SamplingArgs& args);
+// Whether anything may change logits before temperature.
+bool changes_logits(const SamplingArgs& args);
 // The kernel for a call on an architecture.
 SampleKernel choose_sample_kernel(const std::string& arch, DType logits, std::int64_t vocabulary,
                                   const SamplingArgs& args);

@@ -18,10 +18,9 @@ namespace {
 
 constexpr DType kDTypes[] = {DType::f32, DType::f16, DType::bf16};
 
-// The name is also that of the device function.
 struct KernelTraits {
   const char* name;
-  const char* header;
+  const char* header;  // that of the device function where there are clusters
   std::int32_t threads;
   std::int32_t blocks;  // that an SM has room for
   std::int32_t shared_bytes;
@@ -31,9 +30,9 @@ constexpr KernelTraits kTraits[kVerifyKernels] = {
     {"requests", "verify_requests", 512, 1, tw::kVerifySharedBytes},
     {"maxima", "verify_chunks", tw::kChunkThreads, 4, tw::kChunkSharedBytes},
     {"masses", "verify_chunks", tw::kChunkThreads, 4, tw::kChunkSharedBytes},
-    {"cluster", "verify_cluster", tw::kChunkThreads, 4, tw::kChunkSharedBytes},
-    {"filtered", "verify_filtered", tw::kClusterThreads, 3, tw::kClusterSharedBytes},
-    {"decisions", "verify_draws", tw::kChunkThreads, 1, tw::kSampleSharedBytes},
+    {"cluster", "verify_cluster", tw::kClusterThreads, 3, tw::kClusterSharedBytes},
+    {"cluster_f32", "verify_cluster", tw::kClusterThreads, 3, tw::kClusterSharedBytes},
+    {"decisions", "verify_decisions", tw::kChunkThreads, 1, tw::kSampleSharedBytes},
     {"draws", "verify_draws", tw::kChunkThreads, 3, tw::kVerifySharedBytes},
 };
 
@@ -42,7 +41,7 @@ const KernelTraits& traits_of(VerifyKernel kernel) {
 }
 
 bool is_cluster(VerifyKernel kernel) {
-  return kernel == VerifyKernel::cluster || kernel == VerifyKernel::filtered;
+  return kernel == VerifyKernel::cluster || kernel == VerifyKernel::cluster_f32;
 }
 
 const jit::KernelHandle& handle_of(VerifyKernel kernel, DType target) {
@@ -78,6 +77,12 @@ bool is_unfiltered(const VerifyCall& call) {
          is(args.typical_p, args.typical_p.value <= 0 || args.typical_p.value >= 1);
 }
 
+// Tokens of a chunk where blocks have chunks of a row.
+std::int32_t chunk_of(std::int64_t vocabulary) {
+  const std::int64_t steps = divide_up(vocabulary, std::int64_t{tw::kChunks} * tw::kChunkStep);
+  return static_cast<std::int32_t>(steps * tw::kChunkStep);
+}
+
 tw::NodeRows node_rows(const TensorView& rows) {
   return {rows.data, rows.strides[0], rows.strides[1]};
 }
@@ -95,33 +100,28 @@ std::int64_t verify_workspace_size(std::int64_t requests, std::int64_t positions
   return requests * (positions * tw::kNodeWords + tw::kRequestWords);
 }
 
-VerifyKernels verify_kernels(const std::string& arch, const VerifyCall& call) {
-  static constexpr VerifyKernel kTrees[] = {VerifyKernel::rows, VerifyKernel::requests};
-  static constexpr VerifyKernel kFiltered[] = {VerifyKernel::rows, VerifyKernel::decisions,
-                                               VerifyKernel::draws};
-  static constexpr VerifyKernel kClusterTrees[] = {VerifyKernel::filtered, VerifyKernel::requests};
-  static constexpr VerifyKernel kClusterFiltered[] = {VerifyKernel::filtered,
-                                                      VerifyKernel::decisions, VerifyKernel::draws};
-  static constexpr VerifyKernel kUnfiltered[] = {VerifyKernel::maxima, VerifyKernel::masses,
-                                                 VerifyKernel::decisions, VerifyKernel::draws};
-  static constexpr VerifyKernel kClusters[] = {VerifyKernel::cluster, VerifyKernel::decisions,
-                                               VerifyKernel::draws};
-  const std::int64_t vocabulary = call.vocabulary();
-  const std::int64_t steps = divide_up(vocabulary, std::int64_t{tw::kChunks} * tw::kChunkStep);
-  const auto chunk = static_cast<std::int32_t>(steps * tw::kChunkStep);
-  const bool in_clusters = call.args.input == VerifyInput::logits && has_sample_clusters(arch) &&
-                           fits_sample_cluster(DType::f32, vocabulary) &&
-                           filters_by_logits(call.args.sampling);
-  if (call.is_tree()) return {in_clusters ? std::span(kClusterTrees) : std::span(kTrees), chunk};
-  if (!is_unfiltered(call))
-    return {in_clusters ? std::span(kClusterFiltered) : std::span(kFiltered), chunk};
+std::span<const VerifyKernel> verify_kernels(const std::string& arch, const VerifyCall& call) {
+  using enum VerifyKernel;
+  // Of trees, and of chains: of rows by blocks, by chunks, and by clusters.
+  static constexpr VerifyKernel kTrees[][2] = {
+      {rows, requests}, {cluster, requests}, {cluster_f32, requests}};
+  static constexpr VerifyKernel kChains[][3] = {
+      {rows, decisions, draws}, {cluster, decisions, draws}, {cluster_f32, decisions, draws}};
+  static constexpr VerifyKernel kChunks[] = {maxima, masses, decisions, draws};
+  const SamplingArgs& sampling = call.args.sampling;
+  if (call.args.input == VerifyInput::logits && has_sample_clusters(arch) &&
+      filters_by_logits(sampling)) {
+    const bool as_is = !call.args.allowed.defined() && !changes_logits(sampling);
+    const DType stored = as_is ? call.target.dtype : DType::f32;
+    const int kind = stored == call.target.dtype ? 1 : 2;
+    if (fits_sample_cluster(stored, call.vocabulary()))
+      return call.is_tree() ? std::span<const VerifyKernel>(kTrees[kind])
+                            : std::span<const VerifyKernel>(kChains[kind]);
+  }
+  if (call.is_tree()) return kTrees[0];
+  if (!is_unfiltered(call)) return kChains[0];
   // Probabilities need no largest one.
-  if (call.args.input == VerifyInput::probabilities)
-    return {std::span(kUnfiltered).subspan(1), chunk};
-  const bool clusters =
-      has_sample_clusters(arch) && vocabulary <= tw::kMostBlocks * tw::kClusterChunk;
-  if (clusters) return {kClusters, tw::kClusterChunk};
-  return {kUnfiltered, chunk};
+  return std::span(kChunks).subspan(call.args.input == VerifyInput::probabilities ? 1 : 0);
 }
 
 std::string verify_kernel_name(VerifyKernel kernel, DType target) {
@@ -136,14 +136,18 @@ jit::KernelSource verify_kernel_source(VerifyKernel kernel, DType target) {
   source.budget.max_registers = 65536 / traits.threads / traits.blocks;
   source.shared_bytes = traits.shared_bytes;
   source.large_clusters = is_cluster(kernel);
+  const std::string of_types = !is_cluster(kernel) ? device_type_name(target)
+                               : kernel == VerifyKernel::cluster
+                                   ? fmt::format("{0}, {0}", device_type_name(target))
+                                   : fmt::format("float, {}", device_type_name(target));
   source.source = fmt::format(
       "#include \"sampling/{0}.h\"\n"
       "using namespace tw;\n"
       "TW_KERNEL TW_LAUNCH_BOUNDS({1}, {2}) {3}(TW_PARAMETER VerifyParams params) {{\n"
       "  verify_{4}<{5}>(params);\n"
       "}}\n",
-      traits.header, traits.threads, traits.blocks, source.name, traits.name,
-      device_type_name(target));
+      traits.header, traits.threads, traits.blocks, source.name,
+      is_cluster(kernel) ? "cluster" : traits.name, of_types);
   return source;
 }
 
@@ -152,15 +156,15 @@ std::vector<jit::KernelSource> verify_kernel_sources(const std::string& arch) {
   for (const DType dtype : kDTypes) {
     for (int i = 0; i < kVerifyKernels; ++i) {
       const auto kernel = static_cast<VerifyKernel>(i);
-      if (!is_cluster(kernel) || has_sample_clusters(arch))
+      if (is_cluster(kernel) && !has_sample_clusters(arch)) continue;
+      if (kernel != VerifyKernel::cluster_f32 || dtype != DType::f32)
         sources.push_back(verify_kernel_source(kernel, dtype));
     }
   }
   return sources;
 }
 
-CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall& call,
-                                           std::int32_t chunk) {
+CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall& call) {
   const VerifyArgs& args = call.args;
   CudaLaunch<tw::VerifyParams> launch;
   tw::VerifyParams& params = launch.params;
@@ -195,8 +199,8 @@ CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall
   params.target_aligned = has_aligned_runs(call.target) ? 1 : 0;
   params.draft_aligned = args.draft.defined() && has_aligned_runs(args.draft) ? 1 : 0;
   const std::int64_t rows = call.requests() * (call.num_nodes() + params.drafts);
-  const std::int64_t chunks = divide_up(call.vocabulary(), std::int64_t{chunk});
-  params.chunk = chunk;
+  params.chunk = chunk_of(call.vocabulary());
+  const std::int64_t chunks = divide_up(call.vocabulary(), std::int64_t{params.chunk});
   const KernelTraits& traits = traits_of(kernel);
   launch.block = traits.threads;
   launch.shared_bytes = traits.shared_bytes;
@@ -204,8 +208,11 @@ CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall
     case VerifyKernel::rows:
       launch.grid = cuda_count(rows, "rows");
       break;
-    case VerifyKernel::filtered:
-      launch.cluster = sample_cluster_size(DType::f32, rows, call.vocabulary());
+    case VerifyKernel::cluster:
+    case VerifyKernel::cluster_f32:
+      launch.cluster =
+          sample_cluster_size(kernel == VerifyKernel::cluster ? call.target.dtype : DType::f32,
+                              rows, call.vocabulary());
       params.sample.warp_logits = cluster_warp_logits(launch.cluster, call.vocabulary());
       launch.grid = cuda_count(rows * launch.cluster, "blocks of threads");
       break;
@@ -213,9 +220,6 @@ CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall
     case VerifyKernel::decisions:
       launch.grid = params.requests;
       break;
-    case VerifyKernel::cluster:
-      launch.cluster = static_cast<std::int32_t>(chunks);
-      [[fallthrough]];
     case VerifyKernel::maxima:
     case VerifyKernel::masses:
       launch.grid = cuda_count(rows * chunks, "chunks of rows");
@@ -229,9 +233,8 @@ CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall
 
 void verify_on_cuda(const VerifyCall& call) {
   const std::int32_t device = call.target.device.index;
-  const VerifyKernels kernels = verify_kernels(cuda::device(device).arch, call);
-  for (const VerifyKernel kernel : kernels.list) {
-    const CudaLaunch<tw::VerifyParams> launch = verify_launch(kernel, call, kernels.chunk);
+  for (const VerifyKernel kernel : verify_kernels(cuda::device(device).arch, call)) {
+    const CudaLaunch<tw::VerifyParams> launch = verify_launch(kernel, call);
     if (launch.grid == 0) return;
     handle_of(kernel, call.target.dtype)
         .on(device)

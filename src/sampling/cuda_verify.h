@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Speculative verification on CUDA: kernels that filter and sum rows of target and draft, then
-// kernels that test draft tokens and draw. Chains on whose rows no filter acts have rows read by
-// chunks, or on Hopper by a cluster each; others have a block a row.
+// kernels that test draft tokens and draw. On Hopper a cluster has a row of logits; else rows of
+// chains on which no filter acts are read by chunks, and others have a block each.
 #pragma once
 
 #include <cstdint>
@@ -22,18 +22,14 @@ enum class VerifyKernel : std::uint8_t {
   maxima,
   masses,
   cluster,
-  filtered,
+  cluster_f32,
   decisions,
   draws
 };
 inline constexpr int kVerifyKernels = 8;
 
 // Those of a call on an architecture, in their order.
-struct VerifyKernels {
-  std::span<const VerifyKernel> list;
-  std::int32_t chunk;  // tokens of a chunk of a row
-};
-VerifyKernels verify_kernels(const std::string& arch, const VerifyCall& call);
+std::span<const VerifyKernel> verify_kernels(const std::string& arch, const VerifyCall& call);
 
 // "verify_rows_bf16": the entry point, and the name in reports.
 std::string verify_kernel_name(VerifyKernel kernel, DType target);
@@ -42,8 +38,7 @@ jit::KernelSource verify_kernel_source(VerifyKernel kernel, DType target);
 std::vector<jit::KernelSource> verify_kernel_sources(const std::string& arch);
 
 // Of a call that has been checked.
-CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall& call,
-                                           std::int32_t chunk);
+CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall& call);
 
 void verify_on_cuda(const VerifyCall& call);
 

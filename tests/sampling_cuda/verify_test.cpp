@@ -9,8 +9,8 @@
 #include "sampling/process_support.h"
 #include "sampling/residual.h"
 #include "sampling/verify_cluster.h"
+#include "sampling/verify_decisions.h"
 #include "sampling/verify_draws.h"
-#include "sampling/verify_filtered.h"
 #include "sampling/verify_requests.h"
 #include "sampling/verify_support.h"
 
@@ -28,8 +28,8 @@ Kernel kernel_of(VerifyKernel kernel) {
       [](tw::VerifyParams p) { tw::verify_requests<T>(p); },
       [](tw::VerifyParams p) { tw::verify_maxima<T>(p); },
       [](tw::VerifyParams p) { tw::verify_masses<T>(p); },
-      [](tw::VerifyParams p) { tw::verify_cluster<T>(p); },
-      [](tw::VerifyParams p) { tw::verify_filtered<T>(p); },
+      [](tw::VerifyParams p) { tw::verify_cluster<T, T>(p); },
+      [](tw::VerifyParams p) { tw::verify_cluster<float, T>(p); },
       [](tw::VerifyParams p) { tw::verify_decisions<T>(p); },
       [](tw::VerifyParams p) { tw::verify_draws<T>(p); }};
   return kKernels[static_cast<int>(kernel)];
@@ -37,9 +37,8 @@ Kernel kernel_of(VerifyKernel kernel) {
 
 // As a GPU of an architecture would.
 void emulate(const VerifyCall& call, const std::string& arch, std::uint64_t seed) {
-  const VerifyKernels kernels = verify_kernels(arch, call);
-  for (const VerifyKernel kernel : kernels.list) {
-    const CudaLaunch<tw::VerifyParams> launch = verify_launch(kernel, call, kernels.chunk);
+  for (const VerifyKernel kernel : verify_kernels(arch, call)) {
+    const CudaLaunch<tw::VerifyParams> launch = verify_launch(kernel, call);
     const Kernel function = call.target.dtype == DType::f32   ? kernel_of<float>(kernel)
                             : call.target.dtype == DType::f16 ? kernel_of<tw::f16>(kernel)
                                                               : kernel_of<tw::bf16>(kernel);
@@ -396,9 +395,7 @@ TEST(VerifyKernels, AreChosenByWhatActsOnRows) {
   inputs.drafts = Tensor(DType::i32, {1, 1});
   const VerifyCall call = {
       inputs.target.view(), inputs.drafts.view(), {}, {}, {}, inputs.args, {}, {}, {}, {}};
-  const auto first = [&](const char* arch = "sm_80") {
-    return verify_kernels(arch, call).list.front();
-  };
+  const auto first = [&](const char* arch = "sm_80") { return verify_kernels(arch, call).front(); };
   SamplingArgs& sampling = inputs.args.sampling;
   EXPECT_EQ(first(), VerifyKernel::maxima);
   EXPECT_EQ(first("sm_90a"), VerifyKernel::cluster);
@@ -407,7 +404,7 @@ TEST(VerifyKernels, AreChosenByWhatActsOnRows) {
   EXPECT_EQ(first(), VerifyKernel::maxima);
   sampling.top_k = 99;
   EXPECT_EQ(first(), VerifyKernel::rows);
-  EXPECT_EQ(first("sm_90a"), VerifyKernel::filtered);
+  EXPECT_EQ(first("sm_90a"), VerifyKernel::cluster);
   inputs.args.input = VerifyInput::probabilities;
   EXPECT_EQ(first(), VerifyKernel::masses);
   inputs.args.input = VerifyInput::logits;
@@ -422,6 +419,15 @@ TEST(VerifyKernels, AreChosenByWhatActsOnRows) {
   sampling.typical_p = 1;
   sampling.output_counts = top_p.view();
   EXPECT_EQ(first(), VerifyKernel::rows);
+  EXPECT_EQ(first("sm_90a"), VerifyKernel::cluster);
+  inputs.target = Tensor(DType::bf16, {1, 2, 100});
+  const VerifyCall of_16_bits = {
+      inputs.target.view(), inputs.drafts.view(), {}, {}, {}, inputs.args, {}, {}, {}, {}};
+  // What is changed is not rounded.
+  sampling.frequency_penalty = 1;
+  EXPECT_EQ(verify_kernels("sm_90a", of_16_bits).front(), VerifyKernel::cluster_f32);
+  sampling.frequency_penalty = 0;
+  EXPECT_EQ(verify_kernels("sm_90a", of_16_bits).front(), VerifyKernel::cluster);
 }
 
 TEST(VerifyKernels, ArithmeticIsTheCpus) {
@@ -468,7 +474,7 @@ TEST(VerifyKernels, OneOfEachForEveryDType) {
   EXPECT_EQ(verify_kernel_name(VerifyKernel::rows, DType::bf16), "verify_rows_bf16");
   EXPECT_EQ(verify_kernel_name(VerifyKernel::requests, DType::f32), "verify_requests_float");
   EXPECT_EQ(verify_kernel_sources("sm_80").size(), 18U);
-  EXPECT_EQ(verify_kernel_sources("sm_90a").size(), 24U);
+  EXPECT_EQ(verify_kernel_sources("sm_90a").size(), 23U);
 }
 
 }  // namespace
