@@ -163,6 +163,16 @@ TW_DEVICE void drop(Stored* logit) {
   *logit = from_float<Stored>(float_of(0x7FC00000U));
 }
 
+// Behind the row's end nothing is kept.
+template <typename Stored>
+TW_DEVICE void drop_behind_end(const ClusterRow<Stored>& row) {
+  Stored* const place = row.logits();
+#pragma unroll 1
+  for (i32 at = row.num() + lane_id(); at < row.steps() * kClusterStep; at += kWarpSize)
+    drop(place + at);
+  sync_warp();
+}
+
 struct Extremes {
   float largest;
   float least;      // none is less
@@ -297,11 +307,7 @@ TW_DEVICE Extremes read_row(const ClusterRow<Stored>& row, const T* logits, bool
 #pragma unroll
     for (i32 i = 0; i < 4; ++i) last = minima.word[i] < last ? minima.word[i] : last;
   }
-  // Behind the row's end nothing is kept.
-  Stored* const place = row.logits();
-  for (i32 at = row.num() + lane_id(); at < row.steps() * kClusterStep; at += kWarpSize)
-    drop(place + at);
-  sync_warp();
+  drop_behind_end(row);
   return {of_order_key(warp_max(first)), of_order_key(warp_min(last)), of_thread};
 }
 

@@ -144,32 +144,31 @@ TW_DEVICE RowSummary summary_of_maxima(const VerifyParams& p, i64 entry, const u
   const u64 largest = largest_of_warp(mine | kEntryNan);
   const float value = of_order_key(static_cast<u32>(largest >> 32));
   const RowNumbers numbers = numbers_of_entry(p.sample, entry);
-  RowSummary summary{};
-  summary.certain = -1;
-  summary.status = numbers.status | (nan ? kStatusNan : 0) |
-                   (value == kInfinity ? kStatusInfinity : 0) |
-                   (value == -kInfinity ? kStatusNoCandidate : 0);
+  RowSummary summary = summary_of_largest(value, numbers, nan);
   if (value == -kInfinity) {
     summary.certain = 0;
   } else if (numbers.temperature == 0) {
+    summary.infinite = 0;
     summary.certain = static_cast<i32>(~static_cast<u32>(largest));
   } else {
-    const bool infinite = value == kInfinity;
-    const WeightScale scale{infinite ? 0 : value, scale_of_temperature(numbers.temperature)};
+    const WeightScale scale{summary.infinite != 0 ? 0 : value,
+                            scale_of_temperature(numbers.temperature)};
     const Kept all{-kInfinity, kLastId};
-    summary.infinite = infinite ? 1 : 0;
     summary.filtered = {all, all, {scale, 0}, 0, scale};
+    summary.mass = 0;  // the sum of what chunks find
   }
-  if (summary.certain >= 0) summary.mass = 1;
   return summary;
 }
 
-// The row's first chunk tells the summary, too: with a mass of 0 where those of chunks are to be
-// added up.
-TW_DEVICE void store_mass(const RequestWorkspace& workspace, const Chunk& chunk, u64 mass,
-                          const RowSummary& summary) {
-  workspace.masses(chunk.draft, chunk.node)[chunk.index] = mass;
-  if (chunk.index == 0)
+// Thread 0 has the mass of a chunk. The row's first one of `count` tells the summary, too: with a
+// mass of 0 where those of chunks are to be added up.
+TW_DEVICE void store_mass(const RequestWorkspace& workspace, const Chunk& chunk, i32 count,
+                          u64 mass, const RowSummary& summary) {
+  u64* const masses = workspace.masses(chunk.draft, chunk.node);
+  if (thread_id() == 0) masses[chunk.index] = mass;
+  if (chunk.index != 0 || warp_id() != 0) return;
+  if (lane_id() >= count) masses[lane_id()] = 0;
+  if (lane_id() == 0)
     (chunk.draft ? workspace.draft(chunk.node) : workspace.target(chunk.node)) = summary;
 }
 
@@ -201,7 +200,7 @@ TW_DEVICE void verify_masses(const VerifyParams& p) {
     }
   }
   sum = sum_of_chunk(sum, of_warps);
-  if (thread_id() == 0) store_mass(workspace, chunk, sum | (nan ? kMassNan : 0), summary);
+  store_mass(workspace, chunk, chunks_of_row(p), sum | (nan ? kMassNan : 0), summary);
 }
 
 }  // namespace tw

@@ -80,13 +80,8 @@ TW_DEVICE void verify_cluster(const VerifyParams& p) {
   });
   const RowNumbers& numbers = memory.numbers;
   const bool infinite = extremes.largest == kInfinity;
-  RowSummary summary{};
-  summary.certain = -1;
-  summary.mass = 1;
-  summary.infinite = infinite ? 1 : 0;
-  summary.status = (good ? numbers.status : kStatusBadParameter) |
-                   (memory.nan != 0 ? kStatusNan : 0) | (infinite ? kStatusInfinity : 0) |
-                   (extremes.largest == -kInfinity ? kStatusNoCandidate : 0);
+  RowSummary summary = summary_of_largest(extremes.largest, numbers, memory.nan != 0);
+  if (!good) summary.status |= kStatusBadParameter;
   if (extremes.largest == -kInfinity) {
     summary.certain = first_allowed(memory.process, p.sample.vocabulary);
   } else if (numbers.temperature == 0) {

@@ -16,7 +16,8 @@ TW_DEVICE void add_masses(const VerifyParams& p, const RequestWorkspace& workspa
     const i32 node = draft ? row - count - 1 : row;
     RowSummary& summary = draft ? workspace.draft(node) : workspace.target(node);
     if (summary.mass != 0) continue;
-    const u64 mine = lane_id() < chunks_of_row(p) ? workspace.masses(draft, node)[lane_id()] : 0;
+    static_assert(kChunks == kWarpSize);
+    const u64 mine = workspace.masses(draft, node)[lane_id()];
     const bool nan = any_of_warp((mine & kMassNan) != 0);
     const u64 mass = sum_of_warp(mine & ~kMassNan);
     if (lane_id() != 0) continue;

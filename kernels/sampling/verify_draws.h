@@ -8,18 +8,43 @@
 
 namespace tw {
 
-// As RowSummary says, but with what is common first.
 TW_DEVICE_CALL u64 filtered_weight(const FilteredRow& row, i32 id, float value) {
   return row.weight(id, value);
 }
-TW_DEVICE u64 weight_of_entry(const RowSummary& row, bool probabilities, i32 id, float value) {
-  if (row.certain >= 0) return id == row.certain ? 1 : 0;
-  if (probabilities) return probability_weight(value);
-  const FilteredRow& filtered = row.filtered;
-  const u64 weight = converted_weight(value, filtered.of_draw);
-  if (!filtered.kept.contains(id, value)) return 0;
-  if ((filtered.least == 0) & (filtered.typical.threshold == -kInfinity)) return weight;
-  return filtered_weight(filtered, id, value);
+
+// The weights of a run of a row, whose elements are `run`. What is asked is the same for all of the
+// row.
+template <typename T>
+TW_DEVICE void weigh_run(const RowOfLogits<T>& row, const RowSummary& summary, bool probabilities,
+                         i32 id, float (&run)[kRowRun], u64 (&weights)[kRowRun]) {
+  if (summary.certain >= 0) {
+#pragma unroll
+    for (i32 j = 0; j < kRowRun; ++j) weights[j] = id + j == summary.certain ? 1 : 0;
+    return;
+  }
+  if (probabilities) {
+#pragma unroll
+    for (i32 j = 0; j < kRowRun; ++j) weights[j] = probability_weight(run[j]);
+    return;
+  }
+  if (row.processed) {
+#pragma unroll
+    for (i32 j = 0; j < kRowRun; ++j)
+      run[j] = id + j < row.count ? process_logit(row.process, id + j, run[j]) : 0.0F;
+  }
+#pragma unroll
+  for (i32 j = 0; j < kRowRun; ++j) run[j] = row.value(run[j]);
+  const FilteredRow& filtered = summary.filtered;
+#pragma unroll
+  for (i32 j = 0; j < kRowRun; ++j) {
+    const u64 weight = converted_weight(run[j], filtered.of_draw);
+    weights[j] = filtered.kept.contains(id + j, run[j]) ? weight : 0;
+  }
+  if ((filtered.least == 0) & (filtered.typical.threshold == -kInfinity)) return;
+#pragma unroll
+  for (i32 j = 0; j < kRowRun; ++j) {
+    if (weights[j] != 0) weights[j] = filtered_weight(filtered, id + j, run[j]);
+  }
 }
 
 inline constexpr u64 kNoLimit = ~u64{0};
@@ -54,25 +79,25 @@ TW_DEVICE u64 sum_left(const VerifyParams& p, const VerifyMemory& memory, i64 re
     target.load(id + kStep, end, next);
     if (minus_draft) draft.load(id + kStep, end, next_draft);
     u64 weights[kRowRun];
+    weigh_run(target, memory.target, probabilities, id, values, weights);
+    if (minus_draft) {
+      u64 of_draft[kRowRun];
+      weigh_run(draft, memory.draft, probabilities, id, draft_values, of_draft);
+#pragma unroll
+      for (i32 j = 0; j < kRowRun; ++j) {
+        weights[j] =
+            residual_weight({weights[j], rejection, of_draft[j], memory.draft.mass}, shift);
+      }
+    } else if (memory.rejected != 0) {
+#pragma unroll
+      for (i32 j = 0; j < kRowRun; ++j)
+        weights[j] = rejection == static_cast<u64>(id + j) ? 0 : weights[j];
+    }
     u64 of_run = 0;
 #pragma unroll
     for (i32 j = 0; j < kRowRun; ++j) {
-      const auto weigh = [&](const RowOfLogits<T>& row, const RowSummary& summary, float value) {
-        if (row.processed) value = process_logit(row.process, id + j, value);
-        return weight_of_entry(summary, probabilities, id + j, row.value(value));
-      };
-      u64 weight = 0;
-      if (id + j < end) {
-        weight = weigh(target, memory.target, values[j]);
-        if (minus_draft) {
-          const u64 of_draft = weigh(draft, memory.draft, draft_values[j]);
-          weight = residual_weight({weight, rejection, of_draft, memory.draft.mass}, shift);
-        } else if (memory.rejected != 0) {
-          weight = rejection == static_cast<u64>(id + j) ? 0 : weight;
-        }
-      }
-      weights[j] = weight;
-      of_run += weight;
+      weights[j] = id + j < end ? weights[j] : 0;
+      of_run += weights[j];
     }
     if (most == kNoLimit) {
       sum += of_run;

@@ -20,6 +20,18 @@ struct RowSummary {
 };
 static_assert(sizeof(RowSummary) <= kSummaryWords * sizeof(u64));
 
+// Of a row of logits, by its largest one: what is told of it whatever filters do.
+TW_DEVICE RowSummary summary_of_largest(float largest, const RowNumbers& numbers, bool nan) {
+  RowSummary summary{};
+  summary.certain = -1;
+  summary.mass = 1;
+  summary.infinite = largest == kInfinity ? 1 : 0;
+  summary.status = numbers.status | (nan ? kStatusNan : 0) |
+                   (largest == kInfinity ? kStatusInfinity : 0) |
+                   (largest == -kInfinity ? kStatusNoCandidate : 0);
+  return summary;
+}
+
 // Where a request's chain ends: the node; whether a token was rejected there; how many chunks of
 // the row have been looked at.
 struct ChainEnd {

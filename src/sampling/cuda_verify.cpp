@@ -20,20 +20,26 @@ constexpr DType kDTypes[] = {DType::f32, DType::f16, DType::bf16};
 
 struct KernelTraits {
   const char* name;
-  const char* header;  // that of the device function where there are clusters
+  const char* header;
+  const char* function;  // on the device, of a row's type
   std::int32_t threads;
   std::int32_t blocks;  // that an SM has room for
   std::int32_t shared_bytes;
 };
 constexpr KernelTraits kTraits[kVerifyKernels] = {
-    {"rows", "verify_rows", 512, 1, tw::kSampleSharedBytes},
-    {"requests", "verify_requests", 512, 1, tw::kVerifySharedBytes},
-    {"maxima", "verify_chunks", tw::kChunkThreads, 4, tw::kChunkSharedBytes},
-    {"masses", "verify_chunks", tw::kChunkThreads, 4, tw::kChunkSharedBytes},
-    {"cluster", "verify_cluster", tw::kClusterThreads, 3, tw::kClusterSharedBytes},
-    {"cluster_f32", "verify_cluster", tw::kClusterThreads, 3, tw::kClusterSharedBytes},
-    {"decisions", "verify_decisions", tw::kChunkThreads, 1, tw::kSampleSharedBytes},
-    {"draws", "verify_draws", tw::kChunkThreads, 3, tw::kVerifySharedBytes},
+    {"rows", "verify_rows", "verify_rows<{}>", 512, 1, tw::kSampleSharedBytes},
+    {"requests", "verify_requests", "verify_requests<{}>", 512, 1, tw::kVerifySharedBytes},
+    {"maxima", "verify_chunks", "verify_maxima<{}>", tw::kChunkThreads, 4, tw::kChunkSharedBytes},
+    {"masses", "verify_chunks", "verify_masses<{}>", tw::kChunkThreads, 4, tw::kChunkSharedBytes},
+    {"cluster_masses", "verify_cluster_masses", "verify_cluster_masses<{}>", tw::kClusterThreads, 3,
+     tw::kClusterSharedBytes},
+    {"cluster", "verify_cluster", "verify_cluster<{0}, {0}>", tw::kClusterThreads, 3,
+     tw::kClusterSharedBytes},
+    {"cluster_f32", "verify_cluster", "verify_cluster<float, {}>", tw::kClusterThreads, 3,
+     tw::kClusterSharedBytes},
+    {"decisions", "verify_decisions", "verify_decisions<{}>", tw::kChunkThreads, 1,
+     tw::kSampleSharedBytes},
+    {"draws", "verify_draws", "verify_draws<{}>", tw::kChunkThreads, 2, tw::kVerifySharedBytes},
 };
 
 const KernelTraits& traits_of(VerifyKernel kernel) {
@@ -41,7 +47,8 @@ const KernelTraits& traits_of(VerifyKernel kernel) {
 }
 
 bool is_cluster(VerifyKernel kernel) {
-  return kernel == VerifyKernel::cluster || kernel == VerifyKernel::cluster_f32;
+  return kernel == VerifyKernel::cluster_masses || kernel == VerifyKernel::cluster ||
+         kernel == VerifyKernel::cluster_f32;
 }
 
 const jit::KernelHandle& handle_of(VerifyKernel kernel, DType target) {
@@ -108,15 +115,18 @@ std::span<const VerifyKernel> verify_kernels(const std::string& arch, const Veri
   static constexpr VerifyKernel kChains[][3] = {
       {rows, decisions, draws}, {cluster, decisions, draws}, {cluster_f32, decisions, draws}};
   static constexpr VerifyKernel kChunks[] = {maxima, masses, decisions, draws};
+  static constexpr VerifyKernel kMasses[] = {cluster_masses, decisions, draws};
   const SamplingArgs& sampling = call.args.sampling;
   if (call.args.input == VerifyInput::logits && has_sample_clusters(arch) &&
       filters_by_logits(sampling)) {
     const bool as_is = !call.args.allowed.defined() && !changes_logits(sampling);
     const DType stored = as_is ? call.target.dtype : DType::f32;
     const int kind = stored == call.target.dtype ? 1 : 2;
-    if (fits_sample_cluster(stored, call.vocabulary()))
+    if (fits_sample_cluster(stored, call.vocabulary())) {
+      if (!call.is_tree() && is_unfiltered(call)) return kMasses;
       return call.is_tree() ? std::span<const VerifyKernel>(kTrees[kind])
                             : std::span<const VerifyKernel>(kChains[kind]);
+    }
   }
   if (call.is_tree()) return kTrees[0];
   if (!is_unfiltered(call)) return kChains[0];
@@ -136,18 +146,14 @@ jit::KernelSource verify_kernel_source(VerifyKernel kernel, DType target) {
   source.budget.max_registers = 65536 / traits.threads / traits.blocks;
   source.shared_bytes = traits.shared_bytes;
   source.large_clusters = is_cluster(kernel);
-  const std::string of_types = !is_cluster(kernel) ? device_type_name(target)
-                               : kernel == VerifyKernel::cluster
-                                   ? fmt::format("{0}, {0}", device_type_name(target))
-                                   : fmt::format("float, {}", device_type_name(target));
   source.source = fmt::format(
-      "#include \"sampling/{0}.h\"\n"
+      "#include \"sampling/{}.h\"\n"
       "using namespace tw;\n"
-      "TW_KERNEL TW_LAUNCH_BOUNDS({1}, {2}) {3}(TW_PARAMETER VerifyParams params) {{\n"
-      "  verify_{4}<{5}>(params);\n"
+      "TW_KERNEL TW_LAUNCH_BOUNDS({}, {}) {}(TW_PARAMETER VerifyParams params) {{\n"
+      "  {}(params);\n"
       "}}\n",
       traits.header, traits.threads, traits.blocks, source.name,
-      is_cluster(kernel) ? "cluster" : traits.name, of_types);
+      fmt::format(fmt::runtime(traits.function), device_type_name(target)));
   return source;
 }
 
@@ -208,6 +214,7 @@ CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall
     case VerifyKernel::rows:
       launch.grid = cuda_count(rows, "rows");
       break;
+    case VerifyKernel::cluster_masses:
     case VerifyKernel::cluster:
     case VerifyKernel::cluster_f32:
       launch.cluster =

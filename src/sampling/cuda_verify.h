@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Speculative verification on CUDA: kernels that filter and sum rows of target and draft, then
-// kernels that test draft tokens and draw. On Hopper a cluster has a row of logits; else rows of
-// chains on which no filter acts are read by chunks, and others have a block each.
+// kernels that test draft tokens and draw. Rows of chains on
+// which no filter acts are read by chunks, others have a block each; on Hopper a cluster has a row
+// of logits.
 #pragma once
 
 #include <cstdint>
@@ -21,12 +22,13 @@ enum class VerifyKernel : std::uint8_t {
   requests,
   maxima,
   masses,
+  cluster_masses,
   cluster,
   cluster_f32,
   decisions,
   draws
 };
-inline constexpr int kVerifyKernels = 8;
+inline constexpr int kVerifyKernels = 9;
 
 // Those of a call on an architecture, in their order.
 std::span<const VerifyKernel> verify_kernels(const std::string& arch, const VerifyCall& call);

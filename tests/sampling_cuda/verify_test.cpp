@@ -9,6 +9,7 @@
 #include "sampling/process_support.h"
 #include "sampling/residual.h"
 #include "sampling/verify_cluster.h"
+#include "sampling/verify_cluster_masses.h"
 #include "sampling/verify_decisions.h"
 #include "sampling/verify_draws.h"
 #include "sampling/verify_requests.h"
@@ -28,6 +29,7 @@ Kernel kernel_of(VerifyKernel kernel) {
       [](tw::VerifyParams p) { tw::verify_requests<T>(p); },
       [](tw::VerifyParams p) { tw::verify_maxima<T>(p); },
       [](tw::VerifyParams p) { tw::verify_masses<T>(p); },
+      [](tw::VerifyParams p) { tw::verify_cluster_masses<T>(p); },
       [](tw::VerifyParams p) { tw::verify_cluster<T, T>(p); },
       [](tw::VerifyParams p) { tw::verify_cluster<float, T>(p); },
       [](tw::VerifyParams p) { tw::verify_decisions<T>(p); },
@@ -398,7 +400,7 @@ TEST(VerifyKernels, AreChosenByWhatActsOnRows) {
   const auto first = [&](const char* arch = "sm_80") { return verify_kernels(arch, call).front(); };
   SamplingArgs& sampling = inputs.args.sampling;
   EXPECT_EQ(first(), VerifyKernel::maxima);
-  EXPECT_EQ(first("sm_90a"), VerifyKernel::cluster);
+  EXPECT_EQ(first("sm_90a"), VerifyKernel::cluster_masses);
   sampling.top_k = 100;
   sampling.temperature = 0.5F;
   EXPECT_EQ(first(), VerifyKernel::maxima);
@@ -474,7 +476,7 @@ TEST(VerifyKernels, OneOfEachForEveryDType) {
   EXPECT_EQ(verify_kernel_name(VerifyKernel::rows, DType::bf16), "verify_rows_bf16");
   EXPECT_EQ(verify_kernel_name(VerifyKernel::requests, DType::f32), "verify_requests_float");
   EXPECT_EQ(verify_kernel_sources("sm_80").size(), 18U);
-  EXPECT_EQ(verify_kernel_sources("sm_90a").size(), 23U);
+  EXPECT_EQ(verify_kernel_sources("sm_90a").size(), 26U);
 }
 
 }  // namespace
