@@ -133,5 +133,11 @@ TW_DEVICE float max_of(float a, float b) {
 TW_DEVICE float min_of(float a, float b) {
   return fminf(a, b);
 }
+// The larger one, or NaN if one is NaN.
+TW_DEVICE float max_or_nan(float a, float b) {
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+}
 
 }  // namespace tw

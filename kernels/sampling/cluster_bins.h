@@ -25,7 +25,7 @@ struct BinsOfEntries {
     return by_weight ? find_weight(exponent) : find_key(value);
   }
   TW_DEVICE i32 find_key(float value) const {
-    const u32 key = order_key(value);
+    const u32 key = key_of_logit(value);
     const u32 bin = (first - key) >> shift;
     return key > first ? -1 : static_cast<i32>(bin < kBins ? bin : kBins);
   }

@@ -38,7 +38,7 @@ struct WarpList {
 #pragma unroll
     for (i32 j = 0; j < kClusterRun; ++j) {
       if (there[j] & (at < kMostListed)) {
-        const u64 entry = entry_of(values[j], id + j);
+        const u64 entry = entry_of_logit(values[j], id + j);
         if (kLeaders) {
           store_remote(&memory.own()[at], 0, entry);
         } else {

@@ -173,6 +173,14 @@ TW_DEVICE void drop_behind_end(const ClusterRow<Stored>& row) {
   sync_warp();
 }
 
+// Of the two zeros, which are equal, +0: -0 is kept as it is.
+TW_DEVICE u32 key_of_logit(float logit) {
+  return order_key(add_exact(logit, 0.0F));
+}
+TW_DEVICE u64 entry_of_logit(float logit, i32 id) {
+  return entry_of(add_exact(logit, 0.0F), id);
+}
+
 struct Extremes {
   float largest;
   float least;      // none is less
@@ -267,21 +275,30 @@ TW_DEVICE Extremes read_row(const ClusterRow<Stored>& row, const T* logits, bool
     });
   }
   float largest = -kInfinity, least = kInfinity;
-  bool nan = false;
-  row.for_runs([&](i32, const float(&values)[kClusterRun], Stored* to) {
-    float run[kClusterRun];
+  row.for_values([&](i32, const float(&values)[kClusterRun]) {
 #pragma unroll
     for (i32 j = 0; j < kClusterRun; ++j) {
-      nan |= values[j] != values[j];
-      run[j] = clean_logit(values[j]);
-      largest = max_of(largest, run[j]);
-      least = min_of(least, run[j]);
+      largest = max_or_nan(largest, values[j]);
+      least = min_of(least, values[j]);
     }
-    keep_run(run, to);
   });
+  const bool nan = any_of_warp(largest != largest);
+  if (nan) {
+    largest = -kInfinity;
+    row.for_runs([&](i32, const float(&values)[kClusterRun], Stored* to) {
+      float run[kClusterRun];
+#pragma unroll
+      for (i32 j = 0; j < kClusterRun; ++j) {
+        run[j] = clean_logit(values[j]);
+        largest = max_of(largest, run[j]);
+        least = min_of(least, run[j]);
+      }
+      keep_run(run, to);
+    });
+  }
   const float of_thread = largest;
   wait_for_cluster();
-  u32 of_group = order_key(largest);
+  u32 of_group = key_of_logit(largest);
 #pragma unroll
   for (i32 mask = kWarpSize / 4; mask > 0; mask /= 2) {
     const u32 other = shuffle_xor(of_group, mask);
@@ -291,8 +308,8 @@ TW_DEVICE Extremes read_row(const ClusterRow<Stored>& row, const T* logits, bool
   const i32 block = lane_id() % kMostBlocks;
   if (block < row.blocks)
     store_remote(&memory.maxima[2 * row.warp + lane_id() / kMostBlocks], block, of_group);
-  row.tell_all(&memory.minima[2 * kBins], warp_min(order_key(least)));
-  if (any_of_warp(nan) && lane_id() == 0) store_remote(&memory.nan, 0, 1U);
+  row.tell_all(&memory.minima[2 * kBins], warp_min(key_of_logit(least)));
+  if (nan && lane_id() == 0) store_remote(&memory.nan, 0, 1U);
   before_all();
   sync_cluster();
   // Those of groups and warps that are not there are as if they had nothing.

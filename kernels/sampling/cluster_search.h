@@ -256,7 +256,7 @@ TW_DEVICE u32 list_bin(const ClusterRow<Stored>& row, float threshold, const Bin
 #pragma unroll
     for (i32 j = 0; j < kClusterRun; ++j) {
       there[j] &= bins.find(values[j], weight_exponent(values[j], scale)) == bin;
-      const u32 key = order_key(values[j]);
+      const u32 key = key_of_logit(values[j]);
       first = there[j] & (key > first) ? key : first;
       last = there[j] & (key < last) ? key : last;
     }

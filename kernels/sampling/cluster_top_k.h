@@ -40,7 +40,7 @@ TW_DEVICE i32 gather_kept(const ClusterRow<Stored>& row, float threshold, BestLi
       const bool there = values[j] >= threshold;
       const u32 lanes = ballot(there);
       const i32 at = static_cast<i32>(before) + count_bits(lanes & ((1U << lane_id()) - 1));
-      if (there) store_remote(&best.entries[at], 0, entry_of(values[j], id + j));
+      if (there) store_remote(&best.entries[at], 0, entry_of_logit(values[j], id + j));
       before += static_cast<u32>(count_bits(lanes));
     }
   });

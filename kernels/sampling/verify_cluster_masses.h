@@ -29,16 +29,20 @@ TW_DEVICE void verify_cluster_masses(const VerifyParams& p) {
   wait_for_cluster();
   if (!there) return;
   Extremes extremes{-kInfinity, 0, -kInfinity};
-  bool nan = false;
+  float& largest = extremes.of_thread;
   row.for_values([&](i32, const float(&values)[kClusterRun]) {
 #pragma unroll
-    for (i32 j = 0; j < kClusterRun; ++j) {
-      nan |= values[j] != values[j];
-      extremes.of_thread = max_of(extremes.of_thread, values[j]);
-    }
+    for (i32 j = 0; j < kClusterRun; ++j) largest = max_or_nan(largest, values[j]);
   });
-  row.tell_all(memory.maxima, warp_max(order_key(clean_logit(extremes.of_thread))));
-  if (any_of_warp(nan) && lane_id() == 0) store_remote(&memory.nan, 0, 1U);
+  if (any_of_warp(largest != largest)) {
+    if (lane_id() == 0) store_remote(&memory.nan, 0, 1U);
+    largest = -kInfinity;
+    row.for_values([&](i32, const float(&values)[kClusterRun]) {
+#pragma unroll
+      for (i32 j = 0; j < kClusterRun; ++j) largest = max_of(largest, values[j]);
+    });
+  }
+  row.tell_all(memory.maxima, warp_max(key_of_logit(largest)));
   sync_cluster();
   u32 first = 0;
   if (4 * lane_id() < row.warps()) {

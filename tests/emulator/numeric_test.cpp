@@ -68,6 +68,9 @@ TEST(EmulatedNumeric, FastFunctions) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   EXPECT_EQ(max_of(nan, 2.0F), 2.0F);
   EXPECT_EQ(max_of(2.0F, nan), 2.0F);
+  EXPECT_TRUE(std::isnan(max_or_nan(nan, 2.0F)));
+  EXPECT_TRUE(std::isnan(max_or_nan(2.0F, nan)));
+  EXPECT_EQ(max_or_nan(-kInfinity, 2.0F), 2.0F);
   EXPECT_EQ(min_of(nan, 2.0F), 2.0F);
   EXPECT_EQ(min_of(2.0F, nan), 2.0F);
   EXPECT_EQ(max_of(-kInfinity, 2.0F), 2.0F);

@@ -128,5 +128,8 @@ TW_DEVICE float max_of(float a, float b) {
 TW_DEVICE float min_of(float a, float b) {
   return a < b || b != b ? a : b;
 }
+TW_DEVICE float max_or_nan(float a, float b) {
+  return a >= b || a != a ? a : b;
+}
 
 }  // namespace tw
