@@ -136,28 +136,33 @@ TW_DEVICE void verify_maxima(const VerifyParams& p) {
       nan ? all : all & ~kEntryNan;
 }
 
-// What is known of a row of logits but for its mass, by the largest entries of its chunks. By a
-// warp's lanes together.
-TW_DEVICE RowSummary summary_of_maxima(const VerifyParams& p, i64 entry, const u64* maxima) {
-  const u64 mine = lane_id() < chunks_of_row(p) ? maxima[lane_id()] : kEntryNan;
-  const bool nan = any_of_warp((lane_id() < chunks_of_row(p)) & ((mine & kEntryNan) != 0));
-  const u64 largest = largest_of_warp(mine | kEntryNan);
-  const float value = of_order_key(static_cast<u32>(largest >> 32));
-  const RowNumbers numbers = numbers_of_entry(p.sample, entry);
-  RowSummary summary = summary_of_largest(value, numbers, nan);
-  if (value == -kInfinity) {
+// What is known of a row of logits on which no filter acts but for its mass, by its largest entry.
+TW_DEVICE RowSummary summary_of_unfiltered(float largest, i32 id, const RowNumbers& numbers,
+                                           bool nan) {
+  RowSummary summary = summary_of_largest(largest, numbers, nan);
+  if (largest == -kInfinity) {
     summary.certain = 0;
   } else if (numbers.temperature == 0) {
     summary.infinite = 0;
-    summary.certain = static_cast<i32>(~static_cast<u32>(largest));
+    summary.certain = id;
   } else {
-    const WeightScale scale{summary.infinite != 0 ? 0 : value,
+    const WeightScale scale{summary.infinite != 0 ? 0 : largest,
                             scale_of_temperature(numbers.temperature)};
     const Kept all{-kInfinity, kLastId};
     summary.filtered = {all, all, {scale, 0}, 0, scale};
     summary.mass = 0;  // the sum of what chunks find
   }
   return summary;
+}
+
+// The same by the largest entries of its chunks. By a warp's lanes together.
+TW_DEVICE RowSummary summary_of_maxima(const VerifyParams& p, i64 entry, const u64* maxima) {
+  const u64 mine = lane_id() < chunks_of_row(p) ? maxima[lane_id()] : kEntryNan;
+  const bool nan = any_of_warp((lane_id() < chunks_of_row(p)) & ((mine & kEntryNan) != 0));
+  const u64 largest = largest_of_warp(mine | kEntryNan);
+  return summary_of_unfiltered(of_order_key(static_cast<u32>(largest >> 32)),
+                               static_cast<i32>(~static_cast<u32>(largest)),
+                               numbers_of_entry(p.sample, entry), nan);
 }
 
 // Thread 0 has the mass of a chunk. The row's first one of `count` tells the summary, too: with a

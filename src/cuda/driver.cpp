@@ -82,6 +82,7 @@ void resolve(void* library, Driver& d) {
   need("cuFuncGetAttribute", d.func_get_attribute);
   need("cuFuncSetAttribute", d.func_set_attribute);
   need("cuOccupancyMaxActiveBlocksPerMultiprocessor", d.occupancy_max_active_blocks);
+  need("cuOccupancyMaxActiveClusters", d.occupancy_max_active_clusters);
   need("cuLaunchKernelEx", d.launch_kernel_ex);
   find_symbol(library, "cuFuncGetParamInfo", d.func_get_param_info);
   if (!missing.empty()) {

@@ -132,6 +132,8 @@ struct Driver {
   Result (*func_set_attribute)(FunctionObject*, int attribute, int value) = nullptr;
   Result (*occupancy_max_active_blocks)(int* blocks, FunctionObject*, int block_size,
                                         std::size_t dynamic_shared_bytes) = nullptr;
+  Result (*occupancy_max_active_clusters)(int* clusters, FunctionObject*,
+                                          const LaunchConfig*) = nullptr;
   Result (*launch_kernel_ex)(const LaunchConfig*, FunctionObject*, void** params,
                              void** extra) = nullptr;
   // Since 12.4; else null.

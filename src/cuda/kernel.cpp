@@ -17,6 +17,32 @@ enum Attribute : int {
   kNonPortableClusterSizeAllowed = 14,
 };
 
+// What the driver is told of a launch; it points to itself.
+struct Launch {
+  LaunchAttribute attributes[2];
+  LaunchConfig config;
+
+  Launch(const LaunchShape& shape, bool programmatic) {
+    config.attributes = attributes;
+    config.grid_x = shape.grid;
+    config.block_x = shape.block;
+    config.shared_bytes = shape.shared_bytes;
+    if (programmatic) {
+      LaunchAttribute& overlap = attributes[config.num_attributes++];
+      overlap.id = LaunchAttribute::kProgrammaticStreamSerialization;
+      overlap.value.flag = 1;
+    }
+    if (shape.cluster > 0) {
+      LaunchAttribute& cluster = attributes[config.num_attributes++];
+      cluster.id = LaunchAttribute::kClusterDimension;
+      cluster.value.cluster[0] = shape.cluster;
+      cluster.value.cluster[1] = cluster.value.cluster[2] = 1;
+    }
+  }
+  Launch(const Launch&) = delete;
+  Launch& operator=(const Launch&) = delete;
+};
+
 // Of the struct that is the only parameter; 0 where the driver is too old to tell.
 std::size_t params_bytes_of(const Driver& api, FunctionObject* function) {
   std::size_t offset = 0, bytes = 0;
@@ -70,26 +96,10 @@ void Kernel::launch_bytes(const LaunchShape& shape, Stream stream, const void* p
   if (shape.grid == 0) return;
   const Driver& api = driver();
   const ContextScope scope(*device_);
-  LaunchAttribute attributes[2];
-  LaunchConfig config;
-  config.attributes = attributes;
-  config.grid_x = shape.grid;
-  config.block_x = shape.block;
-  config.shared_bytes = shape.shared_bytes;
-  config.stream = handle_of(stream);
-  if (shape.programmatic && device_->has_programmatic_launch()) {
-    LaunchAttribute& overlap = attributes[config.num_attributes++];
-    overlap.id = LaunchAttribute::kProgrammaticStreamSerialization;
-    overlap.value.flag = 1;
-  }
-  if (shape.cluster > 0) {
-    LaunchAttribute& cluster = attributes[config.num_attributes++];
-    cluster.id = LaunchAttribute::kClusterDimension;
-    cluster.value.cluster[0] = shape.cluster;
-    cluster.value.cluster[1] = cluster.value.cluster[2] = 1;
-  }
+  Launch launch(shape, shape.programmatic && device_->has_programmatic_launch());
+  launch.config.stream = handle_of(stream);
   void* list[] = {const_cast<void*>(params)};
-  if (const Result result = api.launch_kernel_ex(&config, function_, list, nullptr);
+  if (const Result result = api.launch_kernel_ex(&launch.config, function_, list, nullptr);
       result != kSuccess) [[unlikely]] {
     raise_driver_error(
         api, result,
@@ -144,6 +154,18 @@ int Kernel::blocks_per_sm(int block, std::size_t shared_bytes) const {
   check(api, api.occupancy_max_active_blocks(&blocks, function_, block, shared_bytes),
         "cuOccupancyMaxActiveBlocksPerMultiprocessor");
   return blocks;
+}
+
+int Kernel::resident_clusters(const LaunchShape& shape) const {
+  const Driver& api = driver();
+  const ContextScope scope(*device_);
+  LaunchShape one = shape;
+  one.grid = shape.cluster;
+  const Launch launch(one, false);
+  int clusters = 0;
+  check(api, api.occupancy_max_active_clusters(&clusters, function_, &launch.config),
+        "cuOccupancyMaxActiveClusters");
+  return clusters;
 }
 
 }  // namespace tilewright::cuda

@@ -54,6 +54,8 @@ class Kernel {
   int shared_bytes() const;  // static, a block
   // Blocks of a launch that one SM holds at a time.
   int blocks_per_sm(int block, std::size_t shared_bytes) const;
+  // Clusters of a launch that the GPU holds at a time; shape.grid does not matter.
+  int resident_clusters(const LaunchShape& shape) const;
 
  private:
   friend class Module;

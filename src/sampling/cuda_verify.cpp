@@ -5,7 +5,11 @@
 
 #include <algorithm>
 #include <iterator>
+#include <limits>
+#include <map>
 #include <memory>
+#include <mutex>
+#include <tuple>
 
 #include "base/checks.h"
 #include "cuda/device.h"
@@ -170,7 +174,8 @@ std::vector<jit::KernelSource> verify_kernel_sources(const std::string& arch) {
   return sources;
 }
 
-CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall& call) {
+CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall& call,
+                                           std::int32_t resident) {
   const VerifyArgs& args = call.args;
   CudaLaunch<tw::VerifyParams> launch;
   tw::VerifyParams& params = launch.params;
@@ -216,13 +221,15 @@ CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall
       break;
     case VerifyKernel::cluster_masses:
     case VerifyKernel::cluster:
-    case VerifyKernel::cluster_f32:
-      launch.cluster =
-          sample_cluster_size(kernel == VerifyKernel::cluster ? call.target.dtype : DType::f32,
-                              rows, call.vocabulary());
+    case VerifyKernel::cluster_f32: {
+      const DType stored = kernel == VerifyKernel::cluster_f32 ? DType::f32 : call.target.dtype;
+      launch.cluster = sample_cluster_size(stored, rows, call.vocabulary());
       params.sample.warp_logits = cluster_warp_logits(launch.cluster, call.vocabulary());
-      launch.grid = cuda_count(rows * launch.cluster, "blocks of threads");
+      const bool stays = kernel == VerifyKernel::cluster_masses;
+      const std::int64_t clusters = stays ? std::min<std::int64_t>(rows, resident) : rows;
+      launch.grid = cuda_count(clusters * launch.cluster, "blocks of threads");
       break;
+    }
     case VerifyKernel::requests:
     case VerifyKernel::decisions:
       launch.grid = params.requests;
@@ -238,18 +245,40 @@ CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall
   return launch;
 }
 
+namespace {
+
+cuda::LaunchShape shape_of(VerifyKernel kernel, const CudaLaunch<tw::VerifyParams>& launch) {
+  return {.grid = static_cast<unsigned>(launch.grid),
+          .block = static_cast<unsigned>(launch.block),
+          .shared_bytes = static_cast<unsigned>(launch.shared_bytes),
+          .cluster = is_cluster(kernel) ? static_cast<unsigned>(launch.cluster) : 0};
+}
+
+// Clusters of a launch that a GPU holds. It is asked once for each size.
+std::int32_t resident_clusters(const cuda::Kernel& kernel, DType target,
+                               const cuda::LaunchShape& shape) {
+  static std::mutex mutex;
+  static std::map<std::tuple<int, DType, unsigned>, std::int32_t> known;
+  const std::lock_guard lock(mutex);
+  std::int32_t& clusters = known[{kernel.device().index, target, shape.cluster}];
+  if (clusters == 0) clusters = std::max(kernel.resident_clusters(shape), 1);
+  return clusters;
+}
+
+}  // namespace
+
 void verify_on_cuda(const VerifyCall& call) {
   const std::int32_t device = call.target.device.index;
   for (const VerifyKernel kernel : verify_kernels(cuda::device(device).arch, call)) {
-    const CudaLaunch<tw::VerifyParams> launch = verify_launch(kernel, call);
+    CudaLaunch<tw::VerifyParams> launch =
+        verify_launch(kernel, call, std::numeric_limits<std::int32_t>::max());
     if (launch.grid == 0) return;
-    handle_of(kernel, call.target.dtype)
-        .on(device)
-        .launch({.grid = static_cast<unsigned>(launch.grid),
-                 .block = static_cast<unsigned>(launch.block),
-                 .shared_bytes = static_cast<unsigned>(launch.shared_bytes),
-                 .cluster = is_cluster(kernel) ? static_cast<unsigned>(launch.cluster) : 0},
-                call.args.sampling.stream, launch.params);
+    const cuda::Kernel& on_gpu = handle_of(kernel, call.target.dtype).on(device);
+    if (kernel == VerifyKernel::cluster_masses) {
+      launch = verify_launch(
+          kernel, call, resident_clusters(on_gpu, call.target.dtype, shape_of(kernel, launch)));
+    }
+    on_gpu.launch(shape_of(kernel, launch), call.args.sampling.stream, launch.params);
   }
 }
 

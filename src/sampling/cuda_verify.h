@@ -39,8 +39,10 @@ jit::KernelSource verify_kernel_source(VerifyKernel kernel, DType target);
 // Those that an architecture has.
 std::vector<jit::KernelSource> verify_kernel_sources(const std::string& arch);
 
-// Of a call that has been checked.
-CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall& call);
+// Of a call that has been checked. Clusters that stay on a GPU, row after row, are no more than
+// `resident`.
+CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall& call,
+                                           std::int32_t resident);
 
 void verify_on_cuda(const VerifyCall& call);
 

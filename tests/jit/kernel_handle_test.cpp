@@ -150,6 +150,7 @@ TEST_F(KernelHandle, TellsWhatTheDriverKnowsOfIt) {
   EXPECT_EQ(kernel.local_bytes(), 7);
   EXPECT_EQ(kernel.shared_bytes(), 7);
   EXPECT_EQ(kernel.blocks_per_sm(256, 0), 8);
+  EXPECT_EQ(kernel.resident_clusters({.block = 256, .cluster = 4}), 2);
 }
 
 }  // namespace

@@ -411,6 +411,16 @@ struct Config {
 };
 }  // namespace
 
+// A GPU of one SM: cluster dimensions are attribute 4.
+FAKE int cuOccupancyMaxActiveClusters(int* clusters, void*, const Config* config) {
+  unsigned blocks = 1;
+  for (unsigned i = 0; i < config->num_attributes; ++i) {
+    if (config->attributes[i].id == 4) std::memcpy(&blocks, config->attributes[i].bytes, 4);
+  }
+  *clusters = static_cast<int>(2048 / config->block[0] / blocks);
+  return call("cuOccupancyMaxActiveClusters");
+}
+
 FAKE int cuTensorMapEncodeTiled(void* map, int, unsigned rank, void* address,
                                 const std::uint64_t* shape, const std::uint64_t* strides,
                                 const unsigned* box, const unsigned*, int, int, int, int) {
