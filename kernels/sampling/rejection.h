@@ -59,6 +59,16 @@ TW_DEVICE u64 residual_weight(const TokenPair& pair, i32 shift) {
   return draft < target ? shifted_down(target - draft, shift) : 0;
 }
 
+// The same of weights as they come from rows, which have at most 42 bits, and masses of less than
+// 2^60: half the instructions.
+TW_DEVICE u64 residual_of_weights(const TokenPair& pair, i32 shift) {
+  const Wide left = product_of_weight(pair.target, pair.draft_mass) -
+                    product_of_weight(pair.draft, pair.target_mass);
+  // Products have less than 2^103; the shift is at most 56.
+  const u64 residual = left.high << (63 - shift) << 1 | left.low >> shift;
+  return (left.high >> 63) != 0 ? 0 : residual;
+}
+
 // A probability as a weight; NaN and negative numbers count as 0, numbers above 1 as 1.
 TW_DEVICE u64 probability_weight(float p) {
   if (!(p > 0)) return 0;

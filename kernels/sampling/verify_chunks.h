@@ -204,6 +204,7 @@ TW_DEVICE void verify_masses(const VerifyParams& p) {
       for_chunk<T>(p, chunk, [&](i32, float logit) { sum += converted_weight(logit, scale); });
     }
   }
+  let_next_kernel_start();
   sum = sum_of_chunk(sum, of_warps);
   store_mass(workspace, chunk, chunks_of_row(p), sum | (nan ? kMassNan : 0), summary);
 }

@@ -68,6 +68,7 @@ TW_DEVICE void verify_cluster(const VerifyParams& p) {
     if (asked) ask_for_row(row, logits);
   }
   begin_cluster(memory);
+  let_next_kernel_start();
   const bool good = process_of_entry(p.sample.process, entry, p.sample.vocabulary,
                                      memory.bias_filter, memory.process);
   if (has_masks(p)) {

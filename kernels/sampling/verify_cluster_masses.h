@@ -181,6 +181,7 @@ TW_DEVICE void verify_cluster_masses(const VerifyParams& p) {
     memory.nan[thread_id()] = 0;
   }
   sync_cluster();
+  let_next_kernel_start();
   WeighedRow<T> before{};
   i32 turn = 0;
 #pragma unroll 1

@@ -69,6 +69,8 @@ TW_DEVICE void verify_decisions(const VerifyParams& p) {
   process_of_entry(p.sample.process, entry, p.sample.vocabulary, memory.bias_filter,
                    memory.process);
   if (thread_id() == 0 && has_masks(p)) memory.process.allowed = nullptr;
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   add_masses(p, workspace, tree.count);
   sync_block();
   weigh_draft_tokens<T>(tree, workspace, memory.process);

@@ -12,40 +12,71 @@ TW_DEVICE_CALL u64 filtered_weight(const FilteredRow& row, i32 id, float value) 
   return row.weight(id, value);
 }
 
-// The weights of a run of a row, whose elements are `run`. What is asked is the same for all of the
-// row.
+// A row that weights are summed of. What is asked here is the same for all of its entries.
 template <typename T>
-TW_DEVICE void weigh_run(const RowOfLogits<T>& row, const RowSummary& summary, bool probabilities,
-                         i32 id, float (&run)[kRowRun], u64 (&weights)[kRowRun]) {
-  if (summary.certain >= 0) {
-#pragma unroll
-    for (i32 j = 0; j < kRowRun; ++j) weights[j] = id + j == summary.certain ? 1 : 0;
-    return;
+struct WeighableRow {
+  RowOfLogits<T> row;
+  const RowSummary& summary;
+  bool probabilities;
+
+  TW_DEVICE WeighableRow(const VerifyParams& p, bool draft, i64 request, i32 node,
+                         const VerifyMemory& memory)
+      : row(row_of_node<T>(p, draft, request, node, memory.sample.process)),
+        summary(draft ? memory.draft : memory.target),
+        probabilities(p.probabilities != 0) {
+    row.infinite = summary.infinite != 0;
   }
-  if (probabilities) {
+
+  // The run of this lane of a step of a warp that begins at `at`; behind the row's end there is
+  // what weighs nothing.
+  TW_DEVICE void load(i32 at, float (&run)[kRowRun]) const {
+    const i32 id = at + lane_id() * kRowRun;
+    if (row.aligned & (at + kWarpSize * kRowRun <= row.count)) {
+      load_run(row.logits + id, run);
+    } else {
 #pragma unroll
-    for (i32 j = 0; j < kRowRun; ++j) weights[j] = probability_weight(run[j]);
-    return;
+      for (i32 j = 0; j < kRowRun; ++j) {
+        run[j] = probabilities ? 0.0F : -kInfinity;
+        if (id + j < row.count) run[j] = to_float(row.logits[id + j]);
+      }
+    }
   }
-  if (row.processed) {
+
+  TW_DEVICE void weigh(i32 id, float (&run)[kRowRun], u64 (&weights)[kRowRun]) const {
+    if (summary.certain >= 0) {
 #pragma unroll
-    for (i32 j = 0; j < kRowRun; ++j)
-      run[j] = id + j < row.count ? process_logit(row.process, id + j, run[j]) : 0.0F;
+      for (i32 j = 0; j < kRowRun; ++j) weights[j] = id + j == summary.certain ? 1 : 0;
+      return;
+    }
+    if (probabilities) {
+#pragma unroll
+      for (i32 j = 0; j < kRowRun; ++j) weights[j] = probability_weight(run[j]);
+      return;
+    }
+    if (row.processed) {
+#pragma unroll
+      for (i32 j = 0; j < kRowRun; ++j)
+        if (id + j < row.count) run[j] = process_logit(row.process, id + j, run[j]);
+    }
+    if (row.infinite) {
+#pragma unroll
+      for (i32 j = 0; j < kRowRun; ++j) run[j] = row.value(run[j]);
+    }
+    const FilteredRow& filtered = summary.filtered;
+#pragma unroll
+    for (i32 j = 0; j < kRowRun; ++j) weights[j] = converted_weight(run[j], filtered.of_draw);
+    if (filtered.kept.threshold > -kInfinity) {
+#pragma unroll
+      for (i32 j = 0; j < kRowRun; ++j)
+        weights[j] = filtered.kept.contains(id + j, run[j]) ? weights[j] : 0;
+    }
+    if ((filtered.least == 0) & (filtered.typical.threshold == -kInfinity)) return;
+#pragma unroll
+    for (i32 j = 0; j < kRowRun; ++j) {
+      if (weights[j] != 0) weights[j] = filtered_weight(filtered, id + j, run[j]);
+    }
   }
-#pragma unroll
-  for (i32 j = 0; j < kRowRun; ++j) run[j] = row.value(run[j]);
-  const FilteredRow& filtered = summary.filtered;
-#pragma unroll
-  for (i32 j = 0; j < kRowRun; ++j) {
-    const u64 weight = converted_weight(run[j], filtered.of_draw);
-    weights[j] = filtered.kept.contains(id + j, run[j]) ? weight : 0;
-  }
-  if ((filtered.least == 0) & (filtered.typical.threshold == -kInfinity)) return;
-#pragma unroll
-  for (i32 j = 0; j < kRowRun; ++j) {
-    if (weights[j] != 0) weights[j] = filtered_weight(filtered, id + j, run[j]);
-  }
-}
+};
 
 inline constexpr u64 kNoLimit = ~u64{0};
 
@@ -55,18 +86,14 @@ template <typename T>
 TW_DEVICE u64 sum_left(const VerifyParams& p, const VerifyMemory& memory, i64 request, i32 node,
                        i32 begin, i32 end, u64 most) {
   constexpr i32 kStep = kWarpSize * kRowRun;
-  const bool probabilities = p.probabilities != 0;
   const bool minus_draft = memory.rejected != 0 && p.draft.data != nullptr;
   const u64 rejection = memory.rejected != 0 ? memory.rejections[0] : 0;
   const i32 shift = minus_draft ? static_cast<i32>(memory.shifts[0]) : 0;
-  RowOfLogits<T> target = row_of_node<T>(p, false, request, node, memory.sample.process);
-  RowOfLogits<T> draft = row_of_node<T>(p, true, request, node, memory.sample.process);
-  target.infinite = memory.target.infinite != 0;
-  draft.infinite = memory.draft.infinite != 0;
+  const WeighableRow<T> target(p, false, request, node, memory);
+  const WeighableRow<T> draft(p, true, request, node, memory);
   float next[kRowRun], next_draft[kRowRun] = {};
-  i32 id = begin + lane_id() * kRowRun;
-  target.load(id, end, next);
-  if (minus_draft) draft.load(id, end, next_draft);
+  target.load(begin, next);
+  if (minus_draft) draft.load(begin, next_draft);
   u64 sum = 0;  // of this lane, if all are summed
 #pragma unroll 1
   for (i32 at = begin; at < end; at += kStep) {
@@ -76,51 +103,48 @@ TW_DEVICE u64 sum_left(const VerifyParams& p, const VerifyMemory& memory, i64 re
       values[j] = next[j];
       draft_values[j] = next_draft[j];
     }
-    target.load(id + kStep, end, next);
-    if (minus_draft) draft.load(id + kStep, end, next_draft);
+    // One ahead; behind the last one the same.
+    const i32 ahead = at + kStep < end ? at + kStep : at;
+    target.load(ahead, next);
+    if (minus_draft) draft.load(ahead, next_draft);
+    const i32 id = at + lane_id() * kRowRun;
     u64 weights[kRowRun];
-    weigh_run(target, memory.target, probabilities, id, values, weights);
+    target.weigh(id, values, weights);
     if (minus_draft) {
       u64 of_draft[kRowRun];
-      weigh_run(draft, memory.draft, probabilities, id, draft_values, of_draft);
+      draft.weigh(id, draft_values, of_draft);
 #pragma unroll
       for (i32 j = 0; j < kRowRun; ++j) {
         weights[j] =
-            residual_weight({weights[j], rejection, of_draft[j], memory.draft.mass}, shift);
+            residual_of_weights({weights[j], rejection, of_draft[j], memory.draft.mass}, shift);
       }
     } else if (memory.rejected != 0) {
 #pragma unroll
       for (i32 j = 0; j < kRowRun; ++j)
         weights[j] = rejection == static_cast<u64>(id + j) ? 0 : weights[j];
     }
-    u64 of_run = 0;
-#pragma unroll
-    for (i32 j = 0; j < kRowRun; ++j) {
-      weights[j] = id + j < end ? weights[j] : 0;
-      of_run += weights[j];
-    }
+    const u64 of_run = weights[0] + weights[1] + weights[2] + weights[3];
     if (most == kNoLimit) {
       sum += of_run;
-    } else {
-      const u64 up_to = sum + sum_up_to_lane(of_run);
-      const u32 exceed = ballot(up_to > most);
-      if (exceed != 0) {
-        if (lane_id() != lowest_bit(exceed)) return 0;
-        u64 rest = most - (up_to - of_run);
-        i32 j = 0;
-#pragma unroll
-        for (i32 i = 0; i + 1 < kRowRun; ++i) {
-          if ((j == i) & (rest >= weights[i])) {
-            rest -= weights[i];
-            ++j;
-          }
-        }
-        store_number(p.tokens, request, node, id + j);
-        return 0;
-      }
-      sum = shuffle(up_to, kWarpSize - 1);
+      continue;
     }
-    id += kStep;
+    const u64 up_to = sum + sum_up_to_lane(of_run);
+    const u32 exceed = ballot(up_to > most);
+    if (exceed != 0) {
+      if (lane_id() != lowest_bit(exceed)) return 0;
+      u64 rest = most - (up_to - of_run);
+      i32 j = 0;
+#pragma unroll
+      for (i32 i = 0; i + 1 < kRowRun; ++i) {
+        if ((j == i) & (rest >= weights[i])) {
+          rest -= weights[i];
+          ++j;
+        }
+      }
+      store_number(p.tokens, request, node, id + j);
+      return 0;
+    }
+    sum = shuffle(up_to, kWarpSize - 1);
   }
   return sum_of_warp(sum);
 }
@@ -131,11 +155,12 @@ TW_DEVICE void verify_draws(const VerifyParams& p) {
   const i32 chunks = chunks_of_row(p);
   const i64 request = block_id() / chunks;
   const RequestWorkspace workspace(p, request);
-  const ChainEnd end = workspace.end();
   i64 entry;
   if (!find_entry(p.sample, request, entry)) return;
   process_of_entry(p.sample.process, entry, p.sample.vocabulary, memory.sample.bias_filter,
                    memory.sample.process);
+  wait_for_previous_kernel();
+  const ChainEnd end = workspace.end();
   enter_node(p, workspace, request, end.node, memory);
   if (thread_id() == 0) {
     memory.rejections = workspace.rejections();

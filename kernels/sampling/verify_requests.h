@@ -150,6 +150,7 @@ TW_DEVICE void verify_requests(const VerifyParams& p) {
     if (has_masks(p)) memory.sample.process.allowed = nullptr;
   }
   sync_block();
+  wait_for_previous_kernel();
   weigh_draft_tokens<T>(tree, workspace, memory.sample.process);
   i32 node = 0, depth = 0;
 #pragma unroll 1

@@ -201,6 +201,7 @@ TW_DEVICE void verify_rows(const VerifyParams& p) {
   }
   RowOfLogits<T> row = row_of_node<T>(p, draft, request, node, memory.process);
   const RowSummary summary = summarise(p, numbers, row, memory);
+  let_next_kernel_start();
   const RequestWorkspace workspace(p, request);
   if (thread_id() == 0) (draft ? workspace.draft(node) : workspace.target(node)) = summary;
 }

@@ -251,7 +251,9 @@ cuda::LaunchShape shape_of(VerifyKernel kernel, const CudaLaunch<tw::VerifyParam
   return {.grid = static_cast<unsigned>(launch.grid),
           .block = static_cast<unsigned>(launch.block),
           .shared_bytes = static_cast<unsigned>(launch.shared_bytes),
-          .cluster = is_cluster(kernel) ? static_cast<unsigned>(launch.cluster) : 0};
+          .cluster = is_cluster(kernel) ? static_cast<unsigned>(launch.cluster) : 0,
+          .programmatic = kernel == VerifyKernel::requests || kernel == VerifyKernel::decisions ||
+                          kernel == VerifyKernel::draws};
 }
 
 // Clusters of a launch that a GPU holds. It is asked once for each size.

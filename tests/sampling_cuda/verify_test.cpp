@@ -448,6 +448,17 @@ TEST(VerifyKernels, ArithmeticIsTheCpus) {
     const int shift = residual_shift(pair.target_mass, pair.draft_mass);
     ASSERT_EQ(tw::residual_shift(pair.target_mass, pair.draft_mass), shift);
     ASSERT_EQ(tw::residual_weight(on_gpu, shift), residual_weight(pair));
+    // Of masses that rows may have.
+    const std::uint64_t most_mass = (std::uint64_t{1} << 60) - 1;
+    const std::uint64_t most_weight = (std::uint64_t{1} << 42) - 1;
+    const TokenPair of_rows = {
+        pair.target & most_weight, std::max(pair.target_mass & most_mass, 1UL),
+        pair.draft & most_weight, std::max(pair.draft_mass & most_mass, 1UL)};
+    const int small_shift = residual_shift(of_rows.target_mass, of_rows.draft_mass);
+    ASSERT_EQ(
+        tw::residual_of_weights(
+            {of_rows.target, of_rows.target_mass, of_rows.draft, of_rows.draft_mass}, small_shift),
+        residual_weight(of_rows));
     const auto number = static_cast<float>(std::ldexp(random.normal(), random.range(-50, 3)));
     ASSERT_EQ(tw::probability_weight(number), probability_weight(number));
     ASSERT_EQ(tw::coin_bits(number), coin_bits(number));
