@@ -56,25 +56,18 @@ void expect_batch_invariant_logits(AnyModel& model, const engine::Tokenizer& tok
     requests[i].max_new_tokens = 60;
   }
   requests[1].n = 3;
-  const auto expected = invariant_logits(model, tokenizer, requests, {1, 512, 64, 16, false});
+  const auto expected = invariant_logits(model, tokenizer, requests, {{1, 512, 64, 16, false}});
   ASSERT_EQ(expected.size(), 8U);
-  struct Case {
-    int max_batch;
-    std::int64_t token_budget, kv_pages, page_size;
-    bool share, share_attention;
-  };
-  for (const Case& c : std::initializer_list<Case>{{8, 512, 256, 16, true, true},
-                                                   {8, 512, 256, 4, true, false},
-                                                   {3, 9, 256, 5, true, true},
-                                                   {8, 40, 30, 4, true, true},
-                                                   {5, 33, 128, 8, false, false}}) {
+  for (const engine::EngineOptions& options :
+       std::initializer_list<engine::EngineOptions>{{{8, 512, 256, 16, true, true}},
+                                                    {{8, 512, 256, 4, true, false}},
+                                                    {{3, 9, 256, 5, true, true}},
+                                                    {{8, 40, 30, 4, true, true}},
+                                                    {{5, 33, 128, 8, false, false}}}) {
     SCOPED_TRACE(testing::Message()
-                 << "max_batch " << c.max_batch << ", token_budget " << c.token_budget
-                 << ", page_size " << c.page_size << ", share " << c.share);
-    expect_same_bits(invariant_logits(model, tokenizer, requests,
-                                      {c.max_batch, c.token_budget, c.kv_pages, c.page_size,
-                                       c.share, c.share_attention}),
-                     expected);
+                 << "max_batch " << options.max_batch << ", token_budget " << options.token_budget
+                 << ", page_size " << options.page_size << ", share " << options.share_prefixes);
+    expect_same_bits(invariant_logits(model, tokenizer, requests, options), expected);
   }
 }
 

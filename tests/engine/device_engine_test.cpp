@@ -149,7 +149,7 @@ TEST_F(DeviceEngine, ScoresAreThoseOfTheCpu) {
   std::mt19937 random(4);
   const auto tokens = test::random_tokens(random, 280);
   const auto vocabulary = static_cast<int>(tiny.vocabulary());
-  for (const auto& [dtype, tolerance] : {std::pair{DType::f32, 2e-4}, {DType::bf16, 1.0}}) {
+  for (const auto& [dtype, tolerance] : {std::pair{DType::f32, 1e-3}, {DType::bf16, 3.0}}) {
     Model on_cpu(file, dtype);
     DeviceModel on_gpu(file, dtype);
     const Score expected = score(on_cpu, tokens, vocabulary);
