@@ -103,6 +103,7 @@ std::string resolve(void* library, CublasLt& api) {
   need("cublasLtMatmulPreferenceDestroy", api.preference_destroy);
   need("cublasLtMatmulPreferenceSetAttribute", api.preference_set_attribute);
   need("cublasLtMatmulAlgoGetHeuristic", api.get_heuristic);
+  need("cublasLtMatmulAlgoCheck", api.check_algorithm);
   need("cublasLtMatmul", api.matmul);
   return missing;
 }

@@ -36,6 +36,9 @@ struct CublasLt {
   static constexpr int kTransposed = 1;
   static constexpr int kDescTransposeA = 3;
   static constexpr int kPreferenceWorkspaceBytes = 1;
+  // std::uint32_t: the ways in which sums over parts of the inner dimension may be joined. 0: none,
+  // a product is one sum.
+  static constexpr int kPreferenceReductionSchemes = 3;
 
   std::string path;
   int major = 0, minor = 0;
@@ -58,6 +61,10 @@ struct CublasLt {
   int (*get_heuristic)(Context* context, MatmulDesc* desc, MatrixLayout* a, MatrixLayout* b,
                        MatrixLayout* c, MatrixLayout* d, Preference* preference, int requested,
                        Heuristic* results, int* count) = nullptr;
+  // Fills in all of `result` but the algorithm.
+  int (*check_algorithm)(Context* context, MatmulDesc* desc, MatrixLayout* a, MatrixLayout* b,
+                         MatrixLayout* c, MatrixLayout* d, const Algorithm* algorithm,
+                         Heuristic* result) = nullptr;
   int (*matmul)(Context* context, MatmulDesc* desc, const void* alpha, const void* a,
                 MatrixLayout* a_layout, const void* b, MatrixLayout* b_layout, const void* beta,
                 const void* c, MatrixLayout* c_layout, void* d, MatrixLayout* d_layout,

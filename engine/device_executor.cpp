@@ -1,19 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/device_executor.h"
 
-#include "engine/checks.h"
-
 namespace tilewright::engine {
 namespace {
-
-const Limits& checked(const Limits& limits) {
-  if (limits.determinism == Determinism::batch_invariant) {
-    raise(ErrorCode::not_supported,
-          "batch_invariant is true: on a GPU it must be false, as cuBLASLt's products of a row "
-          "depend on how many rows there are");
-  }
-  return limits;
-}
 
 // Of steps with one token a request.
 Limits decode_limits(Limits limits) {
@@ -23,24 +12,18 @@ Limits decode_limits(Limits limits) {
   return limits;
 }
 
-std::vector<KvCache> layers_of(const KvShape& shape, void* memory, Device device) {
-  std::vector<KvCache> layers;
-  for (std::int64_t i = 0; i < shape.layers; ++i) layers.push_back(shape.layer(memory, i, device));
-  return layers;
-}
-
 }  // namespace
 
 DeviceExecutor::DeviceExecutor(DeviceModel& model, const Limits& limits, std::int64_t kv_pages,
                                std::int64_t page_size, const DeviceExecutorOptions& options)
     : model_(model),
       device_(model.device()),
-      limits_(checked(limits)),
+      limits_(limits),
       options_(options),
       stream_(device_),
       kv_shape_(kv_shape(model.config(), model.dtype(), kv_pages, page_size)),
       kv_memory_(device_, static_cast<std::size_t>(kv_shape_.bytes())),
-      kv_(layers_of(kv_shape_, kv_memory_.data(), model.attention().device())),
+      kv_(kv_shape_.all_layers(kv_memory_.data(), model.attention().device())),
       plan_({model.attention()}, limits_),
       decode_plan_({model.attention()}, decode_limits(limits_)),
       arrays_(limits_, page_size),
@@ -138,7 +121,7 @@ void DeviceExecutor::enqueue(const StepShape& shape) {
 const cuda::Graph& DeviceExecutor::graph(const StepShape& shape) {
   std::unique_ptr<cuda::Graph>& graph = graphs_[shape];
   if (graph == nullptr) {
-    model_.prepare(shape);
+    model_.prepare(shape, limits_.determinism);
     graph = std::make_unique<cuda::Graph>(device_, stream_.get(), [&] { enqueue(shape); });
   }
   return *graph;

@@ -25,8 +25,7 @@ class DeviceExecutor final : public Executor {
  public:
   // `limits`: of the steps to come. The model must outlive it. Compiles and loads all kernels, and
   // captures the graphs of steps without shared prefixes: half a second for 256 requests.
-  // Errors: not_supported for batch-invariant limits, out_of_memory where the KV cache does not
-  // fit.
+  // Error (out_of_memory) where the KV cache does not fit.
   DeviceExecutor(DeviceModel& model, const Limits& limits, std::int64_t kv_pages,
                  std::int64_t page_size, const DeviceExecutorOptions& options);
   ~DeviceExecutor() override;

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "engine/cublaslt.h"
@@ -45,9 +46,15 @@ class MatmulContext {
   std::size_t workspace_bytes_;
 };
 
+// by_rows: the algorithm that cuBLASLt finds best for the number of rows; the bits of a row depend
+// on that number. fixed: one algorithm for all numbers of rows, which adds up each element in one
+// sum in the same order, wherever its row is: the bits of a row depend on nothing but the row.
+// (cuBLASLt does not promise the latter of an algorithm; tests/gpu/matmul_gpu_test.cpp compares the
+// rows.)
+enum class MatmulChoice : std::uint8_t { by_rows, fixed };
+
 // Products of one shape, with any weights. Accumulates in f32; f32 products are true f32 (no TF32).
-// An algorithm is chosen for each number of rows; prepare() does it ahead, as it may not be done
-// while a graph is captured.
+// prepare() chooses the algorithm ahead, as it may not be done while a graph is captured.
 class DeviceMatmul {
  public:
   // Error for features less than 1 and dtypes other than above.
@@ -57,19 +64,25 @@ class DeviceMatmul {
   DeviceMatmul& operator=(DeviceMatmul&&) noexcept;
 
   // Error (not_supported) when cuBLASLt has no algorithm.
-  void prepare(std::int64_t rows);
+  void prepare(std::int64_t rows, MatmulChoice choice = MatmulChoice::by_rows);
   // x [rows, in_features], weight [out_features, in_features], y [rows, out_features]: device
-  // memory, contiguous, aligned to 16 bytes, y apart from the others. rows may be 0.
-  void run(std::int64_t rows, const void* x, const void* weight, void* y, Stream stream);
+  // memory, contiguous, aligned to 256 bytes, y apart from the others. rows may be 0.
+  void run(std::int64_t rows, const void* x, const void* weight, void* y, Stream stream,
+           MatmulChoice choice = MatmulChoice::by_rows);
 
  private:
   struct Product;
 
-  const Product& product(std::int64_t rows);
+  const Product& product(std::int64_t rows, MatmulChoice choice);
+  CublasLt::Algorithm choose(const Product& product, MatmulChoice choice) const;
+  // Of all products of MatmulChoice::fixed.
+  const CublasLt::Algorithm& fixed_algorithm();
+  void check_fixed(const Product& product) const;
 
   const MatmulContext* context_;
   MatmulShape shape_;
-  std::vector<Product> products_;  // by rows, ascending
+  std::vector<Product> products_;  // by choice and rows, ascending
+  std::optional<CublasLt::Algorithm> fixed_;
 };
 
 }  // namespace tilewright::engine

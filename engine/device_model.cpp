@@ -22,6 +22,10 @@ cuda::DeviceBuffer buffer_of(const cuda::Device& device, std::int64_t elements, 
   return buffer;
 }
 
+MatmulChoice matmul_choice(Determinism determinism) {
+  return determinism == Determinism::batch_invariant ? MatmulChoice::fixed : MatmulChoice::by_rows;
+}
+
 }  // namespace
 
 DeviceActivations::DeviceActivations(const cuda::Device& device, const ModelConfig& config,
@@ -95,13 +99,14 @@ TensorView DeviceModel::view(const cuda::DeviceBuffer& buffer, DType dtype,
   return {buffer.data(), dtype, shape, place_};
 }
 
-void DeviceModel::prepare(const StepShape& shape) {
+void DeviceModel::prepare(const StepShape& shape, Determinism determinism) {
+  const MatmulChoice choice = matmul_choice(determinism);
   for (DeviceMatmul* const matmul : {qkv_.get(), output_.get(), gate_up_.get(), down_.get()}) {
-    matmul->prepare(shape.tokens);
+    matmul->prepare(shape.tokens, choice);
   }
   // The last layer has the rows alone.
   for (DeviceMatmul* const matmul : {output_.get(), gate_up_.get(), down_.get(), head_.get()}) {
-    matmul->prepare(shape.rows);
+    matmul->prepare(shape.rows, choice);
   }
 }
 
@@ -111,6 +116,7 @@ void DeviceModel::forward(const DeviceStep& step, Plan& plan, std::span<const Kv
   const std::int64_t heads = config_.heads;
   const std::int64_t kv_heads = config_.kv_heads;
   const std::int64_t dim = config_.head_dim;
+  const MatmulChoice choice = matmul_choice(plan.limits().determinism);
   std::int64_t n = step.token_index.shape[0];
   const auto mark = [&](double StepTimes::*kind) {
     if (timer != nullptr) timer->mark(kind, stream);
@@ -118,7 +124,7 @@ void DeviceModel::forward(const DeviceStep& step, Plan& plan, std::span<const Kv
   const auto matmul = [&](DeviceMatmul& product, const void* x, const cuda::DeviceBuffer& weight,
                           void* y) {
     mark(&StepTimes::matmul);
-    product.run(n, x, weight.data(), y, stream);
+    product.run(n, x, weight.data(), y, stream, choice);
     mark(&StepTimes::other);
   };
   const auto norm_weight = [&](const cuda::DeviceBuffer& weight) {

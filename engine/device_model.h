@@ -41,9 +41,9 @@ class DeviceModel {
   DType dtype() const { return dtype_; }
 
   // Chooses products for a shape of steps, which may not be done while a graph is captured.
-  void prepare(const StepShape& shape);
-  // Puts a step on the stream, up to the logits of its rows. `plan` was updated for it. `kv`:
-  // the cache of each layer. `timer` may be null.
+  void prepare(const StepShape& shape, Determinism determinism);
+  // Puts a step on the stream, up to the logits of its rows. `plan` was updated for it; products
+  // are as deterministic as its limits say. `kv`: the cache of each layer. `timer` may be null.
   void forward(const DeviceStep& step, Plan& plan, std::span<const KvCache> kv,
                DeviceActivations& activations, Stream stream, DeviceTimer* timer);
 

@@ -75,8 +75,7 @@ class Engine {
 
   Engine(Model& model, const Tokenizer& tokenizer, const EngineOptions& options, Events events);
   // On a GPU: tokens of a step are read while the next one is computed, so an answer that ends with
-  // its token is computed one token further, which nobody sees. Error (not_supported) for
-  // batch_invariant.
+  // its token is computed one token further, which nobody sees.
   Engine(DeviceModel& model, const Tokenizer& tokenizer, const EngineOptions& options,
          Events events);
   ~Engine();

@@ -14,6 +14,12 @@ KvCache KvShape::layer(void* memory, std::int64_t index, Device device) const {
                                       dtype, {pages, 2, page_size, kv_heads, head_dim}, device));
 }
 
+std::vector<KvCache> KvShape::all_layers(void* memory, Device device) const {
+  std::vector<KvCache> all;
+  for (std::int64_t i = 0; i < layers; ++i) all.push_back(layer(memory, i, device));
+  return all;
+}
+
 KvStorage::KvStorage(const KvShape& shape) : shape_(shape), memory_(nullptr, &std::free) {
   const std::int64_t page_count = shape.layers * shape.pages;
   const std::int64_t page_bytes = shape.page_bytes();

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 namespace tilewright::engine {
 
@@ -27,6 +28,7 @@ struct KvShape {
     return (layer * pages + page) * page_bytes();
   }
   KvCache layer(void* memory, std::int64_t index, Device device = {}) const;
+  std::vector<KvCache> all_layers(void* memory, Device device = {}) const;
 };
 
 class KvStorage {

@@ -32,10 +32,14 @@ struct ScoreOptions {
 };
 
 int score_requests(const ScoreOptions& options) {
-  LoadedModel loaded(options.common);
+  const LoadedModel loaded(options.common);
+  const auto score_of = [&](const std::vector<std::int32_t>& tokens) {
+    return loaded.on_gpu != nullptr ? score(*loaded.on_gpu, tokens, options.top)
+                                    : score(*loaded.on_cpu, tokens, options.top);
+  };
   const bool all_well =
       read_requests(options.input, options.json, [&](const Json& id, const Json& request) {
-        const Score scored = score(*loaded.model, loaded.tokens_of(request), options.top);
+        const Score scored = score_of(loaded.tokens_of(request));
         if (options.json) {
           // Pairs become lists of two.
           print_line(stdout, {{"id", id},

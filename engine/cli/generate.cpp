@@ -10,7 +10,6 @@
 
 #include "engine/checks.h"
 #include "engine/cli/options.h"
-#include "engine/device_model.h"
 #include "engine/percentile.h"
 
 namespace tilewright::engine::cli {
@@ -103,14 +102,7 @@ int generate(GenerateOptions options) {
     stats_file.open(options.stats_file);
     require(stats_file.is_open(), "--stats is {}: it cannot be written", options.stats_file);
   }
-  const OpenModel opened(options.common);
-  std::unique_ptr<Model> on_cpu;
-  std::unique_ptr<DeviceModel> on_gpu;
-  if (const std::optional<int> gpu = options.common.gpu()) {
-    on_gpu = std::make_unique<DeviceModel>(opened.file, options.common.weights_dtype(), *gpu);
-  } else {
-    on_cpu = std::make_unique<Model>(opened.file, options.common.weights_dtype());
-  }
+  const LoadedModel loaded(options.common);
   Totals totals;
   Engine::Events events;
   const auto report = [&](const char* event, const Result& result) {
@@ -145,12 +137,13 @@ int generate(GenerateOptions options) {
                  result.index > 0 ? fmt::format(" {}", result.index) : "", result.text);
     }
   };
-  Engine engine = on_gpu != nullptr ? Engine(*on_gpu, opened.tokenizer, options.engine, events)
-                                    : Engine(*on_cpu, opened.tokenizer, options.engine, events);
+  Engine engine = loaded.on_gpu != nullptr
+                      ? Engine(*loaded.on_gpu, loaded.tokenizer, options.engine, events)
+                      : Engine(*loaded.on_cpu, loaded.tokenizer, options.engine, events);
 
   bool all_well = true;
   const auto submit = [&](const Json& id, const Json& json) {
-    engine.submit(read_request(id, json, options.defaults, opened.file, opened.tokenizer));
+    engine.submit(read_request(id, json, options.defaults, loaded.file, loaded.tokenizer));
   };
   if (asked) {
     const Json message{{"role", "user"}, {"content", options.question}};

@@ -12,6 +12,7 @@
 #include <iostream>
 
 #include "engine/checks.h"
+#include "engine/device_model.h"
 
 namespace tilewright::engine::cli {
 namespace {
@@ -80,17 +81,18 @@ std::optional<int> CommonOptions::gpu() const {
   return index;
 }
 
-OpenModel::OpenModel(const CommonOptions& options) : file(open_model(options)), tokenizer(file) {}
-
-LoadedModel::LoadedModel(const CommonOptions& options) : OpenModel(options) {
-  if (options.gpu()) {
-    raise(ErrorCode::not_supported, "--device is {}: this command runs on the CPU alone",
-          options.device);
+LoadedModel::LoadedModel(const CommonOptions& options)
+    : file(open_model(options)), tokenizer(file) {
+  if (const std::optional<int> gpu = options.gpu()) {
+    on_gpu = std::make_unique<DeviceModel>(file, options.weights_dtype(), *gpu);
+  } else {
+    on_cpu = std::make_unique<Model>(file, options.weights_dtype());
   }
-  model = std::make_unique<Model>(file, options.weights_dtype());
 }
 
-std::vector<std::int32_t> OpenModel::tokens_of(const Json& request) const {
+LoadedModel::~LoadedModel() = default;
+
+std::vector<std::int32_t> LoadedModel::tokens_of(const Json& request) const {
   return read_prompt(request, file, tokenizer);
 }
 

@@ -40,21 +40,19 @@ std::string model_path(const std::string& model);
 std::string cache_folder();
 std::filesystem::path smollm2_path();  // whether it is there or not
 
-// A model's file, with what belongs to it.
-struct OpenModel {
-  explicit OpenModel(const CommonOptions& options);
-
-  GgufFile file;
-  Tokenizer tokenizer;
+// A model with its file and tokenizer, ready to run on --device.
+struct LoadedModel {
+  explicit LoadedModel(const CommonOptions& options);
+  ~LoadedModel();
 
   // `prompt` (raw), `messages` (chat template) or `tokens` of a request.
   std::vector<std::int32_t> tokens_of(const Json& request) const;
-};
-// Ready to run on the CPU. Error (not_supported) for another device.
-struct LoadedModel : OpenModel {
-  explicit LoadedModel(const CommonOptions& options);
 
-  std::unique_ptr<Model> model;
+  GgufFile file;
+  Tokenizer tokenizer;
+  // One of both.
+  std::unique_ptr<Model> on_cpu;
+  std::unique_ptr<DeviceModel> on_gpu;
 };
 
 // One line, at once. Bytes that are not UTF-8 become U+FFFD. Error when standard output takes

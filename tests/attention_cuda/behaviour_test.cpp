@@ -48,7 +48,7 @@ std::vector<std::uint8_t> rows_of(const SimpleBatch& batch, std::size_t request)
 
 TEST(EmulatedBehaviour, ABatchInvariantRequestHasTheSameBitsInAnyBatch) {
   const Lengths lengths = {{1, 70}, {33, 90}, {1, 600}, {3, 3}, {1, 0}, {60, 200}};
-  for (const CompiledCase& compiled : {causal_128_ampere(), sink_window_64()}) {
+  for (const CompiledCase& compiled : {causal_128_ampere(), sink_window_64(), scalar_causal_64()}) {
     const Dims dims = compiled.attention.dims();
     const DType dtype = compiled.attention.q_dtype;
     Limits limits{6, 120, 80, 700};

@@ -4,17 +4,20 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
+#include <random>
+#include <utility>
 
+#include "engine/batch_invariant.h"
 #include "engine/device_model.h"
-#include "engine/expect_error.h"
 #include "engine/no_device_model.h"
+#include "engine/scorer.h"
 #include "engine/serve.h"
 #include "engine/tiny_model.h"
 
 namespace tilewright::engine {
 namespace {
 
-using test::expect_error;
 using test::serve;
 using test::some_requests;
 using test::TemporaryFile;
@@ -130,12 +133,59 @@ TEST_F(DeviceEngine, TimesByKindOfWorkAndLogits) {
   EXPECT_EQ(rows, tokens);
 }
 
-TEST_F(DeviceEngine, Refuses) {
-  DeviceModel model(file_, DType::bf16);
-  EngineOptions options;
-  options.batch_invariant = true;
-  expect_error([&] { Engine(model, tokenizer_, options, {}); }, {"batch_invariant is true"},
-               ErrorCode::not_supported);
+TEST_F(DeviceEngine, BatchInvariantLogitsDependOnTheRequestAlone) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    DeviceModel model(file_, dtype);
+    test::expect_batch_invariant_logits(model, tokenizer_);
+  }
+}
+
+// Longer than a chunk of the scorer.
+TEST_F(DeviceEngine, ScoresAreThoseOfTheCpu) {
+  TinyModel tiny;
+  tiny.context = 512;
+  const TemporaryFile path(tiny.write().bytes());
+  const GgufFile file(path.path());
+  std::mt19937 random(4);
+  const auto tokens = test::random_tokens(random, 280);
+  const auto vocabulary = static_cast<int>(tiny.vocabulary());
+  for (const auto& [dtype, tolerance] : {std::pair{DType::f32, 1e-3}, {DType::bf16, 3.0}}) {
+    Model on_cpu(file, dtype);
+    DeviceModel on_gpu(file, dtype);
+    const Score expected = score(on_cpu, tokens, vocabulary);
+    const Score scored = score(on_gpu, tokens, vocabulary);
+    ASSERT_EQ(scored.nll.size(), expected.nll.size());
+    ASSERT_EQ(scored.top.size(), expected.top.size());
+    EXPECT_NEAR(std::log(scored.perplexity), std::log(expected.perplexity), tolerance / 20);
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      if (i < expected.nll.size()) {
+        EXPECT_NEAR(scored.nll[i], expected.nll[i], tolerance) << i;
+      }
+      const std::map<std::int32_t, float> logits(expected.top[i].begin(), expected.top[i].end());
+      ASSERT_EQ(scored.top[i].size(), logits.size());
+      for (const auto& [token, logit] : scored.top[i]) {
+        ASSERT_NEAR(logit, logits.at(token), tolerance) << i << ", token " << token;
+      }
+    }
+    // One token, and none of the likeliest ones wanted.
+    const Score one = score(on_gpu, std::vector<std::int32_t>{5}, 0);
+    EXPECT_TRUE(one.nll.empty());
+    EXPECT_TRUE(one.top.at(0).empty());
+  }
+}
+
+// What is captured has the same products as what is not, and the tokens are the CPU's.
+TEST_F(DeviceEngine, BatchInvariantTokens) {
+  Model on_cpu(file_, DType::f32);
+  DeviceModel on_gpu(file_, DType::f32);
+  const auto requests = seeded_requests();
+  const auto expected = serve(on_cpu, tokenizer_, requests).tokens();
+  for (const bool profile : {false, true}) {
+    EngineOptions options;
+    options.batch_invariant = true;
+    options.profile = profile;
+    EXPECT_EQ(serve(on_gpu, tokenizer_, requests, options).tokens(), expected);
+  }
 }
 
 }  // namespace

@@ -14,6 +14,7 @@ namespace tilewright::engine {
 struct CublasLt::Context {};
 struct CublasLt::Preference {
   std::size_t workspace_bytes = 0;
+  std::uint32_t reduction_schemes = 7;
 };
 struct CublasLt::MatmulDesc {
   int transpose_a = 0;
@@ -29,8 +30,10 @@ namespace {
 using test::expect_error;
 
 int heuristics = 0;  // calls
-std::size_t workspace_asked = 0;
+CublasLt::Preference asked;
 int heuristic_status = 0;
+int check_status = 0;
+std::uint64_t algorithm_run = 0;  // the number of rows that it was chosen for
 
 template <typename Object>
 int destroy(Object* object) {
@@ -79,26 +82,43 @@ CublasLt host_library() {
     return 0;
   };
   api.preference_destroy = destroy<CublasLt::Preference>;
-  api.preference_set_attribute = [](CublasLt::Preference* preference, int, const void* value,
-                                    std::size_t) {
-    preference->workspace_bytes = *static_cast<const std::size_t*>(value);
+  api.preference_set_attribute = [](CublasLt::Preference* preference, int attribute,
+                                    const void* value, std::size_t bytes) {
+    if (attribute == CublasLt::kPreferenceWorkspaceBytes) {
+      EXPECT_EQ(bytes, sizeof preference->workspace_bytes);
+      preference->workspace_bytes = *static_cast<const std::size_t*>(value);
+    } else {
+      EXPECT_EQ(attribute, CublasLt::kPreferenceReductionSchemes);
+      EXPECT_EQ(bytes, sizeof preference->reduction_schemes);
+      preference->reduction_schemes = *static_cast<const std::uint32_t*>(value);
+    }
     return 0;
   };
   api.get_heuristic = [](CublasLt::Context*, CublasLt::MatmulDesc*, CublasLt::MatrixLayout*,
-                         CublasLt::MatrixLayout*, CublasLt::MatrixLayout*, CublasLt::MatrixLayout*,
-                         CublasLt::Preference* preference, int, CublasLt::Heuristic* results,
-                         int* count) {
+                         CublasLt::MatrixLayout* b, CublasLt::MatrixLayout*,
+                         CublasLt::MatrixLayout*, CublasLt::Preference* preference, int,
+                         CublasLt::Heuristic* results, int* count) {
     ++heuristics;
-    workspace_asked = preference->workspace_bytes;
+    asked = *preference;
     results[0] = {};
+    results[0].algorithm.data[0] = b->columns;
     *count = 1;
     return heuristic_status;
+  };
+  api.check_algorithm = [](CublasLt::Context*, CublasLt::MatmulDesc*, CublasLt::MatrixLayout*,
+                           CublasLt::MatrixLayout*, CublasLt::MatrixLayout*,
+                           CublasLt::MatrixLayout*, const CublasLt::Algorithm* algorithm,
+                           CublasLt::Heuristic* result) {
+    EXPECT_EQ(algorithm->data[0], 64U);
+    *result = {};
+    return check_status;
   };
   api.matmul = [](CublasLt::Context*, CublasLt::MatmulDesc* desc, const void* alpha, const void* a,
                   CublasLt::MatrixLayout* a_layout, const void* b, CublasLt::MatrixLayout* b_layout,
                   const void* beta, const void*, CublasLt::MatrixLayout*, void* d,
-                  CublasLt::MatrixLayout* d_layout, const CublasLt::Algorithm*, void*, std::size_t,
-                  void*) {
+                  CublasLt::MatrixLayout* d_layout, const CublasLt::Algorithm* algorithm, void*,
+                  std::size_t, void*) {
+    algorithm_run = algorithm->data[0];
     EXPECT_EQ(*static_cast<const float*>(alpha), 1);
     EXPECT_EQ(*static_cast<const float*>(beta), 0);
     EXPECT_EQ(desc->transpose_a, CublasLt::kTransposed);
@@ -120,7 +140,7 @@ class DeviceMatmulTest : public ::testing::Test {
  protected:
   DeviceMatmulTest() : context_(host_library(), nullptr, 1 << 20) {
     heuristics = 0;
-    heuristic_status = 0;
+    heuristic_status = check_status = 0;
   }
 
   MatmulContext context_;
@@ -142,12 +162,36 @@ TEST_F(DeviceMatmulTest, ChoosesAnAlgorithmOnceForEachNumberOfRows) {
   matmul.prepare(3);
   matmul.prepare(1);
   EXPECT_EQ(heuristics, 2);
-  EXPECT_EQ(workspace_asked, 1U << 20);
+  EXPECT_EQ(asked.workspace_bytes, 1U << 20);
+  EXPECT_EQ(asked.reduction_schemes, 7U);
   matmul.run(1, x.data(), &weight, y.data(), {});
+  EXPECT_EQ(algorithm_run, 1U);
   EXPECT_EQ(y, (std::vector<float>{10, 0, 0}));
   matmul.run(3, x.data(), &weight, y.data(), {});
   EXPECT_EQ(y, (std::vector<float>{10, 15, 20}));
   matmul.run(0, nullptr, nullptr, nullptr, {});
+  EXPECT_EQ(heuristics, 2);
+}
+
+TEST_F(DeviceMatmulTest, FixedIsOneAlgorithmForAllNumbersOfRows) {
+  DeviceMatmul matmul(context_, {1, 1});
+  const std::vector<float> x{2, 3, 4};
+  const float weight = 5;
+  std::vector<float> y(3);
+  matmul.prepare(3, MatmulChoice::fixed);
+  EXPECT_EQ(heuristics, 1);
+  // Sums in one piece: no scheme that joins parts, no room for them.
+  EXPECT_EQ(asked.reduction_schemes, 0U);
+  EXPECT_EQ(asked.workspace_bytes, 1024U);
+  for (const std::int64_t rows : {1, 2, 3}) {
+    matmul.run(rows, x.data(), &weight, y.data(), {}, MatmulChoice::fixed);
+    EXPECT_EQ(algorithm_run, 64U);
+  }
+  EXPECT_EQ(y, (std::vector<float>{10, 15, 20}));
+  EXPECT_EQ(heuristics, 1);
+  // Beside the others.
+  matmul.run(3, x.data(), &weight, y.data(), {});
+  EXPECT_EQ(algorithm_run, 3U);
   EXPECT_EQ(heuristics, 2);
 }
 
@@ -170,6 +214,11 @@ TEST_F(DeviceMatmulTest, SaysWhatIsWrong) {
                ErrorCode::not_supported);
   heuristic_status = 0;
   matmul.prepare(2);
+  check_status = 15;
+  expect_error([&] { matmul.prepare(5, MatmulChoice::fixed); },
+               {"[64, 8] with [8, 4] does not take 5 rows", "STATUS"}, ErrorCode::not_supported);
+  check_status = 0;
+  matmul.prepare(5, MatmulChoice::fixed);
 }
 
 }  // namespace

@@ -171,6 +171,21 @@ TEST(StepArrays, OfAMixedStep) {
   EXPECT_EQ(indptr.back(), 32);
 }
 
+// As the scorer has them: one request, not padded, nothing sampled.
+TEST(StepArrays, OfAChunkOfAText) {
+  const Step step = mixed_step(1);
+  const Copied copied(step, {}, {.tokens = 30, .requests = 1});
+  const DeviceStep& views = copied.views;
+  EXPECT_EQ(views.token_index.shape[0], 30);
+  EXPECT_EQ(values(views.token_index).back(), 29);
+  EXPECT_THAT(values(views.batch.qo_indptr), ElementsAre(0, 30));
+  EXPECT_THAT(values(views.batch.kv_lens), ElementsAre(30));
+  ASSERT_EQ(views.levels.size(), 1U);
+  EXPECT_THAT(values(views.levels[0].table.indptr), ElementsAre(0, 2));
+  EXPECT_EQ(views.logit_rows.shape[0], 0);
+  EXPECT_EQ(views.sampled.shape[0], 0);
+}
+
 // Padding and levels are what plans take: the same pieces as of the step itself.
 TEST(StepArrays, APlanTakesThem) {
   AttentionSpec spec;

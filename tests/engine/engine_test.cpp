@@ -9,12 +9,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <functional>
 #include <map>
 #include <random>
 #include <tuple>
 
+#include "engine/batch_invariant.h"
 #include "engine/expect_error.h"
 #include "engine/serve.h"
 #include "engine/tiny_model.h"
@@ -130,56 +130,10 @@ TEST(Engine, AnyMixAnswersAsEachAlone) {
   }
 }
 
-// Logits by the bit, of requests alone and in any company.
 TEST(Engine, BatchInvariantLogitsDependOnTheRequestAlone) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     Loaded loaded({}, dtype);
-    auto requests = some_requests();
-    for (std::size_t i = 0; i < requests.size(); ++i) {
-      requests[i].temperature = 1;
-      requests[i].seed = static_cast<std::int64_t>(i);
-      requests[i].max_new_tokens = 60;
-    }
-    requests[1].n = 3;
-    EngineOptions options{1, 512, 64, 16, false};
-    options.batch_invariant = true;
-    const auto logits_of = [&](const EngineOptions& other) {
-      std::map<std::string, std::vector<float>> logits;
-      Engine::Events events;
-      events.logits = [&](const Result& result, std::span<const float> row) {
-        auto& all = logits[fmt::format("{}/{}", result.id, result.index)];
-        all.insert(all.end(), row.begin(), row.end());
-      };
-      Engine engine(loaded.model, loaded.tokenizer, other, events);
-      for (const Request& request : requests) engine.submit(request);
-      while (engine.step()) {
-      }
-      return logits;
-    };
-    const auto expected = logits_of(options);
-    ASSERT_EQ(expected.size(), 8U);
-    struct Case {
-      int max_batch;
-      std::int64_t token_budget, kv_pages, page_size;
-      bool share, share_attention;
-    };
-    for (const Case& c : std::initializer_list<Case>{{8, 512, 256, 16, true, true},
-                                                     {8, 512, 256, 4, true, false},
-                                                     {3, 9, 256, 5, true, true},
-                                                     {8, 40, 30, 4, true, true},
-                                                     {5, 33, 128, 8, false, false}}) {
-      EngineOptions other{c.max_batch, c.token_budget, c.kv_pages,
-                          c.page_size, c.share,        c.share_attention};
-      other.batch_invariant = true;
-      const auto logits = logits_of(other);
-      for (const auto& [name, values] : expected) {
-        const auto& found = logits.at(name);
-        ASSERT_EQ(found.size(), values.size()) << name;
-        EXPECT_EQ(std::memcmp(found.data(), values.data(), values.size() * sizeof(float)), 0)
-            << name << ", max_batch " << c.max_batch << ", token_budget " << c.token_budget
-            << ", page_size " << c.page_size << ", share " << c.share;
-      }
-    }
+    test::expect_batch_invariant_logits(loaded.model, loaded.tokenizer);
   }
 }
 

@@ -38,6 +38,9 @@ TEST_F(BatchInvariantOnGpu, F16WithSoftCapAndWindow) {
 TEST_F(BatchInvariantOnGpu, F16OfLargeHeads) {
   check({2, 1, 256, 256}, DType::f16, variants::causal(), 50);
 }
+TEST_F(BatchInvariantOnGpu, F32) {
+  check({6, 2, 64, 64}, DType::f32, variants::causal(), 80);
+}
 
 }  // namespace
 }  // namespace tilewright::test

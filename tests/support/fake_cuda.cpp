@@ -205,7 +205,10 @@ struct Block {
 std::map<void*, Block> blocks;
 int allocate(const char* name, void** pointer, std::size_t bytes) {
   if (const int result = with_context(name); result != 0) return result;
-  *pointer = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  const std::size_t whole = (bytes + 255) / 256 * 256;
+  *pointer = std::aligned_alloc(256, whole);
+  if (*pointer == nullptr) return 2;  // CUDA_ERROR_OUT_OF_MEMORY
+  std::memset(*pointer, 0, whole);    // what kernels would write is read as zeros
   const std::lock_guard lock(mutex);
   state.bytes_allocated += bytes;
   blocks.insert_or_assign(*pointer, Block{bytes, {*pointer, &std::free}});
