@@ -88,10 +88,17 @@ bool is_unfiltered(const VerifyCall& call) {
          is(args.typical_p, args.typical_p.value <= 0 || args.typical_p.value >= 1);
 }
 
-// Tokens of a chunk where blocks have chunks of a row.
-std::int32_t chunk_of(std::int64_t vocabulary) {
-  const std::int64_t steps = divide_up(vocabulary, std::int64_t{tw::kChunks} * tw::kChunkStep);
+// Tokens of a chunk where blocks have chunks of a row, up to so many.
+std::int32_t chunk_of(std::int64_t vocabulary, std::int64_t chunks = tw::kChunks) {
+  const std::int64_t steps = divide_up(vocabulary, chunks * tw::kChunkStep);
   return static_cast<std::int32_t>(steps * tw::kChunkStep);
+}
+
+// Chunks of a row that is drawn from: a block takes as long to begin as to sum a few thousand
+// tokens, and one warp looks for the token in an eighth of a chunk.
+std::int64_t drawn_chunks(std::int64_t requests) {
+  constexpr std::int64_t kBlocks = 512;  // of all requests: two and more an SM
+  return std::clamp<std::int64_t>(kBlocks / std::max<std::int64_t>(requests, 1), 8, tw::kChunks);
 }
 
 tw::NodeRows node_rows(const TensorView& rows) {
@@ -210,7 +217,9 @@ CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall
   params.target_aligned = has_aligned_runs(call.target) ? 1 : 0;
   params.draft_aligned = args.draft.defined() && has_aligned_runs(args.draft) ? 1 : 0;
   const std::int64_t rows = call.requests() * (call.num_nodes() + params.drafts);
-  params.chunk = chunk_of(call.vocabulary());
+  params.chunk = kernel == VerifyKernel::draws
+                     ? chunk_of(call.vocabulary(), drawn_chunks(call.requests()))
+                     : chunk_of(call.vocabulary());
   const std::int64_t chunks = divide_up(call.vocabulary(), std::int64_t{params.chunk});
   const KernelTraits& traits = traits_of(kernel);
   launch.block = traits.threads;
