@@ -12,6 +12,10 @@ TW_DEVICE_CALL u64 filtered_weight(const FilteredRow& row, i32 id, float value) 
   return row.weight(id, value);
 }
 
+inline constexpr u64 kNoLimit = ~u64{0};
+inline constexpr i32 kDrawStep = kWarpSize * kRowRun;  // entries that a warp has at once
+static_assert(kChunkStep % (kChunkWarps * kDrawStep) == 0);
+
 // A row that weights are summed of. What is asked here is the same for all of its entries.
 template <typename T>
 struct WeighableRow {
@@ -31,7 +35,7 @@ struct WeighableRow {
   // what weighs nothing.
   TW_DEVICE void load(i32 at, float (&run)[kRowRun]) const {
     const i32 id = at + lane_id() * kRowRun;
-    if (row.aligned & (at + kWarpSize * kRowRun <= row.count)) {
+    if (row.aligned & (at + kDrawStep <= row.count)) {
       load_run(row.logits + id, run);
     } else {
 #pragma unroll
@@ -78,14 +82,11 @@ struct WeighableRow {
   }
 };
 
-inline constexpr u64 kNoLimit = ~u64{0};
-
 // A warp's sum of what rejection left of the weights of entries [begin, end) of the row where
 // `memory` is. The first entry at which the sum exceeds `most` becomes the request's token.
 template <typename T>
 TW_DEVICE u64 sum_left(const VerifyParams& p, const VerifyMemory& memory, i64 request, i32 node,
                        i32 begin, i32 end, u64 most) {
-  constexpr i32 kStep = kWarpSize * kRowRun;
   const bool minus_draft = memory.rejected != 0 && p.draft.data != nullptr;
   const u64 rejection = memory.rejected != 0 ? memory.rejections[0] : 0;
   const i32 shift = minus_draft ? static_cast<i32>(memory.shifts[0]) : 0;
@@ -96,7 +97,7 @@ TW_DEVICE u64 sum_left(const VerifyParams& p, const VerifyMemory& memory, i64 re
   if (minus_draft) draft.load(begin, next_draft);
   u64 sum = 0;  // of this lane, if all are summed
 #pragma unroll 1
-  for (i32 at = begin; at < end; at += kStep) {
+  for (i32 at = begin; at < end; at += kDrawStep) {
     float values[kRowRun], draft_values[kRowRun];
 #pragma unroll
     for (i32 j = 0; j < kRowRun; ++j) {
@@ -104,7 +105,7 @@ TW_DEVICE u64 sum_left(const VerifyParams& p, const VerifyMemory& memory, i64 re
       draft_values[j] = next_draft[j];
     }
     // One ahead; behind the last one the same.
-    const i32 ahead = at + kStep < end ? at + kStep : at;
+    const i32 ahead = at + kDrawStep < end ? at + kDrawStep : at;
     target.load(ahead, next);
     if (minus_draft) draft.load(ahead, next_draft);
     const i32 id = at + lane_id() * kRowRun;
@@ -149,6 +150,10 @@ TW_DEVICE u64 sum_left(const VerifyParams& p, const VerifyMemory& memory, i64 re
   return sum_of_warp(sum);
 }
 
+// What a block sums: its chunk; then the last one all of the row, if need be, the part that has the
+// token, and that token's part of it.
+enum class Stage : i32 { chunk, row, part, token };
+
 template <typename T>
 TW_DEVICE void verify_draws(const VerifyParams& p) {
   VerifyMemory& memory = *reinterpret_cast<VerifyMemory*>(shared_memory());
@@ -175,30 +180,45 @@ TW_DEVICE void verify_draws(const VerifyParams& p) {
   const i32 of_part = p.chunk / kChunkWarps;
   const i32 parts = chunks * kChunkWarps;
   u64* const sums = workspace.left();
+  Stage stage = Stage::chunk;
   i32 part = block_id() % chunks * kChunkWarps + warp_id();
-  i32 last_part = part;
+  i32 parts_end = part + 1;
+  // Where parts are: all but the last one have whole steps.
+  i32 begin = 0, each = of_part, limit = p.sample.vocabulary;
   u64 most = kNoLimit;
-  bool is_last = false;
 #pragma unroll 1
   for (;;) {
+    u64 sum = 0;
 #pragma unroll 1
-    for (; part <= last_part; part += kChunkWarps) {
-      const i32 begin = part * of_part;
-      const i32 rest = p.sample.vocabulary - begin;
-      const u64 sum = sum_left<T>(p, memory, request, end.node, begin,
-                                  begin + (rest < of_part ? rest : of_part), most);
-      if ((lane_id() == 0) & (most == kNoLimit)) sums[part] = sum;
+    for (; part < parts_end; part += kChunkWarps) {
+      const i32 from = begin + part * each;
+      const i32 rest = limit - from;
+      sum =
+          sum_left<T>(p, memory, request, end.node, from, from + (rest < each ? rest : each), most);
+      if ((lane_id() == 0) & (stage <= Stage::row)) sums[part] = sum;
     }
-    if (most != kNoLimit) return;
+    if (stage == Stage::token) return;
+    if (stage == Stage::part) {
+      if (lane_id() == 0) memory.sample.stretches[warp_of_thread()] = sum;
+      sync_block();
+      u64 before = 0;
+#pragma unroll 1
+      for (i32 warp = 0; warp < warp_id(); ++warp) before += memory.sample.stretches[warp];
+      most = memory.sample.result[2];
+      if ((most < before) | (most - before >= sum)) return;
+      most -= before;
+      stage = Stage::token;
+      part = warp_id();
+      continue;
+    }
     sync_block();
-    if (!is_last) {
+    if (stage == Stage::chunk) {
       if (thread_id() == 0) {
         memory.sample.result[0] =
             static_cast<u64>(atomic_add_acq_rel(&workspace.end().chunks, 1) == chunks - 1);
       }
       sync_block();
       if (memory.sample.result[0] == 0) return;
-      is_last = true;
     }
     const u64 mine = thread_id() < parts ? sums[thread_id()] : 0;
     const BlockSum all = sum_up_to_thread<kChunkWarps>(memory.sample.of_warps, mine);
@@ -206,8 +226,9 @@ TW_DEVICE void verify_draws(const VerifyParams& p) {
       // The difference is below a unit: target and draft are the same, as if nothing was rejected.
       if (thread_id() == 0) memory.rejected = 0;
       sync_block();
+      stage = Stage::row;
       part = warp_id();
-      last_part = parts - 1;
+      parts_end = parts;
       continue;
     }
     const u64 drawn = multiply_high(memory.coin, all.total);
@@ -217,9 +238,12 @@ TW_DEVICE void verify_draws(const VerifyParams& p) {
       memory.sample.result[2] = drawn - before;
     }
     sync_block();
-    if (warp_id() != 0) return;
-    part = last_part = static_cast<i32>(memory.sample.result[1]);
-    most = memory.sample.result[2];
+    stage = Stage::part;
+    begin = static_cast<i32>(memory.sample.result[1]) * of_part;
+    limit = begin + of_part < limit ? begin + of_part : limit;
+    each = (of_part / kChunkWarps + kDrawStep - 1) / kDrawStep * kDrawStep;
+    part = warp_id();
+    parts_end = part + 1;
   }
 }
 
