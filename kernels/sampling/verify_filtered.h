@@ -76,9 +76,7 @@ TW_DEVICE void verify_filtered(const VerifyParams& p) {
   summary.certain = -1;
   summary.mass = 1;
   summary.infinite = infinite ? 1 : 0;
-  summary.status = (good ? numbers.status : kStatusBadParameter) |
-                   (memory.nan != 0 ? kStatusNan : 0) | (infinite ? kStatusInfinity : 0) |
-                   (extremes.largest == -kInfinity ? kStatusNoCandidate : 0);
+  summary.status = status_of_row(memory, good, extremes.largest);
   if (extremes.largest == -kInfinity) {
     summary.certain = first_allowed(memory.process, p.sample.vocabulary);
   } else if (numbers.temperature == 0) {

@@ -424,8 +424,21 @@ TEST(SampleKernels, AreChosenByArchitectureAndVocabulary) {
   EXPECT_EQ(choose_sample_kernel("sm_90a", DType::bf16, 1000, args), SampleKernel::cluster_f32);
   EXPECT_EQ(choose_sample_kernel("sm_90a", DType::bf16, 300000, args), SampleKernel::block);
   EXPECT_EQ(choose_sample_kernel("sm_90a", DType::f32, 1000, args), SampleKernel::cluster);
+  // With outputs rows are kept as f32.
+  const Tensor chosen = float_tensor({0});
+  args = {};
+  args.outputs.raw.chosen = chosen.view();
+  EXPECT_EQ(choose_sample_kernel("sm_80", DType::f32, 1000, args), SampleKernel::outputs);
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::f32, 1000, args), SampleKernel::cluster_outputs);
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::bf16, 262144, args),
+            SampleKernel::cluster_outputs);
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::bf16, 262145, args), SampleKernel::outputs);
+  args.typical_p = 0.5F;
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::f32, 1000, args), SampleKernel::outputs);
+  args.input = SamplingInput::probabilities;
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::f32, 1000, args), SampleKernel::probabilities);
   EXPECT_EQ(sample_kernel_sources("sm_80").size(), 9U);
-  EXPECT_EQ(sample_kernel_sources("sm_90a").size(), 14U);
+  EXPECT_EQ(sample_kernel_sources("sm_90a").size(), 17U);
 }
 
 // The numbers behind the filters, at the corners that rows seldom reach.

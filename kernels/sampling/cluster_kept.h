@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is kept of a row that a cluster has, and the outputs that have something of each token.
+#pragma once
+
+#include "sampling/cluster_row.h"
+
+namespace tw {
+
+// Known to all blocks. What has been dropped from the row is not kept either.
+struct KeptOfRow {
+  bool alone;     // there is no draw: only this token, as if its value were 0 and the largest one
+  bool infinite;  // the row is that of keep_infinite()
+  i32 token;
+  Kept kept;
+  u64 least;  // weight
+  WeightScale scale;
+  u64 mass;
+
+  TW_DEVICE bool has(i32 id, float value) const {
+    if (alone) return id == token;
+    const bool there = (value > -kInfinity) & kept.contains(id, value);
+    return least == 0 ? there : there & (token_weight(value, scale) >= least);
+  }
+  TW_DEVICE float log_prob(float value) const {
+    return log_probability(relative_log2(value, scale), mass);
+  }
+};
+
+// The first `count` elements of a run, all if there are more.
+template <typename To>
+TW_DEVICE void store_run_of(const float (&run)[kEach], To* to, i32 count) {
+  constexpr u64 kRunBytes = kEach * sizeof(To);
+  if ((reinterpret_cast<u64>(to) % kRunBytes == 0) & (count >= kEach)) {
+    write_run(pack_run<To>(run), to);
+    return;
+  }
+#pragma unroll
+  for (i32 j = 0; j < kEach; ++j) {
+    if (j < count) to[j] = from_float<To>(run[j]);
+  }
+}
+
+template <typename T>
+TW_DEVICE void store_row(const OutputParams& out, i64 index, const ClusterRow<float>& row,
+                         const KeptOfRow& left) {
+  const auto total = static_cast<float>(left.mass);
+  row.for_values([&](i32 id, const float(&values)[kEach]) {
+    const i32 count = row.count - id;
+    bool has[kEach];
+    u32 bits = 0;
+#pragma unroll
+    for (i32 j = 0; j < kEach; ++j) {
+      has[j] = left.has(id + j, values[j]);
+      bits |= has[j] ? 1U << j : 0;
+    }
+    if (out.kept != nullptr) {
+      // Eight lanes have a word.
+      u32 word = bits << id % 32;
+#pragma unroll
+      for (i32 mask = 1; mask < 32 / kEach; mask *= 2) word |= shuffle_xor(word, mask);
+      if ((id % 32 == 0) & (count > 0)) out.kept[index * out.kept_stride + id / 32] = word;
+    }
+    if (out.probabilities != nullptr) {
+      float run[kEach] = {};
+      if (any_of_warp(bits != 0)) {
+#pragma unroll
+        for (i32 j = 0; j < kEach; ++j) {
+          const float weight = static_cast<float>(converted_weight(values[j], left.scale));
+          run[j] = !has[j] ? 0.0F : left.alone ? 1.0F : divide_exact(weight, total);
+        }
+      }
+      store_run_of(run, out.probabilities + index * out.probabilities_stride + id, count);
+    }
+    if (out.masked != nullptr) {
+      float run[kEach];
+#pragma unroll
+      for (i32 j = 0; j < kEach; ++j)
+        run[j] = !has[j] ? -kInfinity : left.infinite ? kInfinity : values[j];
+      const i64 at = index * out.masked_stride + id;
+      if (out.masked_f32 != 0) {
+        store_run_of(run, static_cast<float*>(out.masked) + at, count);
+      } else {
+        store_run_of(run, static_cast<T*>(out.masked) + at, count);
+      }
+    }
+  });
+}
+
+}  // namespace tw
