@@ -16,10 +16,12 @@ struct KeptOfRow {
   WeightScale scale;
   u64 mass;
 
+  // But for the least weight.
+  TW_DEVICE bool may_have(i32 id, float value) const {
+    return alone ? id == token : (value > -kInfinity) & kept.contains(id, value);
+  }
   TW_DEVICE bool has(i32 id, float value) const {
-    if (alone) return id == token;
-    const bool there = (value > -kInfinity) & kept.contains(id, value);
-    return least == 0 ? there : there & (token_weight(value, scale) >= least);
+    return may_have(id, value) & (alone | (token_weight(value, scale) >= least));
   }
   TW_DEVICE float log_prob(float value) const {
     return log_probability(relative_log2(value, scale), mass);
@@ -42,7 +44,8 @@ TW_DEVICE void store_run_of(const float (&run)[kEach], To* to, i32 count) {
 
 template <typename T>
 TW_DEVICE void store_row(const OutputParams& out, i64 index, const ClusterRow<float>& row,
-                         const KeptOfRow& left) {
+                         const KeptOfRow left) {
+  if (out.kept == nullptr && out.probabilities == nullptr && out.masked == nullptr) return;
   const auto total = static_cast<float>(left.mass);
   row.for_values([&](i32 id, const float(&values)[kEach]) {
     const i32 count = row.count - id;
@@ -50,8 +53,20 @@ TW_DEVICE void store_row(const OutputParams& out, i64 index, const ClusterRow<fl
     u32 bits = 0;
 #pragma unroll
     for (i32 j = 0; j < kEach; ++j) {
-      has[j] = left.has(id + j, values[j]);
+      has[j] = left.may_have(id + j, values[j]);
       bits |= has[j] ? 1U << j : 0;
+    }
+    // Most warps have nothing that is kept.
+    float of_draw[kEach] = {};
+    if (any_of_warp(bits != 0)) {
+      bits = 0;
+#pragma unroll
+      for (i32 j = 0; j < kEach; ++j) {
+        const u64 weight = left.alone ? left.mass : converted_weight(values[j], left.scale);
+        has[j] &= weight >= left.least;
+        bits |= has[j] ? 1U << j : 0;
+        if (has[j]) of_draw[j] = static_cast<float>(weight);
+      }
     }
     if (out.kept != nullptr) {
       // Eight lanes have a word.
@@ -61,15 +76,11 @@ TW_DEVICE void store_row(const OutputParams& out, i64 index, const ClusterRow<fl
       if ((id % 32 == 0) & (count > 0)) out.kept[index * out.kept_stride + id / 32] = word;
     }
     if (out.probabilities != nullptr) {
-      float run[kEach] = {};
       if (any_of_warp(bits != 0)) {
 #pragma unroll
-        for (i32 j = 0; j < kEach; ++j) {
-          const float weight = static_cast<float>(converted_weight(values[j], left.scale));
-          run[j] = !has[j] ? 0.0F : left.alone ? 1.0F : divide_exact(weight, total);
-        }
+        for (i32 j = 0; j < kEach; ++j) of_draw[j] = divide_exact(of_draw[j], total);
       }
-      store_run_of(run, out.probabilities + index * out.probabilities_stride + id, count);
+      store_run_of(of_draw, out.probabilities + index * out.probabilities_stride + id, count);
     }
     if (out.masked != nullptr) {
       float run[kEach];

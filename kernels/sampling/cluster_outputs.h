@@ -35,10 +35,10 @@ static_assert(sizeof(ClusterManyBestMemory) <= kClusterBestSharedBytes);
 // Fills in what was dropped from a row that is as it was given.
 template <typename T>
 TW_DEVICE void restore_dropped(const ClusterRow<float>& row, const T* logits, bool infinite) {
-  row.for_runs([&](i32 id, const float(&values)[kEach], float* to) {
-#pragma unroll
+  row.for_runs([&](i32 id, const float(&)[kEach], float* to) {
+#pragma unroll 1
     for (i32 j = 0; j < kEach; ++j) {
-      if ((values[j] == values[j]) | (id + j >= row.count)) continue;
+      if ((to[j] == to[j]) | (id + j >= row.count)) continue;
       const float logit = clean_logit(to_float(logits[id + j]));
       to[j] = !infinite ? logit : logit == kInfinity ? 0.0F : -kInfinity;
     }
