@@ -35,7 +35,11 @@ static_assert(sizeof(ClusterManyBestMemory) <= kClusterBestSharedBytes);
 // Fills in what was dropped from a row that is as it was given.
 template <typename T>
 TW_DEVICE void restore_dropped(const ClusterRow<float>& row, const T* logits, bool infinite) {
-  row.for_runs([&](i32 id, const float(&)[kEach], float* to) {
+  row.for_runs([&](i32 id, const float(&values)[kEach], float* to) {
+    bool some = false;
+#pragma unroll
+    for (i32 j = 0; j < kEach; ++j) some |= values[j] != values[j];
+    if (!some) return;
 #pragma unroll 1
     for (i32 j = 0; j < kEach; ++j) {
       if ((to[j] == to[j]) | (id + j >= row.count)) continue;
@@ -60,10 +64,6 @@ TW_DEVICE u64 total_of_warps(const ClusterRow<float>& row) {
   return sum_of_warp(sum);
 }
 
-// The draw, what is said of the row that it was from, and what is said of the one that was given:
-// turns of one loop, as it is long code to read a row and to find where a filter or the best n end.
-enum class OutputTurn : i32 { draw, processed, raw };
-
 template <typename T>
 struct OutputsOfRow {
   const SampleParams& p;
@@ -79,7 +79,10 @@ struct OutputsOfRow {
   TW_DEVICE bool leads() const { return row.rank == 0; }
   TW_DEVICE bool tells() const { return leads() && thread_id() == 0; }
   TW_DEVICE bool has_none() const { return extremes.largest == -kInfinity; }
-  // Of all blocks.
+  TW_DEVICE bool has_no_draw() const {
+    return !shared.known || has_none() || shared.row.numbers.temperature == 0;
+  }
+  // To all blocks.
   TW_DEVICE void tell_token(i32 token) const {
 #pragma unroll 1
     for (i32 block = 0; block < row.blocks; ++block)
@@ -117,6 +120,13 @@ struct OutputsOfRow {
     }
   }
 
+  TW_DEVICE void tell_status() const {
+    if (!tells()) return;
+    store_status(
+        p, index(),
+        shared.known ? status_of_row(shared.row, shared.good, extremes.largest) : kStatusSlot);
+  }
+
   TW_DEVICE void treat_infinite() {
     if (extremes.largest != kInfinity) return;
     extremes = keep_infinite(row, extremes);
@@ -133,60 +143,59 @@ struct OutputsOfRow {
     tell_token(token);
   }
 
-  // Of what filters have left.
-  TW_DEVICE void draw(const RowLeft& rest, const WeightScale& scale, u64 least,
+  // Draws from what filters have left, unless the token is `alone`; then all blocks know what is
+  // kept.
+  TW_DEVICE void draw(const RowLeft& rest, const WeightScale& scale, bool alone,
                       const BinTurns& turns) {
     ClusterMemory& memory = shared.row;
+    const bool listed = rest.listed <= kMostListed;
+    const u64 least = alone ? 0 : least_of_row(memory.numbers, scale);
     i32 drawn = -1;
-    if (rest.listed > kMostListed) {
+    if (!listed) {
       draw_from_row(row, rest.threshold, least, scale, [&](i32 id) { drawn = id; });
-    } else if (leads()) {
+    } else if (leads() & !alone) {
       u64* const sorted = turns.other(memory);
-      const ListLeft left = filter_list(memory, p.order, sorted, rest.listed, rest.turn,
-                                        rest.target, least, memory.numbers, row.count, scale);
-      draw_from_list(memory, sorted, left, [&](i32 id) { drawn = id; });
-      const u64 mass = sum_up_to_thread(memory.of_warps[2], left.weight).total;
+      const ListLeft of_list = filter_list(memory, p.order, sorted, rest.listed, rest.turn,
+                                           rest.target, least, memory.numbers, row.count, scale);
+      draw_from_list(memory, sorted, of_list, [&](i32 id) { drawn = id; });
+      const u64 mass = sum_up_to_thread(memory.of_warps[2], of_list.weight).total;
       if (thread_id() < row.blocks) {
         store_remote(&shared.mass, thread_id(), mass);
-        store_remote(&shared.last, thread_id(), sorted[left.count - 1]);
+        store_remote(&shared.last, thread_id(), sorted[of_list.count - 1]);
       }
     }
     if (drawn >= 0) tell_token(drawn);
-  }
-  // Behind a barrier of the cluster: all blocks know what is kept.
-  TW_DEVICE void keep(const RowLeft& rest, const WeightScale& scale, u64 least, bool alone) {
-    KeptOfRow& left = shared.left;
+    sync_cluster();
     if (warp_id() == 0) {
-      const u64 mass = total_of_warps(row);
+      const u64 mass = listed ? shared.mass : total_of_warps(row);
       if (lane_id() == 0) {
-        left = {alone, infinite, static_cast<i32>(shared.token), {rest.threshold, kLastId}, least,
-                scale, mass};
+        const i32 token = static_cast<i32>(shared.token);
+        Kept kept{rest.threshold, kLastId};
+        if (listed) kept = {value_of_entry(shared.last), id_of_entry(shared.last)};
         if (alone) {
-          left.scale = {0, 1};
-          left.mass = u64{1} << kWeightBits;
-        } else if (rest.listed <= kMostListed) {
-          left.kept = {value_of_entry(shared.last), id_of_entry(shared.last)};
-          left.mass = shared.mass;
+          shared.left = {true, infinite, token, {}, 0, {0, 1}, u64{1} << kWeightBits};
+        } else {
+          shared.left = {false, infinite, token, kept, least, scale, mass};
         }
-        if (leads() && p.tokens != nullptr) store_token(p, index(), left.token);
+        if (leads() && p.tokens != nullptr) store_token(p, index(), token);
       }
     }
     sync_block();
   }
 
-  // Makes the row again what was given, without all that was done to it.
+  // Makes the row what was given, but for what is done to all rows; false if it is to be read.
   TW_DEVICE bool restore() {
     const bool changed = changes_logits(shared.row.process);
     sync_cluster();  // all are done with the row as it was
     if (!changed) {
       restore_dropped(row, logits(), infinite);
-      return false;
+      return true;
     }
     if (thread_id() == 0) shared.row.process = LogitProcess{};
     begin_cluster(shared.row);
     sync_block();
     infinite = false;
-    return true;
+    return false;
   }
 
   // The chosen token's log-probability and rank. Behind it the best n can be looked for.
@@ -194,12 +203,12 @@ struct OutputsOfRow {
     KeptOfRow& left = shared.left;
     ClusterMemory& memory = shared.row;
     const bool alone = !raw & left.alone;
+    const WeightScale scale{extremes.largest, scale_of_temperature(1.0F)};  // of the raw row
     u32* const larger = &shared.larger[raw ? 1 : 0];
     float chosen = 0;
     if (raw) {
       chosen = clean_logit(to_float(logits()[left.token]));
       if (infinite) chosen = chosen == kInfinity ? 0.0F : -kInfinity;
-      const WeightScale scale{extremes.largest, scale_of_temperature(1.0F)};
       u64 mass = 0;
       row.for_values([&](i32, const float(&values)[kEach]) {
 #pragma unroll
@@ -229,12 +238,7 @@ struct OutputsOfRow {
     if (!leads() || warp_id() != 0) return;
     const u64 mass = total_of_warps(row);
     if (lane_id() != 0) return;
-    if (raw) {
-      left = {false,      infinite,
-              left.token, {-kInfinity, kLastId},
-              0,          {extremes.largest, scale_of_temperature(1.0F)},
-              mass};
-    }
+    if (raw) left = {false, infinite, left.token, {-kInfinity, kLastId}, 0, scale, mass};
     if (wanted.ranks != nullptr)
       wanted.ranks[index() * wanted.ranks_stride] = 1 + static_cast<i32>(*larger);
     if (wanted.chosen != nullptr)
@@ -281,6 +285,9 @@ struct OutputsOfRow {
   }
 };
 
+// The draw, what is said of the row that it was from, and what is said of the one that was given:
+// turns of one loop, as it is long code to read a row, and to find where a filter or the best n
+// end.
 template <typename T>
 TW_DEVICE void cluster_outputs(const SampleParams& p) {
   ClusterOutputsMemory& shared = *reinterpret_cast<ClusterOutputsMemory*>(shared_memory());
@@ -299,56 +306,36 @@ TW_DEVICE void cluster_outputs(const SampleParams& p) {
     const bool draws = turn == 0;
     const bool raw = turn == 2;
     const LogProbParams& wanted = raw ? p.outputs.raw : p.outputs.processed;
+    if (raw && !is_wanted(wanted)) return;
     // Read in each turn: else all that follows from it would be computed before, and kept.
     of.row.warp_logits = shared.warp_logits;
     of.infinite = !draws && shared.left.infinite;
-    if (raw) {
-      if (!is_wanted(wanted)) return;
-    }
-    if (draws || (raw && of.restore())) {
+    if (draws || (raw && !of.restore())) {
       // What is in f32 is read again by single logits, from the L2 cache: runs take registers.
       const bool aligned = kIsSame<T, float> ? draws & asked : p.aligned != 0;
       of.extremes = read_row(of.row, of.logits(), draws & asked, aligned, [&] {
         if (draws) of.keep_numbers_of_row();
       });
     }
-    WeightScale scale{of.extremes.largest, 1};
-    bool searches = false;
-    bool alone = !raw && !draws && shared.left.alone;
+    const bool alone = draws ? of.has_no_draw() : !raw && shared.left.alone;
     if (draws) {
-      if (of.tells()) {
-        store_status(
-            p, of.index(),
-            shared.known ? status_of_row(memory, shared.good, of.extremes.largest) : kStatusSlot);
-      }
-      alone = !shared.known || of.has_none() || memory.numbers.temperature == 0;
+      of.tell_status();
       if (alone) of.choose_alone();
     }
-    if (raw | (draws & !alone)) of.treat_infinite();
-    if (draws) {
-      scale = {of.extremes.largest, memory.scale};
-      searches = !alone;
-    } else {
-      if (!raw) {
-        store_row<T>(p.outputs, of.index(), of.row, shared.left);
-      }
+    if ((draws & !alone) | raw) of.treat_infinite();
+    if (!(draws | raw)) store_row<T>(p.outputs, of.index(), of.row, shared.left);
+    if (!draws) {
       if (!is_wanted(wanted)) continue;
       of.tell_chosen(wanted, raw);
       if (wanted.best == nullptr) continue;
-      searches = !alone & !of.has_none();
     }
+    const WeightScale scale{of.extremes.largest, draws & !alone ? memory.scale : 1};
     RowLeft rest{-kInfinity, 0, 0, 0};
     BinTurns turns{0};
-    if (searches)
+    if (!alone && !of.has_none())
       rest = filter_row(of.row, p.order, memory.numbers, of.extremes, of.infinite, scale, turns);
     if (draws) {
-      u64 least = 0;
-      if (!alone) {
-        least = least_of_row(memory.numbers, scale);
-        of.draw(rest, scale, least, turns);
-      }
-      sync_cluster();
-      of.keep(rest, scale, least, alone);
+      of.draw(rest, scale, alone, turns);
     } else {
       of.tell_best(wanted, rest, alone, turns);
     }
