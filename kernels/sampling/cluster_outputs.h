@@ -79,9 +79,6 @@ struct OutputsOfRow {
   TW_DEVICE bool leads() const { return row.rank == 0; }
   TW_DEVICE bool tells() const { return leads() && thread_id() == 0; }
   TW_DEVICE bool has_none() const { return extremes.largest == -kInfinity; }
-  TW_DEVICE bool has_no_draw() const {
-    return !shared.known || has_none() || shared.row.numbers.temperature == 0;
-  }
   // To all blocks.
   TW_DEVICE void tell_token(i32 token) const {
 #pragma unroll 1
@@ -114,6 +111,12 @@ struct OutputsOfRow {
     if (!find_entry(p, index(), entry)) return;
     if (thread_id() == kClusterThreads - 1) {
       keep_numbers(shared.row, p, entry);
+      RowNumbers& numbers = shared.row.numbers;
+      if (numbers.temperature == 0) {
+        // All is drawn from the first one of the largest.
+        numbers.top_k = 1;
+        numbers.top_p = 1;
+      }
     } else {
       shared.row.random =
           sampling_bits(value_of_entry(p.seeds, entry), value_of_entry(p.steps, entry));
@@ -134,13 +137,8 @@ struct OutputsOfRow {
   }
 
   // A row without a draw keeps its token alone.
-  TW_DEVICE void choose_alone() {
-    const bool known = shared.known;
-    i32 token = 0;
-    if (known & !has_none()) token = find_arg_max(row, extremes);
-    if (!tells()) return;
-    if (known & has_none()) token = first_allowed(shared.row.process, p.vocabulary);
-    tell_token(token);
+  TW_DEVICE void choose_alone() const {
+    if (tells()) tell_token(shared.known ? first_allowed(shared.row.process, p.vocabulary) : 0);
   }
 
   // Draws from what filters have left, unless the token is `alone`; then all blocks know what is
@@ -209,24 +207,25 @@ struct OutputsOfRow {
     if (raw) {
       chosen = clean_logit(to_float(logits()[left.token]));
       if (infinite) chosen = chosen == kInfinity ? 0.0F : -kInfinity;
-      u64 mass = 0;
-      row.for_values([&](i32, const float(&values)[kEach]) {
-#pragma unroll
-        for (i32 j = 0; j < kEach; ++j) mass += converted_weight(values[j], scale);
-      });
-      mass = sum_of_warp(mass);
-      if (lane_id() == 0) store_remote(&memory.totals[row.warp], 0, mass);
     } else if (!alone) {
       chosen = value_of_token(row, left.token);
     }
     if (!alone) {
-      u32 mine = 0;
+      u64 mass = 0;
+      u32 above = 0;
       row.for_values([&](i32, const float(&values)[kEach]) {
 #pragma unroll
-        for (i32 j = 0; j < kEach; ++j) mine += values[j] > chosen ? 1 : 0;
+        for (i32 j = 0; j < kEach; ++j) {
+          above += values[j] > chosen ? 1 : 0;
+          if (raw) mass += converted_weight(values[j], scale);
+        }
       });
-      mine = warp_sum(mine);
-      if (lane_id() == 0) add_remote(larger, 0, mine);
+      mass = sum_of_warp(mass);
+      above = warp_sum(above);
+      if (lane_id() == 0) {
+        if (raw) store_remote(&memory.totals[row.warp], 0, mass);
+        add_remote(larger, 0, above);
+      }
     }
     memory.bins[0][thread_id()] = {0, 0};
     if (thread_id() == 0) {
@@ -317,7 +316,7 @@ TW_DEVICE void cluster_outputs(const SampleParams& p) {
         if (draws) of.keep_numbers_of_row();
       });
     }
-    const bool alone = draws ? of.has_no_draw() : !raw && shared.left.alone;
+    const bool alone = draws ? !shared.known || of.has_none() : !raw && shared.left.alone;
     if (draws) {
       of.tell_status();
       if (alone) of.choose_alone();
