@@ -21,7 +21,7 @@ struct KeptOfRow {
     return alone ? id == token : (value > -kInfinity) & kept.contains(id, value);
   }
   TW_DEVICE bool has(i32 id, float value) const {
-    return may_have(id, value) & (alone | (token_weight(value, scale) >= least));
+    return may_have(id, value) && (alone || token_weight(value, scale) >= least);
   }
   TW_DEVICE float log_prob(float value) const {
     return log_probability(relative_log2(value, scale), mass);

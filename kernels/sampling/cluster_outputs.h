@@ -328,7 +328,7 @@ TW_DEVICE void cluster_outputs(const SampleParams& p) {
       of.tell_chosen(wanted, raw);
       if (wanted.best == nullptr) continue;
     }
-    const WeightScale scale{of.extremes.largest, draws & !alone ? memory.scale : 1};
+    const WeightScale scale{of.extremes.largest, draws && !alone ? memory.scale : 1};
     RowLeft rest{-kInfinity, 0, 0, 0};
     BinTurns turns{0};
     if (!alone && !of.has_none())
