@@ -37,7 +37,11 @@ struct Case {
   SamplingArgs args;
   Logits logits;
   std::int64_t values = 0;  // of top_k(), if not 0
-  bool outputs = false;     // probabilities and log-probabilities of the five best tokens
+  // Outputs beside the token.
+  bool probabilities = false;
+  bool raw = false;        // log-probabilities: of the token and of the `best` ones, and its rank
+  bool processed = false;  // the same behind filters
+  std::int64_t best = 20;
 };
 
 std::vector<Case> cases() {
@@ -93,8 +97,26 @@ std::vector<Case> cases() {
   }
   add("top_k2000", {"", 1, 2000, 1, 0}, usual, DType::f32);
   add("top_p0.9999", {"", 1, 0, 0.9999F, 0}, usual, DType::f32);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const std::string end = dtype == DType::bf16 ? "_bf16" : "";
+    add("outputs_raw_best20" + end, kFilters[5], usual, dtype);
+    list.back().raw = true;
+    add("outputs_both_best20" + end, kFilters[5], usual, dtype);
+    list.back().raw = list.back().processed = true;
+  }
+  add("outputs_raw_best20_temperature", kFilters[1], usual, DType::f32);
+  list.back().raw = true;
+  add("outputs_raw_best20_top_p0.9", kFilters[2], usual, DType::f32);
+  list.back().raw = true;
+  add("outputs_raw_best2000", kFilters[5], usual, DType::f32);
+  list.back().raw = true;
+  list.back().best = 2000;
+  add("outputs_probabilities", kFilters[6], usual, DType::f32);
+  list.back().probabilities = true;
+  add("outputs_probabilities_temperature", kFilters[1], usual, DType::f32);
+  list.back().probabilities = true;
   add("all_outputs", kFilters[6], usual, DType::f32);
-  list.back().outputs = true;
+  list.back().probabilities = list.back().raw = list.back().processed = true;
   for (const DType dtype : {DType::f32, DType::bf16}) {
     for (const std::int64_t k : {40, 2000}) {
       add("values" + std::to_string(k) + (dtype == DType::bf16 ? "_bf16" : ""), kFilters[0], usual,
@@ -106,7 +128,7 @@ std::vector<Case> cases() {
 }
 
 void run(const Case& c, std::int64_t vocabulary, bool once) {
-  std::printf("%-24s", c.name.c_str());
+  std::printf("%-34s", c.name.c_str());
   for (const std::int64_t rows : kRows) {
     Place place({DeviceType::cuda, 0});
     // A few rows' numbers, moved on: making them all takes longer than all else.
@@ -140,15 +162,17 @@ void run(const Case& c, std::int64_t vocabulary, bool once) {
     const std::vector<char> room(static_cast<std::size_t>(rows * vocabulary * 4));
     const TensorView values(c.values > 0 ? place.upload(room.data(), room.size()) : nullptr,
                             c.dtype, {rows, told}, place.device());
-    if (c.outputs) {
-      const auto floats = [&](std::int64_t columns, DType dtype) {
-        return TensorView(place.upload(room.data(), static_cast<std::size_t>(rows * columns * 4)),
-                          dtype, {rows, columns}, place.device());
-      };
-      args.outputs.probabilities = floats(vocabulary, DType::f32);
-      args.outputs.raw.best = floats(5, DType::f32);
-      args.outputs.raw.best_ids = floats(5, DType::i32);
-    }
+    const auto room_for = [&](std::int64_t columns, DType dtype) {
+      return TensorView(place.upload(room.data(), static_cast<std::size_t>(rows * columns * 4)),
+                        dtype, {rows, columns}, place.device());
+    };
+    if (c.probabilities) args.outputs.probabilities = room_for(vocabulary, DType::f32);
+    const auto log_probs = [&] {
+      return LogProbs{room_for(1, DType::f32).select(1, 0), room_for(1, DType::i32).select(1, 0),
+                      room_for(c.best, DType::f32), room_for(c.best, DType::i32)};
+    };
+    if (c.raw) args.outputs.raw = log_probs();
+    if (c.processed) args.outputs.processed = log_probs();
     TensorView out = place.ints(tokens);
     if (c.values > 0) out = TensorView(out.data, DType::i32, {rows, told}, place.device());
     const auto call = [&](const TensorView& of) {
@@ -196,7 +220,7 @@ int main(int argc, char** argv) try {
       part = argv[i];
     }
   }
-  std::printf("%-24s", "us, rows:");
+  std::printf("%-34s", "us, rows:");
   for (const std::int64_t rows : tilewright::bench::kRows)
     std::printf(" %8lld", static_cast<long long>(rows));
   std::printf("\n");

@@ -10,12 +10,12 @@ namespace tw {
 
 // Sorts in falling order by the whole block: bitonic (Batcher, "Sorting networks and their
 // applications", 1968), with entries of 0, which are less than any, up to a power of two.
-TW_DEVICE void sort_best(BestList& list, i32 count) {
+TW_DEVICE void sort_best(u64* entries, i32 count) {
   i32 size = 2;
 #pragma unroll 1
   while (size < count) size *= 2;
 #pragma unroll 1
-  for (i32 i = count + thread_id(); i < size; i += num_threads()) list.entries[i] = 0;
+  for (i32 i = count + thread_id(); i < size; i += num_threads()) entries[i] = 0;
   sync_block();
 #pragma unroll 1
   for (i32 sorted = 2; sorted <= size; sorted *= 2) {
@@ -25,12 +25,12 @@ TW_DEVICE void sort_best(BestList& list, i32 count) {
       for (i32 pair = thread_id(); pair < size / 2; pair += num_threads()) {
         const i32 within = pair & (distance - 1);
         const i32 at = (pair - within) * 2 + within;
-        const u64 first = list.entries[at];
-        const u64 second = list.entries[at + distance];
+        const u64 first = entries[at];
+        const u64 second = entries[at + distance];
         const bool falls = (at & sorted) == 0;
         if ((first < second) == falls) {
-          list.entries[at] = second;
-          list.entries[at + distance] = first;
+          entries[at] = second;
+          entries[at + distance] = first;
         }
       }
       sync_block();

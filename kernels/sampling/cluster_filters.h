@@ -32,6 +32,13 @@ TW_DEVICE i32 find_arg_max(const ClusterRow<Stored>& row, const Extremes& extrem
   return static_cast<i32>(warp_min(best));
 }
 
+// Bits of the row's status; `good`: no parameter was replaced in processing.
+TW_DEVICE u32 status_of_row(const ClusterMemory& memory, bool good, float largest) {
+  return (good ? memory.numbers.status : kStatusBadParameter) | (memory.nan != 0 ? kStatusNan : 0) |
+         (largest == kInfinity ? kStatusInfinity : 0) |
+         (largest == -kInfinity ? kStatusNoCandidate : 0);
+}
+
 // A row that keeps what is not below the threshold; but if no more than kMostListed are `listed`,
 // the leader has all that may be kept, and filters from `turn` on have not acted: top-p, if that is
 // it, keeps `target`, or if that is 0, a part of the list's mass.

@@ -171,9 +171,10 @@ TW_DEVICE ListLeft filter_list(ClusterMemory& memory, Order order, u64* sorted, 
   return left;
 }
 
-// A token of those.
-TW_DEVICE void store_draw_of_list(const SampleParams& p, i64 index, ClusterMemory& memory,
-                                  const u64* sorted, const ListLeft& left) {
+// tell(id) of a token of those.
+template <typename Tell>
+TW_DEVICE void draw_from_list(ClusterMemory& memory, const u64* sorted, const ListLeft& left,
+                              const Tell& tell) {
   // Of tokens with lower ids; what was listed is not needed any more.
   u64* weights = memory.own();
   weights[thread_id()] = left.weight;
@@ -184,8 +185,7 @@ TW_DEVICE void store_draw_of_list(const SampleParams& p, i64 index, ClusterMemor
 #pragma unroll 4
   for (i32 i = 0; i < left.count; ++i)
     before += static_cast<u32>(sorted[i]) > static_cast<u32>(left.entry) ? weights[i] : 0;
-  if (before <= drawn && drawn < before + left.weight)
-    store_token(p, index, id_of_entry(left.entry));
+  if (before <= drawn && drawn < before + left.weight) tell(id_of_entry(left.entry));
 }
 
 }  // namespace tw

@@ -22,6 +22,7 @@ inline constexpr i32 kClusterStep = kWarpSize * kClusterRun;
 inline constexpr i32 kWarps = kMostBlocks * kClusterWarps;  // of a cluster
 // A group is half of a warp: of each the largest logit is known.
 inline constexpr i32 kGroups = 2 * kWarps;
+inline constexpr i32 kGroupRun = kClusterStep / 2;  // neighbouring logits of a group
 
 inline constexpr i32 kBins = kClusterThreads;
 inline constexpr i32 kMostListed = kClusterThreads;
@@ -250,9 +251,12 @@ TW_DEVICE void copy_logits(const ClusterRow<Stored>& row, const T* logits, bool 
   for (i32 at = done + lane_id(); at < num; at += kWarpSize)
     to[at] = from_float<Stored>(to_float(logits[at]));
   sync_warp();
-  // By one of the others, so that the extremes are theirs.
-  const Stored some = to[0];
-  for (i32 at = num + lane_id(); at < row.steps() * kClusterStep; at += kWarpSize) to[at] = some;
+  // By others of the same group, so that its largest one and the row's extremes are theirs. In a
+  // row of one step the second group may have none.
+  for (i32 at = num + lane_id(); at < row.steps() * kClusterStep; at += kWarpSize) {
+    const i32 first = at / kGroupRun * kGroupRun;
+    to[at] = to[at >= kClusterStep ? at - kClusterStep : first < num ? first : 0];
+  }
   sync_warp();
 }
 
@@ -305,6 +309,7 @@ TW_DEVICE Extremes read_row(const ClusterRow<Stored>& row, const T* logits, bool
     of_group = other > of_group ? other : of_group;
   }
   // By each group to all blocks.
+  if (lane_id() / kMostBlocks * kGroupRun >= row.num()) of_group = order_key(-kInfinity);
   const i32 block = lane_id() % kMostBlocks;
   if (block < row.blocks)
     store_remote(&memory.maxima[2 * row.warp + lane_id() / kMostBlocks], block, of_group);

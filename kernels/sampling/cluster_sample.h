@@ -8,11 +8,12 @@
 
 namespace tw {
 
-// The first entry, in order of ids, at which the sum of weights exceeds the random part of it.
-// Those below the threshold or the weight `least` have none.
-template <typename Stored>
-TW_DEVICE void store_draw(const SampleParams& p, i64 index, const ClusterRow<Stored>& row,
-                          float threshold, u64 least, const WeightScale& scale) {
+// tell(id) of the first entry, in order of ids, at which the sum of weights exceeds the random part
+// of it. Those below the threshold or the weight `least` have none. All blocks have the weights of
+// warps in `totals`.
+template <typename Stored, typename Tell>
+TW_DEVICE void draw_from_row(const ClusterRow<Stored>& row, float threshold, u64 least,
+                             const WeightScale& scale, const Tell& tell) {
   ClusterMemory& memory = row.memory;
   const auto weigh_run = [&](const float(&values)[kClusterRun], u64(&weights)[kClusterRun]) {
 #pragma unroll
@@ -73,7 +74,7 @@ TW_DEVICE void store_draw(const SampleParams& p, i64 index, const ClusterRow<Sto
 #pragma unroll
     for (i32 j = 0; j < kClusterRun; ++j) {
       if (!found && rest < weights[j]) {
-        store_token(p, index, id + j);
+        tell(id + j);
         found = true;
       }
       if (!found) rest -= weights[j];
@@ -115,13 +116,7 @@ TW_DEVICE void cluster_sample(const SampleParams& p) {
       memory.random = sampling_bits(value_of_entry(p.seeds, entry), value_of_entry(p.steps, entry));
   });
   const RowNumbers& numbers = memory.numbers;
-  if (tells && p.status != nullptr) {
-    store_status(p, index,
-                 (good ? numbers.status : kStatusBadParameter) |
-                     (memory.nan != 0 ? kStatusNan : 0) |
-                     (extremes.largest == kInfinity ? kStatusInfinity : 0) |
-                     (extremes.largest == -kInfinity ? kStatusNoCandidate : 0));
-  }
+  if (tells) store_status(p, index, status_of_row(memory, good, extremes.largest));
   if (extremes.largest == -kInfinity) {
     if (tells) store_token(p, index, first_allowed(memory.process, p.vocabulary));
     return;
@@ -138,16 +133,17 @@ TW_DEVICE void cluster_sample(const SampleParams& p) {
   const RowLeft left = filter_row(row, p.order, numbers, extremes, infinite, scale, turns);
   const u64 least = least_of_row(numbers, scale);
   if (left.listed > kMostListed) {
-    store_draw(p, index, row, left.threshold, least, scale);
+    draw_from_row(row, left.threshold, least, scale, [&](i32 id) { store_token(p, index, id); });
     return;
   }
   // The leader's memory is there until all have read in it.
   arrive_at_cluster();
   if (leads) {
     u64* const sorted = turns.other(memory);
-    store_draw_of_list(p, index, memory, sorted,
-                       filter_list(memory, p.order, sorted, left.listed, left.turn, left.target,
-                                   least, numbers, row.count, scale));
+    draw_from_list(memory, sorted,
+                   filter_list(memory, p.order, sorted, left.listed, left.turn, left.target, least,
+                               numbers, row.count, scale),
+                   [&](i32 id) { store_token(p, index, id); });
   }
   wait_for_cluster();
 }

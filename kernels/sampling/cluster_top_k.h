@@ -4,6 +4,7 @@
 #pragma once
 
 #include "sampling/best.h"
+#include "sampling/cluster_best.h"
 #include "sampling/cluster_search.h"
 
 namespace tw {
@@ -13,40 +14,6 @@ struct ClusterBestMemory {
   BestList best;  // the leader's
 };
 static_assert(sizeof(ClusterBestMemory) <= kClusterBestSharedBytes);
-
-// Lists what is kept in the leader's memory: how many entries there are.
-template <typename Stored>
-TW_DEVICE i32 gather_kept(const ClusterRow<Stored>& row, float threshold, BestList& best) {
-  ClusterMemory& memory = row.memory;
-  u32 mine = 0;
-  row.for_values([&](i32, const float(&values)[kClusterRun]) {
-#pragma unroll
-    for (i32 j = 0; j < kClusterRun; ++j) mine += values[j] >= threshold ? 1 : 0;
-  });
-  row.tell_all(memory.totals, u64{warp_sum(mine)});
-  sync_cluster();
-  u32 before = 0, total = 0;
-#pragma unroll 1
-  for (i32 warp = lane_id(); warp < row.warps(); warp += kWarpSize) {
-    const auto of_warp = static_cast<u32>(memory.totals[warp]);
-    total += of_warp;
-    before += warp < row.warp ? of_warp : 0;
-  }
-  before = warp_sum(before);
-  total = warp_sum(total);
-  row.for_values([&](i32 id, const float(&values)[kClusterRun]) {
-#pragma unroll
-    for (i32 j = 0; j < kClusterRun; ++j) {
-      const bool there = values[j] >= threshold;
-      const u32 lanes = ballot(there);
-      const i32 at = static_cast<i32>(before) + count_bits(lanes & ((1U << lane_id()) - 1));
-      if (there) store_remote(&best.entries[at], 0, entry_of_logit(values[j], id + j));
-      before += static_cast<u32>(count_bits(lanes));
-    }
-  });
-  sync_cluster();
-  return static_cast<i32>(total);
-}
 
 template <typename T>
 TW_DEVICE void cluster_top_k(const TopKParams& p) {
@@ -82,9 +49,9 @@ TW_DEVICE void cluster_top_k(const TopKParams& p) {
   }
   threshold =
       apply_filter<true>(row, {true, k, 0}, threshold, extremes, {extremes.largest, 1}, turns);
-  const i32 count = gather_kept(row, threshold, shared.best);
+  const i32 count = gather_kept(row, threshold, shared.best.entries);
   if (row.rank != 0) return;
-  sort_best(shared.best, count);
+  sort_best(shared.best.entries, count);
   store_best<T>(p, index, shared.best.entries, count);
 }
 

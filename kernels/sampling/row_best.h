@@ -31,7 +31,7 @@ TW_DEVICE i32 list_best(const Row& row, const Pass& pass, i32 n, SampleMemory& m
   });
   sync_block();
   const auto count = static_cast<i32>(list.count);
-  sort_best(list, count);
+  sort_best(list.entries, count);
   return count;
 }
 

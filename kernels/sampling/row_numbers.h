@@ -85,4 +85,8 @@ TW_DEVICE void store_token(const SampleParams& p, i64 row, i32 token) {
   }
 }
 
+TW_DEVICE bool is_wanted(const LogProbParams& p) {
+  return p.chosen != nullptr || p.ranks != nullptr || p.best != nullptr;
+}
+
 }  // namespace tw

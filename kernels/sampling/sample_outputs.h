@@ -74,10 +74,6 @@ TW_DEVICE void store_log_probs(const LogProbParams& out, const Row& row,
   sync_block();
 }
 
-TW_DEVICE bool is_wanted(const LogProbParams& p) {
-  return p.chosen != nullptr || p.ranks != nullptr || p.best != nullptr;
-}
-
 // With Scale = ProbabilityScale rows are probabilities.
 template <typename T, typename Scale>
 TW_DEVICE void sample_with_outputs(const SampleParams& p) {

@@ -30,21 +30,25 @@ tw::RowTable row_table(const TensorView& table) {
 }
 
 bool is_cluster(SampleKernel kernel) {
-  return kernel == SampleKernel::cluster || kernel == SampleKernel::cluster_f32;
+  return kernel == SampleKernel::cluster || kernel == SampleKernel::cluster_f32 ||
+         kernel == SampleKernel::cluster_outputs;
 }
 
 // In which a cluster keeps logits.
 DType stored_dtype(SampleKernel kernel, DType logits) {
-  return kernel == SampleKernel::cluster_f32 ? DType::f32 : logits;
+  return kernel == SampleKernel::cluster ? logits : DType::f32;
 }
 
-std::int32_t sample_shared_bytes(SampleKernel kernel) {
+// `best`: how many log-probabilities a row may be asked for.
+std::int32_t sample_shared_bytes(SampleKernel kernel, std::int64_t best) {
   switch (kernel) {
     case SampleKernel::block:
       return tw::kSampleSharedBytes;
     case SampleKernel::cluster:
     case SampleKernel::cluster_f32:
       return tw::kClusterSharedBytes;
+    case SampleKernel::cluster_outputs:
+      return best > tw::kClusterThreads ? tw::kClusterBestSharedBytes : tw::kClusterSharedBytes;
     default:
       return tw::kBestSharedBytes;
   }
@@ -88,9 +92,9 @@ const jit::KernelHandle& handle_of(SampleKernel kernel, DType logits) {
   };
   // Never destroyed: threads may sample while the process ends.
   static const auto* const handles = new Handles[kSampleKernels]{
-      Handles(SampleKernel::block), Handles(SampleKernel::cluster),
-      Handles(SampleKernel::cluster_f32), Handles(SampleKernel::outputs),
-      Handles(SampleKernel::probabilities)};
+      Handles(SampleKernel::block),           Handles(SampleKernel::cluster),
+      Handles(SampleKernel::cluster_f32),     Handles(SampleKernel::outputs),
+      Handles(SampleKernel::cluster_outputs), Handles(SampleKernel::probabilities)};
   return handles[static_cast<int>(kernel)]
       .of[std::find(std::begin(kDTypes), std::end(kDTypes), logits) - std::begin(kDTypes)];
 }
@@ -125,8 +129,8 @@ std::int32_t cluster_warp_logits(std::int32_t blocks, std::int64_t vocabulary) {
 }
 
 std::string sample_kernel_name(SampleKernel kernel, DType logits) {
-  constexpr const char* kNames[kSampleKernels] = {"", "cluster_", "cluster_f32_", "outputs_",
-                                                  "probabilities_"};
+  constexpr const char* kNames[kSampleKernels] = {"",         "cluster_",         "cluster_f32_",
+                                                  "outputs_", "cluster_outputs_", "probabilities_"};
   return fmt::format("sample_{}{}", kNames[static_cast<int>(kernel)], device_type_name(logits));
 }
 
@@ -138,26 +142,40 @@ jit::KernelSource sample_kernel_source(SampleKernel kernel, DType logits) {
   source.name = sample_kernel_name(kernel, logits);
   source.entries = {source.name};
   source.budget.max_registers = 65536 / threads / blocks;
-  source.shared_bytes = sample_shared_bytes(kernel);
+  source.shared_bytes = sample_shared_bytes(kernel, kMostBest);
   source.large_clusters = cluster;
   const char* const type = device_type_name(logits);
-  const bool outputs = kernel == SampleKernel::outputs || kernel == SampleKernel::probabilities;
-  const std::string call =
-      outputs   ? fmt::format("sample_with_outputs<{}, {}>", type,
-                            kernel == SampleKernel::outputs ? "WeightScale" : "ProbabilityScale")
-      : cluster ? fmt::format("cluster_sample<{}, {}>",
-                              device_type_name(stored_dtype(kernel, logits)), type)
-                : fmt::format("sample<{}>", type);
+  std::string header;
+  std::string call;
+  switch (kernel) {
+    case SampleKernel::block:
+      header = "sample";
+      call = fmt::format("sample<{}>", type);
+      break;
+    case SampleKernel::cluster:
+    case SampleKernel::cluster_f32:
+      header = "cluster_sample";
+      call = fmt::format("cluster_sample<{}, {}>", device_type_name(stored_dtype(kernel, logits)),
+                         type);
+      break;
+    case SampleKernel::cluster_outputs:
+      header = "cluster_outputs";
+      call = fmt::format("cluster_outputs<{}>", type);
+      break;
+    case SampleKernel::outputs:
+    case SampleKernel::probabilities:
+      header = "sample_outputs";
+      call = fmt::format("sample_with_outputs<{}, {}>", type,
+                         kernel == SampleKernel::outputs ? "WeightScale" : "ProbabilityScale");
+      break;
+  }
   source.source = fmt::format(
       "#include \"sampling/{}.h\"\n"
       "using namespace tw;\n"
       "TW_KERNEL TW_LAUNCH_BOUNDS({}, {}) {}(TW_PARAMETER SampleParams params) {{\n"
       "  {}(params);\n"
       "}}\n",
-      outputs   ? "sample_outputs"
-      : cluster ? "cluster_sample"
-                : "sample",
-      threads, blocks, source.name, call);
+      header, threads, blocks, source.name, call);
   return source;
 }
 
@@ -170,6 +188,7 @@ std::vector<jit::KernelSource> sample_kernel_sources(const std::string& arch) {
     }
     if (!has_sample_clusters(arch)) continue;
     sources.push_back(sample_kernel_source(SampleKernel::cluster, dtype));
+    sources.push_back(sample_kernel_source(SampleKernel::cluster_outputs, dtype));
     if (dtype != DType::f32)
       sources.push_back(sample_kernel_source(SampleKernel::cluster_f32, dtype));
   }
@@ -197,15 +216,16 @@ bool changes_logits(const SamplingArgs& args) {
 SampleKernel choose_sample_kernel(const std::string& arch, DType logits, std::int64_t vocabulary,
                                   const SamplingArgs& args) {
   if (args.input == SamplingInput::probabilities) return SampleKernel::probabilities;
-  if (any_wanted(args.outputs)) return SampleKernel::outputs;
-  const SampleKernel cluster = logits != DType::f32 && changes_logits(args)
+  const bool outputs = any_wanted(args.outputs);
+  const SampleKernel cluster = outputs ? SampleKernel::cluster_outputs
+                               : logits != DType::f32 && changes_logits(args)
                                    ? SampleKernel::cluster_f32
                                    : SampleKernel::cluster;
-  return has_sample_clusters(arch) &&
-                 fits_sample_cluster(stored_dtype(cluster, logits), vocabulary) &&
-                 filters_by_logits(args)
-             ? cluster
-             : SampleKernel::block;
+  if (has_sample_clusters(arch) && fits_sample_cluster(stored_dtype(cluster, logits), vocabulary) &&
+      filters_by_logits(args)) {
+    return cluster;
+  }
+  return outputs ? SampleKernel::outputs : SampleKernel::block;
 }
 
 CudaLaunch<tw::SampleParams> sample_launch(SampleKernel kernel, const TensorView& logits,
@@ -219,7 +239,8 @@ CudaLaunch<tw::SampleParams> sample_launch(SampleKernel kernel, const TensorView
   } else {
     launch.block = kThreads;
   }
-  launch.shared_bytes = sample_shared_bytes(kernel);
+  launch.shared_bytes = sample_shared_bytes(
+      kernel, std::max(args.outputs.raw.best.shape[1], args.outputs.processed.best.shape[1]));
   launch.grid = cuda_count(logits.shape[0] * launch.cluster, "blocks of threads");
   tw::SampleParams& params = launch.params;
   params.logits = logits.data;

@@ -15,13 +15,22 @@
 
 namespace tilewright {
 
-// cluster_f32: rows of 16-bit logits that penalties and such change, as f32; outputs: with what a
-// call gives beside its tokens; probabilities: of rows of them, with outputs.
-enum class SampleKernel : std::uint8_t { block, cluster, cluster_f32, outputs, probabilities };
-inline constexpr int kSampleKernels = 5;
+// cluster_f32: rows of 16-bit logits that penalties and such change, as f32; outputs and
+// cluster_outputs: with what a call gives beside its tokens, the latter by clusters with rows as
+// f32; probabilities: of rows of them, with outputs.
+enum class SampleKernel : std::uint8_t {
+  block,
+  cluster,
+  cluster_f32,
+  outputs,
+  cluster_outputs,
+  probabilities
+};
+inline constexpr int kSampleKernels = 6;
 
 // "sample_bf16", "sample_cluster_bf16", "sample_cluster_f32_bf16", "sample_outputs_bf16",
-// "sample_probabilities_bf16": the entry point, and the name in reports.
+// "sample_cluster_outputs_bf16", "sample_probabilities_bf16": the entry point, and the name in
+// reports.
 std::string sample_kernel_name(SampleKernel kernel, DType logits);
 jit::KernelSource sample_kernel_source(SampleKernel kernel, DType logits);
 // Those that an architecture ("sm_90a") has.

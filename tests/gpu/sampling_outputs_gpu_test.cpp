@@ -2,6 +2,8 @@
 // Outputs of sampling, sampling from probabilities and top_k() on a GPU: the bits of the CPU.
 #include <tilewright/sampling.h>
 
+#include <optional>
+
 #include "gpu/gpu_tensor.h"
 #include "sampling/outputs_support.h"
 #include "sampling/process_support.h"
@@ -41,17 +43,49 @@ void expect_same(const LogProbTensors& got, const LogProbTensors& expected) {
   EXPECT_EQ(got.best_ids.snapshot(), expected.best_ids.snapshot());
 }
 
-void expect_same_outputs(Tensor& logits, SamplingArgs args, std::int64_t n) {
+// What processing reads, on both sides.
+struct ProcessOnGpu {
+  OnGpu allowed, prompt, counts, bias_ids, bias_values, repetition, frequency, presence;
+
+  explicit ProcessOnGpu(ProcessTables& tables)
+      : allowed(tables.allowed),
+        prompt(tables.prompt),
+        counts(tables.counts),
+        bias_ids(tables.bias_ids),
+        bias_values(tables.bias_values),
+        repetition(tables.repetition),
+        frequency(tables.frequency),
+        presence(tables.presence) {}
+  // In the places of those that are given on the CPU.
+  void give(SamplingArgs& args) const {
+    if (args.allowed.defined()) args.allowed = allowed.view();
+    if (args.prompt_bits.defined()) args.prompt_bits = prompt.view();
+    if (args.output_counts.defined()) args.output_counts = counts.view();
+    if (args.bias_ids.defined()) {
+      args.bias_ids = bias_ids.view();
+      args.bias_values = bias_values.view();
+    }
+    if (args.repetition_penalty.tensor.defined()) args.repetition_penalty = repetition.view();
+    if (args.frequency_penalty.tensor.defined()) args.frequency_penalty = frequency.view();
+    if (args.presence_penalty.tensor.defined()) args.presence_penalty = presence.view();
+  }
+};
+
+// `tables`: of what `args` have of processing, or null.
+void expect_same_outputs(Tensor& logits, SamplingArgs args, std::int64_t n,
+                         DType masked_dtype = DType::f32, ProcessTables* tables = nullptr) {
   const std::int64_t rows = logits.shape()[0];
   const std::int64_t vocabulary = logits.shape()[1];
-  OutputTensors got(rows, vocabulary, n, DType::f32);
-  OutputTensors expected(rows, vocabulary, n, DType::f32);
+  OutputTensors got(rows, vocabulary, n, masked_dtype);
+  OutputTensors expected(rows, vocabulary, n, masked_dtype);
   Tensor tokens(DType::i32, {rows});
   Tensor expected_tokens(DType::i32, {rows});
   const bool probabilities = args.input == SamplingInput::probabilities;
   expected.give(args);
   if (probabilities) args.outputs.masked_logits = {};
   sample(logits.view(), args, expected_tokens.view());
+  std::optional<ProcessOnGpu> process;
+  if (tables != nullptr) process.emplace(*tables).give(args);
   const OnGpu gpu_logits(logits);
   OnGpu gpu_tokens(tokens);
   OnGpu kept(got.kept);
@@ -92,6 +126,37 @@ TEST_F(SamplingOutputsOnGpu, SameAsTheCpu) {
     args.seeds = static_cast<std::int64_t>(random.bits());
     SCOPED_TRACE(testing::Message() << "round " << round << " kind " << static_cast<int>(kind));
     expect_same_outputs(logits, args, random.pick<std::int64_t>({1, 5, 2048}));
+  }
+}
+
+// Filters that go by the logits' order: on Hopper clusters have the rows. More rows than run at the
+// same time, long lists of the best, infinities, and rows whose ends are anywhere.
+TEST_F(SamplingOutputsOnGpu, FiltersByLogits) {
+  Random random(4);
+  for (int kind = 0; kind < static_cast<int>(RowKind::count); ++kind) {
+    for (const std::int64_t vocabulary : {random.pick<std::int64_t>({100, 5003}),
+                                          random.pick<std::int64_t>({50000, 128256, 151643})}) {
+      const DType dtype = random.pick({DType::f32, DType::f16, DType::bf16});
+      const std::int64_t rows = vocabulary < 10000 ? 300 : random.pick<std::int64_t>({1, 5, 70});
+      Tensor logits = make_logits(random, static_cast<RowKind>(kind), rows, vocabulary, dtype);
+      if (random.chance(0.3)) logits.set({rows - 1, vocabulary / 2}, INFINITY);
+      std::optional<ProcessTables> tables;
+      if (rows < 70 && random.chance(0.5)) tables.emplace(random, rows, vocabulary, 3);
+      for (const std::int64_t n : {20, 150, 2000}) {
+        SamplingArgs args;
+        args.order = random.pick({FilterOrder::hf, FilterOrder::joint});
+        args.temperature = random.pick({0.0F, 0.7F, 1.0F, 1.0F});
+        args.top_k = random.pick({0, 1, 50, 2000});
+        args.top_p = random.pick({1.0F, 0.5F, 0.9F});
+        args.min_p = random.pick({0.0F, 0.05F});
+        args.seeds = static_cast<std::int64_t>(random.bits());
+        if (tables) tables->give(random, args);
+        SCOPED_TRACE(testing::Message()
+                     << "kind " << kind << " vocabulary " << vocabulary << " n " << n);
+        expect_same_outputs(logits, args, n, random.chance(0.5) ? DType::f32 : dtype,
+                            tables ? &*tables : nullptr);
+      }
+    }
   }
 }
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-# Registers of a thread that leave room for as many blocks of threads on an SM as the kernels are written for.
-BUDGETS = {"attention": 255, "decode": 255, "sample": 128, "top": 128, "verify": 128, "plan": 96}
+# Registers of a thread that leave room for as many blocks of threads on an SM as the kernels are written for, by how the
+# kernels' names begin: the longest one counts.
+BUDGETS = {"attention": 255, "decode": 255, "sample": 128, "sample_cluster": 80, "top": 128, "verify": 128, "plan": 96}
 
 
 # In a process of its own: this one may have compiled some of the kernels before, which are not written again then.
@@ -122,7 +123,8 @@ def test_nothing_is_spilled(compiled):
 def test_registers(compiled):
     reports, _, _ = compiled
     for name, (registers, _) in reports.items():
-        assert 0 < registers <= BUDGETS.get(name.split("_")[0], 80), name
+        begins = [begin for begin in BUDGETS if name.startswith(f"{begin}_")]
+        assert 0 < registers <= BUDGETS.get(max(begins, key=len, default=""), 80), name
 
 
 def test_no_lane_is_left_apart(compiled):

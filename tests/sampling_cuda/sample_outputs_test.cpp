@@ -6,9 +6,11 @@
 #include <tilewright/sampling.h>
 
 #include "runtime/launch.h"
+#include "sampling/cluster_outputs.h"
 #include "sampling/cluster_top_k.h"
 #include "sampling/cuda_sample.h"
 #include "sampling/cuda_top_k.h"
+#include "sampling/outputs.h"
 #include "sampling/outputs_support.h"
 #include "sampling/process_support.h"
 #include "sampling/top_k.h"
@@ -17,16 +19,18 @@
 namespace tilewright::test {
 namespace {
 
-template <typename T, typename Scale>
-auto* outputs_kernel() {
-  return static_cast<void (*)(tw::SampleParams)>(
-      [](tw::SampleParams p) { tw::sample_with_outputs<T, Scale>(p); });
-}
-template <typename Scale>
-auto* outputs_kernel_of(DType dtype) {
-  return dtype == DType::f32   ? outputs_kernel<float, Scale>()
-         : dtype == DType::f16 ? outputs_kernel<tw::f16, Scale>()
-                               : outputs_kernel<tw::bf16, Scale>();
+using SampleFunction = void (*)(tw::SampleParams);
+
+template <typename T>
+SampleFunction outputs_kernel(SampleKernel kernel) {
+  switch (kernel) {
+    case SampleKernel::cluster_outputs:
+      return [](tw::SampleParams p) { tw::cluster_outputs<T>(p); };
+    case SampleKernel::probabilities:
+      return [](tw::SampleParams p) { tw::sample_with_outputs<T, tw::ProbabilityScale>(p); };
+    default:
+      return [](tw::SampleParams p) { tw::sample_with_outputs<T, tw::WeightScale>(p); };
+  }
 }
 
 template <typename Params>
@@ -40,12 +44,11 @@ void emulate(void (*kernel)(Params), const CudaLaunch<Params>& launch, std::uint
                        launch.params);
 }
 
-void emulate_sample(const TensorView& logits, const SamplingArgs& args, const TensorView& tokens,
-                    std::uint64_t seed) {
-  const SampleKernel kernel = choose_sample_kernel("sm_80", logits.dtype, logits.shape[1], args);
-  emulate(kernel == SampleKernel::probabilities
-              ? outputs_kernel_of<tw::ProbabilityScale>(logits.dtype)
-              : outputs_kernel_of<tw::WeightScale>(logits.dtype),
+void emulate_sample(SampleKernel kernel, const TensorView& logits, const SamplingArgs& args,
+                    const TensorView& tokens, std::uint64_t seed) {
+  emulate(logits.dtype == DType::f32   ? outputs_kernel<float>(kernel)
+          : logits.dtype == DType::f16 ? outputs_kernel<tw::f16>(kernel)
+                                       : outputs_kernel<tw::bf16>(kernel),
           sample_launch(kernel, logits, args, tokens), seed);
 }
 
@@ -67,12 +70,32 @@ void expect_same(const LogProbTensors& got, const LogProbTensors& expected) {
   ASSERT_EQ(got.best.snapshot(), expected.best.snapshot());
 }
 
-void expect_same_outputs(const Tensor& logits, SamplingArgs args, std::int64_t n, DType masked,
-                         std::uint64_t seed) {
+// Drops some outputs: what is left decides what a kernel does at all.
+void drop_some(Random& random, SamplingOutputs& outputs) {
+  for (TensorView* output : {&outputs.kept, &outputs.probabilities, &outputs.masked_logits}) {
+    if (random.chance(0.5)) *output = {};
+  }
+  for (LogProbs* log_probs : {&outputs.raw, &outputs.processed}) {
+    const bool none = random.chance(0.4);
+    if (none || random.chance(0.3)) log_probs->chosen = {};
+    if (none || random.chance(0.3)) log_probs->ranks = {};
+    if (none || random.chance(0.3)) log_probs->best = log_probs->best_ids = {};
+  }
+  if (!any_wanted(outputs)) outputs = {};
+}
+
+struct Wanted {
+  std::int64_t n = 5;  // of the best tokens
+  DType masked = DType::f32;
+  std::uint64_t drop = 0;  // a seed of what is left out, and 0: nothing
+};
+
+void expect_same_outputs(SampleKernel kernel, const Tensor& logits, SamplingArgs args,
+                         const Wanted& wanted, std::uint64_t seed) {
   const std::int64_t rows = logits.shape()[0];
   const std::int64_t vocabulary = logits.shape()[1];
-  OutputTensors got(rows, vocabulary, n, masked);
-  OutputTensors expected(rows, vocabulary, n, masked);
+  OutputTensors got(rows, vocabulary, wanted.n, wanted.masked);
+  OutputTensors expected(rows, vocabulary, wanted.n, wanted.masked);
   Tensor got_tokens(DType::i32, {rows});
   Tensor expected_tokens(DType::i32, {rows});
   Tensor got_status(DType::i32, {rows});
@@ -80,10 +103,12 @@ void expect_same_outputs(const Tensor& logits, SamplingArgs args, std::int64_t n
   const auto give = [&](OutputTensors& outputs, Tensor& status) {
     outputs.give(args);
     if (args.input == SamplingInput::probabilities) args.outputs.masked_logits = {};
+    Random of_drop(wanted.drop);
+    if (wanted.drop != 0) drop_some(of_drop, args.outputs);
     args.status = status.view();
   };
   give(got, got_status);
-  emulate_sample(logits.view(), args, got_tokens.view(), seed);
+  emulate_sample(kernel, logits.view(), args, got_tokens.view(), seed);
   give(expected, expected_status);
   sample(logits.view(), args, expected_tokens.view());
   ASSERT_EQ(got_tokens.snapshot(), expected_tokens.snapshot());
@@ -93,11 +118,38 @@ void expect_same_outputs(const Tensor& logits, SamplingArgs args, std::int64_t n
   ASSERT_EQ(got.masked.snapshot(), expected.masked.snapshot());
   expect_same(got.processed, expected.processed);
   expect_same(got.raw, expected.raw);
+  ASSERT_TRUE(got.guards_intact());
 }
 
-TEST(OutputsOnCuda, SameAsTheCpu) {
+class OutputsOnCuda : public testing::TestWithParam<SampleKernel> {
+ protected:
+  bool clusters() const { return GetParam() == SampleKernel::cluster_outputs; }
+  // Random filters, of those that the kernel has.
+  SamplingArgs random_filters(Random& random) const {
+    SamplingArgs args;
+    args.order = random.pick({FilterOrder::hf, FilterOrder::joint, FilterOrder::vllm});
+    args.temperature = random.pick({0.0F, 0.7F, 1.0F, 3.0F, INFINITY});
+    if (random.chance(0.6)) args.top_k = random.pick({1, 50, 2000});
+    if (random.chance(0.6)) args.top_p = random.pick({0.0F, 0.5F, 0.9F});
+    if (random.chance(0.4) && !(clusters() && args.order == FilterOrder::vllm))
+      args.min_p = random.pick({0.05F, 1.0F});
+    if (!clusters()) {
+      if (random.chance(0.25)) args.order = FilterOrder::llamacpp;
+      if (random.chance(0.3)) args.typical_p = random.pick({0.2F, 0.9F});
+    }
+    args.seeds = static_cast<std::int64_t>(random.bits());
+    return args;
+  }
+  void expect_same_outputs(const Tensor& logits, const SamplingArgs& args, const Wanted& wanted,
+                           std::uint64_t seed) {
+    ASSERT_TRUE(!clusters() || filters_by_logits(args));
+    test::expect_same_outputs(GetParam(), logits, args, wanted, seed);
+  }
+};
+
+TEST_P(OutputsOnCuda, SameAsTheCpu) {
   Random random(1);
-  for (int round = 0; round < 80; ++round) {
+  for (int round = 0; round < 120; ++round) {
     const std::int64_t vocabulary = random.pick<std::int64_t>({1, 33, 300, 1003});
     const auto kind = random.range(0, static_cast<std::int64_t>(RowKind::count) - 1);
     const DType dtype = random.pick({DType::f32, DType::f16, DType::bf16});
@@ -107,24 +159,122 @@ TEST(OutputsOnCuda, SameAsTheCpu) {
       for (std::int64_t i = 0; i < vocabulary; ++i) logits.set({1, i}, -INFINITY);
     }
     const ProcessTables tables(random, 2, vocabulary, 3);
-    SamplingArgs args;
+    SamplingArgs args = random_filters(random);
     if (random.chance(0.3)) tables.give(random, args);
-    args.order = random.pick(
-        {FilterOrder::hf, FilterOrder::joint, FilterOrder::vllm, FilterOrder::llamacpp});
-    args.temperature = random.pick({0.0F, 0.7F, 1.0F, 3.0F, INFINITY});
-    if (random.chance(0.6)) args.top_k = random.pick({1, 50, 2000});
-    if (random.chance(0.6)) args.top_p = random.pick({0.0F, 0.5F, 0.9F});
-    if (random.chance(0.4)) args.min_p = random.pick({0.05F, 1.0F});
-    if (random.chance(0.3)) args.typical_p = random.pick({0.2F, 0.9F});
-    args.seeds = static_cast<std::int64_t>(random.bits());
     SCOPED_TRACE(testing::Message() << "round " << round << " kind " << kind);
-    expect_same_outputs(logits, args, random.pick<std::int64_t>({1, 5, 700}),
-                        random.chance(0.5) ? DType::f32 : dtype, static_cast<std::uint64_t>(round));
+    expect_same_outputs(logits, args,
+                        {.n = random.pick<std::int64_t>({1, 5, 200, 700}),
+                         .masked = random.chance(0.5) ? DType::f32 : dtype,
+                         .drop = random.chance(0.5) ? random.bits() : 0},
+                        static_cast<std::uint64_t>(round));
     if (HasFatalFailure()) return;
   }
 }
 
-TEST(OutputsOnCuda, Probabilities) {
+// Clusters of several blocks.
+TEST_P(OutputsOnCuda, LongRows) {
+  Random random(6);
+  for (int kind = 0; kind < static_cast<int>(RowKind::count); ++kind) {
+    const DType dtype = random.pick({DType::f32, DType::bf16});
+    const std::int64_t vocabulary = random.pick<std::int64_t>({40003, 40008});
+    Tensor logits = make_logits(static_cast<RowKind>(kind), 1, vocabulary, dtype, random);
+    if (random.chance(0.2)) logits.set({0, 39000}, INFINITY);
+    const ProcessTables tables(random, 1, vocabulary, 3);
+    for (const std::int64_t n : {20, 2048}) {
+      SamplingArgs args = random_filters(random);
+      args.temperature = 0.9F;
+      if (random.chance(0.3)) tables.give(random, args);
+      SCOPED_TRACE(testing::Message() << "kind " << kind << " n " << n);
+      expect_same_outputs(logits, args, {.n = n}, static_cast<std::uint64_t>(kind));
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// On the CPU an error.
+TEST_P(OutputsOnCuda, RowsOfSlotsOutOfRangeKeepToken0) {
+  Random random(3);
+  const Tensor logits = make_logits(RowKind::normal, 2, 100, DType::f32, random);
+  const Tensor slots = int_tensor({0, 7});
+  const Tensor top_k = int_tensor({3});
+  OutputTensors got(2, 100, 2, DType::f32);
+  OutputTensors expected(2, 100, 2, DType::f32);
+  Tensor tokens(DType::i32, {2});
+  Tensor status(DType::i32, {2});
+  SamplingArgs args;
+  args.slots = slots.view();
+  args.top_k = top_k.view();
+  args.status = status.view();
+  got.give(args);
+  emulate_sample(GetParam(), logits.view(), args, tokens.view(), 1);
+  EXPECT_EQ(tokens.get({1}), 0);
+  EXPECT_EQ(status.get({0}), 0);
+  EXPECT_EQ(status.get({1}), 16);
+  EXPECT_EQ(got.kept.get({1, 0}), 1);
+  EXPECT_EQ(got.probabilities.get({1, 0}), 1);
+  EXPECT_EQ(got.masked.get({1, 0}), logits.get({1, 0}));
+  EXPECT_EQ(got.processed.chosen.get({1}), 0);
+  EXPECT_EQ(got.processed.ranks.get({1}), 1);
+  EXPECT_EQ(got.processed.best_ids.get({1, 0}), 0);
+  EXPECT_EQ(got.processed.best_ids.get({1, 1}), -1);
+  // The row as it is given has its log-probabilities.
+  args = {};
+  expected.give(args);
+  sample(logits.view(), args, tokens.view());
+  for (const std::int64_t i : {0, 1}) {
+    EXPECT_EQ(got.raw.best.get({1, i}), expected.raw.best.get({1, i}));
+    EXPECT_EQ(got.raw.best_ids.get({1, i}), expected.raw.best_ids.get({1, i}));
+  }
+}
+
+// On the CPU an error, too: what is replaced is as good.
+TEST_P(OutputsOnCuda, BadParameters) {
+  Random random(7);
+  const Tensor logits = make_logits(RowKind::normal, 2, 500, DType::f32, random);
+  const Tensor bad = float_tensor({NAN, -1});
+  const Tensor good = float_tensor({0, 0});
+  OutputTensors got(2, 500, 3, DType::f32);
+  OutputTensors expected(2, 500, 3, DType::f32);
+  Tensor tokens(DType::i32, {2});
+  Tensor status(DType::i32, {2});
+  SamplingArgs args;
+  args.temperature = bad.view();
+  args.status = status.view();
+  got.give(args);
+  emulate_sample(GetParam(), logits.view(), args, tokens.view(), 1);
+  EXPECT_EQ(status.snapshot(), int_tensor({8, 8}).snapshot());
+  args.temperature = good.view();
+  expected.give(args);
+  sample(logits.view(), args, tokens.view());
+  EXPECT_EQ(got.kept.snapshot(), expected.kept.snapshot());
+  expect_same(got.processed, expected.processed);
+  expect_same(got.raw, expected.raw);
+}
+
+TEST_P(OutputsOnCuda, WithoutTokens) {
+  Random random(8);
+  const Tensor logits = make_logits(RowKind::normal, 2, 300, DType::f32, random);
+  for (const std::int32_t top_k : {0, 20}) {
+    OutputTensors got(2, 300, 3, DType::f32);
+    OutputTensors expected(2, 300, 3, DType::f32);
+    SamplingArgs args;
+    args.top_k = top_k;
+    got.give(args);
+    emulate_sample(GetParam(), logits.view(), args, {}, 1);
+    expected.give(args);
+    sample(logits.view(), args, {});
+    EXPECT_EQ(got.probabilities.snapshot(), expected.probabilities.snapshot());
+    expect_same(got.raw, expected.raw);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kernels, OutputsOnCuda,
+                         testing::Values(SampleKernel::outputs, SampleKernel::cluster_outputs),
+                         [](const auto& kernel) {
+                           return kernel.param == SampleKernel::outputs ? "Block" : "Cluster";
+                         });
+
+TEST(OutputsOfProbabilities, SameAsTheCpu) {
   Random random(2);
   for (int round = 0; round < 60; ++round) {
     const std::int64_t vocabulary = random.pick<std::int64_t>({1, 33, 300, 1003});
@@ -145,28 +295,10 @@ TEST(OutputsOnCuda, Probabilities) {
     if (random.chance(0.3)) args.typical_p = random.pick({0.2F, 0.9F});
     args.seeds = static_cast<std::int64_t>(random.bits());
     SCOPED_TRACE(testing::Message() << "round " << round << " kind " << kind);
-    expect_same_outputs(p, args, 5, DType::f32, static_cast<std::uint64_t>(round));
+    expect_same_outputs(SampleKernel::probabilities, p, args, {},
+                        static_cast<std::uint64_t>(round));
     if (HasFatalFailure()) return;
   }
-}
-
-// On the CPU an error.
-TEST(OutputsOnCuda, RowsOfSlotsOutOfRangeKeepToken0) {
-  Random random(3);
-  const Tensor logits = make_logits(RowKind::normal, 2, 100, DType::f32, random);
-  const Tensor slots = int_tensor({0, 7});
-  const Tensor top_k = int_tensor({3});
-  OutputTensors got(2, 100, 2, DType::f32);
-  Tensor tokens(DType::i32, {2});
-  SamplingArgs args;
-  args.slots = slots.view();
-  args.top_k = top_k.view();
-  got.give(args);
-  emulate_sample(logits.view(), args, tokens.view(), 1);
-  EXPECT_EQ(tokens.get({1}), 0);
-  EXPECT_EQ(got.kept.get({1, 0}), 1);
-  EXPECT_EQ(got.probabilities.get({1, 0}), 1);
-  EXPECT_EQ(got.processed.chosen.get({1}), 0);
 }
 
 template <typename T>

@@ -364,6 +364,27 @@ TEST_P(SampleOnCuda, AnyArguments) {
   }
 }
 
+// The last warp's first token is one of the k largest, and few are behind it: what fills its step
+// is no token that counts.
+TEST_P(SampleOnCuda, ShortStepsAtTheEnd) {
+  Random random(14);
+  for (const std::int64_t vocabulary : {900, 960, 970, 1003, 1024, 9000}) {
+    Tensor logits = make_logits(RowKind::normal, 1, vocabulary, DType::f32, 0, random);
+    const std::int64_t last = vocabulary / 128 * 128 - (vocabulary % 128 == 0 ? 128 : 0);
+    for (const std::int64_t i : {std::int64_t{3}, std::int64_t{300}, last})
+      logits.set({0, i}, 30 + static_cast<double>(i % 3) / 8);
+    logits.set({0, 500}, 29.75);
+    SamplingArgs args;
+    args.top_k = 4;
+    args.temperature = 2;
+    for (std::int64_t step = 0; step < 40; ++step) {
+      args.steps = step;
+      SCOPED_TRACE(testing::Message() << "vocabulary " << vocabulary << " step " << step);
+      expect_same_tokens(logits, args);
+    }
+  }
+}
+
 TEST_P(SampleOnCuda, LongRows) {
   Random random(6);
   // Stretches of many steps for one kernel; clusters of several blocks for the other one.
@@ -424,8 +445,21 @@ TEST(SampleKernels, AreChosenByArchitectureAndVocabulary) {
   EXPECT_EQ(choose_sample_kernel("sm_90a", DType::bf16, 1000, args), SampleKernel::cluster_f32);
   EXPECT_EQ(choose_sample_kernel("sm_90a", DType::bf16, 300000, args), SampleKernel::block);
   EXPECT_EQ(choose_sample_kernel("sm_90a", DType::f32, 1000, args), SampleKernel::cluster);
+  // With outputs rows are kept as f32.
+  const Tensor chosen = float_tensor({0});
+  args = {};
+  args.outputs.raw.chosen = chosen.view();
+  EXPECT_EQ(choose_sample_kernel("sm_80", DType::f32, 1000, args), SampleKernel::outputs);
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::f32, 1000, args), SampleKernel::cluster_outputs);
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::bf16, 262144, args),
+            SampleKernel::cluster_outputs);
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::bf16, 262145, args), SampleKernel::outputs);
+  args.typical_p = 0.5F;
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::f32, 1000, args), SampleKernel::outputs);
+  args.input = SamplingInput::probabilities;
+  EXPECT_EQ(choose_sample_kernel("sm_90a", DType::f32, 1000, args), SampleKernel::probabilities);
   EXPECT_EQ(sample_kernel_sources("sm_80").size(), 9U);
-  EXPECT_EQ(sample_kernel_sources("sm_90a").size(), 14U);
+  EXPECT_EQ(sample_kernel_sources("sm_90a").size(), 17U);
 }
 
 // The numbers behind the filters, at the corners that rows seldom reach.
