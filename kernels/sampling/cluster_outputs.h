@@ -49,11 +49,11 @@ TW_DEVICE void restore_dropped(const ClusterRow<float>& row, const T* logits, bo
   });
 }
 
-// Reads what a block has.
+// Reads what a block has; -0 is 0.
 TW_DEVICE float value_of_token(const ClusterRow<float>& row, i32 token) {
   const i32 block_logits = kClusterWarps * row.warp_logits;
   const u32* const place = reinterpret_cast<const u32*>(row.memory.logits);
-  return float_of(load_remote(place + token % block_logits, token / block_logits));
+  return add_exact(float_of(load_remote(place + token % block_logits, token / block_logits)), 0.0F);
 }
 
 // Of what each warp has told this block.
