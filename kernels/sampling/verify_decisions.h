@@ -61,6 +61,7 @@ TW_DEVICE void verify_decisions(const VerifyParams& p) {
   const RequestWorkspace workspace(p, request);
   i64 entry;
   if (!find_entry(p.sample, request, entry)) {
+    wait_for_previous_kernel();  // else this one may be done before it
     if (thread_id() == 0) store_end(p, request, 0, 0, 0, kStatusSlot);
     return;
   }

@@ -161,7 +161,10 @@ TW_DEVICE void verify_draws(const VerifyParams& p) {
   const i64 request = block_id() / chunks;
   const RequestWorkspace workspace(p, request);
   i64 entry;
-  if (!find_entry(p.sample, request, entry)) return;
+  if (!find_entry(p.sample, request, entry)) {
+    wait_for_previous_kernel();  // else this one may be done before it
+    return;
+  }
   process_of_entry(p.sample.process, entry, p.sample.vocabulary, memory.sample.bias_filter,
                    memory.sample.process);
   wait_for_previous_kernel();

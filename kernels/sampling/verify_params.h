@@ -57,8 +57,6 @@ inline constexpr i32 kChunks = 32;
 inline constexpr i32 kChunkThreads = 256;
 inline constexpr i32 kChunkWarps = kChunkThreads / 32;
 inline constexpr i32 kChunkStep = kChunkThreads * 16;  // a chunk is a multiple of it
-// Of rows that a cluster has: in registers.
-inline constexpr i32 kClusterChunk = kChunkThreads * 32;
 
 // Of the workspace, in numbers of 64 bits: of each node summaries of its target and its draft row,
 // its token's weights in its parent's rows, two numbers of a rejection, and what chunks of both
@@ -68,8 +66,8 @@ inline constexpr i32 kSummaryWords = 9;
 inline constexpr i32 kNodeWords = 2 * kSummaryWords + 4 + 4 * kChunks;
 inline constexpr i32 kRequestWords = kChunks * kChunkWarps + 2;
 
-// Of kernels that read chunks: numbers of warps, and of chunks.
-inline constexpr i32 kChunkSharedBytes = (kChunkWarps + kChunks) * 8;
+// Of kernels that read chunks: a number of each warp.
+inline constexpr i32 kChunkSharedBytes = kChunkWarps * 8;
 
 // Of the kernel that walks: what it has in shared memory besides SampleMemory.
 inline constexpr i32 kVerifySharedBytes = kSampleSharedBytes + 256;

@@ -134,6 +134,7 @@ TW_DEVICE void verify_requests(const VerifyParams& p) {
   if (tells) store_number(p.on_path, request, 0, 0);
   i64 entry;
   if (!find_entry(p.sample, request, entry)) {
+    wait_for_previous_kernel();  // else this one may be done before it
     if (tells) store_end(p, request, 0, 0, 0, kStatusSlot);
     return;
   }

@@ -8,17 +8,15 @@
 #include <limits>
 
 #include "cuda/device.h"
-#include "jit/kernel_handle.h"
 #include "sampling/check_args.h"
 #include "sampling/chunks.h"
+#include "sampling/kernel_table.h"
 #include "sampling/outputs.h"
 
 namespace tilewright {
 namespace {
 
 constexpr std::int32_t kThreads = 512;
-
-constexpr DType kDTypes[] = {DType::f32, DType::f16, DType::bf16};
 
 template <typename To, typename From>
 tw::RowValues<To> row_values(const PerRow<From>& argument) {
@@ -83,20 +81,11 @@ tw::OutputParams output_params(const SamplingOutputs& outputs) {
 }
 
 const jit::KernelHandle& handle_of(SampleKernel kernel, DType logits) {
-  struct Handles {
-    jit::KernelHandle of[3];
-    explicit Handles(SampleKernel kernel)
-        : of{jit::KernelHandle(sample_kernel_source(kernel, kDTypes[0])),
-             jit::KernelHandle(sample_kernel_source(kernel, kDTypes[1])),
-             jit::KernelHandle(sample_kernel_source(kernel, kDTypes[2]))} {}
-  };
   // Never destroyed: threads may sample while the process ends.
-  static const auto* const handles = new Handles[kSampleKernels]{
-      Handles(SampleKernel::block),           Handles(SampleKernel::cluster),
-      Handles(SampleKernel::cluster_f32),     Handles(SampleKernel::outputs),
-      Handles(SampleKernel::cluster_outputs), Handles(SampleKernel::probabilities)};
-  return handles[static_cast<int>(kernel)]
-      .of[std::find(std::begin(kDTypes), std::end(kDTypes), logits) - std::begin(kDTypes)];
+  static const auto* const table = new KernelTable(kSampleKernels, [](int kind, DType dtype) {
+    return sample_kernel_source(static_cast<SampleKernel>(kind), dtype);
+  });
+  return table->of(static_cast<int>(kernel), logits);
 }
 
 }  // namespace
@@ -181,7 +170,7 @@ jit::KernelSource sample_kernel_source(SampleKernel kernel, DType logits) {
 
 std::vector<jit::KernelSource> sample_kernel_sources(const std::string& arch) {
   std::vector<jit::KernelSource> sources;
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : kLogitDTypes) {
     for (const SampleKernel kernel :
          {SampleKernel::block, SampleKernel::outputs, SampleKernel::probabilities}) {
       sources.push_back(sample_kernel_source(kernel, dtype));
@@ -286,11 +275,7 @@ void sample_on_cuda(const TensorView& logits, const SamplingArgs& args, const Te
   if (launch.grid == 0) return;
   handle_of(kernel, logits.dtype)
       .on(logits.device.index)
-      .launch({.grid = static_cast<unsigned>(launch.grid),
-               .block = static_cast<unsigned>(launch.block),
-               .shared_bytes = static_cast<unsigned>(launch.shared_bytes),
-               .cluster = is_cluster(kernel) ? static_cast<unsigned>(launch.cluster) : 0},
-              args.stream, launch.params);
+      .launch(launch_shape(launch, is_cluster(kernel)), args.stream, launch.params);
 }
 
 }  // namespace tilewright

@@ -3,33 +3,22 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <iterator>
-
 #include "cuda/device.h"
-#include "jit/kernel_handle.h"
+#include "sampling/kernel_table.h"
 
 namespace tilewright {
 namespace {
 
 constexpr std::int32_t kThreads = 512;
 
-constexpr DType kDTypes[] = {DType::f32, DType::f16, DType::bf16};
-
 const jit::KernelHandle& handle_of(SampleKernel kernel, DType logits) {
-  struct Handles {
-    jit::KernelHandle of[3];
-    explicit Handles(SampleKernel kernel)
-        : of{jit::KernelHandle(top_k_kernel_source(kernel, kDTypes[0])),
-             jit::KernelHandle(top_k_kernel_source(kernel, kDTypes[1])),
-             jit::KernelHandle(top_k_kernel_source(kernel, kDTypes[2]))} {}
-  };
   // Never destroyed: threads may call while the process ends.
-  static const auto* const block = new Handles(SampleKernel::block);
-  static const auto* const cluster = new Handles(SampleKernel::cluster);
-  const Handles& handles = kernel == SampleKernel::block ? *block : *cluster;
-  return handles
-      .of[std::find(std::begin(kDTypes), std::end(kDTypes), logits) - std::begin(kDTypes)];
+  static const auto* const table = new KernelTable(2, [](int kind, DType dtype) {
+    return top_k_kernel_source(static_cast<SampleKernel>(kind), dtype);
+  });
+  static_assert(static_cast<int>(SampleKernel::block) == 0);
+  static_assert(static_cast<int>(SampleKernel::cluster) == 1);
+  return table->of(static_cast<int>(kernel), logits);
 }
 
 }  // namespace
@@ -56,7 +45,7 @@ jit::KernelSource top_k_kernel_source(SampleKernel kernel, DType logits) {
 
 std::vector<jit::KernelSource> top_k_kernel_sources(const std::string& arch) {
   std::vector<jit::KernelSource> sources;
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : kLogitDTypes) {
     sources.push_back(top_k_kernel_source(SampleKernel::block, dtype));
     if (has_sample_clusters(arch)) {
       sources.push_back(top_k_kernel_source(SampleKernel::cluster, dtype));
@@ -101,11 +90,7 @@ void top_k_on_cuda(const TensorView& logits, const TensorView& values, const Ten
   if (launch.grid == 0) return;
   handle_of(kernel, logits.dtype)
       .on(logits.device.index)
-      .launch({.grid = static_cast<unsigned>(launch.grid),
-               .block = static_cast<unsigned>(launch.block),
-               .shared_bytes = static_cast<unsigned>(launch.shared_bytes),
-               .cluster = clusters ? static_cast<unsigned>(launch.cluster) : 0},
-              stream, launch.params);
+      .launch(launch_shape(launch, clusters), stream, launch.params);
 }
 
 }  // namespace tilewright

@@ -4,23 +4,19 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <iterator>
 #include <limits>
 #include <map>
-#include <memory>
 #include <mutex>
 #include <tuple>
 
 #include "base/checks.h"
 #include "cuda/device.h"
-#include "jit/kernel_handle.h"
 #include "sampling/chunks.h"
 #include "sampling/cuda_sample.h"
+#include "sampling/kernel_table.h"
 
 namespace tilewright {
 namespace {
-
-constexpr DType kDTypes[] = {DType::f32, DType::f16, DType::bf16};
 
 struct KernelTraits {
   const char* name;
@@ -56,19 +52,11 @@ bool is_cluster(VerifyKernel kernel) {
 }
 
 const jit::KernelHandle& handle_of(VerifyKernel kernel, DType target) {
-  using Handles = std::vector<std::unique_ptr<jit::KernelHandle>>;
   // Never destroyed: threads may verify while the process ends.
-  static const auto* const handles = [] {
-    auto* all = new Handles;
-    for (const DType dtype : kDTypes) {
-      for (int i = 0; i < kVerifyKernels; ++i)
-        all->push_back(std::make_unique<jit::KernelHandle>(
-            verify_kernel_source(static_cast<VerifyKernel>(i), dtype)));
-    }
-    return all;
-  }();
-  const auto dtype = std::find(std::begin(kDTypes), std::end(kDTypes), target) - kDTypes;
-  return *(*handles)[static_cast<std::size_t>(dtype * kVerifyKernels + static_cast<int>(kernel))];
+  static const auto* const table = new KernelTable(kVerifyKernels, [](int kind, DType dtype) {
+    return verify_kernel_source(static_cast<VerifyKernel>(kind), dtype);
+  });
+  return table->of(static_cast<int>(kernel), target);
 }
 
 // Whether target and draft are weighed as they are, which is known without what tensors on the GPU
@@ -170,7 +158,7 @@ jit::KernelSource verify_kernel_source(VerifyKernel kernel, DType target) {
 
 std::vector<jit::KernelSource> verify_kernel_sources(const std::string& arch) {
   std::vector<jit::KernelSource> sources;
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : kLogitDTypes) {
     for (int i = 0; i < kVerifyKernels; ++i) {
       const auto kernel = static_cast<VerifyKernel>(i);
       if (is_cluster(kernel) && !has_sample_clusters(arch)) continue;
@@ -257,12 +245,10 @@ CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall
 namespace {
 
 cuda::LaunchShape shape_of(VerifyKernel kernel, const CudaLaunch<tw::VerifyParams>& launch) {
-  return {.grid = static_cast<unsigned>(launch.grid),
-          .block = static_cast<unsigned>(launch.block),
-          .shared_bytes = static_cast<unsigned>(launch.shared_bytes),
-          .cluster = is_cluster(kernel) ? static_cast<unsigned>(launch.cluster) : 0,
-          .programmatic = kernel == VerifyKernel::requests || kernel == VerifyKernel::decisions ||
-                          kernel == VerifyKernel::draws};
+  cuda::LaunchShape shape = launch_shape(launch, is_cluster(kernel));
+  shape.programmatic = kernel == VerifyKernel::requests || kernel == VerifyKernel::decisions ||
+                       kernel == VerifyKernel::draws;
+  return shape;
 }
 
 // Clusters of a launch that a GPU holds. It is asked once for each size.

@@ -57,7 +57,7 @@ inline float log2_exact(float x) {
   // The mantissa is in [0.75, 1.5).
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
   const std::uint32_t exponent = (bits - 0x3F400000U) & 0xFF800000U;
-  whole += static_cast<float>(static_cast<std::int32_t>(exponent) / 0x800000);
+  whole += static_cast<float>(static_cast<std::int32_t>(exponent) >> 23);
   const float m = std::bit_cast<float>(bits - exponent);
   const float s = (m - 1.0F) / (m + 1.0F);
   const float square = s * s;
