@@ -214,10 +214,12 @@ TW_DEVICE void verify_cluster_masses(const VerifyParams& p) {
 #pragma unroll
       for (i32 i = 0; i < 4; ++i) first = keys.word[i] > first ? keys.word[i] : first;
     }
-    before = {row, of_order_key(warp_max(first)), memory.nan[turn] != 0};
-    // All of the first warp have seen it, and in this turn nobody says it again.
-    sync_warp();
-    if (thread_id() == 0) memory.nan[turn] = 0;
+    before = {row, of_order_key(warp_max(first)), false};
+    if (warp_id() == 0) {
+      before.nan = memory.nan[turn] != 0;
+      sync_warp();
+      if (lane_id() == 0) memory.nan[turn] = 0;  // in this turn nobody says it again
+    }
     const AskedRow<T> next = next_row<T>(p, row.number + clusters, clusters);
     const float temperature = value_of_entry(p.sample.temperature, row.entry);
     const bool infinite = before.largest == kInfinity;
