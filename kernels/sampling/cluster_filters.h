@@ -13,11 +13,7 @@ TW_DEVICE i32 find_arg_max(const ClusterRow<Stored>& row, const Extremes& extrem
   u32 best = ~0U;
   if (any_of_warp(extremes.of_thread == extremes.largest)) {
     row.for_values([&](i32 id, const float(&values)[kClusterRun]) {
-#pragma unroll
-      for (i32 j = kClusterRun - 1; j >= 0; --j) {
-        if ((values[j] == extremes.largest) & (static_cast<u32>(id + j) < best))
-          best = static_cast<u32>(id + j);
-      }
+      best = first_of_run(id, values, extremes.largest, best);
     });
     best = warp_min(best);
   }
@@ -34,9 +30,8 @@ TW_DEVICE i32 find_arg_max(const ClusterRow<Stored>& row, const Extremes& extrem
 
 // Bits of the row's status; `good`: no parameter was replaced in processing.
 TW_DEVICE u32 status_of_row(const ClusterMemory& memory, bool good, float largest) {
-  return (good ? memory.numbers.status : kStatusBadParameter) | (memory.nan != 0 ? kStatusNan : 0) |
-         (largest == kInfinity ? kStatusInfinity : 0) |
-         (largest == -kInfinity ? kStatusNoCandidate : 0);
+  return (good ? memory.numbers.status : kStatusBadParameter) |
+         status_of_logits(largest, memory.nan != 0);
 }
 
 // A row that keeps what is not below the threshold; but if no more than kMostListed are `listed`,

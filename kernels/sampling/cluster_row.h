@@ -182,6 +182,15 @@ TW_DEVICE u64 entry_of_logit(float logit, i32 id) {
   return entry_of(add_exact(logit, 0.0F), id);
 }
 
+// The lower one of `first` and the lowest id of a run that has the value.
+TW_DEVICE u32 first_of_run(i32 id, const float (&values)[kClusterRun], float value, u32 first) {
+#pragma unroll
+  for (i32 j = kClusterRun - 1; j >= 0; --j) {
+    if ((values[j] == value) & (static_cast<u32>(id + j) < first)) first = static_cast<u32>(id + j);
+  }
+  return first;
+}
+
 struct Extremes {
   float largest;
   float least;      // none is less

@@ -72,6 +72,12 @@ TW_DEVICE bool is_off(Filter filter, const RowNumbers& numbers, i32 vocabulary) 
   return false;
 }
 
+// What the logits of a row say, by the largest one and whether there is a NaN.
+TW_DEVICE u32 status_of_logits(float largest, bool nan) {
+  return (nan ? kStatusNan : 0) | (largest == kInfinity ? kStatusInfinity : 0) |
+         (largest == -kInfinity ? kStatusNoCandidate : 0);
+}
+
 TW_DEVICE void store_status(const SampleParams& p, i64 row, u32 status) {
   if (p.status != nullptr) static_cast<u32*>(p.status)[row * p.status_stride] = status;
 }

@@ -129,8 +129,7 @@ TW_DEVICE i32 sample_row(const SampleParams& p, Row& row, Survivors<typename Row
   const u64 largest = largest_of_row(row, nan, memory);
   const i32 arg_max = static_cast<i32>(~static_cast<u32>(largest));
   const float value = of_order_key(static_cast<u32>(largest >> 32));
-  status = numbers.status | (nan ? kStatusNan : 0) | (value == kInfinity ? kStatusInfinity : 0) |
-           (value == -kInfinity ? kStatusNoCandidate : 0);
+  status = numbers.status | status_of_logits(value, nan);
   if (value == -kInfinity) return first_allowed(process, p.vocabulary);
   if (numbers.temperature == 0) return arg_max;
   row.infinite = value == kInfinity;

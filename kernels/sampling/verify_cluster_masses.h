@@ -142,22 +142,20 @@ template <typename T>
 TW_DEVICE void store_weighed(const VerifyParams& p, ClusterMassMemory& memory, i32 turn,
                              const WeighedRow<T>& weighed) {
   const AskedRow<T>& row = weighed.row;
-  const RequestWorkspace workspace(p, row.request);
-  u64* const masses = workspace.masses(row.draft, row.node);
+  u64 mass = 0;
   if (lane_id() == 0) {
-    masses[cluster_rank()] = memory.masses[turn];
+    mass = memory.masses[turn];
     memory.masses[turn] = 0;
   }
-  if (cluster_rank() != 0) return;
-  if (lane_id() >= cluster_size()) masses[lane_id()] = 0;
   u32 id = ~0U;
 #pragma unroll 1
   for (i32 warp = lane_id(); warp < cluster_size() * kClusterWarps; warp += kWarpSize)
     id = memory.ids[turn][warp] < id ? memory.ids[turn][warp] : id;
   id = warp_min(id);
-  if (lane_id() != 0) return;
-  (row.draft ? workspace.draft(row.node) : workspace.target(row.node)) = summary_of_unfiltered(
-      weighed.largest, static_cast<i32>(id), numbers_of_entry(p.sample, row.entry), weighed.nan);
+  const Chunk chunk{row.request, row.node, row.draft, cluster_rank(), 0, 0};
+  store_mass(RequestWorkspace(p, row.request), chunk, cluster_size(), mass,
+             summary_of_unfiltered(weighed.largest, static_cast<i32>(id),
+                                   numbers_of_entry(p.sample, row.entry), weighed.nan));
 }
 
 template <typename T>
@@ -229,11 +227,7 @@ TW_DEVICE void verify_cluster_masses(const VerifyParams& p) {
       u32 id = ~0U;
       if (any_of_warp(largest == before.largest)) {
         mine.for_all([&](i32 at, const float(&values)[kClusterRun]) {
-#pragma unroll
-          for (i32 j = kClusterRun - 1; j >= 0; --j) {
-            if ((values[j] == before.largest) & (static_cast<u32>(at + j) < id))
-              id = static_cast<u32>(at + j);
-          }
+          id = first_of_run(at, values, before.largest, id);
         });
       }
       id = warp_min(id);

@@ -26,9 +26,7 @@ TW_DEVICE RowSummary summary_of_largest(float largest, const RowNumbers& numbers
   summary.certain = -1;
   summary.mass = 1;
   summary.infinite = largest == kInfinity ? 1 : 0;
-  summary.status = numbers.status | (nan ? kStatusNan : 0) |
-                   (largest == kInfinity ? kStatusInfinity : 0) |
-                   (largest == -kInfinity ? kStatusNoCandidate : 0);
+  summary.status = numbers.status | status_of_logits(largest, nan);
   return summary;
 }
 
@@ -142,8 +140,7 @@ TW_DEVICE RowSummary summarise(const VerifyParams& p, const RowNumbers& numbers,
     }
     return summary;
   }
-  summary.status |= numbers.status | (value == kInfinity ? kStatusInfinity : 0) |
-                    (value == -kInfinity ? kStatusNoCandidate : 0);
+  summary.status = numbers.status | status_of_logits(value, nan);
   if (value == -kInfinity) {
     summary.certain = first_allowed(memory.process, p.sample.vocabulary);
   } else if (numbers.temperature == 0) {

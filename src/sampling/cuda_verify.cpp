@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
 #include <map>
 #include <mutex>
 #include <tuple>
@@ -169,8 +168,7 @@ std::vector<jit::KernelSource> verify_kernel_sources(const std::string& arch) {
   return sources;
 }
 
-CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall& call,
-                                           std::int32_t resident) {
+CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall& call) {
   const VerifyArgs& args = call.args;
   CudaLaunch<tw::VerifyParams> launch;
   tw::VerifyParams& params = launch.params;
@@ -222,9 +220,7 @@ CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall
       const DType stored = kernel == VerifyKernel::cluster_f32 ? DType::f32 : call.target.dtype;
       launch.cluster = sample_cluster_size(stored, rows, call.vocabulary());
       params.sample.warp_logits = cluster_warp_logits(launch.cluster, call.vocabulary());
-      const bool stays = kernel == VerifyKernel::cluster_masses;
-      const std::int64_t clusters = stays ? std::min<std::int64_t>(rows, resident) : rows;
-      launch.grid = cuda_count(clusters * launch.cluster, "blocks of threads");
+      launch.grid = cuda_count(rows * launch.cluster, "blocks of threads");
       break;
     }
     case VerifyKernel::requests:
@@ -267,13 +263,13 @@ std::int32_t resident_clusters(const cuda::Kernel& kernel, DType target,
 void verify_on_cuda(const VerifyCall& call) {
   const std::int32_t device = call.target.device.index;
   for (const VerifyKernel kernel : verify_kernels(cuda::device(device).arch, call)) {
-    CudaLaunch<tw::VerifyParams> launch =
-        verify_launch(kernel, call, std::numeric_limits<std::int32_t>::max());
+    CudaLaunch<tw::VerifyParams> launch = verify_launch(kernel, call);
     if (launch.grid == 0) return;
     const cuda::Kernel& on_gpu = handle_of(kernel, call.target.dtype).on(device);
     if (kernel == VerifyKernel::cluster_masses) {
-      launch = verify_launch(
-          kernel, call, resident_clusters(on_gpu, call.target.dtype, shape_of(kernel, launch)));
+      const std::int32_t clusters =
+          resident_clusters(on_gpu, call.target.dtype, shape_of(kernel, launch));
+      launch.grid = std::min(launch.grid, clusters * launch.cluster);
     }
     on_gpu.launch(shape_of(kernel, launch), call.args.sampling.stream, launch.params);
   }

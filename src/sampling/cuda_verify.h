@@ -39,10 +39,9 @@ jit::KernelSource verify_kernel_source(VerifyKernel kernel, DType target);
 // Those that an architecture has.
 std::vector<jit::KernelSource> verify_kernel_sources(const std::string& arch);
 
-// Of a call that has been checked. Clusters that stay on a GPU, row after row, are no more than
-// `resident`.
-CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall& call,
-                                           std::int32_t resident);
+// Of a call that has been checked, with a cluster for each row. cluster_masses, whose clusters take
+// one row after the other, may be launched with fewer.
+CudaLaunch<tw::VerifyParams> verify_launch(VerifyKernel kernel, const VerifyCall& call);
 
 void verify_on_cuda(const VerifyCall& call);
 

@@ -40,8 +40,10 @@ Kernel kernel_of(VerifyKernel kernel) {
 // As a GPU of an architecture would.
 void emulate(const VerifyCall& call, const std::string& arch, std::uint64_t seed) {
   for (const VerifyKernel kernel : verify_kernels(arch, call)) {
-    // A GPU with room for two clusters: most have several rows.
-    const CudaLaunch<tw::VerifyParams> launch = verify_launch(kernel, call, 2);
+    CudaLaunch<tw::VerifyParams> launch = verify_launch(kernel, call);
+    // As on a GPU with room for two clusters: most have several rows.
+    if (kernel == VerifyKernel::cluster_masses)
+      launch.grid = std::min(launch.grid, 2 * launch.cluster);
     const Kernel function = call.target.dtype == DType::f32   ? kernel_of<float>(kernel)
                             : call.target.dtype == DType::f16 ? kernel_of<tw::f16>(kernel)
                                                               : kernel_of<tw::bf16>(kernel);
