@@ -46,7 +46,22 @@ inline constexpr i32 kResultPitch = Spec::kValueDim + 8;
 union DecodePlace {
   DecodeStage stage;
   alignas(16) float o[Shape::kDecodeRows * kResultPitch];  // a warp's outputs
-  char q[Shape::kDecodeRows * DecodeQueryRows::kPitch];
+  char q[Shape::kDecodeRows * DecodeQueryRows::kPitch];    // the first warp's
+};
+
+// Where queries pass through on their way to registers: a place of their own, so that all of the
+// rings are for keys when a kernel begins, or one of the first warp's.
+inline constexpr bool kQueriesApart =
+    has_query_place(Spec::kDecodeOnly, kNarrowKeys&& kNarrowValues);
+template <bool apart>
+struct QueryPlace {
+  alignas(128) char own[Shape::kDecodeRows * DecodeQueryRows::kPitch];
+
+  TW_DEVICE char* query_rows(DecodePlace&) { return own; }
+};
+template <>
+struct QueryPlace<false> {
+  TW_DEVICE static char* query_rows(DecodePlace& free) { return free.q; }
 };
 
 // What a warp knows of its next keys: addresses of those that it asks for, positions of those that
@@ -63,7 +78,7 @@ using DecodeRests =
 
 using DecodeTile = TileOf<Shape::kDecodeRows>;
 
-struct DecodeMemory : DecodeRests {
+struct DecodeMemory : DecodeRests, QueryPlace<kQueriesApart> {
   DecodeTile tiles[kPieces];
   float m[Shape::kDecodeWarps][Shape::kDecodeRows];
   float l[Shape::kDecodeWarps][Shape::kDecodeRows];
@@ -106,16 +121,16 @@ class Decode {
   TW_DEVICE void begin() {
     begin_phase();
     fetch_queries(at);
-    // What is behind it is not known yet, and queries come by way of the last stage.
+    // What is behind it is not known yet.
     find_next_chunk<false>();
-    load_chunks<false>(kStages - 1);
+    load_chunks<false>(kQueriesApart ? kStages : kStages - 1);
   }
 
-  // The queries that were asked for become registers, by way of a free stage of the first warp. By
-  // all threads; the tile's rows and the next piece are known behind the first barrier in here.
+  // The queries that were asked for become registers. By all threads; the tile's rows and the next
+  // piece are known behind the first barrier in here.
   TW_DEVICE void take_queries(i32 free_stage = kStages - 1) {
     begin_phase();
-    char* const rows = memory.ring[free_stage][0].q;
+    char* const rows = memory.query_rows(memory.ring[free_stage][0]);
     put_queries(rows);
     sync_workers();
     if constexpr (Variant::kHasRope) {
@@ -129,7 +144,7 @@ class Decode {
     for (i32 step = 0; step < Shape::kHeadSteps; ++step) {
       load_matrix_x4(q[step], QueryRows::right(from, step * 2));
     }
-    sync_workers();  // the stage may be filled
+    if constexpr (!kQueriesApart) sync_workers();  // the stage may be filled
     if (next_chunk >= own_chunks(loading)) find_next_chunk<true>();
     // At the piece's end one stage is free.
     load_chunks<true>(own_chunks(at) > 0 ? kStages : kStages - 1);

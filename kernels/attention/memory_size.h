@@ -52,10 +52,16 @@ constexpr int prefill_round_keys(int threads, int block) {
   return threads < 4 * block ? threads : 4 * block;
 }
 
+// Whether queries of few rows have a place of their own. Beside prefill, and where an fp8 cache
+// leaves room for three blocks of threads an SM (`narrow`), memory is short.
+constexpr bool has_query_place(bool decode_only, bool narrow) {
+  return decode_only && !narrow;
+}
+
 // See shape.h, prefill.h, decode.h, rotate.h and tile.h for what is counted. `rope_dim`: rotated
 // elements of a row.
 constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int decode_stages,
-                                     int rope_dim, BlockForm form, bool decode_only) {
+                                     int rope_dim, BlockForm form, bool decode_only, bool narrow) {
   const auto row_bytes = [](int dim) { return 2 * round_up(dim, 16); };
   constexpr int kSpace = 16;  // behind a row of prefill's, and of rests
   const int head_pitch = row_bytes(head_dim) + kSpace;
@@ -73,7 +79,8 @@ constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int
   const int decode = 3 * (a_tile + kDecodeRows * a_row) + 2 * kDecodeWarps * kDecodeRows * 4 +
                      kDecodeWarps * (kDecodeKeys * 16 + decode_stages * kDecodeKeys * 4) +
                      kDecodeWarps * decode_stages * round_up(stage, 128) +
-                     (kDecodeWarps * kDecodeKeys + kDecodeRows) * rest_pitch;
+                     (kDecodeWarps * kDecodeKeys + kDecodeRows) * rest_pitch +
+                     (has_query_place(decode_only, narrow) ? kDecodeRows * row_bytes(head_dim) : 0);
   const int pieces = 3 * 128 + 96;
   const int bytes = (decode_only ? decode : larger(prefill, decode)) + pieces + 64 + 128;
   return round_up(bytes, 1024);

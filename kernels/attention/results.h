@@ -280,19 +280,43 @@ TW_DEVICE i32 split_of_parts(const Partial& at) {
   return -1 - static_cast<i32>(*at.l);
 }
 
-// A warp's rows of a tile whose parts are joined, some at a time: all that they have in memory is
-// asked for at once. Lanes look at the sums of a part each; outputs are added in the order of their
-// keys.
-template <i32 kRowsAtOnce, i32 most_rows>
+// Where row `r` of a split item's tile lies in its parts: of the first one in its worker's second
+// slot, of all others in their workers' first, which are equally far apart.
+class RowOfParts {
+ public:
+  TW_DEVICE RowOfParts(const AttentionParams& p, const plan::Split& split, i32 head, i32 r) {
+    const auto row = [&](i32 part) {
+      return row_of_slot(p, slot_of(p, plan::slot_of_part(split.first, part), head), r);
+    };
+    first = row(0).o;
+    second = row(1).o;
+    distance = static_cast<i32>(row(2).o - second);
+    to_sums = static_cast<i32>(row(0).m - first);
+  }
+
+  TW_DEVICE const float* outputs(i32 part) const {
+    return part == 0 ? first : second + static_cast<i64>(part - 1) * distance;
+  }
+  TW_DEVICE const Float2* sums(i32 part) const {
+    return reinterpret_cast<const Float2*>(outputs(part) + to_sums);
+  }
+
+ private:
+  const float* first;
+  const float* second;
+  i32 distance;
+  i32 to_sums;
+};
+
+// A warp's rows of a tile whose parts are joined, kRows at a time: all that kParts of their parts
+// have in memory is asked for at once. Lanes look at the sums of a part each; outputs are added in
+// the order of their keys.
+template <i32 kRows, i32 kParts, i32 most_rows>
 TW_DEVICE void merge_rows(const AttentionParams& p, const TileOf<most_rows>& tile,
                           const plan::Split& split) {
-  constexpr i32 kAtOnce = 8 / kRowsAtOnce;  // parts
-  const i32 count = plan::parts_of(split);
+  const i32 count = uniform(plan::parts_of(split));
   const i32 lane = lane_id();
-  const auto part = [&](i32 i, i32 r) {
-    return row_of_slot(p, slot_of(p, plan::slot_of_part(split.first, i), tile.kv_head), r);
-  };
-  for (i32 row = warp_id(); row < tile.num_rows; row += kRowsAtOnce * Shape::kWarps) {
+  for (i32 row = warp_id(); row < tile.num_rows; row += kRows * Shape::kWarps) {
     // Behind the last row it is merged again.
     const auto row_at = [&](i32 k) {
       const i32 r = row + k * Shape::kWarps;
@@ -301,60 +325,48 @@ TW_DEVICE void merge_rows(const AttentionParams& p, const TileOf<most_rows>& til
     for (i32 columns = 0; columns < Spec::kValueDim; columns += kWarpSize * 4) {
       const i32 d = columns + lane * 4;
       const bool exists = d < Spec::kValueDim;
-      float m[kRowsAtOnce];
-      float l[kRowsAtOnce];
-      Float4 o[kRowsAtOnce];
+      float m[kRows];
+      float l[kRows];
+      Float4 o[kRows];
 #pragma unroll
-      for (i32 k = 0; k < kRowsAtOnce; ++k) {
+      for (i32 k = 0; k < kRows; ++k) {
         m[k] = -kInfinity;
         l[k] = 0;
         o[k] = {0, 0, 0, 0};
       }
-      for (i32 begin = 0; begin < count; begin += kWarpSize) {
-        const i32 end = begin + kWarpSize < count ? begin + kWarpSize : count;
-        Float2 sums[kRowsAtOnce];
+      for (i32 begin = 0; begin < count; begin += kParts) {
+        Float2 sums[kRows];
+        Float4 other[kRows][kParts];
 #pragma unroll
-        for (i32 k = 0; k < kRowsAtOnce; ++k) {
+        for (i32 k = 0; k < kRows; ++k) {
+          const RowOfParts parts(p, split, tile.kv_head, row_at(k));
           sums[k] = {-kInfinity, 0};
-          if (begin + lane < end) {
-            const Partial from = part(begin + lane, row_at(k));
-            sums[k] = load_from_l2(reinterpret_cast<const Float2*>(from.m));
+          const bool is_own = lane < kParts && begin + lane < count;
+          if (is_own) sums[k] = load_from_l2(parts.sums(begin + lane));
+#pragma unroll
+          for (i32 i = 0; i < kParts; ++i) {
+            other[k][i] = {0, 0, 0, 0};
+            if (!exists || begin + i >= count) continue;
+            other[k][i] =
+                load_from_l2(reinterpret_cast<const Float4*>(parts.outputs(begin + i) + d));
           }
         }
-        float by[kRowsAtOnce] = {};
-        for (i32 first = begin; first < end; first += kAtOnce) {
-          Float4 other[kRowsAtOnce][kAtOnce];
 #pragma unroll
-          for (i32 k = 0; k < kRowsAtOnce; ++k) {
+        for (i32 k = 0; k < kRows; ++k) {
+          const float top = max_of(m[k], max_of_warp(sums[k].x));
+          // Without keys any finite reference will do.
+          const float reference = top == -kInfinity ? 0.0F : top;
+          const float own = exp2_fast(m[k] - reference);
+          const float by = exp2_fast(sums[k].x - reference);  // 0 behind the last part
+          l[k] = l[k] * own + sum_of_warp(sums[k].y * by);
+          o[k] = {o[k].x * own, o[k].y * own, o[k].z * own, o[k].w * own};
+          m[k] = top;
 #pragma unroll
-            for (i32 i = 0; i < kAtOnce; ++i) {
-              other[k][i] = {0, 0, 0, 0};
-              if (!exists || first + i >= end) continue;
-              const Partial from = part(first + i, row_at(k));
-              other[k][i] = load_from_l2(reinterpret_cast<const Float4*>(from.o + d));
-            }
-          }
-#pragma unroll
-          for (i32 k = 0; k < kRowsAtOnce; ++k) {
-            if (first == begin) {
-              const float top = max_of(m[k], max_of_warp(sums[k].x));
-              // Without keys any finite reference will do.
-              const float reference = top == -kInfinity ? 0.0F : top;
-              const float own = exp2_fast(m[k] - reference);
-              by[k] = exp2_fast(sums[k].x - reference);
-              l[k] = l[k] * own + sum_of_warp(sums[k].y * by[k]);
-              o[k] = {o[k].x * own, o[k].y * own, o[k].z * own, o[k].w * own};
-              m[k] = top;
-            }
-#pragma unroll
-            for (i32 i = 0; i < kAtOnce; ++i) {
-              if (first + i < end) add(o[k], 1.0F, other[k][i], shuffle(by[k], first + i - begin));
-            }
-          }
+          for (i32 i = 0; i < kParts; ++i) add(o[k], 1.0F, other[k][i], shuffle(by, i));
         }
       }
 #pragma unroll
-      for (i32 k = 0; k < kRowsAtOnce; ++k) {
+      for (i32 k = 0; k < kRows; ++k) {
         const i32 r = row_at(k);
         const RowTarget target = target_of(p, tile, -1, r, m[k], l[k]);
         if (exists) put_columns(p, query_row(p, tile, r), target, d, o[k]);
@@ -363,17 +375,25 @@ TW_DEVICE void merge_rows(const AttentionParams& p, const TileOf<most_rows>& til
   }
 }
 
+// Registers that a decoding thread has beside its queries and outputs, which are kept meanwhile.
+inline constexpr i32 kFreeRegisters =
+    65536 / (Spec::kBlocksPerSm * Shape::kThreads) - 4 * (Shape::kHeadSteps + Shape::kValueTiles);
+
 // Joins the parts of a split item: by the block of threads that finished last, which has the item's
 // tile set up.
 template <i32 most_rows>
 TW_DEVICE void merge_parts(const AttentionParams& p, const TileOf<most_rows>& tile,
                            const plan::Split& split) {
-  // Beside prefill there are no registers for several.
-  if (Spec::kDecodeOnly && plan::parts_of(split) <= 2) {
-    merge_rows<4>(p, tile, split);
-  } else {
-    merge_rows<1>(p, tile, split);
+  // Instructions that run once take longer than memory does: those of parts that are not there,
+  // too.
+  const i32 parts = plan::parts_of(split);
+  if constexpr (Spec::kDecodeOnly) {
+    if (parts <= 2) return merge_rows<4, 2>(p, tile, split);
   }
+  if constexpr (Spec::kDecodeOnly && kFreeRegisters >= 120) {
+    if (parts > 8) return merge_rows<1, 16>(p, tile, split);
+  }
+  merge_rows<1, 8>(p, tile, split);
 }
 
 // Called, not inlined, where there is prefill too: its loop is short of registers as it is.

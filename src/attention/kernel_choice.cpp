@@ -250,14 +250,14 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
   shape.block_tokens = large && !decode_only ? 64 : 32;
   shape.decode_stages = large && !decode_only ? 3 : 2;
   shape.threads = tw::attention_warps(spec.head_dim, spec.value_dim()) * 32;
+  const bool narrow =
+      dtype_bytes(spec.kv_dtype) == 1 && dtype_bytes(spec.value_dtype()) == 1 && !rotates;
   shape.shared_bytes = tw::attention_shared_bytes(
       spec.head_dim, spec.value_dim(), shape.block_tokens, shape.decode_stages,
-      rotates ? rope_dim(*spec.variant.rope, spec.head_dim) : 0, form, decode_only);
+      rotates ? rope_dim(*spec.variant.rope, spec.head_dim) : 0, form, decode_only, narrow);
   constexpr int kReserved = 1024;  // by the system, a block
   // More blocks would leave a thread too few registers; of decoding ones, more keys would be under
   // way than memory is served by (seen on a Hopper GPU), but where all of them take half as much.
-  const bool narrow =
-      dtype_bytes(spec.kv_dtype) == 1 && dtype_bytes(spec.value_dtype()) == 1 && !rotates;
   const int most = shape.threads > 128 ? 1 : decode_only && narrow ? 3 : 2;
   shape.blocks_per_sm = std::clamp(memory.an_sm / (shape.shared_bytes + kReserved), 1, most);
   // Their keys lie beside each other in most caches: memory and its translation see whole tokens.
