@@ -2,6 +2,7 @@
 // RMSNorm, alone and fused with the residual's addition.
 #include <tilewright/ops.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -44,8 +45,23 @@ namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 using F32 = hn::ScalableTag<float>;
 
-float inverse_rms(hn::Vec<F32> squares, const NormCall& call) {
-  const float sum = hn::GetLane(hn::SumOfLanes(F32(), squares));
+// Of a row whose elements are `value(i, part)`, each asked for once, as for_lanes() does. A part of
+// the row has a sum of its own, so that rounding does not grow with the row, nor as lanes get
+// fewer.
+template <typename Value>
+float inverse_rms(const NormCall& call, const Value& value) {
+  constexpr std::size_t kPart = 512;
+  const F32 d;
+  auto squares = hn::Zero(d);
+  for (std::size_t begin = 0; begin < call.out.dim; begin += kPart) {
+    auto sum = hn::Zero(d);
+    for_lanes(d, std::min(kPart, call.out.dim - begin), [&](std::size_t i, auto part) HWY_ATTR {
+      const auto x = value(begin + i, part);
+      sum = hn::MulAdd(x, x, sum);
+    });
+    squares = hn::Add(squares, sum);
+  }
+  const float sum = hn::GetLane(hn::SumOfLanes(d, squares));
   return 1.0F / std::sqrt(sum / static_cast<float>(call.out.dim) + call.eps);
 }
 
@@ -67,12 +83,9 @@ void norm_rows(const NormCall& call, std::int64_t begin, std::int64_t end) {
   const F32 d;
   for (std::int64_t r = begin; r < end; ++r) {
     const X* x = call.x.row<X>(r);
-    auto squares = hn::Zero(d);
-    for_lanes(d, call.out.dim, [&](std::size_t i, auto part) HWY_ATTR {
-      const auto value = load(d, x + i, part);
-      squares = hn::MulAdd(value, value, squares);
-    });
-    scale_row(x, call, inverse_rms(squares, call), call.out.row<Out>(r));
+    const float inverse =
+        inverse_rms(call, [&](std::size_t i, auto part) HWY_ATTR { return load(d, x + i, part); });
+    scale_row(x, call, inverse, call.out.row<Out>(r));
   }
 }
 
@@ -83,14 +96,11 @@ void add_norm_rows(const NormCall& call, std::int64_t begin, std::int64_t end) {
   for (std::int64_t r = begin; r < end; ++r) {
     const X* x = call.x.row<X>(r);
     Residual* residual = call.residual.row<Residual>(r);
-    auto squares = hn::Zero(d);
-    for_lanes(d, call.out.dim, [&](std::size_t i, auto part) HWY_ATTR {
+    const float inverse = inverse_rms(call, [&](std::size_t i, auto part) HWY_ATTR {
       const auto sum = hn::Add(load(d, residual + i, part), load(d, x + i, part));
       store(d, sum, residual + i, part);
-      const auto value = load(d, residual + i, part);
-      squares = hn::MulAdd(value, value, squares);
+      return load(d, residual + i, part);
     });
-    const float inverse = inverse_rms(squares, call);
     visit_norm_output(call.out.dtype, [&](auto out) {
       scale_row(residual, call, inverse, call.out.row<decltype(out)>(r));
     });
