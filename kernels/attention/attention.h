@@ -31,7 +31,7 @@ struct WorkerMemory<true> : WorkerState {
 static_assert(sizeof(WorkerMemory<Spec::kDecodeOnly>) <=
               attention_shared_bytes(Spec::kHeadDim, Spec::kValueDim, Spec::kBlock,
                                      Spec::kDecodeStages, Variant::kRopeDim, kBlockForm,
-                                     Spec::kDecodeOnly, kNarrowKeys&& kNarrowValues));
+                                     Spec::kDecodeOnly, kNarrowCache));
 
 // A block of threads at work on one plan. Plans whose limits leave room for decode alone have a
 // kernel that needs less of an SM.

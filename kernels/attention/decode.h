@@ -28,6 +28,7 @@ TW_DEVICE constexpr i32 next_piece(i32 at) {
 // widened where they lie.
 inline constexpr bool kNarrowKeys = sizeof(Spec::Key) == 1 && !Variant::kHasRope;
 inline constexpr bool kNarrowValues = sizeof(Spec::Value) == 1;
+inline constexpr bool kNarrowCache = kNarrowKeys && kNarrowValues;
 
 using DecodeQueryRows = SwizzledRows<Shape::kHeadUnits>;
 using DecodeKeyRows = SwizzledRows<kNarrowKeys ? round_up(Shape::kKeyUnits, 2) : Shape::kHeadUnits>;
@@ -51,8 +52,7 @@ union DecodePlace {
 
 // Where queries pass through on their way to registers: a place of their own, so that all of the
 // rings are for keys when a kernel begins, or one of the first warp's.
-inline constexpr bool kQueriesApart =
-    has_query_place(Spec::kDecodeOnly, kNarrowKeys&& kNarrowValues);
+inline constexpr bool kQueriesApart = has_query_place(Spec::kDecodeOnly, kNarrowCache);
 template <bool apart>
 struct QueryPlace {
   alignas(128) char own[Shape::kDecodeRows * DecodeQueryRows::kPitch];

@@ -376,6 +376,7 @@ TW_DEVICE void merge_rows(const AttentionParams& p, const TileOf<most_rows>& til
 }
 
 // Registers that a decoding thread has beside its queries and outputs, which are kept meanwhile.
+// Sixteen parts take 64, and where they are looked for and added half as many.
 inline constexpr i32 kFreeRegisters =
     65536 / (Spec::kBlocksPerSm * Shape::kThreads) - 4 * (Shape::kHeadSteps + Shape::kValueTiles);
 
