@@ -28,10 +28,10 @@ class Cuts {
   // Behind it the plan is whole.
   TW_DEVICE void find() {
     const bool uneven = any_of_block(uneven_);
-    if (!uneven && plan::may_lie_evenly(config_, header_)) {
-      const i32 even = plan::even_workers(header_.b_items, workers_);
-      all_work_ = all_work_ && even == workers_;
-      workers_ = even;
+    if (!uneven && header_.b_items > 0 && plan::may_lie_evenly(config_, header_)) {
+      shares_ = plan::even_shares(config_, header_.b_items, blocks_of_first_row(), workers_);
+      all_work_ = all_work_ && shares_.workers == workers_;
+      workers_ = shares_.workers;
     }
     // By a thread that has no worker, where there is one.
     if (thread_id() == num_threads() - 1) {
@@ -52,7 +52,7 @@ class Cuts {
       const bool is_own = exists && lane > 0 && lane <= kOwn;
       plan::Cut cut;
       Place place;
-      if (exists) cut = cut_at(share_begin(worker), place);
+      if (exists) cut = shares_.parts > 0 ? cut_evenly(worker, place) : cut_at(worker, place);
       if (is_own) maker_.part.view.schedule.cuts[worker] = cut;
       const i32 block_behind = shuffle_down(cut.block, 1);
       const std::int64_t item_behind = shuffle_down(cut.item, 1);
@@ -147,7 +147,24 @@ class Cuts {
     start.full_end = span.full_end;
   }
 
-  TW_DEVICE plan::Cut cut_at(std::int64_t target, Place& place) const {
+  // Rows are equal.
+  TW_DEVICE i32 blocks_of_first_row() const {
+    return has_long_rows_ ? maker_.work_rows[0].max_tile_blocks : maker_.short_rows[0].blocks;
+  }
+  TW_DEVICE plan::Cut cut_evenly(i32 worker, Place& place) const {
+    const i32 heads = has_long_rows_ ? maker_.work_rows[0].heads : maker_.short_rows[0].heads;
+    const plan::Cut cut = plan::even_cut(shares_, worker, blocks_of_first_row(), config_.cost.fixed,
+                                         plan::block_cost(config_, heads, 0));
+    const i32 items = plan::div32(config_.num_kv_heads, heads);  // of a row
+    place.row = plan::div32(static_cast<i32>(cut.item), items);
+    place.item = place.row * items;
+    place.heads = heads;
+    place.all_heads = config_.num_kv_heads;
+    return cut;
+  }
+
+  TW_DEVICE plan::Cut cut_at(i32 worker, Place& place) const {
+    const std::int64_t target = share_begin(worker);
     if (target >= b_cost_) return {header_.b_items, 0, b_cost_};
     return has_long_rows_ ? cut_in_any_row(target, place) : cut_in_short_row(target, place);
   }
@@ -219,6 +236,7 @@ class Cuts {
   std::int64_t b_cost_;
   bool all_work_;
   i32 workers_;
+  plan::EvenShares shares_;
 };
 
 }  // namespace tw

@@ -327,19 +327,49 @@ TILEWRIGHT_HD inline std::int32_t count_workers(const Config& config, std::int64
   return count;
 }
 
+// How a section B of equal items is shared.
+struct EvenShares {
+  std::int32_t workers = 0;
+  std::int32_t parts = 0;  // of each item, as many blocks each as may be; 0: cut by cost
+};
+
 // So many of `workers` that `items` of equal cost are dealt out whole, or in equal parts; or all of
-// them, where too many would be left over.
-TILEWRIGHT_HD inline std::int32_t even_workers(std::int64_t items, std::int32_t workers) {
-  if (items == 0) return workers;
+// them, where too many would be left over. `blocks` of one item: all items', where a block costs
+// the same in each.
+TILEWRIGHT_HD inline EvenShares even_shares(const Config& config, std::int64_t items,
+                                            std::int32_t blocks, std::int32_t workers) {
+  EvenShares shares{workers, 0};
   std::int64_t even = workers;
+  std::int32_t parts = 0;
   if (items <= workers) {
-    even = items * (workers / items);
+    parts = div32(workers, static_cast<std::int32_t>(items));
+    even = items * parts;
   } else {
     const std::int64_t whole = ceil_div(items, workers);
     const std::int64_t takers = items / whole;
     if (takers * whole == items) even = takers;
   }
-  return even * 16 >= std::int64_t{workers} * 15 ? static_cast<std::int32_t>(even) : workers;
+  if (even * 16 < std::int64_t{workers} * 15) return shares;
+  shares.workers = static_cast<std::int32_t>(even);
+  if (parts > 1 && blocks > 0 && config.cuts_items != 0 && config.cost.block_row == 0) {
+    // More parts than the longest ones leave blocks for would not make those shorter.
+    shares.parts = ceil_div32(blocks, ceil_div32(blocks, parts));
+    shares.workers = static_cast<std::int32_t>(items) * shares.parts;
+  }
+  return shares;
+}
+
+// Where the share of `worker` begins, among items of as many `blocks`.
+TILEWRIGHT_HD inline Cut even_cut(const EvenShares& shares, std::int32_t worker,
+                                  std::int32_t blocks, std::int64_t fixed, std::int64_t per_block) {
+  const std::int32_t item = div32(worker, shares.parts);
+  const std::int32_t part = worker - item * shares.parts;
+  // The first ones have the rest, a block each.
+  const std::int32_t least = div32(blocks, shares.parts);
+  const std::int32_t rest = blocks - least * shares.parts;
+  const std::int32_t block = part * least + (part < rest ? part : rest);
+  const std::int64_t before = item * (fixed + blocks * per_block);
+  return {item, block, before + (block > 0 ? fixed + block * per_block : 0)};
 }
 
 // Whether a row is what each would be if the sums of `rows` rows were those of equal ones. Where
@@ -432,10 +462,10 @@ TILEWRIGHT_HD inline void set_workers(const Config& config, std::int32_t of_rows
 }
 
 // Sets the header's sections and the rows' prefix sums; rows are sorted. `total`: the
-// cost of all rows.
+// cost of all rows. Returns how section B is shared.
 template <typename Blocks>
-TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, std::int64_t total,
-                                    const Blocks& blocks) {
+TILEWRIGHT_HD EvenShares lay_out_sections(Schedule& s, const RowOrder& order, std::int64_t total,
+                                          const Blocks& blocks) {
   Header& h = *s.header;
   const std::int64_t heads = s.config.num_kv_heads;
   std::int64_t tiles = 0;
@@ -475,7 +505,10 @@ TILEWRIGHT_HD void lay_out_sections(Schedule& s, const RowOrder& order, std::int
            is_equal_part(items_of(s.config, s.rows[row]), row_cost(s.config, s.rows[row]),
                          h.num_rows, h.b_items, h.b_cost);
   }
-  if (even) h.workers = even_workers(h.b_items, h.workers);
+  if (!even || h.b_items == 0) return {h.workers, 0};
+  const EvenShares shares = even_shares(s.config, h.b_items, s.rows[0].max_tile_blocks, h.workers);
+  h.workers = shares.workers;
+  return shares;
 }
 
 // The cost of a worker's share of section B; a part of an item counts the fixed cost where it
@@ -511,9 +544,12 @@ void make_schedule(Schedule& s, const Blocks& blocks, const Sort& sort) {
   for (std::int32_t row = 0; row < h.num_rows; ++row) tall.include(s.config, s.rows[row], share);
   const RowOrder order{s.config, tall.longest_a_item(s.config, share)};
   sort(s.rows, s.rows + h.num_rows, SortRows{order});
-  lay_out_sections(s, order, total, blocks);
+  const EvenShares shares = lay_out_sections(s, order, total, blocks);
   for (std::int32_t worker = 0; worker <= h.workers; ++worker) {
-    s.cuts[worker] = find_cut(s, share_begin(h, worker), blocks);
+    s.cuts[worker] = shares.parts > 0
+                         ? even_cut(shares, worker, s.rows[0].max_tile_blocks, s.config.cost.fixed,
+                                    block_cost(s.config, s.rows[0], 0))
+                         : find_cut(s, share_begin(h, worker), blocks);
   }
   list_splits(s);
 }

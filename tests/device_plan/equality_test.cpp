@@ -67,9 +67,10 @@ struct Seen {
   int joined_levels = 0;
   int folded_rows = 0;
   int known_starts = 0;
-  int divided = 0;  // workers between the sections
-  int even = 0;     // with fewer workers, that have equal shares
-  int listed = 0;   // with block structures
+  int divided = 0;     // workers between the sections
+  int even = 0;        // with fewer workers, that have equal shares
+  int even_parts = 0;  // of items: of as many blocks
+  int listed = 0;      // with block structures
 
   void add(const plan::View& view) {
     const plan::Header& header = *view.schedule.header;
@@ -86,6 +87,11 @@ struct Seen {
     divided += header.tail_workers > 0 ? 1 : 0;
     if (header.num_a_rows == 0) {
       even += header.workers < plan::count_workers(config, header.b_cost) ? 1 : 0;
+      const auto* const cuts = view.schedule.cuts;
+      even_parts += header.workers > 2 && cuts[1].block > 0 && cuts[2].block == 2 * cuts[1].block &&
+                            config.evens_shares != 0 && config.cost.block_row == 0
+                        ? 1
+                        : 0;
     }
     listed += view.blocks.defined() ? 1 : 0;
     for (std::int32_t i = 0; i < header.num_rows; ++i) {
@@ -221,10 +227,10 @@ TEST(DevicePlan, IsTheHostsWithBlockStructures) {
 
 TEST(DevicePlan, IsTheHostsForEqualRequests) {
   Seen seen;
-  for (std::uint64_t seed = 0; seed < 300 && !HasFailure(); ++seed) {
+  for (std::uint64_t seed = 0; seed < 900 && !HasFailure(); ++seed) {
     SCOPED_TRACE(seed);
     Random random(seed);
-    const auto requests = static_cast<std::int32_t>(random.range(1, 70));
+    const auto requests = static_cast<std::int32_t>(random.range(1, random.pick({5, 70})));
     const auto kv_len = static_cast<std::int32_t>(random.range(16, 3000));
     Limits limits{70, 210, 3, 3000, 1, Determinism::repeatable, 33};
     Case drawn = draw_case(random, limits, 1);
@@ -250,6 +256,7 @@ TEST(DevicePlan, IsTheHostsForEqualRequests) {
     seen.add(drawn.plan->view(0));
   }
   EXPECT_GT(seen.even, 3);
+  EXPECT_GT(seen.even_parts, 3);
 }
 
 // More rows than shared memory has room for.

@@ -43,6 +43,7 @@ TEST(Schedule, EqualRowsHaveEvenShares) {
   config.joint_rows = 128;
   config.max_heads = 8;
   config.evens_shares = 1;
+  config.cost.block_row = 0;
   const auto shares = [&](const std::vector<std::int32_t>& kv_lens) {
     OwnedSchedule owned(config, decode_rows(kv_lens));
     make(owned, Blocks{config, 0});
@@ -52,6 +53,10 @@ TEST(Schedule, EqualRowsHaveEvenShares) {
   EXPECT_EQ(shares(std::vector<std::int32_t>(64, 4096)), std::pair(32, 0));
   EXPECT_EQ(shares(std::vector<std::int32_t>(16, 4096)), std::pair(32, 16));  // halves
   EXPECT_EQ(shares({1 << 20}), std::pair(33, 1));
+  // 65 blocks: of two each, as the longest of 33 would have.
+  EXPECT_EQ(shares({64 * 65}), std::pair(33, 1));
+  EXPECT_EQ(shares({64 * 64}), std::pair(32, 1));
+  EXPECT_EQ(shares({64 * 34}), std::pair(17, 1));
   // Nine would have no work.
   EXPECT_EQ(shares(std::vector<std::int32_t>(24, 4096)).first, 33);
   EXPECT_EQ(shares(std::vector<std::int32_t>(48, 4096)).first, 33);
@@ -60,6 +65,29 @@ TEST(Schedule, EqualRowsHaveEvenShares) {
   EXPECT_EQ(shares(uneven).first, 33);
   config.evens_shares = 0;
   EXPECT_EQ(shares(std::vector<std::int32_t>(32, 4096)).first, 33);
+}
+
+// Parts of equal items are as long as each other, but for a block.
+TEST(Schedule, PartsOfEqualRowsAreEqual) {
+  Config config = llama_config(32);
+  config.joint_rows = 64;
+  config.max_heads = 4;
+  config.evens_shares = 1;
+  config.cost.block_row = 0;
+  OwnedSchedule owned(config, decode_rows({64 * 23, 64 * 23, 64 * 23}));
+  make(owned, Blocks{config, 0});
+  const Schedule& s = owned.get();
+  ASSERT_EQ(s.header->workers, 30);  // five for each of six items
+  EXPECT_EQ(s.header->num_splits, 6);
+  const std::int64_t item = s.header->b_cost / 6;
+  const int begins[] = {0, 5, 10, 15, 19};
+  for (std::int32_t worker = 0; worker <= 30; ++worker) {
+    const int begin = begins[worker % 5];
+    EXPECT_EQ(s.cuts[worker].item, worker / 5);
+    EXPECT_EQ(s.cuts[worker].block, begin);
+    const std::int64_t inside = begin == 0 ? 0 : config.cost.fixed + begin * 4 * config.cost.block;
+    EXPECT_EQ(s.cuts[worker].cost, worker / 5 * item + inside);
+  }
 }
 
 // Decoding requests beside a prompt have as many workers as their cost is of all; the prompt's last
