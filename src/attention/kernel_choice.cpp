@@ -261,7 +261,7 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
   const int most = shape.threads > 128 ? 1 : decode_only && narrow ? 3 : 2;
   shape.blocks_per_sm = std::clamp(memory.an_sm / (shape.shared_bytes + kReserved), 1, most);
   // Their keys lie beside each other in most caches: memory and its translation see whole tokens.
-  if (decode_only) shape.heads_together = std::gcd(spec.num_kv_heads, 16);
+  if (decode_only) shape.heads_together = std::gcd(spec.num_kv_heads, 32);
   return shape;
 }
 

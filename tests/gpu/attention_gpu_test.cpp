@@ -80,6 +80,17 @@ TEST_F(AttentionOnGpu, ScalesSinksPositionsWorkers) {
   }
 }
 
+// Decode computes up to 32 of them side by side.
+TEST_F(AttentionOnGpu, ManyKvHeads) {
+  for (const int kv_heads : {16, 32, 40, 64}) {
+    Case c = base_case(static_cast<std::uint64_t>(kv_heads));
+    c.kv_heads = kv_heads;
+    c.group = 1;
+    c.lengths = LengthKind::decode;
+    run_case(c);
+  }
+}
+
 class ShapesOnGpu : public AttentionOnGpu, public testing::WithParamInterface<int> {};
 TEST_P(ShapesOnGpu, DimsGroupsAndDtypes) {
   struct Shape {
