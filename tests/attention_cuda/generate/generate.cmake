@@ -2,7 +2,7 @@
 add_executable(write_attention_kernels attention_cuda/generate/write_attention_kernels.cpp)
 target_include_directories(write_attention_kernels PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/src)
 target_compile_options(write_attention_kernels PRIVATE ${TILEWRIGHT_QUICK_BUILD})
-target_link_libraries(write_attention_kernels PRIVATE tilewright_static tilewright_options
+target_link_libraries(write_attention_kernels PRIVATE tilewright_test_support tilewright_options
                       fmt::fmt GTest::gtest)
 set(folder ${CMAKE_CURRENT_BINARY_DIR}/attention_cuda)
 file(MAKE_DIRECTORY ${folder})
