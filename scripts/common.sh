@@ -53,6 +53,8 @@ if command -v ccache >/dev/null; then
   cache=$(ccache -k cache_dir 2>/dev/null || true)
   if [[ -n $cache ]] && mkdir -p "$cache" 2>/dev/null && [[ -w $cache ]]; then
     export CMAKE_CXX_COMPILER_LAUNCHER=ccache
+    # Without these it does not cache what includes a precompiled header.
+    export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:+$CCACHE_SLOPPINESS,}pch_defines,time_macros
   else
     export CCACHE_DISABLE=1
   fi

@@ -32,7 +32,8 @@ class CliDevice : public test::CliCacheFixture {
  protected:
   CliDevice() {
     environment +=
-        "LD_LIBRARY_PATH=" + std::filesystem::path(TILEWRIGHT_FAKE_CUDA).parent_path().string() +
+        "XDG_CACHE_HOME=" + test::shared_cache_home(cache_.path()) +
+        " LD_LIBRARY_PATH=" + std::filesystem::path(TILEWRIGHT_FAKE_CUDA).parent_path().string() +
         " TILEWRIGHT_CUBLASLT=" TILEWRIGHT_FAKE_CUBLASLT " FAKE_CUBLASLT_LOG=" + log_.path() + " ";
   }
 

@@ -15,7 +15,7 @@
 namespace tilewright::test {
 namespace {
 
-class OpLaunch : public NvrtcFixture {
+class OpLaunch : public SharedNvrtcFixture {
  protected:
   OpLaunch() { fake_cuda(); }
 

@@ -33,7 +33,7 @@ AttentionSpec spec() {
   return spec;
 }
 
-class PlanStatus : public NvrtcFixture {
+class PlanStatus : public SharedNvrtcFixture {
  protected:
   PlanStatus()
       : device_((fake_cuda(), cuda::device(0))),

@@ -8,10 +8,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <initializer_list>
 #include <memory>
-#include <new>
-#include <numeric>
 #include <vector>
 
 #include "base/numeric.h"
@@ -26,43 +25,15 @@ inline constexpr std::size_t kGuardBytes = 512;  // before and behind the elemen
 
 // Strides of a tensor whose dimensions lie in memory in `order` (outermost first), with `gap`
 // elements that belong to nobody behind each run of every dimension but the innermost.
-inline Extents strides_in_order(const Extents& shape, const std::vector<int>& order,
-                                std::int64_t gap = 0) {
-  Extents strides(shape.size());
-  std::int64_t step = 1;
-  for (std::size_t i = order.size(); i-- > 0;) {
-    strides[order[i]] = step;
-    step = step * shape[order[i]] + (i > 0 ? gap : 0);
-  }
-  return strides;
-}
+Extents strides_in_order(const Extents& shape, const std::vector<int>& order, std::int64_t gap = 0);
 
-inline Extents row_major(const Extents& shape, std::int64_t gap = 0) {
-  std::vector<int> order(shape.size());
-  std::iota(order.begin(), order.end(), 0);
-  return strides_in_order(shape, order, gap);
-}
+Extents row_major(const Extents& shape, std::int64_t gap = 0);
 
 class Tensor {
  public:
   Tensor() = default;
   // `shift` elements move the first element away from its 256-byte alignment.
-  Tensor(DType dtype, Extents shape, Extents strides, std::uint8_t fill = kPoison, int shift = 0)
-      : dtype_(dtype), shape_(std::move(shape)), strides_(std::move(strides)), fill_(fill) {
-    std::int64_t last = 0;
-    bool empty = false;
-    for (std::size_t dim = 0; dim < shape_.size(); ++dim) {
-      empty = empty || shape_[dim] == 0;
-      last += (shape_[dim] - 1) * strides_[dim];
-    }
-    const std::int64_t elements = (empty ? 0 : last + 1) + shift;
-    const std::size_t body = static_cast<std::size_t>(elements) * element_bytes();
-    bytes_ = (body + 2 * kGuardBytes + 255) / 256 * 256;
-    storage_.reset(static_cast<std::uint8_t*>(std::aligned_alloc(256, bytes_)));
-    if (storage_ == nullptr) throw std::bad_alloc();
-    std::memset(storage_.get(), fill, bytes_);
-    data_ = storage_.get() + kGuardBytes + static_cast<std::size_t>(shift) * element_bytes();
-  }
+  Tensor(DType dtype, Extents shape, Extents strides, std::uint8_t fill = kPoison, int shift = 0);
   Tensor(DType dtype, const Extents& shape) : Tensor(dtype, shape, row_major(shape)) {}
 
   bool defined() const { return storage_ != nullptr; }
@@ -73,17 +44,7 @@ class Tensor {
   std::size_t storage_bytes() const { return bytes_; }
 
   // An undefined tensor gives "no tensor".
-  TensorView view() const {
-    TensorView view;
-    view.data = data_;
-    view.dtype = dtype_;
-    view.rank = static_cast<int>(shape_.size());
-    for (std::size_t dim = 0; dim < shape_.size(); ++dim) {
-      view.shape[dim] = shape_[dim];
-      view.strides[dim] = strides_[dim];
-    }
-    return view;
-  }
+  TensorView view() const;
 
   std::int64_t offset(std::initializer_list<std::int64_t> index) const {
     std::int64_t sum = 0;
@@ -122,23 +83,10 @@ class Tensor {
   }
 
   // Whether an element still has the byte it was filled with at the start.
-  bool untouched(std::initializer_list<std::int64_t> index) const {
-    const std::uint8_t* bytes = data_ + offset(index) * element_bytes();
-    for (std::int64_t i = 0; i < element_bytes(); ++i) {
-      if (bytes[i] != fill_) return false;
-    }
-    return true;
-  }
+  bool untouched(std::initializer_list<std::int64_t> index) const;
 
   // Whether every byte that is not an element is as it was at the start.
-  bool guards_intact() const {
-    std::vector<bool> owned(bytes_, false);
-    mark_owned(owned, 0, data_ - storage_.get());
-    for (std::size_t i = 0; i < bytes_; ++i) {
-      if (!owned[i] && storage_.get()[i] != fill_) return false;
-    }
-    return true;
-  }
+  bool guards_intact() const;
 
   void refill() { std::memset(storage_.get(), fill_, bytes_); }
   std::vector<std::uint8_t> snapshot() const { return {storage_.get(), storage_.get() + bytes_}; }
@@ -150,15 +98,7 @@ class Tensor {
 
   std::int64_t element_bytes() const { return dtype_bytes(dtype_); }
 
-  void mark_owned(std::vector<bool>& owned, std::size_t dim, std::int64_t byte) const {
-    if (dim == shape_.size()) {
-      for (std::int64_t i = 0; i < element_bytes(); ++i) owned[byte + i] = true;
-      return;
-    }
-    for (std::int64_t i = 0; i < shape_[dim]; ++i) {
-      mark_owned(owned, dim + 1, byte + i * strides_[dim] * element_bytes());
-    }
-  }
+  void mark_owned(std::vector<bool>& owned, std::size_t dim, std::int64_t byte) const;
 
   DType dtype_ = DType::f32;
   Extents shape_;
@@ -170,23 +110,13 @@ class Tensor {
 };
 
 // i32 tensors from values; `gap` poisoned entries stand behind each row of a matrix.
-inline Tensor int_tensor(const Extents& values) {
-  Tensor tensor(DType::i32, {static_cast<std::int64_t>(values.size())});
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    tensor.set({static_cast<std::int64_t>(i)}, static_cast<double>(values[i]));
-  }
-  return tensor;
-}
+Tensor int_tensor(const Extents& values);
 
 inline Tensor int_matrix(std::int64_t rows, std::int64_t columns, std::int64_t gap = 0) {
   return {DType::i32, {rows, columns}, {columns + gap, 1}};
 }
 
-inline Tensor float_tensor(const std::vector<double>& values) {
-  Tensor tensor(DType::f32, {static_cast<std::int64_t>(values.size())});
-  tensor.set_row({0}, values.data(), static_cast<std::int64_t>(values.size()));
-  return tensor;
-}
+Tensor float_tensor(const std::vector<double>& values);
 
 // The value that is left when it is stored as `dtype`.
 inline double rounded(double value, DType dtype) {

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <tilewright/jit.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -76,6 +77,21 @@ class NvrtcFixture : public ::testing::Test {
 
   const TemporaryFolder cache_;
   std::vector<std::string> warnings_;
+};
+
+// The folder of caches (XDG_CACHE_HOME) for tests that only need their kernels to be there: what
+// one of them compiles in a run of `make test` serves the others, in whatever process. Else `own`.
+inline std::string shared_cache_home(const std::filesystem::path& own) {
+  const char* folder = std::getenv("TILEWRIGHT_TEST_KERNELS");
+  return folder != nullptr ? folder : own.string();
+}
+
+class SharedNvrtcFixture : public NvrtcFixture {
+ protected:
+  SharedNvrtcFixture() {
+    const std::filesystem::path home = shared_cache_home(cache_.path());
+    set_kernel_cache_path((home / "tilewright" / "kernels").string());
+  }
 };
 
 }  // namespace tilewright::test

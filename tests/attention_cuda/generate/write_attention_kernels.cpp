@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <fstream>
+#include <map>
 #include <string>
 
 #include "attention/update_kernel.h"
@@ -31,6 +32,7 @@ int main(int argc, char** argv) {
   std::ofstream all(folder + "/kernels_all.cpp");
   std::ofstream plans(folder + "/plans.cpp");
   plans << "#include \"attention_cuda/generate/before_text.h\"\n";
+  std::map<std::string, std::size_t> plan_of_text;
   std::string declarations;
   std::string entries;
   const auto cases = test::compiled_cases();
@@ -39,8 +41,6 @@ int main(int argc, char** argv) {
     const bool listed = cases[i].use == KernelUse::listed_blocks;
     write_text(fmt::format("{}/attention_{}", folder, i),
                attention_source(spec, cases[i].target, cases[i].use).source);
-    write_text(fmt::format("{}/plan_{}", folder, i),
-               plan_source({mask_of(spec.variant)}, 1, listed).source);
     std::ofstream(fmt::format("{}/kernels_{}.cpp", folder, i)) << fmt::format(
         "#include \"attention_cuda/generate/before_text.h\"\n"
         "namespace tw_{0} {{\nusing namespace tw;\n}}\n"
@@ -57,7 +57,15 @@ int main(int argc, char** argv) {
         cuda_shape(spec, cases[i].target, cases[i].use).kind == KernelKind::hopper
             ? "hopper_attention"
             : "attention");
-    // Plans differ in the masks alone.
+    declarations += fmt::format("void add_attention_{0}(EmulatedKernels&);\n", i);
+    entries += fmt::format("  add_attention_{0}(all[{0}]);\n", i);
+    // Plans differ in the masks alone: most cases have the plan of one before them.
+    const std::string plan = plan_source({mask_of(spec.variant)}, 1, listed).source;
+    const auto [known, is_new] = plan_of_text.emplace(plan, i);
+    entries += fmt::format("  add_plan_{}(all[{}]);\n", known->second, i);
+    if (!is_new) continue;
+    write_text(fmt::format("{}/plan_{}", folder, i), plan);
+    declarations += fmt::format("void add_plan_{0}(EmulatedKernels&);\n", i);
     plans << fmt::format(
         "#define Mask0 Mask0Of{0}\n#define {1} {1}_{0}\n#define {2} {2}_{0}\n"
         "#include \"plan_{0}.h\"\n#undef Mask0\n#undef {1}\n#undef {2}\n"
@@ -67,9 +75,6 @@ int main(int argc, char** argv) {
         "  kernels.update_plan = {1}_{0};\n"
         "}}\n}}\n",
         i, kUpdateKernelName, kCopyStatusName);
-    declarations += fmt::format(
-        "void add_attention_{0}(EmulatedKernels&);\nvoid add_plan_{0}(EmulatedKernels&);\n", i);
-    entries += fmt::format("  add_attention_{0}(all[{0}]);\n  add_plan_{0}(all[{0}]);\n", i);
   }
   all << "#include \"attention_cuda/generate/emulated_kernels.h\"\nnamespace tilewright::test {\n"
       << declarations << "std::vector<EmulatedKernels> all_emulated_kernels() {\n"

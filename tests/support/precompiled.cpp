@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: Apache-2.0
+// Nothing but what tests/CMakeLists.txt has precompiled for the tests.
+int main() {}
