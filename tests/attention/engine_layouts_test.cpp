@@ -5,6 +5,7 @@
 #include <tilewright/tilewright.h>
 
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "support/batch.h"

@@ -110,6 +110,7 @@ Expected reference_attention(const Request& request, const Dims& dims, const Sem
 
 std::vector<double> random_sinks(const Dims& dims, Random& random) {
   std::vector<double> sinks;
+  sinks.reserve(dims.qo_heads);
   for (int head = 0; head < dims.qo_heads; ++head) {
     sinks.push_back(rounded(random.normal(), DType::f32));
   }

@@ -59,6 +59,7 @@ VariantCase ready_made_variant(VariantKind kind, const Dims& dims, Random& rando
       c.variant = variants::alibi();
       right = 0;
       std::vector<double> slopes;
+      slopes.reserve(dims.qo_heads);
       for (int head = 0; head < dims.qo_heads; ++head) {
         slopes.push_back(std::ldexp(1.0 + random.uniform(), -1 - head % 8));
       }
