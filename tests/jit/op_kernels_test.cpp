@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <filesystem>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -22,7 +23,7 @@ namespace {
 class OpKernelsFixture : public NvrtcFixture {
  protected:
   static std::vector<jit::Binary> compile_all(const std::vector<jit::KernelSource>& sources,
-                                              const char* arch) {
+                                              const std::string& arch) {
     std::vector<jit::Binary> binaries;
     for (const jit::KernelSource& source : sources) {
       binaries.push_back(jit::compile(source, arch));
@@ -42,10 +43,10 @@ class OpKernelsFixture : public NvrtcFixture {
 // An architecture, and every how many-th kernel: all of them at once take one core minutes.
 constexpr int kParts = 4;
 class CommonOpKernels : public OpKernelsFixture,
-                        public testing::WithParamInterface<std::tuple<const char*, int>> {};
+                        public testing::WithParamInterface<std::tuple<std::string, int>> {};
 
 TEST_P(CommonOpKernels, CompileWithinTheirBudgets) {
-  const auto [arch, part] = GetParam();
+  const auto& [arch, part] = GetParam();
   const std::vector<jit::KernelSource> sources = kernels_of_ops(arch);
   EXPECT_GE(sources.size(), 20U);
   std::vector<jit::KernelSource> own;
@@ -62,7 +63,7 @@ TEST_P(CommonOpKernels, CompileWithinTheirBudgets) {
   }
 }
 INSTANTIATE_TEST_SUITE_P(Archs, CommonOpKernels,
-                         testing::Combine(testing::Values("sm_80", "sm_90a"),
+                         testing::Combine(testing::Values<std::string>("sm_80", "sm_90a"),
                                           testing::Range(0, kParts)));
 
 class OpKernels : public OpKernelsFixture, public testing::WithParamInterface<const char*> {};
