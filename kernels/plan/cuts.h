@@ -28,7 +28,7 @@ class Cuts {
   // Behind it the plan is whole.
   TW_DEVICE void find() {
     const bool uneven = any_of_block(uneven_);
-    if (!uneven && header_.b_items > 0 && plan::may_lie_evenly(config_, header_)) {
+    if (!uneven && plan::may_lie_evenly(config_, header_)) {
       shares_ = plan::even_shares(config_, header_.b_items, blocks_of_first_row(), workers_);
       all_work_ = all_work_ && shares_.workers == workers_;
       workers_ = shares_.workers;
@@ -155,11 +155,9 @@ class Cuts {
     const i32 heads = has_long_rows_ ? maker_.work_rows[0].heads : maker_.short_rows[0].heads;
     const plan::Cut cut = plan::even_cut(shares_, worker, blocks_of_first_row(), config_.cost.fixed,
                                          plan::block_cost(config_, heads, 0));
-    const i32 items = plan::div32(config_.num_kv_heads, heads);  // of a row
-    place.row = plan::div32(static_cast<i32>(cut.item), items);
-    place.item = place.row * items;
-    place.heads = heads;
-    place.all_heads = config_.num_kv_heads;
+    const i32 items = plan::groups_of_heads(config_, heads);  // of a row
+    const i32 row = plan::div32(static_cast<i32>(cut.item), items);
+    place = {row, row * items, heads, config_.num_kv_heads};
     return cut;
   }
 

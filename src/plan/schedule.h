@@ -101,9 +101,12 @@ TILEWRIGHT_HD void measure_row(const Config& config, Row& row, const Blocks& blo
 }
 
 // Items of a tile: mostly one a head, or one for all of them.
+TILEWRIGHT_HD inline std::int32_t groups_of_heads(const Config& config, std::int32_t heads) {
+  if (heads == 1) return config.num_kv_heads;
+  return heads == config.num_kv_heads ? 1 : div32(config.num_kv_heads, heads);
+}
 TILEWRIGHT_HD inline std::int32_t groups_of_heads(const Config& config, const Row& row) {
-  if (row.heads == 1) return config.num_kv_heads;
-  return row.heads == config.num_kv_heads ? 1 : div32(config.num_kv_heads, row.heads);
+  return groups_of_heads(config, row.heads);
 }
 
 TILEWRIGHT_HD inline std::int64_t row_cost(const Config& config, const Row& row) {
@@ -382,7 +385,8 @@ TILEWRIGHT_HD inline bool is_equal_part(std::int64_t items, std::int64_t cost, s
 }
 // Where that may be asked: section B is all there is, and rows are single tiles.
 TILEWRIGHT_HD inline bool may_lie_evenly(const Config& config, const Header& header) {
-  return config.evens_shares != 0 && config.heads_differ == 0 && header.num_a_rows == 0;
+  return config.evens_shares != 0 && config.heads_differ == 0 && header.num_a_rows == 0 &&
+         header.b_items > 0;
 }
 
 // How many workers section B's rows have for themselves, of a plan that costs `total`, a worker's
@@ -505,7 +509,7 @@ TILEWRIGHT_HD EvenShares lay_out_sections(Schedule& s, const RowOrder& order, st
            is_equal_part(items_of(s.config, s.rows[row]), row_cost(s.config, s.rows[row]),
                          h.num_rows, h.b_items, h.b_cost);
   }
-  if (!even || h.b_items == 0) return {h.workers, 0};
+  if (!even) return {h.workers, 0};
   const EvenShares shares = even_shares(s.config, h.b_items, s.rows[0].max_tile_blocks, h.workers);
   h.workers = shares.workers;
   return shares;

@@ -37,13 +37,19 @@ TEST(Schedule, WorkersAreRounded) {
   EXPECT_EQ(count_workers(config, 1200), 2);
 }
 
-// Equal rows are dealt out whole, or in equal parts, where few workers are left over for it.
-TEST(Schedule, EqualRowsHaveEvenShares) {
-  Config config = llama_config(33);
-  config.joint_rows = 128;
-  config.max_heads = 8;
+// Of decoding, where equal rows have equal shares.
+Config even_config(int workers, std::int32_t heads) {
+  Config config = llama_config(workers);
+  config.joint_rows = 16 * heads;
+  config.max_heads = heads;
   config.evens_shares = 1;
   config.cost.block_row = 0;
+  return config;
+}
+
+// Equal rows are dealt out whole, or in equal parts, where few workers are left over for it.
+TEST(Schedule, EqualRowsHaveEvenShares) {
+  Config config = even_config(33, 8);
   const auto shares = [&](const std::vector<std::int32_t>& kv_lens) {
     OwnedSchedule owned(config, decode_rows(kv_lens));
     make(owned, Blocks{config, 0});
@@ -69,11 +75,7 @@ TEST(Schedule, EqualRowsHaveEvenShares) {
 
 // Parts of equal items are as long as each other, but for a block.
 TEST(Schedule, PartsOfEqualRowsAreEqual) {
-  Config config = llama_config(32);
-  config.joint_rows = 64;
-  config.max_heads = 4;
-  config.evens_shares = 1;
-  config.cost.block_row = 0;
+  const Config config = even_config(32, 4);
   OwnedSchedule owned(config, decode_rows({64 * 23, 64 * 23, 64 * 23}));
   make(owned, Blocks{config, 0});
   const Schedule& s = owned.get();
