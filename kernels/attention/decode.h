@@ -30,6 +30,11 @@ inline constexpr bool kNarrowKeys = sizeof(Spec::Key) == 1 && !Variant::kHasRope
 inline constexpr bool kNarrowValues = sizeof(Spec::Value) == 1;
 inline constexpr bool kNarrowCache = kNarrowKeys && kNarrowValues;
 
+// f16 holds each fp8 number, and a key becomes f16 by a quarter of the instructions that bf16
+// takes. Queries of bf16 are f16 then, too, each row by a power of two: what that takes from its
+// elements is less than 2^-24 of its largest one.
+inline constexpr bool kScalesQueries = kNarrowKeys && kIsSame<Shape::Element, bf16>;
+
 using DecodeQueryRows = SwizzledRows<Shape::kHeadUnits>;
 using DecodeKeyRows = SwizzledRows<kNarrowKeys ? round_up(Shape::kKeyUnits, 2) : Shape::kHeadUnits>;
 using DecodeValueRows = SwizzledRows<round_up(Shape::kValueUnits, 2)>;
@@ -83,25 +88,28 @@ struct DecodeMemory : DecodeRests, QueryPlace<kQueriesApart> {
   float m[Shape::kDecodeWarps][Shape::kDecodeRows];
   float l[Shape::kDecodeWarps][Shape::kDecodeRows];
   i32 free_stage[Shape::kDecodeWarps];  // where a warp's outputs are
+  // What products with a row of queries must be multiplied by: where kScalesQueries.
+  float query_factors[kScalesQueries ? Shape::kDecodeRows : 1];
   DecodeTable tables[Shape::kDecodeWarps];
   DecodePlace ring[Shape::kDecodeStages][Shape::kDecodeWarps];
 };
 
-// What values are multiplied by. f16 holds each fp8 number, and softmax's weights: they are at most
-// 2^kRescaleThreshold.
+// What fp8 numbers become, and what they are multiplied by. f16 holds each of them, and softmax's
+// weights: they are at most 2^kRescaleThreshold.
 template <bool is_f16>
-struct DecodeWeight {
+struct DecodeOperand {
   using Type = f16;
 };
 template <>
-struct DecodeWeight<false> {
+struct DecodeOperand<false> {
   using Type = Shape::Element;
 };
 
 class Decode {
  public:
   using Element = Shape::Element;
-  using Weight = DecodeWeight<kNarrowValues && Variant::kSoftmax>::Type;
+  using WideKey = DecodeOperand<kNarrowKeys>::Type;  // and queries
+  using Weight = DecodeOperand<kNarrowValues && Variant::kSoftmax>::Type;
   static constexpr i32 kStages = Shape::kDecodeStages;
   using QueryRows = DecodeQueryRows;
   using KeyRows = DecodeKeyRows;
@@ -343,27 +351,55 @@ class Decode {
   }
 
   // The queries' way is by registers: copies of keys that were asked for before are not waited for.
-  static constexpr i32 kQueryUnits = Shape::kDecodeRows * Shape::kHeadUnits;
+  // A row is that of lanes of one warp.
+  static constexpr i32 kUnitLanes = power_of_two_from(Shape::kHeadUnits);
+  static constexpr i32 kQueryUnits = Shape::kDecodeRows * kUnitLanes;
   static constexpr i32 kUnitsAThread = (kQueryUnits + Shape::kThreads - 1) / Shape::kThreads;
 
   TW_DEVICE void fetch_queries(i32 piece) {
     const Piece& of = pieces[piece];
 #pragma unroll
     for (i32 i = 0; i < kUnitsAThread; ++i) {
-      const i32 r = (thread + i * Shape::kThreads) / Shape::kHeadUnits;
-      const i32 unit = (thread + i * Shape::kThreads) % Shape::kHeadUnits;
+      const i32 r = (thread + i * Shape::kThreads) / kUnitLanes;
+      const i32 unit = (thread + i * Shape::kThreads) % kUnitLanes;
       units[i] = {};
       if (unit * 8 >= Spec::kHeadDim) continue;
       const char* const query = query_of_row(p, of, r);
       if (query != nullptr) units[i] = load_16(query + unit * 16);
     }
   }
-  TW_DEVICE void put_queries(char* rows) const {
+  TW_DEVICE void put_queries(char* rows) {
 #pragma unroll
     for (i32 i = 0; i < kUnitsAThread; ++i) {
-      const i32 unit = thread + i * Shape::kThreads;
-      if (unit >= kQueryUnits) break;
-      put_unit(rows, unit / Shape::kHeadUnits, unit % Shape::kHeadUnits, units[i]);
+      const i32 index = thread + i * Shape::kThreads;
+      if (index >= kQueryUnits) break;
+      const i32 r = index / kUnitLanes;
+      const i32 unit = index % kUnitLanes;
+      if constexpr (kScalesQueries) scale_unit(r, units[i]);
+      if (unit < Shape::kHeadUnits) put_unit(rows, r, unit, units[i]);
+    }
+  }
+  // A row's largest element becomes less than 2, and not less than 1. Infinity stays what it is.
+  TW_DEVICE void scale_unit(i32 r, Bytes16& elements) {
+    float values[8];
+    float largest = 0;
+#pragma unroll
+    for (i32 i = 0; i < 4; ++i) {
+      values[2 * i] = low_of<Element>(elements.word[i]);
+      values[2 * i + 1] = high_of<Element>(elements.word[i]);
+      largest = max_of(largest, max_of(abs_of(values[2 * i]), abs_of(values[2 * i + 1])));
+    }
+#pragma unroll
+    for (i32 lanes = 1; lanes < kUnitLanes; lanes *= 2) {
+      largest = max_of(largest, shuffle_xor(largest, lanes));
+    }
+    const i32 exponent = static_cast<i32>(bits_of(largest) >> 23);
+    const u32 limited = static_cast<u32>(exponent < 1 ? 1 : exponent > 253 ? 253 : exponent);
+    const float by = float_of((254 - limited) << 23);
+    if (lane % kUnitLanes == 0) memory.query_factors[r] = float_of(limited << 23);
+#pragma unroll
+    for (i32 i = 0; i < 4; ++i) {
+      elements.word[i] = pack<f16>(values[2 * i] * by, values[2 * i + 1] * by);
     }
   }
   TW_DEVICE static void put_unit(char* rows, i32 r, i32 unit, const Bytes16& elements) {
@@ -408,9 +444,14 @@ class Decode {
         if (step % 2 == 0) load_matrix_x4(narrow, KeyRows::right(k, step));
 #pragma unroll
         for (i32 half = 0; half < 2; ++half) {
-          const WidePairs b = widen_pairs<Element, Spec::Key>(narrow[step % 2 * 2 + half]);
-          multiply_16x8x16<Element>(scores[half], q[step], b.first, b.second);
+          const WidePairs b = widen_pairs<WideKey, Spec::Key>(narrow[step % 2 * 2 + half]);
+          multiply_16x8x16<WideKey>(scores[half], q[step], b.first, b.second);
         }
+      }
+      if constexpr (kScalesQueries) {
+        // Read each time: registers are short.
+        const float* const own = memory.query_factors + lane / 4;
+        multiply_rows({own[0], own[8]}, scores);
       }
     } else {
       const SharedPlace k =

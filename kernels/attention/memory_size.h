@@ -9,6 +9,13 @@ constexpr int round_up(int value, int to) {
   return (value + to - 1) / to * to;
 }
 
+// The smallest one that is not less.
+constexpr int power_of_two_from(int value) {
+  int power = 1;
+  while (power < value) power *= 2;
+  return power;
+}
+
 constexpr int kTileRows = 128;   // packed rows of a tile, plan::Config::tile_rows
 constexpr int kDecodeRows = 16;  // tiles of no more rows take the decode path
 constexpr int kDecodeKeys = 16;  // that a warp takes at a time
