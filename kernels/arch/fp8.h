@@ -88,6 +88,24 @@ struct WidePairs {
 };
 template <typename To, typename From>
 TW_DEVICE WidePairs widen_pairs(u32 four) {
+#if __CUDA_ARCH__ >= 890
+  // In one piece: the upper two are operands as they are, else they are moved first.
+  if constexpr (kIsSame<To, f16>) {
+    WidePairs pairs;
+    if constexpr (kIsSame<From, f8e4m3>) {
+      asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\n"
+          "cvt.rn.f16x2.e4m3x2 %0, low;\ncvt.rn.f16x2.e4m3x2 %1, high;\n}"
+          : "=r"(pairs.first), "=r"(pairs.second)
+          : "r"(four));
+    } else {
+      asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\n"
+          "cvt.rn.f16x2.e5m2x2 %0, low;\ncvt.rn.f16x2.e5m2x2 %1, high;\n}"
+          : "=r"(pairs.first), "=r"(pairs.second)
+          : "r"(four));
+    }
+    return pairs;
+  }
+#endif
   return {widen_pair<To, From>(static_cast<u16>(four)),
           widen_pair<To, From>(static_cast<u16>(four >> 16))};
 }

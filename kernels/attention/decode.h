@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tiles of at most 16 rows: bound by how fast keys and values arrive. All warps have the same rows
-// and different keys, sixteen at a time, each with a ring of its own in shared memory: no warp
+// and different keys, kChunkKeys at a time, each with a ring of its own in shared memory: no warp
 // waits for another until their results are joined at the end of a piece (Flash-Decoding, within a
 // block). The rings go on from one piece to the next: while the results of one are joined and
 // stored, the keys of the next are on their way.
@@ -30,6 +30,9 @@ inline constexpr bool kNarrowKeys = sizeof(Spec::Key) == 1 && !Variant::kHasRope
 inline constexpr bool kNarrowValues = sizeof(Spec::Value) == 1;
 inline constexpr bool kNarrowCache = kNarrowKeys && kNarrowValues;
 
+inline constexpr i32 kChunkKeys =
+    decode_keys(Spec::kHeadDim, Spec::kValueDim, Variant::kRopeDim, kNarrowCache);
+
 // f16 holds each fp8 number, and a key becomes f16 by a quarter of the instructions that bf16
 // takes. Queries of bf16 are f16 then, too, each row by a power of two: what that takes from its
 // elements is less than 2^-24 of its largest one.
@@ -40,8 +43,8 @@ using DecodeKeyRows = SwizzledRows<kNarrowKeys ? round_up(Shape::kKeyUnits, 2) :
 using DecodeValueRows = SwizzledRows<round_up(Shape::kValueUnits, 2)>;
 
 struct alignas(128) DecodeStage {
-  char k[Shape::kDecodeKeys * DecodeKeyRows::kPitch];
-  char v[Shape::kDecodeKeys * DecodeValueRows::kPitch];
+  char k[kChunkKeys * DecodeKeyRows::kPitch];
+  char v[kChunkKeys * DecodeValueRows::kPitch];
 };
 static_assert(sizeof(DecodeStage::k) % 128 == 0);
 
@@ -72,14 +75,14 @@ struct QueryPlace<false> {
 // What a warp knows of its next keys: addresses of those that it asks for, positions of those that
 // are on their way.
 struct DecodeTable {
-  alignas(16) const char* keys[Shape::kDecodeKeys];
-  alignas(16) const char* values[Shape::kDecodeKeys];
-  i32 positions[Shape::kDecodeStages][Shape::kDecodeKeys];
+  alignas(16) const char* keys[kChunkKeys];
+  alignas(16) const char* values[kChunkKeys];
+  i32 positions[Shape::kDecodeStages][kChunkKeys];
 };
 
 // Of keys, a warp's together, and behind them of queries.
 using DecodeRests =
-    RowRests<Variant::kHasRope, Shape::kDecodeWarps * Shape::kDecodeKeys + Shape::kDecodeRows>;
+    RowRests<Variant::kHasRope, Shape::kDecodeWarps * kChunkKeys + Shape::kDecodeRows>;
 
 using DecodeTile = TileOf<Shape::kDecodeRows>;
 
@@ -114,12 +117,12 @@ class Decode {
   using QueryRows = DecodeQueryRows;
   using KeyRows = DecodeKeyRows;
   using ValueRows = DecodeValueRows;
-  using KeyCopy = RowCopy<Shape::kKeyUnits, Shape::kDecodeKeys, kWarpSize>;
-  using ValueCopy = RowCopy<Shape::kValueUnits, Shape::kDecodeKeys, kWarpSize>;
-  using LandedChunk = Landed<Shape::kDecodeKeys, KeyRows, ValueRows, kWarpSize,
+  using KeyCopy = RowCopy<Shape::kKeyUnits, kChunkKeys, kWarpSize>;
+  using ValueCopy = RowCopy<Shape::kValueUnits, kChunkKeys, kWarpSize>;
+  using LandedChunk = Landed<kChunkKeys, KeyRows, ValueRows, kWarpSize,
                              sizeof(Spec::Key) == 1 && !kNarrowKeys, false>;
-  static constexpr i32 kChunksABlock = Shape::kBlock / Shape::kDecodeKeys;
-  static_assert(2 * Shape::kDecodeKeys == kWarpSize);
+  static constexpr i32 kChunksABlock = Shape::kBlock / kChunkKeys;
+  static constexpr i32 kKeyTiles = kChunkKeys / 8;
 
   // `pieces`: kPieces of them, whose tiles are memory.tiles.
   TW_DEVICE Decode(const AttentionParams& params, const Piece* the_pieces, DecodeMemory& the_memory)
@@ -288,7 +291,7 @@ class Decode {
   TW_DEVICE i32 key_begin(const Tile& tile, i32 i) const {
     const i32 chunk = warp + i * Shape::kDecodeWarps;
     return tile.block(tile.first_block + chunk / kChunksABlock) * Shape::kBlock +
-           chunk % kChunksABlock * Shape::kDecodeKeys;
+           chunk % kChunksABlock * kChunkKeys;
   }
   // The next one to fill: behind those that are in use.
   TW_DEVICE i32 free_stage() const {
@@ -306,7 +309,7 @@ class Decode {
       next_chunk = 0;
     }
     const Tile& tile = memory.tiles[loading];
-    page = page_of_key(tile, key_begin(tile, next_chunk) + lane % Shape::kDecodeKeys);
+    page = page_of_key(tile, key_begin(tile, next_chunk) + lane % kChunkKeys);
   }
 
   // Until so many stages are in use: the one whose keys are computed, and those on their way.
@@ -320,14 +323,15 @@ class Decode {
     const i32 load_stage = free_stage();
     const Tile& tile = memory.tiles[loading];
     DecodeTable& table = memory.tables[warp];
-    // Half of the lanes note the keys' addresses, the other half those of the values.
-    const i32 key = lane % Shape::kDecodeKeys;
+    // A lane notes its key's address and its value's, or half of the lanes note either.
+    const i32 key = lane % kChunkKeys;
     const KeyAddress place = address_of_key(p, tile, key_begin(tile, next_chunk) + key, page);
     sync_warp();  // the table's last addresses have been read
-    if (lane < Shape::kDecodeKeys) {
+    if (kChunkKeys == kWarpSize || lane < kChunkKeys) {
       table.keys[KeyCopy::table_index(key)] = place.key;
       table.positions[load_stage][key] = place.position;
-    } else {
+    }
+    if (kChunkKeys == kWarpSize || lane >= kChunkKeys) {
       table.values[ValueCopy::table_index(key)] = place.value;
     }
     sync_warp();
@@ -416,15 +420,17 @@ class Decode {
     }
   }
   TW_DEVICE char* key_rests() {
-    return memory.rest_of(warp * Shape::kDecodeKeys);
+    return memory.rest_of(warp * kChunkKeys);
   }
   TW_DEVICE char* query_rests() {
-    return memory.rest_of(Shape::kDecodeWarps * Shape::kDecodeKeys);
+    return memory.rest_of(Shape::kDecodeWarps * kChunkKeys);
   }
 
   TW_DEVICE void compute(i32 i, const DecodeStage& landed) {
-    float scores[2][4] = {};
+    float scores[kKeyTiles][4] = {};
     multiply_keys(landed.k, scores);
+    if (kScalesQueries && !scales_exponents())
+      multiply_rows({query_factor(0), query_factor(1)}, scores);
     const DecodeTile& tile = memory.tiles[at];
     const i32 chunk = warp + i * Shape::kDecodeWarps;
     transform(tile, tile.is_full(tile.first_block + chunk / kChunksABlock),
@@ -433,81 +439,101 @@ class Decode {
     multiply_values(landed.v, scores);
   }
 
+  // What scores of a row must be multiplied by. Read each time: registers are short.
+  TW_DEVICE float query_factor(i32 half) const {
+    return kScalesQueries ? memory.query_factors[half * 8 + lane / 4] : 1.0F;
+  }
+  // Nobody but softmax sees scores, and it multiplies them anyway.
+  TW_DEVICE bool scales_exponents() const {
+    return Variant::kSoftmax && !has_logits(p);
+  }
+  TW_DEVICE float exponent_scale(i32 half) const {
+    return kScalesQueries && scales_exponents() ? p.exponent_scale * query_factor(half)
+                                                : p.exponent_scale;
+  }
+
   // scores += Q K^T
-  TW_DEVICE void multiply_keys(const char* keys, float (&scores)[2][4]) {
+  TW_DEVICE void multiply_keys(const char* keys, float (&scores)[kKeyTiles][4]) {
     if constexpr (kNarrowKeys) {
-      const SharedPlace k = shared_place(keys + KeyRows::offset(lane % 16, lane / 16));
-      u32 narrow[4];
+      const SharedPlace first = shared_place(keys + KeyRows::offset(lane % 16, lane / 16));
 #pragma unroll
-      for (i32 step = 0; step < Shape::kHeadSteps; ++step) {
-        // Two steps of eight keys, and of eight more.
-        if (step % 2 == 0) load_matrix_x4(narrow, KeyRows::right(k, step));
+      for (i32 step = 0; step < Shape::kHeadSteps; step += 2) {
 #pragma unroll
-        for (i32 half = 0; half < 2; ++half) {
-          const WidePairs b = widen_pairs<WideKey, Spec::Key>(narrow[step % 2 * 2 + half]);
-          multiply_16x8x16<WideKey>(scores[half], q[step], b.first, b.second);
+        for (i32 n = 0; n < kKeyTiles; n += 2) {
+          // Two steps of eight keys, and of eight more.
+          u32 narrow[4];
+          load_matrix_x4(narrow, KeyRows::right(KeyRows::below(first, n * 8), step));
+#pragma unroll
+          for (i32 i = 0; i < 4; ++i) {
+            if (step + i / 2 >= Shape::kHeadSteps) break;
+            const WidePairs b = widen_pairs<WideKey, Spec::Key>(narrow[i]);
+            multiply_16x8x16<WideKey>(scores[n + i % 2], q[step + i / 2], b.first, b.second);
+          }
         }
       }
-      if constexpr (kScalesQueries) {
-        // Read each time: registers are short.
-        const float* const own = memory.query_factors + lane / 4;
-        multiply_rows({own[0], own[8]}, scores);
-      }
     } else {
-      const SharedPlace k =
+      const SharedPlace first =
           shared_place(keys + KeyRows::offset(lane % 8 + lane / 16 * 8, lane / 8 % 2));
 #pragma unroll
       for (i32 step = 0; step < Shape::kHeadSteps; ++step) {
-        u32 b[4];
-        load_matrix_x4(b, KeyRows::right(k, step * 2));
-        multiply_16x8x16<Element>(scores[0], q[step], b[0], b[1]);
-        multiply_16x8x16<Element>(scores[1], q[step], b[2], b[3]);
-        if constexpr (Variant::kHasRope) {
-          if (step < kRotatedSteps) add_rests(step, b, scores);
+#pragma unroll
+        for (i32 n = 0; n < kKeyTiles; n += 2) {
+          u32 b[4];
+          load_matrix_x4(b, KeyRows::right(KeyRows::below(first, n * 8), step * 2));
+          multiply_16x8x16<Element>(scores[n], q[step], b[0], b[1]);
+          multiply_16x8x16<Element>(scores[n + 1], q[step], b[2], b[3]);
+          if constexpr (Variant::kHasRope) {
+            if (step < kRotatedSteps) add_rests(step, n, b, scores);
+          }
         }
       }
     }
   }
 
   // o += weights V
-  TW_DEVICE void multiply_values(const char* values, const float (&weights)[2][4]) {
-    const u32 a[4] = {
-        pack<Weight>(weights[0][0], weights[0][1]), pack<Weight>(weights[0][2], weights[0][3]),
-        pack<Weight>(weights[1][0], weights[1][1]), pack<Weight>(weights[1][2], weights[1][3])};
-    const SharedPlace v = shared_place(values + ValueRows::offset(lane % 16, lane / 16));
-    u32 b[4];
+  TW_DEVICE void multiply_values(const char* values, const float (&weights)[kKeyTiles][4]) {
+    const SharedPlace first = shared_place(values + ValueRows::offset(lane % 16, lane / 16));
 #pragma unroll
-    for (i32 d = 0; d < Shape::kValueTiles; d += 2) {
-      if constexpr (kNarrowValues) {
-        // A unit is the columns of two tiles: even ones are in the first, odd ones in the second.
-        if (d % 4 == 0) load_matrix_x4_transposed(b, ValueRows::right(v, d / 2));
-        const WidePairs low = widen_pairs<Weight, Spec::Value>(swap_middle_bytes(b[d % 4]));
-        const WidePairs high = widen_pairs<Weight, Spec::Value>(swap_middle_bytes(b[d % 4 + 1]));
-        multiply_16x8x16<Weight>(o[d], a, low.first, high.first);
-        multiply_16x8x16<Weight>(o[d + 1], a, low.second, high.second);
-      } else {
-        load_matrix_x4_transposed(b, ValueRows::right(v, d));
-        multiply_16x8x16<Element>(o[d], a, b[0], b[1]);
-        multiply_16x8x16<Element>(o[d + 1], a, b[2], b[3]);
+    for (i32 n = 0; n < kKeyTiles; n += 2) {
+      const float(&low)[4] = weights[n];
+      const float(&high)[4] = weights[n + 1];
+      const u32 a[4] = {pack<Weight>(low[0], low[1]), pack<Weight>(low[2], low[3]),
+                        pack<Weight>(high[0], high[1]), pack<Weight>(high[2], high[3])};
+      const SharedPlace v = ValueRows::below(first, n * 8);
+      u32 b[4];
+#pragma unroll
+      for (i32 d = 0; d < Shape::kValueTiles; d += 2) {
+        if constexpr (kNarrowValues) {
+          // A unit is the columns of two tiles: even ones are in the first, odd ones in the second.
+          if (d % 4 == 0) load_matrix_x4_transposed(b, ValueRows::right(v, d / 2));
+          const WidePairs left = widen_pairs<Weight, Spec::Value>(swap_middle_bytes(b[d % 4]));
+          const WidePairs right = widen_pairs<Weight, Spec::Value>(swap_middle_bytes(b[d % 4 + 1]));
+          multiply_16x8x16<Weight>(o[d], a, left.first, right.first);
+          multiply_16x8x16<Weight>(o[d + 1], a, left.second, right.second);
+        } else {
+          load_matrix_x4_transposed(b, ValueRows::right(v, d));
+          multiply_16x8x16<Element>(o[d], a, b[0], b[1]);
+          multiply_16x8x16<Element>(o[d + 1], a, b[2], b[3]);
+        }
       }
     }
   }
 
-  // What the rests of rotated queries and keys add to the product of one step.
-  TW_DEVICE void add_rests(i32 step, const u32 (&keys)[4], float (&scores)[2][4]) {
+  // What the rests of rotated queries and keys add to the products of one step and two tiles.
+  TW_DEVICE void add_rests(i32 step, i32 n, const u32 (&keys)[4], float (&scores)[kKeyTiles][4]) {
     u32 b[4];
-    load_matrix_x4(
-        b, key_rests() + RestRows::offset(lane % 8 + lane / 16 * 8, lane / 8 % 2 + step * 2));
-    multiply_16x8x16<Element>(scores[0], q[step], b[0], b[1]);
-    multiply_16x8x16<Element>(scores[1], q[step], b[2], b[3]);
+    load_matrix_x4(b, key_rests() + RestRows::offset(n * 8 + lane % 8 + lane / 16 * 8,
+                                                     lane / 8 % 2 + step * 2));
+    multiply_16x8x16<Element>(scores[n], q[step], b[0], b[1]);
+    multiply_16x8x16<Element>(scores[n + 1], q[step], b[2], b[3]);
     u32 a[4];
     load_matrix_x4(a, query_rests() + RestRows::offset(lane % 16, lane / 16 + step * 2));
-    multiply_16x8x16<Element>(scores[0], a, keys[0], keys[1]);
-    multiply_16x8x16<Element>(scores[1], a, keys[2], keys[3]);
+    multiply_16x8x16<Element>(scores[n], a, keys[0], keys[1]);
+    multiply_16x8x16<Element>(scores[n + 1], a, keys[2], keys[3]);
   }
 
   TW_DEVICE void transform(const DecodeTile& tile, bool full, const i32* positions,
-                           float (&scores)[2][4]) {
+                           float (&scores)[kKeyTiles][4]) {
     if (full && !has_logits(p)) return;
     const i32 own = lane_id();  // found anew: see Prefill::transform
     positions += own % 4 * 2;
@@ -519,17 +545,19 @@ class Decode {
     }
   }
 
-  TW_DEVICE void weigh(float (&scores)[2][4]) {
-    const float by = p.exponent_scale;
-    float factor[2] = {1, 1};
-#pragma unroll
-    for (i32 half = 0; half < 2; ++half) {
-      if constexpr (Variant::kSoftmax) {
-        factor[half] = sums[half].advance(largest_of_row(half, scores), by);
+  TW_DEVICE void weigh(float (&scores)[kKeyTiles][4]) {
+    const float by[2] = {exponent_scale(0), exponent_scale(1)};
+    if constexpr (Variant::kSoftmax) {
+      const float largest[2] = {largest_of_lane(0, scores), largest_of_lane(1, scores)};
+      // A row's largest score moves its reference where some lane's does.
+      if (any_of_warp(sums[0].moves(largest[0], by[0]) || sums[1].moves(largest[1], by[1]))) {
+        const float factor[2] = {sums[0].advance(max_of_quad(largest[0]), by[0]),
+                                 sums[1].advance(max_of_quad(largest[1]), by[1])};
+        multiply_rows(factor, o);
       }
-      weigh_row(half, by, sums[half], scores);
     }
-    rescale_rows(factor, o);
+    weigh_row(0, by[0], sums[0], scores);
+    weigh_row(1, by[1], sums[1], scores);
   }
 
   // Every warp's sums and outputs, for all to read. False: some output is not finite.
@@ -543,7 +571,7 @@ class Decode {
       const i32 r = half * 8 + lane / 4;
       const float l = sum_of_quad(sums[half].l);
       if (lane % 4 == 0) {
-        memory.m[warp][r] = sums[half].log2_reference(p.exponent_scale);
+        memory.m[warp][r] = sums[half].log2_reference(exponent_scale(half));
         memory.l[warp][r] = l;
       }
       if (r >= num_rows) continue;

@@ -18,8 +18,14 @@ constexpr int power_of_two_from(int value) {
 
 constexpr int kTileRows = 128;   // packed rows of a tile, plan::Config::tile_rows
 constexpr int kDecodeRows = 16;  // tiles of no more rows take the decode path
-constexpr int kDecodeKeys = 16;  // that a warp takes at a time
 constexpr int kDecodeWarps = 4;  // the others set up pieces and help to store
+
+// Keys that a warp takes at a time. Small ones are not waited for, but their products are:
+// instructions of more keys have less to wait for each other.
+constexpr int decode_keys(int head_dim, int value_dim, int rope_dim, bool narrow) {
+  const bool small = head_dim + value_dim <= 128 && rope_dim == 0;
+  return narrow || small ? 32 : 16;
+}
 
 // Of a worker's slot for partial results of a tile.
 constexpr int slot_rows(bool decode_only) {
@@ -81,12 +87,14 @@ constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int
       a_tile + kTileRows * a_row + kTileRows * head_pitch + 2 * block * (head_pitch + value_pitch) +
       2 * prefill_round_keys(32 * attention_warps(head_dim, value_dim), block) * (2 * 8 + 4) +
       (kTileRows + block) * rest_pitch;
-  const int stage = larger(kDecodeKeys * (row_bytes(head_dim) + row_bytes(value_dim)),
+  const auto cached_bytes = [&](int dim) { return narrow ? round_up(dim, 32) : row_bytes(dim); };
+  const int keys = decode_keys(head_dim, value_dim, rope_dim, narrow);
+  const int stage = larger(keys * (cached_bytes(head_dim) + cached_bytes(value_dim)),
                            kDecodeRows * (value_dim + 8) * 4);
   const int decode = 3 * (a_tile + kDecodeRows * a_row) + 2 * kDecodeWarps * kDecodeRows * 4 +
-                     kDecodeWarps * (kDecodeKeys * 16 + decode_stages * kDecodeKeys * 4) +
+                     kDecodeWarps * keys * (16 + decode_stages * 4) +
                      kDecodeWarps * decode_stages * round_up(stage, 128) +
-                     (kDecodeWarps * kDecodeKeys + kDecodeRows) * rest_pitch +
+                     (kDecodeWarps * keys + kDecodeRows) * rest_pitch +
                      (has_query_place(decode_only, narrow) ? kDecodeRows * row_bytes(head_dim) : 0);
   const int pieces = 3 * 128 + 96;
   const int bytes = (decode_only ? decode : larger(prefill, decode)) + pieces + 64 + 128;

@@ -77,15 +77,20 @@ TW_DEVICE void keep_columns(u32 kept, i32 half, float (&scores)[kTiles][4]) {
   }
 }
 
-// Over the whole row.
+// Of the lane's columns.
 template <i32 kTiles>
-TW_DEVICE float largest_of_row(i32 half, const float (&scores)[kTiles][4]) {
+TW_DEVICE float largest_of_lane(i32 half, const float (&scores)[kTiles][4]) {
   float largest = max_of(scores[0][half * 2], scores[0][half * 2 + 1]);
 #pragma unroll
   for (i32 n = 1; n < kTiles; ++n) {
     largest = max_of(largest, max_of(scores[n][half * 2], scores[n][half * 2 + 1]));
   }
-  return max_of_quad(largest);
+  return largest;
+}
+// Over the whole row.
+template <i32 kTiles>
+TW_DEVICE float largest_of_row(i32 half, const float (&scores)[kTiles][4]) {
+  return max_of_quad(largest_of_lane(half, scores));
 }
 
 // Scores become weights, which sums.l counts: of keys without softmax.

@@ -24,7 +24,6 @@ struct Shape {
   static constexpr i32 kRows = kTileRows;
   static constexpr i32 kBlock = Spec::kBlock;
   static constexpr i32 kDecodeRows = tw::kDecodeRows;
-  static constexpr i32 kDecodeKeys = tw::kDecodeKeys;
   static constexpr i32 kDecodeWarps = tw::kDecodeWarps;
 
   // With large heads the accumulators of 32 rows do not fit a warp's registers.
