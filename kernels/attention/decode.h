@@ -60,7 +60,9 @@ union DecodePlace {
 
 // Where queries pass through on their way to registers: a place of their own, so that all of the
 // rings are for keys when a kernel begins, or one of the first warp's.
-inline constexpr bool kQueriesApart = has_query_place(Spec::kDecodeOnly, kNarrowCache);
+inline constexpr bool kQueriesApart =
+    has_query_place(Spec::kDecodeOnly, Spec::kHeadDim, kNarrowCache);
+inline constexpr bool kRereadsQueries = decode_rereads_queries(Spec::kHeadDim);
 template <bool apart>
 struct QueryPlace {
   alignas(128) char own[Shape::kDecodeRows * DecodeQueryRows::kPitch];
@@ -108,6 +110,32 @@ struct DecodeOperand<false> {
   using Type = Shape::Element;
 };
 
+// A warp's queries, as matrix products take them: in registers, or read each time.
+template <bool rereads>
+struct HeldQueries {
+  u32 steps[Shape::kHeadSteps][4] = {};
+
+  TW_DEVICE void take(SharedPlace rows) {
+#pragma unroll
+    for (i32 step = 0; step < Shape::kHeadSteps; ++step) {
+      load_matrix_x4(steps[step], DecodeQueryRows::right(rows, step * 2));
+    }
+  }
+  TW_DEVICE void get(i32 step, u32 (&to)[4]) const {
+#pragma unroll
+    for (i32 i = 0; i < 4; ++i) to[i] = steps[step][i];
+  }
+};
+template <>
+struct HeldQueries<true> {
+  SharedPlace place{};
+
+  TW_DEVICE void take(SharedPlace rows) { place = rows; }
+  TW_DEVICE void get(i32 step, u32 (&to)[4]) const {
+    load_matrix_x4(to, DecodeQueryRows::right(place, step * 2));
+  }
+};
+
 class Decode {
  public:
   using Element = Shape::Element;
@@ -150,11 +178,7 @@ class Decode {
           [&](i32 r) { return memory.tiles[at].rows[r].q_pos; });
       sync_workers();
     }
-    const SharedPlace from = shared_place(rows + QueryRows::offset(lane % 16, lane / 16));
-#pragma unroll
-    for (i32 step = 0; step < Shape::kHeadSteps; ++step) {
-      load_matrix_x4(q[step], QueryRows::right(from, step * 2));
-    }
+    q.take(shared_place(rows + QueryRows::offset(lane % 16, lane / 16)));
     if constexpr (!kQueriesApart) sync_workers();  // the stage may be filled
     if (next_chunk >= own_chunks(loading)) find_next_chunk<true>();
     // At the piece's end one stage is free.
@@ -458,6 +482,9 @@ class Decode {
       const SharedPlace first = shared_place(keys + KeyRows::offset(lane % 16, lane / 16));
 #pragma unroll
       for (i32 step = 0; step < Shape::kHeadSteps; step += 2) {
+        u32 a[2][4];
+        q.get(step, a[0]);
+        if (step + 1 < Shape::kHeadSteps) q.get(step + 1, a[1]);
 #pragma unroll
         for (i32 n = 0; n < kKeyTiles; n += 2) {
           // Two steps of eight keys, and of eight more.
@@ -467,7 +494,7 @@ class Decode {
           for (i32 i = 0; i < 4; ++i) {
             if (step + i / 2 >= Shape::kHeadSteps) break;
             const WidePairs b = widen_pairs<WideKey, Spec::Key>(narrow[i]);
-            multiply_16x8x16<WideKey>(scores[n + i % 2], q[step + i / 2], b.first, b.second);
+            multiply_16x8x16<WideKey>(scores[n + i % 2], a[i / 2], b.first, b.second);
           }
         }
       }
@@ -476,14 +503,16 @@ class Decode {
           shared_place(keys + KeyRows::offset(lane % 8 + lane / 16 * 8, lane / 8 % 2));
 #pragma unroll
       for (i32 step = 0; step < Shape::kHeadSteps; ++step) {
+        u32 a[4];
+        q.get(step, a);
 #pragma unroll
         for (i32 n = 0; n < kKeyTiles; n += 2) {
           u32 b[4];
           load_matrix_x4(b, KeyRows::right(KeyRows::below(first, n * 8), step * 2));
-          multiply_16x8x16<Element>(scores[n], q[step], b[0], b[1]);
-          multiply_16x8x16<Element>(scores[n + 1], q[step], b[2], b[3]);
+          multiply_16x8x16<Element>(scores[n], a, b[0], b[1]);
+          multiply_16x8x16<Element>(scores[n + 1], a, b[2], b[3]);
           if constexpr (Variant::kHasRope) {
-            if (step < kRotatedSteps) add_rests(step, n, b, scores);
+            if (step < kRotatedSteps) add_rests(step, n, a, b, scores);
           }
         }
       }
@@ -520,12 +549,13 @@ class Decode {
   }
 
   // What the rests of rotated queries and keys add to the products of one step and two tiles.
-  TW_DEVICE void add_rests(i32 step, i32 n, const u32 (&keys)[4], float (&scores)[kKeyTiles][4]) {
+  TW_DEVICE void add_rests(i32 step, i32 n, const u32 (&queries)[4], const u32 (&keys)[4],
+                           float (&scores)[kKeyTiles][4]) {
     u32 b[4];
     load_matrix_x4(b, key_rests() + RestRows::offset(n * 8 + lane % 8 + lane / 16 * 8,
                                                      lane / 8 % 2 + step * 2));
-    multiply_16x8x16<Element>(scores[n], q[step], b[0], b[1]);
-    multiply_16x8x16<Element>(scores[n + 1], q[step], b[2], b[3]);
+    multiply_16x8x16<Element>(scores[n], queries, b[0], b[1]);
+    multiply_16x8x16<Element>(scores[n + 1], queries, b[2], b[3]);
     u32 a[4];
     load_matrix_x4(a, query_rests() + RestRows::offset(lane % 16, lane / 16 + step * 2));
     multiply_16x8x16<Element>(scores[n], a, keys[0], keys[1]);
@@ -612,7 +642,7 @@ class Decode {
   // With values from the start: else those of the last pieces are kept in registers until here.
   Bytes16 units[kUnitsAThread] = {};
   SoftmaxRow sums[2];
-  u32 q[Shape::kHeadSteps][4] = {};
+  HeldQueries<kRereadsQueries> q;
   float o[Shape::kValueTiles][4] = {};
 };
 
