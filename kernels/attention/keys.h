@@ -35,11 +35,8 @@ TW_DEVICE i32 page_of_key(const Tile& tile, i32 key) {
 TW_DEVICE i32 position_of_key(const AttentionParams& p, const Tile& tile, i32 key) {
   const plan::Interleave& shard = p.plan.interleave;
   if (shard.world == 1) return tile.kv_pos + key;
-  // All of 32 bits: a division of 64 is a call, and takes the registers of one.
-  const u32 size = static_cast<u32>(shard.size);
-  const u32 turn = shard.size > key ? 0 : static_cast<u32>(key) / size;
-  const u32 shards = turn * static_cast<u32>(shard.world - 1) + static_cast<u32>(shard.rank);
-  return static_cast<i32>(static_cast<u32>(key) + shards * size);
+  const i64 turn = shard.by_size.quotient(static_cast<u32>(key));
+  return static_cast<i32>((turn * shard.world + shard.rank) * shard.size + key - turn * shard.size);
 }
 
 // The position of a key that does not exist: nobody attends to it.

@@ -3,6 +3,7 @@
 // plan's workspace or the caller's tensors; kernels take it by value.
 #pragma once
 
+#include "plan/divisor.h"
 #include "plan/schedule.h"
 
 namespace tilewright::plan {
@@ -60,18 +61,29 @@ struct BlockLists {
 // Keys of one shard of a context-parallel KV: key i is at position ((i / size) * world + rank) *
 // size + i % size.
 struct Interleave {
+  constexpr Interleave() = default;
+  constexpr Interleave(std::int64_t its_size, std::int64_t its_world, std::int64_t its_rank)
+      : size(its_size),
+        world(its_world),
+        rank(its_rank),
+        by_size(its_size),
+        by_turn(its_size * its_world) {}
+
   std::int64_t size = 1;
   std::int64_t world = 1;
   std::int64_t rank = 0;
+  Divisor by_size;  // of key indices
+  Divisor by_turn;  // of positions, through all shards
 };
 
 // How many keys of a shard stand before `position`.
-TILEWRIGHT_HD_CALL inline std::int64_t shard_keys_before(const Interleave& shard,
-                                                         std::int64_t position) {
-  if (position <= 0) return 0;
-  const std::int64_t turn = shard.size * shard.world;
-  return position / turn * shard.size +
-         clamp64(position % turn - shard.rank * shard.size, 0, shard.size);
+TILEWRIGHT_HD inline std::int64_t shard_keys_before(const Interleave& shard,
+                                                    std::int64_t position) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 31;  // behind every position
+  const auto at = static_cast<std::uint32_t>(clamp64(position, 0, kMost));
+  const std::int64_t turns = shard.by_turn.quotient(at);
+  const std::int64_t keys = at - turns * shard.size * shard.world - shard.rank * shard.size;
+  return turns * shard.size + clamp64(keys, 0, shard.size);
 }
 
 struct View {
