@@ -28,9 +28,15 @@ TW_DEVICE i32 num_blocks() {
 TW_DEVICE i32 lane_id() {
   return static_cast<i32>(static_cast<u32>(thread_id()) % kWarpSize);
 }
-// A value that is the same in all lanes: the shuffle tells the compiler so.
+// A value that is the same in all lanes. The reduction tells the compiler so, and leaves it in a
+// uniform register; behind a shuffle it would stay in one of each lane.
 TW_DEVICE i32 uniform(i32 value) {
-  return __shfl_sync(kAllLanes, value, 0);
+  return static_cast<i32>(__reduce_or_sync(kAllLanes, static_cast<u32>(value)));
+}
+// No instruction is moved across it by ptxas, which orders all others as it likes. An event for
+// profilers, of which no other use is made: it takes the time to issue it.
+TW_DEVICE void keep_order() {
+  asm volatile("pmevent 1;" ::: "memory");
 }
 TW_DEVICE i32 warp_of_thread() {
   return static_cast<i32>(static_cast<u32>(thread_id()) / kWarpSize);

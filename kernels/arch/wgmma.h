@@ -9,6 +9,7 @@
 #pragma once
 
 #include "arch/memory.h"
+#include "arch/thread.h"
 #include "arch/types.h"
 
 namespace tw {
@@ -27,6 +28,11 @@ struct SharedMatrix {
 // `block_bytes`: from one block of columns to the next; counts where rows are summed over.
 TW_DEVICE SharedMatrix shared_matrix(const void* start, i32 block_bytes) {
   return {(shared_address(start) & 0x3FFFF) >> 4 | static_cast<u32>(block_bytes >> 4) << 16};
+}
+
+// One that is the same in all lanes, and known to be: instructions take it from uniform registers.
+TW_DEVICE SharedMatrix uniform(SharedMatrix matrix) {
+  return {static_cast<u32>(uniform(static_cast<i32>(matrix.start)))};
 }
 
 // Before the first instruction that uses registers which others wrote.

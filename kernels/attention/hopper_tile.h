@@ -9,6 +9,7 @@
 #pragma once
 
 #include "attention/hopper_memory.h"
+#include "attention/hopper_softmax.h"
 #include "attention/hopper_store.h"
 #include "attention/scores.h"
 #include "attention/store_tile.h"
@@ -80,18 +81,24 @@ class HopperTile {
     for (; left > 0; --left) {
       Scores scores;
       Weights weights = {};
+      const SharedMatrix q = queries();
+      const SharedMatrix k = keys();
       wait_for_keys();
       const u32 block = block_of_keys();
-      multiply_keys(scores);
+      multiply_keys(scores, q, k);
       wgmma_wait<0>();
       hold_registers(scores);
       give_back_keys();
       if (left == 1) give_back_queries();
-      if (scores_to_weights(block, scores)) rescale();
-      pack_weights(scores, weights);
+      if (has_rows()) {
+        transform(block, scores);
+        if (weigh_few(scores)) rescale();
+        pack_weights(scores, weights);
+      }
       ++turns.blocks;
+      const SharedMatrix v = values();
       wait_for_values();
-      multiply_values(weights);
+      multiply_values(weights, v);
       wgmma_wait<0>();
       hold_registers(o);
       give_back_values();
@@ -105,51 +112,68 @@ class HopperTile {
     Weights weights = {};
     {
       Scores scores;
+      const SharedMatrix q = queries();
+      const SharedMatrix k = keys();
       wait_for_keys();
       const u32 block = block_of_keys();
       wait_for_turn();
-      multiply_keys(scores);
+      multiply_keys(scores, q, k);
       end_turn();
       wgmma_wait<0>();
       hold_registers(scores);
       give_back_keys();
       if (left == 1) give_back_queries();
-      scores_to_weights(block, scores);
-      pack_weights(scores, weights);
+      transform(block, scores);
+      weigh<true>(scores, weights);
       ++turns.blocks;
     }
 #pragma unroll 1
     for (--left; left > 0; --left) {
       Scores scores;
-      wait_for_keys();
+      const SharedMatrix q = queries();
+      const SharedMatrix k = keys();
+      const SharedMatrix v = values();
+      wait_for_all();
       const u32 block = block_of_keys();
-      wait_for_values();
-      wait_for_turn();
-      multiply_keys(scores);
+      multiply_keys(scores, q, k);
       if (moved) rescale();
-      multiply_values(weights);
+      multiply_values(weights, v);
       end_turn();
-      wgmma_wait<1>();
+      wgmma_wait<2>();
       hold_registers(scores);
       give_back_keys();
       if (left == 1) give_back_queries();
-      moved = scores_to_weights(block, scores);
-      wgmma_wait<0>();
+      transform(block, scores);
+      moved = weigh<false>(scores, weights);
       hold_registers(o);
       give_back_values();
-      pack_weights(scores, weights);
       ++turns.blocks;
     }
     if (moved) rescale();
+    const SharedMatrix v = values();
     wait_for_values();
     wait_for_turn();
-    multiply_values(weights);
+    multiply_values(weights, v);
     end_turn();
     wgmma_wait<0>();
     hold_registers(o);
     give_back_values();
   }
 
+  // For keys, values and the turn: asked at once, as each answer takes its time.
+  TW_DEVICE void wait_for_all() {
+    Handover& k = memory.k[turns.blocks % Hopper::kStages];
+    const u32 last = turns.blocks - 1;
+    Handover& v = memory.v[last % Hopper::kValueStages];
+    const bool keys_are_there = k.is_full(turns.blocks / Hopper::kStages);
+    const bool values_are_there = v.is_full(last / Hopper::kValueStages);
+    const bool is_turn = mbarrier_try_wait(&memory.may_multiply[group], turns.steps & 1);
+    if (keys_are_there && values_are_there && is_turn) [[likely]]
+      return;
+    wait_for_keys();
+    wait_for_values();
+    wait_for_turn();
+  }
   TW_DEVICE void wait_for_keys() {
     memory.k[turns.blocks % Hopper::kStages].wait_full(turns.blocks / Hopper::kStages);
   }
@@ -240,14 +264,29 @@ class HopperTile {
     ++turns.steps;
   }
 
-  // Starts scores = Q K^T.
-  TW_DEVICE void multiply_keys(Scores& scores) {
+  // What products read, known before it may be read.
+  TW_DEVICE SharedMatrix queries() const {
     const HopperStages& stages = memory.stages;
-    const SharedMatrix q = shared_matrix(
-        stages.q[0] + group * Hopper::kGroupRows * Hopper::kRowBytes, sizeof(stages.q[0]));
-    const SharedMatrix k =
+    return uniform(shared_matrix(stages.q[0] + group * Hopper::kGroupRows * Hopper::kRowBytes,
+                                 sizeof(stages.q[0])));
+  }
+  TW_DEVICE SharedMatrix keys() const {
+    const HopperStages& stages = memory.stages;
+    return uniform(
         shared_matrix(stages.k[turns.blocks % Hopper::kStages][0] + first_key() * Hopper::kRowBytes,
-                      sizeof(stages.k[0][0]));
+                      sizeof(stages.k[0][0])));
+  }
+  // Of the last block.
+  TW_DEVICE SharedMatrix values() const {
+    const HopperStages& stages = memory.stages;
+    return uniform(shared_matrix(
+        stages.v[(turns.blocks - 1) % Hopper::kValueStages][0] + first_key() * Hopper::kRowBytes,
+        sizeof(stages.v[0][0])));
+  }
+
+  // Starts scores = Q K^T.
+  TW_DEVICE void multiply_keys(Scores& scores, SharedMatrix q, SharedMatrix k) {
+    const HopperStages& stages = memory.stages;
     hold_registers(scores);
     wgmma_fence();
 #pragma unroll
@@ -259,17 +298,15 @@ class HopperTile {
     wgmma_commit();
   }
 
-  // Starts o += weights V, of the last block.
-  TW_DEVICE void multiply_values(const Weights& weights) {
-    const HopperStages& stages = memory.stages;
-    const SharedMatrix v = shared_matrix(
-        stages.v[(turns.blocks - 1) % Hopper::kValueStages][0] + first_key() * Hopper::kRowBytes,
-        sizeof(stages.v[0][0]));
+  // Starts o += weights V, of the last block: in two parts, so that weights of the first half of
+  // the next block may be written when the first one is done.
+  TW_DEVICE void multiply_values(const Weights& weights, SharedMatrix v) {
     hold_registers(o);
     wgmma_fence();
 #pragma unroll
     for (i32 i = 0; i < kSixteens; ++i) {
       MultiplyValues::registers(o, weights[i], v.at(i * 16 * Hopper::kRowBytes));
+      if (i == kSixteens / 2 - 1) wgmma_commit();
     }
     wgmma_commit();
   }
@@ -282,13 +319,6 @@ class HopperTile {
   // Of a block's, the group's first.
   TW_DEVICE i32 first_key() const {
     return few_rows ? group * kKeys : 0;
-  }
-
-  // True: see weigh().
-  TW_DEVICE bool scores_to_weights(u32 block, Scores& scores) {
-    if (!has_rows()) return false;
-    transform(block, scores);
-    return weigh(scores);
   }
 
   // Logits transform and mask.
@@ -331,62 +361,31 @@ class HopperTile {
     return before(end < past ? end : past) & ~before(begin);
   }
 
-  // Scores become weights. True: the reference of some row of the warp moved, and outputs so far
-  // must be multiplied by `factor`. The two rows of a thread side by side, and sums of every other
-  // weight: a chain of additions would take as long as the exponentials.
-  TW_DEVICE bool weigh(Scores& scores) {
-    if constexpr (!Variant::kSoftmax) {
+  // Scores of many rows become weights. True: the reference of some row of the warp moved, and
+  // outputs so far must be multiplied by `factor`. Behind it the last block's values are done with.
+  template <bool first>
+  TW_DEVICE bool weigh(Scores& scores, Weights& weights) {
+    if constexpr (Variant::kSoftmax) {
+      return weigh_block<Element, first>(scores, p.exponent_scale, rows, factor, weights);
+    } else {
+      weigh_without_softmax(scores);
+      wgmma_wait<0>();
+      pack_weights(scores, weights);
+      return false;
+    }
+  }
+
+  // The same of few rows, whose weights are not packed.
+  TW_DEVICE bool weigh_few(Scores& scores) {
+    if constexpr (Variant::kSoftmax) {
+      const float by = p.exponent_scale;
+      bool moved = weigh_row_of_few(0, by, scores, rows[0], factor[0]);
+      if (has_row(1)) moved = weigh_row_of_few(1, by, scores, rows[1], factor[1]) || moved;
+      return moved;
+    } else {
       weigh_without_softmax(scores);
       return false;
     }
-    if constexpr (few_rows) {
-      bool moved = weigh_half(0, scores);
-      if (has_row(1)) moved = weigh_half(1, scores) || moved;
-      return moved;
-    }
-    const float by = p.exponent_scale;
-    float largest[4] = {scores[0], scores[1], scores[2], scores[3]};
-#pragma unroll
-    for (i32 i = 4; i < kKeyTiles * 4; ++i) largest[i % 4] = max_of(largest[i % 4], scores[i]);
-    largest[0] = max_of(largest[0], largest[1]);
-    largest[1] = max_of(largest[2], largest[3]);
-    // A row's reference moves if it does for one of the four threads that have its scores.
-    const bool moved = any_of_warp(rows[0].moves(largest[0], by) || rows[1].moves(largest[1], by));
-    if (moved) {
-      factor[0] = rows[0].advance(max_of_quad(largest[0]), by);
-      factor[1] = rows[1].advance(max_of_quad(largest[1]), by);
-    }
-    const float reference[2] = {rows[0].reference(by), rows[1].reference(by)};
-    float sums[4] = {};
-#pragma unroll
-    for (i32 i = 0; i < kKeyTiles * 4; ++i) {
-      scores[i] = exp2_fast(scores[i] * by - reference[i % 4 / 2]);
-      sums[i % 4] += scores[i];
-    }
-#pragma unroll
-    for (i32 half = 0; half < 2; ++half) rows[half].l += sums[half * 2] + sums[half * 2 + 1];
-    return moved;
-  }
-
-  // One of a thread's two rows.
-  TW_DEVICE bool weigh_half(i32 half, Scores& scores) {
-    const float by = p.exponent_scale;
-    const auto score = [&](i32 i) -> float& { return scores[i / 2 * 4 + half * 2 + i % 2]; };
-    float largest[4] = {score(0), score(1), score(2), score(3)};
-#pragma unroll
-    for (i32 i = 4; i < kKeyTiles * 2; ++i) largest[i % 4] = max_of(largest[i % 4], score(i));
-    largest[0] = max_of(max_of(largest[0], largest[1]), max_of(largest[2], largest[3]));
-    const bool moved = any_of_warp(rows[half].moves(largest[0], by));
-    factor[half] = moved ? rows[half].advance(max_of_quad(largest[0]), by) : 1.0F;
-    const float reference = rows[half].reference(by);
-    float sums[4] = {};
-#pragma unroll
-    for (i32 i = 0; i < kKeyTiles * 2; ++i) {
-      score(i) = exp2_fast(score(i) * by - reference);
-      sums[i % 4] += score(i);
-    }
-    rows[half].l += (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    return moved;
   }
 
   TW_DEVICE void weigh_without_softmax(Scores& scores) {
@@ -400,7 +399,6 @@ class HopperTile {
   }
 
   TW_DEVICE void pack_weights(const Scores& scores, Weights& weights) const {
-    if (!has_rows()) return;
 #pragma unroll
     for (i32 i = 0; i < kSixteens * 4; ++i) {
       weights[i / 4][i % 4] = pack<Element>(scores[i * 2], scores[i * 2 + 1]);

@@ -28,7 +28,11 @@ struct SoftmaxRow {
   }
   // Takes the largest score of the next block; returns what earlier results must be multiplied by.
   TW_DEVICE float advance(float largest, float scale) {
-    if (!moves(largest, scale)) return 1.0F;
+    return moves(largest, scale) ? raise(largest, scale) : 1.0F;
+  }
+  // The same, for every score that is larger than the reference.
+  TW_DEVICE float raise(float largest, float scale) {
+    if (!((largest - m) * scale > 0)) return 1.0F;
     const float factor = exp2_fast((m - largest) * scale);
     m = largest;
     l *= factor;
@@ -45,6 +49,9 @@ struct SoftmaxRow {
 TW_DEVICE float max_of_quad(float value) {
   value = max_of(value, shuffle_xor(value, 1));
   return max_of(value, shuffle_xor(value, 2));
+}
+TW_DEVICE bool any_of_quad(bool value) {
+  return (ballot(value) >> (lane_id() & ~3) & 15) != 0;
 }
 TW_DEVICE float sum_of_quad(float value) {
   value += shuffle_xor(value, 1);

@@ -7,6 +7,7 @@
 
 #include "attention_cuda/compiled_cases.h"
 #include "attention_cuda/emulated_attention.h"
+#include "support/growing_scores.h"
 
 namespace tilewright::test {
 namespace {
@@ -71,6 +72,19 @@ TEST_P(EmulatedNotFiniteCausal, BytesThatAreNobodys) {
                        arithmetic_of(compiled), runner(compiled));
   }
 }
+// Weights that are made with the reference of earlier keys are too large, or infinite.
+using EmulatedGrowingScores = EmulatedNotFinite;
+TEST_P(EmulatedGrowingScores, MatchTheReference) {
+  constexpr CompiledCase (*kCases[])() = {causal_128, causal_128_ampere, causal_192_128};
+  const CompiledCase compiled = kCases[GetParam()]();
+  for (const double slope : {4.0, 64.0, -64.0}) {
+    SCOPED_TRACE(slope);
+    check_growing_scores(compiled.attention.dims(), compiled.attention.q_dtype, slope,
+                         arithmetic_of(compiled), runner(compiled));
+  }
+}
+INSTANTIATE_TEST_SUITE_P(All, EmulatedGrowingScores, testing::Range(0, 3));
+
 using EmulatedNotFiniteFp8 = EmulatedNotFinite;
 TEST_F(EmulatedNotFiniteFp8, KeysThatSomeSee) {
   const CompiledCase compiled = fp8_128();

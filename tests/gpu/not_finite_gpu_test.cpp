@@ -5,6 +5,7 @@
 #include <string>
 
 #include "gpu/gpu_batch.h"
+#include "support/growing_scores.h"
 #include "support/not_finite.h"
 
 namespace tilewright::test {
@@ -58,6 +59,18 @@ TEST_F(NotFiniteInTilesOnGpu, KeysThatSomeSeeInFp8) {
       for (const double k : {0.0, kNan}) {
         check_seen_by_some({8, 2, 128, 128}, dtype, k, kNan, gpu_arithmetic(dtype), run_it,
                            {.kv_dtype = kv});
+      }
+    }
+  }
+}
+// Weights that are made with the reference of earlier keys are too large, or infinite.
+TEST_F(NotFiniteInTilesOnGpu, ScoresThatGrow) {
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    for (const Dims& dims :
+         {Dims{8, 2, 128, 128}, Dims{2, 2, 64, 64}, Dims{4, 1, 192, 128}, Dims{5, 1, 256, 256}}) {
+      for (const double slope : {4.0, 8.0, 64.0, -64.0}) {
+        SCOPED_TRACE(slope);
+        check_growing_scores(dims, dtype, slope, gpu_arithmetic(dtype), run_it);
       }
     }
   }

@@ -24,10 +24,11 @@ TW_DEVICE i32 num_blocks() {
 TW_DEVICE i32 lane_id() {
   return emulator::self->lane;
 }
-// Shuffles on the GPU, so here too all lanes must ask together.
+// Reduces on the GPU, so here too all lanes must ask together.
 TW_DEVICE i32 uniform(i32 value, Site site = Site::here()) {
   return emulator::exchange(value, 0, site);
 }
+TW_DEVICE void keep_order() {}
 TW_DEVICE i32 warp_of_thread() {
   return thread_id() / kWarpSize;
 }

@@ -5,6 +5,7 @@
 
 #include "arch/memory.h"
 #include "arch/numeric.h"
+#include "arch/thread.h"
 #include "arch/types.h"
 #include "runtime/machine.h"
 
@@ -18,6 +19,11 @@ struct SharedMatrix {
 };
 TW_DEVICE SharedMatrix shared_matrix(const void* start, i32 block_bytes) {
   return {static_cast<const char*>(start), block_bytes};
+}
+
+TW_DEVICE SharedMatrix uniform(SharedMatrix matrix, emulator::Site site = emulator::Site::here()) {
+  uniform(0, site);
+  return matrix;
 }
 
 namespace emulator {
