@@ -70,11 +70,13 @@ template <typename To, typename From>
 TW_DEVICE u32 widen_pair(u16 two) {
 #if __CUDA_ARCH__ >= 890
   u32 halves;
+#define TW_WIDEN(type) asm("cvt.rn.f16x2." type " %0, %1;" : "=r"(halves) : "h"(two))
   if constexpr (kIsSame<From, f8e4m3>) {
-    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(two));
+    TW_WIDEN("e4m3x2");
   } else {
-    asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(halves) : "h"(two));
+    TW_WIDEN("e5m2x2");
   }
+#undef TW_WIDEN
   if constexpr (kIsSame<To, f16>) return halves;
   return pack<To>(low_of<f16>(halves), high_of<f16>(halves));
 #else
@@ -92,17 +94,17 @@ TW_DEVICE WidePairs widen_pairs(u32 four) {
   // In one piece: the upper two are operands as they are, else they are moved first.
   if constexpr (kIsSame<To, f16>) {
     WidePairs pairs;
+#define TW_WIDEN(type)                                                     \
+  asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\n"                \
+      "cvt.rn.f16x2." type " %0, low;\ncvt.rn.f16x2." type " %1, high;\n}" \
+      : "=r"(pairs.first), "=r"(pairs.second)                              \
+      : "r"(four))
     if constexpr (kIsSame<From, f8e4m3>) {
-      asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\n"
-          "cvt.rn.f16x2.e4m3x2 %0, low;\ncvt.rn.f16x2.e4m3x2 %1, high;\n}"
-          : "=r"(pairs.first), "=r"(pairs.second)
-          : "r"(four));
+      TW_WIDEN("e4m3x2");
     } else {
-      asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\n"
-          "cvt.rn.f16x2.e5m2x2 %0, low;\ncvt.rn.f16x2.e5m2x2 %1, high;\n}"
-          : "=r"(pairs.first), "=r"(pairs.second)
-          : "r"(four));
+      TW_WIDEN("e5m2x2");
     }
+#undef TW_WIDEN
     return pairs;
   }
 #endif

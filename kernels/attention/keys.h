@@ -97,11 +97,7 @@ TW_DEVICE bool attends(const AttentionParams& p, const QueryRow& row, i32 positi
 // neighbouring units. A thread's rows lie together in a table of their addresses.
 template <i32 units, i32 keys, i32 threads>
 struct RowCopy {
-  static constexpr i32 kLanes = units <= 2    ? 2
-                                : units <= 4  ? 4
-                                : units <= 8  ? 8
-                                : units <= 16 ? 16
-                                              : 32;
+  static constexpr i32 kLanes = power_of_two_from(units > 1 ? units : 2);
   static constexpr i32 kAtOnce = threads / kLanes < keys ? threads / kLanes : keys;
   static constexpr i32 kPasses = keys / kAtOnce;
   static_assert(units <= 32 && kAtOnce * kPasses == keys);

@@ -65,14 +65,17 @@ constexpr int prefill_round_keys(int threads, int block) {
   return threads < 4 * block ? threads : 4 * block;
 }
 
-// Queries of large heads do not fit a warp's registers beside its outputs.
-constexpr bool decode_rereads_queries(int head_dim) {
-  return head_dim > 128;
-}
-// Whether queries of few rows have a place of their own. Beside prefill, and where an fp8 cache
-// leaves room for three blocks of threads an SM (`narrow`), memory is short.
-constexpr bool has_query_place(bool decode_only, int head_dim, bool narrow) {
-  return decode_rereads_queries(head_dim) || (decode_only && !narrow);
+// Where the queries of few rows are: on their way to registers in a place of the first warp's ring,
+// or in one of their own, so that all of the rings are for keys when a kernel begins; or they stay
+// there, and are read for each chunk of keys.
+enum class DecodeQueries { through_ring, through_own_place, in_own_place };
+// `narrow`: the cache is fp8.
+constexpr DecodeQueries decode_queries(bool decode_only, int head_dim, bool narrow) {
+  // Those of large heads do not fit a warp's registers beside its outputs.
+  if (head_dim > 128) return DecodeQueries::in_own_place;
+  // Beside prefill, and where an fp8 cache leaves room for three blocks of threads an SM, memory is
+  // short.
+  return decode_only && !narrow ? DecodeQueries::through_own_place : DecodeQueries::through_ring;
 }
 
 // See shape.h, prefill.h, decode.h, rotate.h and tile.h for what is counted. `rope_dim`: rotated
@@ -95,12 +98,13 @@ constexpr int attention_shared_bytes(int head_dim, int value_dim, int block, int
   const int keys = decode_keys(head_dim, value_dim, rope_dim, narrow);
   const int stage = larger(keys * (cached_bytes(head_dim) + cached_bytes(value_dim)),
                            kDecodeRows * (value_dim + 8) * 4);
-  const int decode =
-      3 * (a_tile + kDecodeRows * a_row) + 2 * kDecodeWarps * kDecodeRows * 4 +
-      kDecodeWarps * keys * (16 + decode_stages * 4) +
-      kDecodeWarps * decode_stages * round_up(stage, 128) +
-      (kDecodeWarps * keys + kDecodeRows) * rest_pitch +
-      (has_query_place(decode_only, head_dim, narrow) ? kDecodeRows * row_bytes(head_dim) : 0);
+  const int decode = 3 * (a_tile + kDecodeRows * a_row) + 2 * kDecodeWarps * kDecodeRows * 4 +
+                     kDecodeWarps * keys * (16 + decode_stages * 4) +
+                     kDecodeWarps * decode_stages * round_up(stage, 128) +
+                     (kDecodeWarps * keys + kDecodeRows) * rest_pitch +
+                     (decode_queries(decode_only, head_dim, narrow) == DecodeQueries::through_ring
+                          ? 0
+                          : kDecodeRows * row_bytes(head_dim));
   const int pieces = 3 * 128 + 96;
   const int bytes = (decode_only ? decode : larger(prefill, decode)) + pieces + 64 + 128;
   return round_up(bytes, 1024);

@@ -14,11 +14,7 @@ namespace tw {
 template <typename From, i32 keys, i32 dim, typename Rows, i32 threads>
 struct WidenRows {
   static constexpr i32 kUnits = dim / 8;  // of eight elements: a lane's
-  static constexpr i32 kLanes = kUnits <= 2    ? 2
-                                : kUnits <= 4  ? 4
-                                : kUnits <= 8  ? 8
-                                : kUnits <= 16 ? 16
-                                               : 32;
+  static constexpr i32 kLanes = power_of_two_from(kUnits > 1 ? kUnits : 2);
   static constexpr i32 kPassRows = threads / kLanes;
   static constexpr i32 kPasses = round_up(keys, kPassRows) / kPassRows;
   static constexpr i32 kAtOnce = kPasses < 4 ? kPasses : 4;
