@@ -32,7 +32,7 @@ class OpLaunch : public SharedNvrtcFixture {
     const std::size_t before = fake_cuda().launches.size();
     call(Stream{&stream_});
     EXPECT_EQ(fake_cuda().launches.size(), before + 1);
-    const FakeLaunch launch = fake_cuda().launches.back();
+    FakeLaunch launch = fake_cuda().launches.back();
     EXPECT_EQ(launch.device, 1);
     EXPECT_EQ(launch.stream, &stream_);
     return launch;

@@ -97,62 +97,46 @@ KvCache Cache::view() const {
   }
 }
 
-void Cache::put_k(std::int64_t page, std::int64_t row, std::int64_t head, const double* x) {
+void Cache::put_row(bool value, std::int64_t page, std::int64_t row, std::int64_t head,
+                    const double* x) {
+  const std::int64_t size = value ? dims_.value_dim : dims_.head_dim;
+  // Of forms that share a tensor: values are its second half, or behind the elements of their key.
+  const std::int64_t half = value ? 1 : 0;
+  const std::int64_t behind = value ? dims_.head_dim : 0;
+  Tensor& own = value ? v_ : k_;
   switch (form_) {
     case CacheForm::combined_nhd:
-      return k_.set_row({page, 0, row, head, 0}, x, dims_.head_dim);
+      return k_.set_row({page, half, row, head, 0}, x, size);
     case CacheForm::combined_hnd:
-      return k_.set_row({page, 0, head, row, 0}, x, dims_.head_dim);
+      return k_.set_row({page, half, head, row, 0}, x, size);
     case CacheForm::combined_nhd_kv0:
-      return k_.set_row({0, page, row, head, 0}, x, dims_.head_dim);
+      return k_.set_row({half, page, row, head, 0}, x, size);
     case CacheForm::combined_hnd_kv0:
-      return k_.set_row({0, page, head, row, 0}, x, dims_.head_dim);
+      return k_.set_row({half, page, head, row, 0}, x, size);
     case CacheForm::separate_hnd:
-    case CacheForm::interleaved_hnd:
-      return k_.set_row({page, head, row, 0}, x, dims_.head_dim);
-    case CacheForm::tokens_nhd:
-    case CacheForm::tokens_interleaved:
-      return k_.set_row({page, head, 0}, x, dims_.head_dim);
-    case CacheForm::tokens_hnd:
-      return k_.set_row({head, page, 0}, x, dims_.head_dim);
-    default:
-      return k_.set_row({page, row, head, 0}, x, dims_.head_dim);
-  }
-}
-
-void Cache::put_v(std::int64_t page, std::int64_t row, std::int64_t head, const double* x) {
-  switch (form_) {
-    case CacheForm::combined_nhd:
-      return k_.set_row({page, 1, row, head, 0}, x, dims_.value_dim);
-    case CacheForm::combined_hnd:
-      return k_.set_row({page, 1, head, row, 0}, x, dims_.value_dim);
-    case CacheForm::combined_nhd_kv0:
-      return k_.set_row({1, page, row, head, 0}, x, dims_.value_dim);
-    case CacheForm::combined_hnd_kv0:
-      return k_.set_row({1, page, head, row, 0}, x, dims_.value_dim);
-    case CacheForm::separate_hnd:
-      return v_.set_row({page, head, row, 0}, x, dims_.value_dim);
+      return own.set_row({page, head, row, 0}, x, size);
     case CacheForm::interleaved_nhd:
-      return k_.set_row({page, row, head, dims_.head_dim}, x, dims_.value_dim);
+      return k_.set_row({page, row, head, behind}, x, size);
     case CacheForm::interleaved_hnd:
-      return k_.set_row({page, head, row, dims_.head_dim}, x, dims_.value_dim);
+      return k_.set_row({page, head, row, behind}, x, size);
     case CacheForm::aliased:
-      return;  // already there
+      if (value) return;  // already there
+      return k_.set_row({page, row, head, 0}, x, size);
     case CacheForm::tokens_nhd:
-      return v_.set_row({page, head, 0}, x, dims_.value_dim);
+      return own.set_row({page, head, 0}, x, size);
     case CacheForm::tokens_hnd:
-      return v_.set_row({head, page, 0}, x, dims_.value_dim);
+      return own.set_row({head, page, 0}, x, size);
     case CacheForm::tokens_interleaved:
-      return k_.set_row({page, head, dims_.head_dim}, x, dims_.value_dim);
+      return k_.set_row({page, head, behind}, x, size);
     default:
-      return v_.set_row({page, row, head, 0}, x, dims_.value_dim);
+      return own.set_row({page, row, head, 0}, x, size);
   }
 }
 
 void Cache::put(std::int64_t page, std::int64_t row, const Request& request, std::int64_t key) {
   for (std::int64_t head = 0; head < dims_.kv_heads; ++head) {
-    put_k(page, row, head, &request.k[(key * dims_.kv_heads + head) * dims_.head_dim]);
-    put_v(page, row, head, &request.v[(key * dims_.kv_heads + head) * dims_.value_dim]);
+    put_row(false, page, row, head, &request.k[(key * dims_.kv_heads + head) * dims_.head_dim]);
+    put_row(true, page, row, head, &request.v[(key * dims_.kv_heads + head) * dims_.value_dim]);
   }
 }
 

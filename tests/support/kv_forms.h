@@ -47,10 +47,6 @@ class Cache {
 
   KvCache view() const;
 
-  void put_k(std::int64_t page, std::int64_t row, std::int64_t head, const double* x);
-
-  void put_v(std::int64_t page, std::int64_t row, std::int64_t head, const double* x);
-
   // All heads of key `key` of a request.
   void put(std::int64_t page, std::int64_t row, const Request& request, std::int64_t key);
 
@@ -58,6 +54,9 @@ class Cache {
   Tensor& v() { return v_; }
 
  private:
+  // A key's elements of a head, or its value's.
+  void put_row(bool value, std::int64_t page, std::int64_t row, std::int64_t head, const double* x);
+
   CacheForm form_;
   Dims dims_;
   Tensor k_;  // or both
