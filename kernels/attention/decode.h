@@ -16,6 +16,17 @@
 
 namespace tw {
 
+// What fp8 numbers become, and what they are multiplied by. f16 holds each of them, and softmax's
+// weights: they are at most 2^kRescaleThreshold.
+template <bool is_f16>
+struct DecodeOperand {
+  using Type = f16;
+};
+template <>
+struct DecodeOperand<false> {
+  using Type = Shape::Element;
+};
+
 class Decode {
  public:
   using Element = Shape::Element;

@@ -92,17 +92,6 @@ struct DecodeMemory : DecodeRests, QueryPlace<kQueriesApart> {
   DecodePlace ring[Shape::kDecodeStages][Shape::kDecodeWarps];
 };
 
-// What fp8 numbers become, and what they are multiplied by. f16 holds each of them, and softmax's
-// weights: they are at most 2^kRescaleThreshold.
-template <bool is_f16>
-struct DecodeOperand {
-  using Type = f16;
-};
-template <>
-struct DecodeOperand<false> {
-  using Type = Shape::Element;
-};
-
 // A warp's queries, as matrix products take them.
 template <DecodeQueries where>
 struct HeldQueries {

@@ -56,6 +56,7 @@ struct Handover {
   // `turn`: how often it was filled before.
   TW_DEVICE void wait_full(u32 turn) { wait_for(full, turn); }
   TW_DEVICE void wait_empty(u32 turn) { wait_for(empty, turn - 1); }
+  // May wait a while for it.
   TW_DEVICE bool is_full(u32 turn) { return mbarrier_try_wait(&full, turn & 1); }
   TW_DEVICE bool is_empty(u32 turn) { return mbarrier_test(&empty, (turn - 1) & 1); }
 };

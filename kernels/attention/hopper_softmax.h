@@ -13,9 +13,8 @@
 
 namespace tw {
 
-// Of the weights of a row that a thread has, a fourth of a block's. What it allows a single weight
-// is far from the limits of 16 bits, and more than a reference that may be off by kRescaleThreshold
-// gives.
+// Of the weights of a row that a thread has, a fourth of a block's: no weight is larger, which is
+// far from the limits of 16 bits, and 32 weights of 2^7 do not move a reference yet.
 inline constexpr float kLargestSum = 4096.0F;
 
 // Takes the largest scores of those two rows that `raises` says as their references. `factor`: by
