@@ -74,8 +74,8 @@ struct RowTensors {
   int calls = 1;
 
   RowTensors(Place& place, const LadderRow& row, const LadderPages& pages)
-      : q_host(random_halves(static_cast<std::size_t>(row.q_tokens() * row.qo_heads * row.head_dim),
-                             3)),
+      : q_host(ladder_values(
+            row, static_cast<std::size_t>(row.q_tokens() * row.qo_heads * row.head_dim), 3)),
         out_host(q_host.size(), kNotANumber),
         kv_host(row, pages.count),
         sinks_host(ladder_sinks(row)) {

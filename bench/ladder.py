@@ -6,6 +6,7 @@
   head_dim_64, head_dim_256
                 the ladder with other heads
   growth        1k to 128k tokens, 1 to 1024 requests (growth_figure.py draws it)
+  zeros         prefill and the mixed batch with inputs of zeros, which take little power to multiply
 
 The rows are timed and checked by the program `ladder` (bench/ladder.cpp says what its figures are). With `--peers
 FOLDER`, FlashInfer and FlashAttention-3 from that folder do the same work, row by row between ours, on the same GPU; the

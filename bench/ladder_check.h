@@ -40,12 +40,18 @@ inline Halves random_halves(std::size_t count, std::uint64_t seed) {
   return values;
 }
 
+// A row's queries, or its keys and values.
+inline Halves ladder_values(const LadderRow& row, std::size_t count, std::uint64_t seed) {
+  return row.zeros ? Halves(count) : random_halves(count, seed);
+}
+
 // Keys and values [pages, 2, page, kv_heads, dim], in the dtype of a row's cache.
 class LadderKv {
  public:
   LadderKv(const LadderRow& row, std::int32_t pages)
       : dim_(static_cast<std::size_t>(row.head_dim)),
-        wide_(random_halves(static_cast<std::size_t>(pages) * 2 *
+        wide_(ladder_values(row,
+                            static_cast<std::size_t>(pages) * 2 *
                                 static_cast<std::size_t>(row.page_size * row.kv_heads) * dim_,
                             7)) {
     if (row.kv_dtype == DType::bf16) return;

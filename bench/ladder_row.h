@@ -32,6 +32,7 @@ struct LadderRow {
   std::int32_t window = 0;  // keys that a query sees at most, its own position's among them; 0: all
   bool sinks = false;       // a learned logit a head in the denominator of each row
   DType kv_dtype = DType::bf16;
+  bool zeros = false;  // queries, keys and values are zeros, which take less power to multiply
   // 0, or: the row is timed once more under limits that leave room for a prefill of so many tokens.
   std::int32_t prefill_limit = 0;
 
@@ -94,6 +95,8 @@ inline void read_ladder_option(LadderRow& row, const std::string& text) {
     row.sinks = number() != 0;
   } else if (name == "prefill_limit") {
     row.prefill_limit = number();
+  } else if (name == "zeros") {
+    row.zeros = number() != 0;
   } else if (name == "kv_dtype" && (value == "bf16" || value == "f8e4m3")) {
     row.kv_dtype = value == "bf16" ? DType::bf16 : DType::f8e4m3;
   } else {
@@ -103,7 +106,7 @@ inline void read_ladder_option(LadderRow& row, const std::string& text) {
 
 // A line: name kind qo_heads kv_heads head_dim page_size causal requests, the query lengths, the KV
 // lengths, and options as name=value: prefix, window, sinks (0 or 1), kv_dtype (bf16 or f8e4m3),
-// prefill_limit. Error (std::runtime_error) for other lines.
+// prefill_limit, zeros (0 or 1). Error (std::runtime_error) for other lines.
 inline LadderRow read_ladder_row(const std::string& line) {
   std::istringstream in(line);
   LadderRow row;

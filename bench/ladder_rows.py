@@ -24,6 +24,7 @@ class Row:
     # Times the row once more under limits that leave room for a prefill of so many tokens, as a graph for mixed
     # batches has them.
     prefill_limit: int = 0
+    zeros: bool = False  # queries, keys and values
 
     def line(self) -> str:
         """What the program reads."""
@@ -31,7 +32,7 @@ class Row:
                   len(self.q_lens), *self.q_lens, *self.kv_lens]  # fmt: skip
         options = {"prefix": self.prefix, "window": self.window, "sinks": int(self.sinks),
                    "kv_dtype": self.kv_dtype if self.kv_dtype != "bf16" else "",
-                   "prefill_limit": self.prefill_limit}  # fmt: skip
+                   "prefill_limit": self.prefill_limit, "zeros": int(self.zeros)}  # fmt: skip
         return " ".join(map(str, fields + [f"{name}={value}" for name, value in options.items() if value]))
 
     def kv_bytes(self) -> int:
@@ -112,10 +113,17 @@ def ladder_of(head_dim: int) -> list[Row]:
     return [dataclasses.replace(row, name=f"{row.name}_d{head_dim}", head_dim=head_dim) for row in ladder()]
 
 
+def zeros() -> list[Row]:
+    """Prefill and the mixed batch with inputs of zeros, which take little power to multiply: what its limit costs."""
+    return [dataclasses.replace(row, name=f"{row.name}_zeros", zeros=True) for row in ladder()
+            if row.kind in ("prefill", "mixed")]  # fmt: skip
+
+
 SETS = {
     "ladder": ladder,
     "extra": extra,
     "head_dim_64": lambda: ladder_of(64),
     "head_dim_256": lambda: ladder_of(256),
     "growth": growth,
+    "zeros": zeros,
 }

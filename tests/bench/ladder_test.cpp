@@ -44,6 +44,8 @@ TEST(LadderRow, LinesHaveLengthsAndOptions) {
   EXPECT_EQ(row.kv_dtype, DType::f8e4m3);
   EXPECT_EQ(row.prefill_limit, 2048);
   EXPECT_EQ(read_ladder_row(line("prefix=16")).prefix, 16);
+  EXPECT_FALSE(row.zeros);
+  EXPECT_TRUE(read_ladder_row(line("zeros=1")).zeros);
 }
 
 TEST(LadderRow, SaysWhatIsWrongWithALine) {

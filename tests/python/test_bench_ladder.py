@@ -48,11 +48,16 @@ def test_extra_rows_time_decode_under_both_limits():
     assert names == {row.name for row in ladder() if row.kind == "decode"}
 
 
+def test_zeros_are_the_rows_that_power_may_bound():
+    names = {row.name for row in ladder() if row.kind in ("prefill", "mixed")}
+    assert {row.name.removesuffix("_zeros") for row in SETS["zeros"]() if row.zeros} == names
+
+
 def test_lines_have_only_options_that_are_set():
     row = decode_row("name", [33], **SMALL)
     assert row.line() == "name decode 4 2 16 16 1 1 1 33"
-    row = dataclasses.replace(row, window=5, sinks=True, kv_dtype="f8e4m3", prefill_limit=7)
-    assert row.line() == "name decode 4 2 16 16 1 1 1 33 window=5 sinks=1 kv_dtype=f8e4m3 prefill_limit=7"
+    row = dataclasses.replace(row, window=5, sinks=True, kv_dtype="f8e4m3", prefill_limit=7, zeros=True)
+    assert row.line() == "name decode 4 2 16 16 1 1 1 33 window=5 sinks=1 kv_dtype=f8e4m3 prefill_limit=7 zeros=1"
 
 
 def test_bytes_are_those_that_a_run_reads():
@@ -86,6 +91,13 @@ def test_the_program_is_right_about_every_option(row):
     assert 0 < begin <= end
     assert ("mixed_us" in result, "mixed_update_us" in result) == (row.prefill_limit > 0,) * 2
     assert ("flat_us" in result) == (row.prefix > 0)
+
+
+@needs_program
+def test_zeros_give_zeros():
+    result = run_program(PROGRAM, "cpu", prefill_row("zeros", [40, 100], zeros=True, **SMALL))
+    assert result["ok"], result
+    assert result["err"] == 0
 
 
 @needs_program
