@@ -132,6 +132,7 @@ TEST_F(GpuLaunch, EventsTellTime) {
 TEST_F(GpuLaunch, ManyThreadsLaunchOnTheirStreams) {
   const jit::KernelHandle handle(scale_kernel());
   std::vector<std::thread> threads;
+  threads.reserve(8);
   for (int i = 0; i < 8; ++i) {
     threads.emplace_back([&, i] {
       const cuda::Device& device = cuda::device(0);

@@ -99,6 +99,7 @@ TEST_F(KernelHandle, SharedMemoryAbove48KiBIsAllowedOnce) {
 TEST_F(KernelHandle, IsLoadedOnceAGpuWhateverTheThreadsAndHandles) {
   const jit::KernelHandle first(scale_kernel()), second(scale_kernel());
   std::vector<std::thread> threads;
+  threads.reserve(8);
   for (int i = 0; i < 8; ++i) {
     threads.emplace_back([&, i] { (i % 2 == 0 ? first : second).on(i / 2 % 2); });
   }
