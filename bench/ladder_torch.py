@@ -25,14 +25,17 @@ class Tensors:
         order = torch.randperm(prefix_pages + sum(own), generator=generator, device=DEVICE).to(torch.int32)
         shape = (len(order), 2, page, row.kv_heads, row.head_dim)
         self.kv_dtype = torch.bfloat16 if row.kv_dtype == "bf16" else torch.float8_e4m3fn
-        draw = self._zeros if row.zeros else torch.randn
-        kv = draw(shape, device=DEVICE, dtype=torch.bfloat16, generator=generator).to(self.kv_dtype)
+
+        def drawn(shape: tuple[int, ...]) -> torch.Tensor:
+            values = torch.randn(shape, device=DEVICE, dtype=torch.bfloat16, generator=generator)
+            return values.zero_() if row.zeros else values
+
+        kv = drawn(shape).to(self.kv_dtype)
         copies = -(-COLD_BYTES // row.kv_bytes())
         self.calls = max(10, copies)
         self.kvs = [kv] + [kv.clone() for _ in range(copies - 1)]
         self._turn = itertools.cycle(self.kvs)
-        self.q = draw((sum(row.q_lens), row.qo_heads, row.head_dim), device=DEVICE, dtype=torch.bfloat16,
-                      generator=generator)  # fmt: skip
+        self.q = drawn((sum(row.q_lens), row.qo_heads, row.head_dim))
         self.sinks = None
         if row.sinks:
             # As large as the logarithm of the sum of some 2000 keys' exponentials: without them a result is wrong.
@@ -54,10 +57,6 @@ class Tensors:
         self.kv_indptr = indptr([len(pages) for pages in self.pages])
         self.kv_lens = torch.tensor(row.kv_lens, dtype=torch.int32)
         self.last = (self.kv_lens - 1) % page + 1
-
-    @staticmethod
-    def _zeros(shape: tuple[int, ...], generator: torch.Generator, **options) -> torch.Tensor:
-        return torch.zeros(shape, **options)
 
     def next_kv(self) -> torch.Tensor:
         """The same values at each call, elsewhere in memory."""
