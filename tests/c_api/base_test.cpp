@@ -65,6 +65,7 @@ TEST(CErrors, AreThoseOfTheirThread) {
 TEST(CErrors, ManyThreadsAtOnce) {
   std::atomic<int> wrong = 0;
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&, i] {
       const std::string expected = "threads is " + std::to_string(-100 - i) + ":";

@@ -143,6 +143,7 @@ inline tw_page_table to_c(const PageTable& table) {
 // Names stay those of `params`.
 inline std::vector<tw_param> to_c(const std::vector<ParamValue>& params) {
   std::vector<tw_param> list;
+  list.reserve(params.size());
   for (const ParamValue& param : params) {
     list.push_back({param.name.c_str(), param.value, to_c(param.tensor)});
   }
@@ -151,6 +152,7 @@ inline std::vector<tw_param> to_c(const std::vector<ParamValue>& params) {
 
 inline std::vector<tw_kv_cache> to_c(const std::vector<KvCache>& caches) {
   std::vector<tw_kv_cache> list;
+  list.reserve(caches.size());
   for (const KvCache& cache : caches) list.push_back(to_c(cache));
   return list;
 }

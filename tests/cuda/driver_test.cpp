@@ -42,6 +42,7 @@ TEST(Driver, ALibraryThatIsNoDriverIsRefused) {
 TEST(Driver, IsOpenedAndInitialisedOnce) {
   test::FakeCuda& fake = fake_cuda();
   std::vector<std::thread> threads;
+  threads.reserve(8);
   for (int i = 0; i < 8; ++i) threads.emplace_back([] { cuda::device(1); });
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(cuda::driver().version, 13000);

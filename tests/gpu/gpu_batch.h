@@ -31,6 +31,7 @@ inline std::vector<std::int32_t> run_on_gpu(Plan& plan, const Attention& attenti
   const std::vector<ParamValue> gpu_params = copies.params(plan_params);
   const TensorView gpu_q = copies(q);
   std::vector<KvCache> gpu_caches;
+  gpu_caches.reserve(caches.size());
   for (const KvCache& cache : caches) gpu_caches.push_back(copies.cache(cache));
   RunArgs gpu_args = copies.args(args);
   gpu_args.stream = stream;

@@ -17,7 +17,7 @@ namespace tilewright::test {
 inline constexpr Device kGpu{DeviceType::cuda, 0};
 
 // As the process began; tests of the cache itself choose others.
-inline const std::string kCacheFolder = kernel_cache_path();
+inline const std::string first_cache_folder = kernel_cache_path();
 
 // Skips tests where there is no GPU, and says why.
 class GpuTest : public testing::Test {
@@ -25,7 +25,7 @@ class GpuTest : public testing::Test {
   void SetUp() override {
     std::string why;
     if (cuda::find_driver(&why) == nullptr) GTEST_SKIP() << "no GPU here: " << why;
-    set_kernel_cache_path(kCacheFolder);
+    set_kernel_cache_path(first_cache_folder);
   }
 };
 

@@ -179,6 +179,7 @@ pid_t start_child(const std::string& folder) {
                                         "--gtest_also_run_disabled_tests", "--gtest_brief=1"};
   const auto pointers = [](std::vector<std::string>& strings) {
     std::vector<char*> list;
+    list.reserve(strings.size() + 1);
     for (std::string& text : strings) list.push_back(text.data());
     list.push_back(nullptr);
     return list;
@@ -209,6 +210,7 @@ TEST_F(ProcessesOnGpu, DISABLED_OneOfThem) {
 TEST_F(ProcessesOnGpu, FillOneCacheAtOnce) {
   const TemporaryFolder folder;
   std::vector<pid_t> children;
+  children.reserve(3);
   for (int i = 0; i < 3; ++i) children.push_back(start_child(folder.path().string()));
   for (const pid_t child : children) {
     ASSERT_GT(child, 0);
@@ -226,7 +228,7 @@ TEST_F(ProcessesOnGpu, FillOneCacheAtOnce) {
     if (file.path().extension() != ".kernel") others.push_back(file.path().filename().string());
   }
   EXPECT_EQ(others, std::vector<std::string>{jit::kLockFile});  // nothing that is unfinished
-  set_kernel_cache_path(kCacheFolder);
+  set_kernel_cache_path(first_cache_folder);
 }
 
 }  // namespace

@@ -214,7 +214,7 @@ TEST_F(DiskCache, AFullDiskLeavesNothingBehind) {
 // Sets variables of the environment, and sets them back.
 class Environment {
  public:
-  explicit Environment(std::vector<std::pair<std::string, const char*>> values) {
+  explicit Environment(const std::vector<std::pair<std::string, const char*>>& values) {
     for (const auto& [name, value] : values) {
       const char* old = std::getenv(name.c_str());
       old_.emplace_back(name, old != nullptr ? std::optional<std::string>(old) : std::nullopt);
@@ -275,6 +275,7 @@ TEST_F(KernelStore, ManyThreadsThatWantOneKernelCompileItOnce) {
   std::atomic<int> compiled{0};
   std::vector<jit::Obtained> got(8);
   std::vector<std::thread> threads;
+  threads.reserve(got.size());
   for (jit::Obtained& out : got) {
     threads.emplace_back([&] { out = jit::obtain(source, "sm_80"); });
   }
