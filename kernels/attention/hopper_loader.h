@@ -13,14 +13,15 @@ namespace tw {
 template <bool kValues>
 class TileRows {
  public:
+  const Tile& tile;
   const i32 kv_len;
   const bool plain;  // pages of one table
 
   TW_DEVICE TileRows(const AttentionParams& params, const Tile& the_tile)
-      : kv_len(the_tile.kv_len),
+      : tile(the_tile),
+        kv_len(the_tile.kv_len),
         plain(the_tile.plain),
         p(params),
-        tile(the_tile),
         page_shift(the_tile.segments[0].page_shift),
         entries(the_tile.segments[0].entries) {
     const CacheView& cache = p.cache[the_tile.segments[0].level];
@@ -56,7 +57,6 @@ class TileRows {
   TW_DEVICE i32 last(i32 key) const { return key < kv_len ? key : kv_len - 1; }
 
   const AttentionParams& p;
-  const Tile& tile;
   const i32 page_shift;
   const i32* const entries;
   i32 pages;
@@ -126,63 +126,109 @@ class HopperLoader {
     for_each_tile([&](const HopperPiece& piece) {
       const Tile& tile = piece.tile;
       const TileRows<kValues> rows(p, tile);
-      const BoxCopy<kValues> boxes(p, piece);
-      const plan::TileSpan span = tile.ranges;
       // Blocks follow each other.
-      const i32 first_row = part * Hopper::kLoaderRows;
-      i32 begin = tile.block(tile.first_block) * Shape::kBlock + first_row;
-      const i32 end = tile.block(tile.part_end) * Shape::kBlock;
-      // Behind a row's last key there may be anything, which boxes would bring.
-      const auto takes_boxes = [&](i32 key) {
-        return boxes.exist && key + Hopper::kLoaderRows <= rows.kv_len;
-      };
-      // Pages of boxes are asked for a block ahead.
-      typename BoxCopy<kValues>::Pages pages = {};
-      if (begin < end && takes_boxes(begin)) pages = boxes.pages(begin);
-#pragma unroll 1
-      for (; begin < end; begin += Shape::kBlock, ++index) {
-        Handover& place = place_of<kValues>(index);
-        place.wait_empty(index / kStages<kValues>);
-        sync_warp();
-        const bool by_boxes = takes_boxes(begin);
-        if (by_boxes) {
-          if (lane_id() == 0) mbarrier_arrive_expect(&place.full, BoxCopy<kValues>::kBytes);
-          sync_warp();
-          boxes.copy(stage_of<kValues>(index) + first_row * Hopper::kRowBytes, begin, pages,
-                     place.full);
-        } else {
-          gather(rows, part, index, begin);
-        }
-        if constexpr (!kValues) describe(rows, span, part, index, begin);
-        if (!by_boxes) land_copies();
-        sync_warp();
-        if (lane_id() == 0) mbarrier_arrive(&place.full, by_boxes ? 1 : Hopper::kFills);
-        const i32 next = begin + Shape::kBlock;
-        if (next < end && takes_boxes(next)) pages = boxes.pages(next);
-      }
+      PartBlocks blocks{part, tile.block(tile.first_block) * Shape::kBlock,
+                        tile.block(tile.part_end) * Shape::kBlock, index};
+      load_boxes(BoxCopy<kValues>(p, piece), rows, blocks);
+      load_rows(rows, blocks);
+      index = blocks.index;
     });
   }
 
  private:
+  // A part of each block, from the one that begins with key `block` to the one that ends with
+  // `end`.
+  struct PartBlocks {
+    i32 part;
+    i32 block;
+    i32 end;
+    u32 index;  // of the first one
+
+    TW_DEVICE i32 first_row() const { return part * Hopper::kLoaderRows; }
+    TW_DEVICE void go_on() {
+      block += Shape::kBlock;
+      ++index;
+    }
+  };
+
+  // As long as boxes may be taken: behind a row's last key there may be anything, which they would
+  // bring. Pages are asked for a block ahead.
+  template <bool kValues>
+  TW_DEVICE void load_boxes(const BoxCopy<kValues>& boxes, const TileRows<kValues>& rows,
+                            PartBlocks& blocks) {
+    if (!boxes.exist) return;
+    const i32 end = blocks.end < rows.kv_len ? blocks.end : rows.kv_len;
+    const i32 last = end - blocks.first_row() - Hopper::kLoaderRows;
+    typename BoxCopy<kValues>::Pages pages = {};
+    if (blocks.block <= last) pages = boxes.pages(blocks.block + blocks.first_row());
+#pragma unroll 1
+    for (; blocks.block <= last; blocks.go_on()) {
+      Handover& place = place_of<kValues>(blocks.index);
+      place.wait_empty(blocks.index / kStages<kValues>);
+      sync_warp();
+      if (lane_id() == 0) mbarrier_arrive_expect(&place.full, BoxCopy<kValues>::kBytes);
+      sync_warp();
+      const i32 begin = blocks.block + blocks.first_row();
+      boxes.copy(stage_of<kValues>(blocks.index) + blocks.first_row() * Hopper::kRowBytes, begin,
+                 pages, place.full);
+      if constexpr (!kValues) describe(rows, blocks);
+      sync_warp();
+      if (lane_id() == 0) mbarrier_arrive(&place.full);
+      if (blocks.block + Shape::kBlock <= last) pages = boxes.pages(begin + Shape::kBlock);
+    }
+  }
+
+  // The others row by row. Pages are asked for a block ahead, and where the next block's place is
+  // free its rows are asked for before the last ones have landed.
+  template <bool kValues>
+  TW_DEVICE void load_rows(const TileRows<kValues>& rows, PartBlocks& blocks) {
+    bool lands = false;  // the last block
+    RowPages pages = {};
+    const i32 begin = blocks.block;
+    for (i32 ahead = begin;; ahead += Shape::kBlock) {
+      RowPages next = {};
+      if (ahead < blocks.end) next = pages_of(rows, ahead + blocks.first_row());
+      if (ahead > begin) {
+        Handover& place = place_of<kValues>(blocks.index);
+        const u32 turn = blocks.index / kStages<kValues>;
+        if (lands && !any_of_warp(place.is_empty(turn))) {
+          hand_over_rows<0>(place_of<kValues>(blocks.index - 1));
+          lands = false;
+        }
+        place.wait_empty(turn);
+        sync_warp();
+        gather(rows, pages, blocks);
+        copy_async_commit();
+        if constexpr (!kValues) describe(rows, blocks);
+        if (lands) hand_over_rows<1>(place_of<kValues>(blocks.index - 1));
+        lands = true;
+        blocks.go_on();
+      }
+      if (ahead >= blocks.end) break;
+      pages = next;
+    }
+    if (lands) hand_over_rows<0>(place_of<kValues>(blocks.index - 1));
+  }
+
   // What those who compute must know of a part of a block of keys.
-  TW_DEVICE void describe(const TileRows<false>& rows, const plan::TileSpan& span, i32 part,
-                          u32 index, i32 begin) {
-    const i32 first_row = part * Hopper::kLoaderRows;
-    const i32 block = begin - first_row;
-    const bool full =
-        block + Shape::kBlock <= rows.kv_len && span.is_full(block, block + Shape::kBlock);
+  TW_DEVICE void describe(const TileRows<false>& rows, const PartBlocks& blocks) {
+    const u32 step = blocks.index % Hopper::kSteps;
+    const i32 block = blocks.block;
+    const bool full = block + Shape::kBlock <= rows.kv_len &&
+                      rows.tile.ranges.is_full(block, block + Shape::kBlock);
     u32 bits = full ? HopperMemory::kFull : 0;
     if (!full || has_logits(p)) {
       bool regular = rows.plain;
 #pragma unroll 1
-      for (i32 i = first_row + lane_id(); i < first_row + Hopper::kLoaderRows; i += kWarpSize) {
-        const i32 page = rows.page_of(block + i);
-        memory.positions[index % Hopper::kSteps][i] = rows.position_of(block + i, page);
+      for (i32 i = lane_id(); i < Hopper::kLoaderRows; i += kWarpSize) {
+        const i32 row = blocks.first_row() + i;
+        const i32 page = rows.page_of(block + row);
+        memory.positions[step][row] = rows.position_of(block + row, page);
         regular = regular && rows.follows(page);
       }
       if (!any_of_warp(!regular)) bits |= HopperMemory::kRegular;
     }
-    if (lane_id() == 0) memory.block[index % Hopper::kSteps][part] = bits;
+    if (lane_id() == 0) memory.block[step][blocks.part] = bits;
   }
 
   // A lane a row; those of the last tile are known.
@@ -264,29 +310,49 @@ class HopperLoader {
     return memory.stages.k[stage][0];
   }
 
+  // Of a lane's rows of a part of a block.
+  struct RowPages {
+    i32 id[Hopper::kLoaderRows / kWarpSize];
+  };
+  template <bool kValues>
+  TW_DEVICE static RowPages pages_of(const TileRows<kValues>& rows, i32 begin) {
+    RowPages pages;
+#pragma unroll
+    for (i32 j = 0; j < Hopper::kLoaderRows / kWarpSize; ++j) {
+      pages.id[j] = rows.page_of(begin + j * kWarpSize + lane_id());
+    }
+    return pages;
+  }
   // A part of a block row by row.
   template <bool kValues>
-  TW_DEVICE void gather(const TileRows<kValues>& rows, i32 part, u32 index, i32 begin) {
+  TW_DEVICE void gather(const TileRows<kValues>& rows, const RowPages& pages,
+                        const PartBlocks& blocks) {
     using Copy = MatrixCopy<kValues ? Shape::kValueTiles : Shape::kHeadUnits, kHopperTableRows>;
-    const char** const table = kValues ? memory.v_rows[part] : memory.k_rows[part];
-    const i32 first_row = part * Hopper::kLoaderRows;
+    const char** const table = kValues ? memory.v_rows[blocks.part] : memory.k_rows[blocks.part];
     constexpr i32 kColumnBytes = Shape::kBlock * Hopper::kRowBytes;
     constexpr i32 kLaneRows = kHopperTableRows / kWarpSize;
-#pragma unroll 1
-    for (i32 first = 0; first < Hopper::kLoaderRows; first += kHopperTableRows) {
-      const i32 key = begin + first + lane_id();
-      i32 pages[kLaneRows];
+    static_assert(Hopper::kLoaderRows % kHopperTableRows == 0);
 #pragma unroll
-      for (i32 j = 0; j < kLaneRows; ++j) pages[j] = rows.page_of(key + j * kWarpSize);
+    for (i32 first = 0; first < Hopper::kLoaderRows; first += kHopperTableRows) {
+      const i32 first_row = blocks.first_row() + first;
       sync_warp();  // the last rows have been copied
 #pragma unroll
       for (i32 j = 0; j < kLaneRows; ++j) {
-        table[Copy::table_index(j * kWarpSize + lane_id())] =
-            rows.address_of(key + j * kWarpSize, pages[j]);
+        const i32 row = j * kWarpSize + lane_id();
+        table[Copy::table_index(row)] =
+            rows.address_of(blocks.block + first_row + row, pages.id[first / kWarpSize + j]);
       }
       sync_warp();
-      Copy::copy(stage_of<kValues>(index), kColumnBytes, first_row + first, table);
+      Copy::copy(stage_of<kValues>(blocks.index), kColumnBytes, first_row, table);
     }
+  }
+  // Rows that were copied one by one, all but those of the latest `groups` blocks.
+  template <i32 groups>
+  TW_DEVICE static void hand_over_rows(Handover& place) {
+    copy_async_wait<groups>();
+    fence_async_proxy();
+    sync_warp();
+    if (lane_id() == 0) mbarrier_arrive(&place.full, Hopper::kFills);
   }
 
   TW_DEVICE void set_up_row(HopperPiece& piece, i32 r) {
