@@ -14,6 +14,8 @@ struct Share {
   i32 worker;
   i32 done;              // of start.items
   bool no_a_items;       // none was left when the block asked
+  bool begins_with_a;    // not yet: without section B the first ones are given by block
+  i32 given;             // so many
   bool first_is_placed;  // the first tile's keys and blocks are set up
 };
 
@@ -27,7 +29,14 @@ class PieceFinder {
   TW_DEVICE void begin() {
     share.no_a_items = Spec::kDecodeOnly || schedule.header->a_items == 0;
     share.first_is_placed = false;
-    begin_share(place_of_block());
+    share.begins_with_a = !share.no_a_items && schedule.header->b_items == 0;
+    share.given = share.begins_with_a ? static_cast<i32>(num_blocks()) : 0;
+    if (share.begins_with_a) {
+      share.place = place_of_block();
+      share.start.items = share.done = 0;
+    } else {
+      begin_share(place_of_block());
+    }
   }
 
   // The first piece of the block, or none. Where one read tells enough to ask for its keys, it is
@@ -84,16 +93,25 @@ class PieceFinder {
   // none is taken this early: a block that held two would leave none for another.
   TW_DEVICE void find_early(const Piece& last, Piece& piece) {
     find_next(last, piece);
-    if (piece.kind == Piece::none && many_a_items_left()) take_a_item(piece);
+    if (piece.kind == Piece::none && (share.begins_with_a || many_a_items_left())) {
+      take_a_item(piece);
+    }
   }
 
   TW_DEVICE void take_a_item(Piece& piece) {
     piece.kind = Piece::none;
     if (Spec::kDecodeOnly || share.no_a_items) return;
     const i64 items = schedule.header->a_items;
-    const i64 index = atomic_add(p.a_taken, 1);
-    // Each block asks once in vain; the last one of these leaves the counter as it was.
-    if (index == items + num_blocks() - 1) *p.a_taken = 0;
+    i64 index = block_id();
+    if (share.begins_with_a) {
+      share.begins_with_a = false;
+    } else {
+      const i64 taken = atomic_add(p.a_taken, 1);
+      // Each block that had an item asks once in vain; the last one of these leaves the counter as
+      // it was.
+      if (taken == (share.given > 0 ? items : items + num_blocks()) - 1) *p.a_taken = 0;
+      index = share.given + taken;
+    }
     if (index >= items) {
       share.no_a_items = true;
       return;
@@ -110,7 +128,7 @@ class PieceFinder {
  private:
   TW_DEVICE bool many_a_items_left() const {
     return !share.no_a_items &&
-           load_relaxed(p.a_taken) < schedule.header->a_items - 2 * num_blocks();
+           share.given + load_relaxed(p.a_taken) < schedule.header->a_items - 2 * num_blocks();
   }
 
   // Of an item: a power of two, so that nothing waits for a division.

@@ -157,15 +157,15 @@ TILEWRIGHT_HD std::int32_t find_row(const Schedule& s, std::int32_t begin, std::
 TILEWRIGHT_HD_CALL inline Item a_item(const Schedule& s, std::int64_t index) {
   const Row& last = s.rows[s.header->num_a_rows - 1];
   const std::int64_t tiles = last.tiles_before + last.tiles;
-  const std::int64_t group = index / (tiles * s.config.heads_per_group);
+  const std::int64_t group = div64(index, tiles * s.config.heads_per_group);
   const std::int64_t first_head = group * s.config.heads_per_group;
   const std::int64_t heads = min64(s.config.heads_per_group, s.config.num_kv_heads - first_head);
   index -= group * tiles * s.config.heads_per_group;
-  const std::int64_t tile = index / heads;
+  const std::int64_t tile = div64(index, heads);
   const std::int32_t row =
       find_row(s, 0, s.header->num_a_rows, tile, [](const Row& r) { return r.tiles_before; });
   const Row& r = s.rows[row];
-  return {row, static_cast<std::int32_t>(first_head + index % heads),
+  return {row, static_cast<std::int32_t>(first_head + index - tile * heads),
           static_cast<std::int32_t>(r.tiles - 1 - (tile - r.tiles_before))};
 }
 
