@@ -180,7 +180,7 @@ TW_KERNEL TW_LAUNCH_BOUNDS(tw::Shape::kThreads, tw::Spec::kBlocksPerSm)
     tilewright_attention(TW_PARAMETER tw::AttentionParams params) {
   tw::wait_for_previous_kernel();
   // Others mix pieces that wait for memory with those that compute, and early blocks of the next
-  // kernel would mix them unevenly.
-  if (tw::Spec::kDecodeOnly) tw::let_next_kernel_start();
+  // one would mix them unevenly. The join of levels has none that would.
+  if (tw::Spec::kDecodeOnly || !tw::rows_are_requests(params)) tw::let_next_kernel_start();
   tw::Worker<tw::Spec::kDecodeOnly>(params).run();
 }

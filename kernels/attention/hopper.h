@@ -72,6 +72,7 @@ TW_KERNEL TW_LAUNCH_BOUNDS(tw::Hopper::kThreads, 1)
   tw::prefetch_maps(params);
   tw::sync_block();
   tw::wait_for_previous_kernel();
+  if (!tw::rows_are_requests(params)) tw::let_next_kernel_start();
   // All together as many registers as an SM has.
   constexpr bool kMany = tw::Hopper::kManyLoaders;
   const int warp = tw::warp_id() - tw::Shape::kWarps;

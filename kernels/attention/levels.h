@@ -63,62 +63,99 @@ class RowParts {
   i32 end = 0;  // of its partial results in the list
 };
 
-// By a warp: joins the levels' results of one (token, q head).
-TW_DEVICE void join_levels_of_row(const AttentionParams& p, i64 token, i32 head) {
-  const u32 levels = p.plan.token_levels[token];
-  if (levels != 0 && !is_joined(p, token)) return;  // its one row has written the output
-  constexpr i32 kAtOnce = 8;                        // loads under way
+// One (token, q head), and what the plan says about it: that needs nothing of what levels gave.
+struct JoinedRow {
+  u32 levels;      // that have keys of it
+  bool is_joined;  // else its one level has written the output
+  bool failed;
   QueryRow row;
-  row.batch = p.plan.request_of(token);
-  const plan::Request request = p.plan.requests[row.batch];
-  row.q_pos = static_cast<i32>(p.plan.position_of_query(request, token));
-  row.q_head = head;
-  row.kv_head = head / Spec::kGroupSize;
-  row.q_len = request.q_len;
-  row.kv_len = request.kv_len;
-  row.q_index = static_cast<i32>(token);
-  row.q_begin = request.q_begin;
-  const RowParts parts(p, levels, token, head);
+
+  TW_DEVICE JoinedRow(const AttentionParams& p, i64 token, i32 head)
+      : levels(p.plan.token_levels[token]) {
+    is_joined = levels == 0 || (levels & (levels - 1)) != 0;
+    row.batch = p.plan.request_of(token);
+    const plan::Request request = p.plan.requests[row.batch];
+    failed = has_failed(p, row.batch);
+    row.q_pos = static_cast<i32>(p.plan.position_of_query(request, token));
+    row.q_head = head;
+    row.kv_head = head / Spec::kGroupSize;
+    row.q_len = request.q_len;
+    row.kv_len = request.kv_len;
+    row.q_index = static_cast<i32>(token);
+    row.q_begin = request.q_begin;
+  }
+};
+
+// Some partial results' outputs: the lane's four columns from `d` on of those whose pointers the
+// lanes from `first` on have, zeros behind the last one.
+struct PartOutputs {
+  static constexpr i32 kAtOnce = 8;  // loads under way
+  Float4 o[kAtOnce];
+
+  TW_DEVICE void load(const Partial& of_lane, i32 first, i32 count, i32 d) {
+#pragma unroll
+    for (i32 k = 0; k < kAtOnce; ++k) {
+      const auto* const from =
+          reinterpret_cast<const Float4*>(shuffle(reinterpret_cast<u64>(of_lane.o), first + k));
+      const bool exists = d < Spec::kValueDim && first + k < count;
+      o[k] = exists ? from[d / 4] : Float4{0, 0, 0, 0};
+    }
+  }
+};
+
+// By a warp: joins the levels' results of a row.
+TW_DEVICE void join_levels_of_row(const AttentionParams& p, const JoinedRow& joined) {
+  if (!joined.is_joined) return;
+  const QueryRow& row = joined.row;
+  const RowParts parts(p, joined.levels, row.q_index, row.q_head);
   const i32 count = parts.count();
+  // The first outputs are asked for together with the sums.
+  PartOutputs outputs;
   float m = -kInfinity;
   float l = 0;
   for (i32 first = 0; first < count; first += kWarpSize) {
     const Partial part = parts[first + lane_id()];
+    if (first == 0) outputs.load(part, 0, count, lane_id() * 4);
     if (first + lane_id() < count) join(m, l, *part.m, *part.l);
   }
   join_warp(m, l, kWarpSize);
   const float reference = m == -kInfinity ? 0.0F : m;
   // All lanes write the same lse.
-  const RowTarget target = finish_row(p, row, has_failed(p, row.batch), m, l);
+  const RowTarget target = finish_row(p, row, joined.failed, m, l);
   for (i32 columns = 0; columns < Spec::kValueDim; columns += kWarpSize * 4) {
     const i32 d = columns + lane_id() * 4;
-    const bool exists = d < Spec::kValueDim;
     Float4 o{0, 0, 0, 0};
-    for (i32 first = 0; first < count; first += kAtOnce) {
-      const Partial part = parts[first + lane_id() % kAtOnce];
-      const float by = first + lane_id() % kAtOnce < count ? exp2_fast(*part.m - reference) : 0.0F;
-      Float4 other[kAtOnce];
+    for (i32 first = 0; first < count; first += kWarpSize) {
+      const Partial part = parts[first + lane_id()];
+      const float by = first + lane_id() < count ? exp2_fast(*part.m - reference) : 0.0F;
+      for (i32 within = 0; within < kWarpSize && first + within < count;
+           within += PartOutputs::kAtOnce) {
+        if (columns + first + within > 0) outputs.load(part, within, count - first, d);
 #pragma unroll
-      for (i32 k = 0; k < kAtOnce; ++k) {
-        const auto* const from =
-            reinterpret_cast<const Float4*>(shuffle(reinterpret_cast<u64>(part.o), k));
-        other[k] = exists && first + k < count ? from[d / 4] : Float4{0, 0, 0, 0};
+        for (i32 k = 0; k < PartOutputs::kAtOnce; ++k) {
+          add(o, 1.0F, outputs.o[k], shuffle(by, within + k));
+        }
       }
-#pragma unroll
-      for (i32 k = 0; k < kAtOnce; ++k) add(o, 1.0F, other[k], shuffle(by, k));
     }
-    if (exists) put_columns(p, row, target, d, o);
+    if (d < Spec::kValueDim) put_columns(p, row, target, d, o);
   }
 }
 
 }  // namespace tw
 
+// Starts while the attention kernel ends, which has waited for the plan: what that says about a
+// warp's first row is read meanwhile.
 TW_KERNEL TW_LAUNCH_BOUNDS(256, 1) tilewright_join_levels(TW_PARAMETER tw::AttentionParams params) {
-  tw::wait_for_previous_kernel();
   const int heads = params.plan.schedule.config.num_kv_heads * tw::Spec::kGroupSize;
   const tw::i64 rows = static_cast<tw::i64>(params.plan.schedule.header->q_tokens) * heads;
   const tw::i64 warps = static_cast<tw::i64>(tw::num_blocks()) * 8;
+  bool waits = true;
   for (tw::i64 row = tw::block_id() * 8 + tw::warp_id(); row < rows; row += warps) {
-    tw::join_levels_of_row(params, row / heads, static_cast<int>(row % heads));
+    const tw::i64 token = tilewright::plan::div64(row, heads);
+    const tw::JoinedRow joined(params, token, static_cast<int>(row - token * heads));
+    if (waits) tw::wait_for_previous_kernel();
+    waits = false;
+    tw::join_levels_of_row(params, joined);
   }
+  if (waits) tw::wait_for_previous_kernel();
 }
