@@ -330,20 +330,38 @@ class HopperTile {
     const i32* const positions =
         memory.positions[turns.blocks % Hopper::kSteps] + first_key() + lane_id() % 4 * 2;
     auto& tiles = reinterpret_cast<float(&)[kKeyTiles][4]>(scores);
+    const i32 first_row = (few_rows ? 0 : warp_id() * 16) + lane_id() / 4;
+    if (has_logits(p)) {
+#pragma unroll
+      for (i32 half = 0; half < 2; ++half) {
+        if (!has_row(half)) break;
+        transform_row(p, piece->tile, first_row + half * 8, half, positions, tiles);
+      }
+    }
+    if (full) return;
+    // To test bits is one instruction for seven of them, to compare one each. Both rows' are found
+    // together: neither waits for the other.
+    i32 begin[2] = {};
+    i32 end[2] = {};
 #pragma unroll
     for (i32 half = 0; half < 2; ++half) {
       if (!has_row(half)) break;
-      const i32 r = (few_rows ? 0 : warp_id() * 16) + half * 8 + lane_id() / 4;
-      if (has_logits(p)) transform_row(p, piece->tile, r, half, positions, tiles);
-      if (full) continue;
-      const i32 begin = piece->row_begin[r];
-      const i32 end = piece->row_end[r];
-      const bool is_interval = (block & HopperMemory::kRegular) != 0 && !any_of_warp(begin > end);
-      // To test bits is one instruction for seven of them, to compare one each.
-      keep_columns(is_interval ? columns_between(begin, end)
-                               : attended_columns<kKeyTiles>(p, piece->tile, r, positions),
-                   half, tiles);
+      begin[half] = piece->row_begin[first_row + half * 8];
+      end[half] = piece->row_end[first_row + half * 8];
     }
+    const bool are_regular = (block & HopperMemory::kRegular) != 0;
+    const bool are_intervals = !any_of_warp(!are_regular || begin[0] > end[0] || begin[1] > end[1]);
+    u32 kept[2];
+    if (are_intervals) [[likely]] {
+      kept[0] = columns_between(begin[0], end[0]);
+      kept[1] = columns_between(begin[1], end[1]);
+    } else {
+      kept[0] = attended_columns<kKeyTiles>(p, piece->tile, first_row, positions);
+      kept[1] =
+          has_row(1) ? attended_columns<kKeyTiles>(p, piece->tile, first_row + 8, positions) : 0;
+    }
+    keep_columns(kept[0], 0, tiles);
+    if (has_row(1)) keep_columns(kept[1], 1, tiles);
   }
 
   // Of keys that follow each other, this lane's at positions [begin, end).
