@@ -17,11 +17,11 @@ namespace tw {
 // far from the limits of 16 bits, and 32 weights of 2^7 do not move a reference yet.
 inline constexpr float kLargestSum = 4096.0F;
 
-// Takes the largest scores of those two rows that `raises` says as their references. `factor`: by
-// which earlier results must be multiplied.
+// Takes the largest scores of those two rows that `raises` says as their references, and leaves
+// both rows' in units of exponents. `factor`: by which earlier results must be multiplied.
 template <i32 count>
 TW_DEVICE void raise_references(const float (&scores)[count], float by, const bool (&raises)[2],
-                                SoftmaxRow (&rows)[2], float (&factor)[2]) {
+                                SoftmaxRow (&rows)[2], float (&factor)[2], float (&reference)[2]) {
   float largest[4] = {scores[0], scores[1], scores[2], scores[3]};
 #pragma unroll
   for (i32 i = 4; i < count; ++i) largest[i % 4] = max_of(largest[i % 4], scores[i]);
@@ -29,6 +29,7 @@ TW_DEVICE void raise_references(const float (&scores)[count], float by, const bo
   for (i32 half = 0; half < 2; ++half) {
     const float of_row = max_of_quad(max_of(largest[half * 2], largest[half * 2 + 1]));
     factor[half] = raises[half] ? rows[half].raise(of_row, by) : 1.0F;
+    reference[half] = rows[half].reference(by);
   }
 }
 
@@ -76,13 +77,9 @@ template <typename T, bool first, i32 count>
 TW_DEVICE bool weigh_block(const float (&scores)[count], float by, SoftmaxRow (&rows)[2],
                            float (&factor)[2], u32 (&weights)[count / 8][4]) {
   bool raised = first;
-  if constexpr (first) raise_references(scores, by, {true, true}, rows, factor);
   // Without a reference weights are infinite where a row has keys, and else not a number.
-  float reference[2];
-#pragma unroll
-  for (i32 half = 0; half < 2; ++half) {
-    reference[half] = first ? rows[half].reference(by) : rows[half].log2_reference(by);
-  }
+  float reference[2] = {rows[0].log2_reference(by), rows[1].log2_reference(by)};
+  if constexpr (first) raise_references(scores, by, {true, true}, rows, factor, reference);
 #pragma unroll 1
   for (;;) {
     float sums[2];
@@ -95,9 +92,7 @@ TW_DEVICE bool weigh_block(const float (&scores)[count], float by, SoftmaxRow (&
     }
     raised = true;
     raise_references(scores, by, {any_of_quad(too_large[0]), any_of_quad(too_large[1])}, rows,
-                     factor);
-    reference[0] = rows[0].reference(by);
-    reference[1] = rows[1].reference(by);
+                     factor, reference);
   }
 }
 

@@ -53,6 +53,7 @@ class HopperTile {
         memory(the_memory),
         turns(the_turns),
         group(uniform(thread_id() / 128)),
+        has_rows(!few_rows || warp_id() % 4 == 0),
         rows(results.rows),
         o(results.o) {
 #pragma unroll
@@ -90,7 +91,7 @@ class HopperTile {
       hold_registers(scores);
       give_back_keys();
       if (left == 1) give_back_queries();
-      if (has_rows()) {
+      if (has_rows) {
         transform(block, scores);
         if (weigh_few(scores)) rescale();
         pack_weights(scores, weights);
@@ -201,10 +202,6 @@ class HopperTile {
     }
   }
 
-  // Whether this warp computes rows that there are.
-  TW_DEVICE bool has_rows() const {
-    return !few_rows || warp_id() % 4 == 0;
-  }
   // Of a thread's two: rows 8 to 15 of a warp are often not there in tiles of few.
   TW_DEVICE bool has_row(i32 half) const {
     return !few_rows || half == 0 || piece->tile.num_rows > 8;
@@ -213,7 +210,7 @@ class HopperTile {
   // Adds the other group's results to those of the first one's first warp: true there.
   TW_DEVICE bool join_groups() {
     const u32 turn = turns.joins++;
-    if (!has_rows()) return false;
+    if (!has_rows) return false;
     float* const sums = memory.result(Shape::kValueTiles);
     if (group != 0) {
       memory.joined.wait_empty(turn);
@@ -298,15 +295,15 @@ class HopperTile {
     wgmma_commit();
   }
 
-  // Starts o += weights V, of the last block: in two parts, so that weights of the first half of
-  // the next block may be written when the first one is done.
+  // Starts o += weights V, of the last block. Of many rows in two parts, so that weights of the
+  // first half of the next block may be written when the first one is done.
   TW_DEVICE void multiply_values(const Weights& weights, SharedMatrix v) {
     hold_registers(o);
     wgmma_fence();
 #pragma unroll
     for (i32 i = 0; i < kSixteens; ++i) {
       MultiplyValues::registers(o, weights[i], v.at(i * 16 * Hopper::kRowBytes));
-      if (i == kSixteens / 2 - 1) wgmma_commit();
+      if (!few_rows && i == kSixteens / 2 - 1) wgmma_commit();
     }
     wgmma_commit();
   }
@@ -428,6 +425,7 @@ class HopperTile {
   HopperTurns& turns;
   const HopperPiece* piece = nullptr;  // whose keys are multiplied
   const i32 group;
+  const bool has_rows;  // whether this warp computes rows that there are
   SoftmaxRow (&rows)[2];
   float (&o)[Shape::kValueTiles * 4];
   float factor[2] = {1.0F, 1.0F};
