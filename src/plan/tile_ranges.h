@@ -257,22 +257,31 @@ TILEWRIGHT_HD inline std::int64_t lower_bound(const std::int32_t* entries, std::
   return begin;
 }
 
-// The first block from `block` on that some list names, or -1. Where the keys of a shard lie apart,
-// it may have none of a listed block's positions: then it is needed for nothing.
+// The first of a row's keys from `key` on that a list names, or its kv_len. Where the keys of a
+// shard lie apart, it may have none of a listed block's positions.
+TILEWRIGHT_HD_CALL inline std::int64_t next_key_of_list(const View& view, const Row& row,
+                                                        std::int32_t list, std::int64_t key) {
+  const BlockLists& structure = view.blocks;
+  const std::int64_t end = structure.end_of(list);
+  std::int64_t at = structure.begin_of(list);
+  TILEWRIGHT_HD_LOOP
+  while (key < row.kv_len) {
+    const std::int64_t position = view.position_of_key(row, key);
+    at = lower_bound(structure.indices, at, end, position / structure.kv_block);
+    if (at >= end) break;
+    const std::int64_t begin = structure.indices[at] * structure.kv_block;
+    if (begin <= position) return key;
+    key = view.keys_before(row, begin);
+  }
+  return row.kv_len;
+}
+
+// The first block from `block` on that some list names, or -1.
 TILEWRIGHT_HD_CALL inline std::int32_t TileRanges::next_listed(std::int32_t block) const {
-  const BlockLists& structure = view->blocks;
   const std::int64_t width = view->schedule.config.block_tokens;
-  const std::int64_t key = block * width;
-  if (key >= row->kv_len) return -1;
-  const std::int64_t position = view->position_of_key(*row, key);
   std::int64_t first = row->kv_len;
   for (int i = 0; i < num_lists; ++i) {
-    const std::int64_t end = structure.end_of(lists[i]);
-    const std::int64_t found = lower_bound(structure.indices, structure.begin_of(lists[i]), end,
-                                           position / structure.kv_block);
-    if (found >= end) continue;
-    const std::int64_t begin = structure.indices[found] * structure.kv_block;
-    first = min64(first, begin <= position ? key : view->keys_before(*row, begin));
+    first = min64(first, next_key_of_list(*view, *row, lists[i], block * width));
   }
   return first < row->kv_len ? static_cast<std::int32_t>(first / width) : -1;
 }
