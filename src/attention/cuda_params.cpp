@@ -163,6 +163,8 @@ plan::Config kernel_config(const Attention& attention, const CudaShape& shape, i
     // One block of threads an SM; in nanoseconds or so. A block of keys takes few rows two thirds
     // of the time that its products with 128 rows take.
     config.cost = {1600, 900 * shape.block_tokens / 128, 4 * shape.block_tokens / 128, 48};
+    // Products are of all rows of a tile, or of few.
+    config.cost.full_from = tw::kDecodeRows + 1;
     config.least_share = 7200;
   }
   if (shape.kind != KernelKind::decode) {

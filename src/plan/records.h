@@ -13,12 +13,14 @@
 
 namespace tilewright::plan {
 
-// Costs in an arbitrary unit, for one tile: fixed + blocks * (block + rows * block_row).
+// Costs in an arbitrary unit, for one tile: fixed + blocks * (block + rows * block_row). Tiles of
+// full_from rows or more (0: none) cost as much as those of all rows that a tile may have.
 struct CostModel {
   std::int32_t fixed = 1;  // at least 1: items without blocks are work too
   std::int32_t block = 0;
   std::int32_t block_row = 0;
   std::int32_t join_row = 0;  // to keep a packed row's partial result and join it with another
+  std::int32_t full_from = 0;
 };
 
 struct Config {

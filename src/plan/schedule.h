@@ -57,8 +57,9 @@ TILEWRIGHT_HD inline std::int32_t rows_of_tile(const Config& config, const Row& 
 // Of a tile of so many packed rows.
 TILEWRIGHT_HD inline std::int64_t block_cost(const Config& config, std::int32_t heads,
                                              std::int32_t packed_rows) {
-  return heads *
-         (config.cost.block + static_cast<std::int64_t>(config.cost.block_row) * packed_rows);
+  const bool is_full = config.cost.full_from > 0 && packed_rows >= config.cost.full_from;
+  const std::int64_t rows = is_full ? config.tile_rows : packed_rows;
+  return heads * (config.cost.block + config.cost.block_row * rows);
 }
 TILEWRIGHT_HD inline std::int64_t block_cost(const Config& config, const Row& row,
                                              std::int32_t tile) {

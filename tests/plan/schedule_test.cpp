@@ -298,6 +298,18 @@ TEST(Schedule, EmptyBatch) {
   EXPECT_EQ(owned.get().header->num_splits, 0);
 }
 
+TEST(Schedule, TilesOfManyRowsCostAsMuchAsFullOnes) {
+  Config config;
+  config.tile_rows = 128;
+  config.cost = {10, 8, 1};
+  EXPECT_EQ(block_cost(config, 2, 16), 2 * (8 + 16));
+  EXPECT_EQ(block_cost(config, 2, 17), 2 * (8 + 17));
+  config.cost.full_from = 17;
+  EXPECT_EQ(block_cost(config, 2, 16), 2 * (8 + 16));
+  EXPECT_EQ(block_cost(config, 2, 17), 2 * (8 + 128));
+  EXPECT_EQ(block_cost(config, 2, 128), 2 * (8 + 128));
+}
+
 TEST(Schedule, HugeCostsDoNotOverflow) {
   Config config;
   config.num_kv_heads = 128;

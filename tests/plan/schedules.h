@@ -81,6 +81,7 @@ inline Scenario random_scenario(std::mt19937& random) {
   s.config.heads_per_group = pick(1, s.config.num_kv_heads);
   s.config.heads_differ = pick(0, 1);
   s.config.cost = {pick(1, 20), pick(1, 10), pick(0, 2)};
+  s.config.cost.full_from = pick(0, 1) * pick(1, s.config.tile_rows);
   s.config.least_share = pick(1, 500);
   s.config.rounds_workers = pick(0, 1);
   s.config.joint_rows = pick(0, 1) * s.config.tile_rows;  // so that there is one tile
