@@ -118,10 +118,11 @@ void CudaPlan::update(const Batch& batch, const std::vector<PlanInput>& inputs, 
       batch, inputs,
       [&](const UpdateLaunch& launch, Stream on) {
         update_.on(device_.index)
-            .launch_bytes(
-                {static_cast<unsigned>(launch.blocks), static_cast<unsigned>(launch.threads),
-                 static_cast<unsigned>(launch.shared_bytes), device_.has_programmatic_launch()},
-                on, launch.params, launch.params_bytes);
+            .launch_bytes({.grid = static_cast<unsigned>(launch.blocks),
+                           .block = static_cast<unsigned>(launch.threads),
+                           .shared_bytes = static_cast<unsigned>(launch.shared_bytes),
+                           .start = cuda::KernelStart::early},
+                          on, launch.params, launch.params_bytes);
       },
       stream);
   // With num_requests given, qo_indptr may be longer than any batch.
@@ -147,15 +148,17 @@ void CudaPlan::run(const DevicePlan::Part& part, const CudaCall& call) {
       part.view.token_levels == nullptr ? *chosen.requests : *chosen.rows;
   const AttentionLaunch launch =
       attention_launch(plan_, part, kernel.shape, device_.num_sms, call, boxes_);
-  const bool programmatic = device_.has_programmatic_launch();
   kernel.handle.on(device_.index, kAttentionEntry)
-      .launch_bytes({launch.blocks, static_cast<unsigned>(kernel.shape.threads),
-                     static_cast<unsigned>(kernel.shape.shared_bytes), programmatic},
+      .launch_bytes({.grid = launch.blocks,
+                     .block = static_cast<unsigned>(kernel.shape.threads),
+                     .shared_bytes = static_cast<unsigned>(kernel.shape.shared_bytes),
+                     .start = cuda::KernelStart::early},
                     call.stream, &launch.params, launch.params_bytes);
   if (launch.join_blocks == 0) return;
   kernel.handle.on(device_.index, kJoinEntry)
-      .launch<tw::AttentionParams>({launch.join_blocks, kJoinThreads, 0, programmatic}, call.stream,
-                                   launch.params);
+      .launch<tw::AttentionParams>(
+          {.grid = launch.join_blocks, .block = kJoinThreads, .start = cuda::KernelStart::early},
+          call.stream, launch.params);
 }
 
 void CudaPlan::require_not_captured(const char* what) const {
@@ -190,7 +193,8 @@ void CudaPlan::copy_status(const TensorView& words, Stream stream) const {
   require(copy.to != nullptr,
           "words is at {}: it must be page-locked memory (cudaHostAlloc, torch's pin_memory())",
           fmt::ptr(words.data));
-  update_.on(device_.index, kCopyStatusEntry).launch({1, kCopyThreads, 0, false}, stream, copy);
+  update_.on(device_.index, kCopyStatusEntry)
+      .launch({.grid = 1, .block = kCopyThreads}, stream, copy);
 }
 
 bool CudaPlan::is_captured(Stream call) const {

@@ -96,7 +96,7 @@ void Kernel::launch_bytes(const LaunchShape& shape, Stream stream, const void* p
   if (shape.grid == 0) return;
   const Driver& api = driver();
   const ContextScope scope(*device_);
-  Launch launch(shape, shape.programmatic && device_->has_programmatic_launch());
+  Launch launch(shape, shape.start == KernelStart::early && device_->has_programmatic_launch());
   launch.config.stream = handle_of(stream);
   void* list[] = {const_cast<void*>(params)};
   if (const Result result = api.launch_kernel_ex(&launch.config, function_, list, nullptr);

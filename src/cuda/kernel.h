@@ -10,6 +10,10 @@
 
 namespace tilewright::cuda {
 
+// When a kernel starts: when its predecessor on the stream has ended; or before, and it waits for
+// it by itself. GPUs before Hopper know the first only.
+enum class KernelStart { in_turn, early };
+
 struct LaunchShape {
   unsigned grid = 1;          // blocks; a launch of 0 blocks does nothing
   unsigned block = 1;         // threads a block
@@ -17,9 +21,7 @@ struct LaunchShape {
   // Blocks that run side by side, of which the grid is a multiple; 0 for a kernel that knows
   // nothing of clusters.
   unsigned cluster = 0;
-  // The kernel may start before its predecessor on the stream has ended, and waits for it by
-  // itself.
-  bool programmatic = false;
+  KernelStart start = KernelStart::in_turn;
 };
 
 // A function of a Module: cheap to copy, valid as long as the module. Its parameters are one

@@ -242,8 +242,9 @@ namespace {
 
 cuda::LaunchShape shape_of(VerifyKernel kernel, const CudaLaunch<tw::VerifyParams>& launch) {
   cuda::LaunchShape shape = launch_shape(launch, is_cluster(kernel));
-  shape.programmatic = kernel == VerifyKernel::requests || kernel == VerifyKernel::decisions ||
-                       kernel == VerifyKernel::draws;
+  const bool waits = kernel == VerifyKernel::requests || kernel == VerifyKernel::decisions ||
+                     kernel == VerifyKernel::draws;
+  if (waits) shape.start = cuda::KernelStart::early;
   return shape;
 }
 

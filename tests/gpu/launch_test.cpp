@@ -46,11 +46,11 @@ struct Scaling {
     cuda::copy_to_device(x.data(), values.data(), kCount * sizeof(float), stream);
     cuda::fill_bytes(out.data(), 0xFF, kCount * sizeof(float), stream);
   }
-  void launch(const cuda::Kernel& kernel, Stream stream, float factor, bool programmatic = false) {
+  void launch(const cuda::Kernel& kernel, Stream stream, float factor,
+              cuda::KernelStart start = cuda::KernelStart::in_turn) {
     const ScaleParams params{static_cast<float*>(x.data()), static_cast<float*>(out.data()), kCount,
                              factor};
-    kernel.launch({.grid = (kCount + 127) / 128, .block = 128, .programmatic = programmatic},
-                  stream, params);
+    kernel.launch({.grid = (kCount + 127) / 128, .block = 128, .start = start}, stream, params);
   }
   void expect_scaled(Stream stream, float factor) {
     std::vector<float> got(kCount);
@@ -72,7 +72,7 @@ TEST_F(GpuLaunch, RunsOnEveryGpu) {
     const cuda::OwnedStream stream(device);
     Scaling scaling(device);
     scaling.upload(stream.get());
-    scaling.launch(handle.on(index), stream.get(), 0.5F, true);
+    scaling.launch(handle.on(index), stream.get(), 0.5F, cuda::KernelStart::early);
     scaling.expect_scaled(stream.get(), 0.5F);
     EXPECT_GT(device.num_sms, 0);
     EXPECT_GT(device.l2_bytes, 0);

@@ -30,7 +30,7 @@ TEST_F(KernelHandle, LaunchesWithItsParameters) {
   float x = 0;
   const ScaleParams params{&x, &x, 12345, 0.5F};
   int stream = 0;
-  kernel.launch({.grid = 97, .block = 128, .shared_bytes = 64, .programmatic = true},
+  kernel.launch({.grid = 97, .block = 128, .shared_bytes = 64, .start = cuda::KernelStart::early},
                 Stream{&stream}, params);
   ASSERT_EQ(fake_cuda().launches.size(), 1U);
   const test::FakeLaunch& launch = fake_cuda().launches[0];
@@ -54,7 +54,8 @@ TEST_F(KernelHandle, LaunchesWithItsParameters) {
 TEST_F(KernelHandle, OverlapIsNotAskedOfGpusWithoutIt) {
   fake_cuda().major = 8;
   const jit::KernelHandle handle(scale_kernel());
-  handle.on(0).launch({.grid = 1, .block = 32, .programmatic = true}, {}, ScaleParams{});
+  handle.on(0).launch({.grid = 1, .block = 32, .start = cuda::KernelStart::early}, {},
+                      ScaleParams{});
   EXPECT_FALSE(fake_cuda().launches.at(0).programmatic);
 }
 

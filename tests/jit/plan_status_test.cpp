@@ -82,6 +82,18 @@ class PlanStatus : public SharedNvrtcFixture {
   Stream stream_{&stream_object_};
 };
 
+// An update and a run may start while what is before them on the stream ends.
+TEST_F(PlanStatus, ItsPlansLaunchesStartEarly) {
+  const std::size_t before = fake_cuda().launches.size();
+  update();
+  run();
+  ASSERT_EQ(fake_cuda().launches.size(), before + 2);
+  for (std::size_t i = before; i < before + 2; ++i) {
+    EXPECT_TRUE(fake_cuda().launches[i].programmatic) << fake_cuda().launches[i].kernel;
+    EXPECT_EQ(fake_cuda().launches[i].cluster, 0);
+  }
+}
+
 TEST_F(PlanStatus, IsCopiedByALaunchOnTheStream) {
   const cuda::PinnedBuffer pinned(device_, 64);
   auto* const words = static_cast<std::int32_t*>(pinned.data()) + 2;
