@@ -6,72 +6,20 @@
 
 namespace tw {
 
-// What several levels, or their parts, gave for one (token, q head): a list of partial results, in
-// order, outermost level first. By all lanes of a warp; a lane a level.
-class RowParts {
- public:
-  TW_DEVICE RowParts(const AttentionParams& params, u32 levels, i64 the_token, i32 the_head)
-      : p(params), token(the_token), head(the_head) {
-    i32 count = 0;
-    if (lane_id() < p.plan.num_levels && (levels >> lane_id() & 1U) != 0) {
-      count = 1;
-      const Partial at = level_row(p, lane_id(), token, head);
-      if (is_left_in_parts(at)) {
-        const plan::Split split = p.plan.schedule.splits[split_of_parts(at)];
-        first_worker = split.first;
-        tile_row = static_cast<i32>(*at.m);
-        count = plan::parts_of(split);
-      }
-    }
-    end = count;
-#pragma unroll
-    for (i32 distance = 1; distance < kWarpSize; distance *= 2) {
-      const i32 before = shuffle_up(end, distance);
-      if (lane_id() >= distance) end += before;
-    }
-  }
-
-  TW_DEVICE i32 count() const {
-    return shuffle(end, kWarpSize - 1);
-  }
-
-  // The i-th one; i may differ from lane to lane.
-  TW_DEVICE Partial operator[](i32 i) const {
-    i32 level = 0;
-    i32 begin = 0;
-    for (i32 other = 0; other < p.plan.num_levels; ++other) {
-      const i32 other_end = shuffle(end, other);
-      if (other_end <= i) {
-        level = other + 1;
-        begin = other_end;
-      }
-    }
-    const i32 worker = shuffle(first_worker, level);
-    const i32 r = shuffle(tile_row, level);
-    if (worker < 0) return level_row(p, level, token, head);
-    const i32 slot = slot_of(p, plan::slot_of_part(worker, i - begin), head / Spec::kGroupSize);
-    return row_of_slot(p, slot, r);
-  }
-
- private:
-  const AttentionParams& p;
-  const i64 token;
-  const i32 head;
-  // Of this lane's level:
-  i32 first_worker = -1;  // of the split item that has the row; -1: it is in one piece
-  i32 tile_row = 0;
-  i32 end = 0;  // of its partial results in the list
-};
-
 // One (token, q head), and what the plan says about it: that needs nothing of what levels gave.
 struct JoinedRow {
+  i64 rows;        // of the batch
   u32 levels;      // that have keys of it
   bool is_joined;  // else its one level has written the output
   bool failed;
   QueryRow row;
 
-  TW_DEVICE JoinedRow(const AttentionParams& p, i64 token, i32 head)
-      : levels(p.plan.token_levels[token]) {
+  TW_DEVICE void read(const AttentionParams& p, i64 all_rows, i64 index) {
+    const i32 heads = p.plan.schedule.config.num_kv_heads * Spec::kGroupSize;
+    const i64 token = plan::div64(index, heads);
+    const auto head = static_cast<i32>(index - token * heads);
+    rows = all_rows;
+    levels = p.plan.token_levels[token];
     is_joined = levels == 0 || (levels & (levels - 1)) != 0;
     row.batch = p.plan.request_of(token);
     const plan::Request request = p.plan.requests[row.batch];
@@ -84,78 +32,147 @@ struct JoinedRow {
     row.q_index = static_cast<i32>(token);
     row.q_begin = request.q_begin;
   }
+  // Nothing is read of levels for it, and nothing is written.
+  TW_DEVICE JoinedRow without_results(const AttentionParams& p) const {
+    JoinedRow other = *this;
+    other.levels = 0;
+    other.row.q_index = static_cast<i32>(p.out_tokens);
+    return other;
+  }
 };
 
-// Some partial results' outputs: the lane's four columns from `d` on of those whose pointers the
-// lanes from `first` on have, zeros behind the last one.
-struct PartOutputs {
-  static constexpr i32 kAtOnce = 8;  // loads under way
-  Float4 o[kAtOnce];
-
-  TW_DEVICE void load(const Partial& of_lane, i32 first, i32 count, i32 d) {
+// What several levels, or their parts, gave for a row: a list of partial results, in order,
+// outermost level first. By all lanes of a warp; a lane a level.
+class LevelParts {
+ public:
+  TW_DEVICE LevelParts(const AttentionParams& params, const JoinedRow& joined) : p(params) {
+    const bool exists = (joined.levels >> lane_id() & 1U) != 0;
+    if (exists) {
+      parts = parts_of_level_row(
+          level_row(p, lane_id(), joined.rows, joined.row.q_index, joined.row.q_head));
+    }
+    end = exists ? parts.count : 0;
 #pragma unroll
-    for (i32 k = 0; k < kAtOnce; ++k) {
-      const auto* const from =
-          reinterpret_cast<const Float4*>(shuffle(reinterpret_cast<u64>(of_lane.o), first + k));
-      const bool exists = d < Spec::kValueDim && first + k < count;
-      o[k] = exists ? from[d / 4] : Float4{0, 0, 0, 0};
+    for (i32 distance = 1; distance < plan::kMaxLevels; distance *= 2) {
+      const i32 before = shuffle_up(end, distance);
+      if (lane_id() >= distance) end += before;
     }
   }
-};
 
-// By a warp: joins the levels' results of a row.
-TW_DEVICE void join_levels_of_row(const AttentionParams& p, const JoinedRow& joined) {
-  if (!joined.is_joined) return;
-  const QueryRow& row = joined.row;
-  const RowParts parts(p, joined.levels, row.q_index, row.q_head);
-  const i32 count = parts.count();
-  // The first outputs are asked for together with the sums.
-  PartOutputs outputs;
-  float m = -kInfinity;
-  float l = 0;
-  for (i32 first = 0; first < count; first += kWarpSize) {
-    const Partial part = parts[first + lane_id()];
-    if (first == 0) outputs.load(part, 0, count, lane_id() * 4);
-    if (first + lane_id() < count) join(m, l, *part.m, *part.l);
+  TW_DEVICE i32 count() const {
+    return shuffle(end, plan::kMaxLevels - 1);
   }
-  join_warp(m, l, kWarpSize);
-  const float reference = m == -kInfinity ? 0.0F : m;
-  // All lanes write the same lse.
-  const RowTarget target = finish_row(p, row, joined.failed, m, l);
-  for (i32 columns = 0; columns < Spec::kValueDim; columns += kWarpSize * 4) {
-    const i32 d = columns + lane_id() * 4;
-    Float4 o{0, 0, 0, 0};
-    for (i32 first = 0; first < count; first += kWarpSize) {
-      const Partial part = parts[first + lane_id()];
-      const float by = first + lane_id() < count ? exp2_fast(*part.m - reference) : 0.0F;
-      for (i32 within = 0; within < kWarpSize && first + within < count;
-           within += PartOutputs::kAtOnce) {
-        if (columns + first + within > 0) outputs.load(part, within, count - first, d);
-#pragma unroll
-        for (i32 k = 0; k < PartOutputs::kAtOnce; ++k) {
-          add(o, 1.0F, outputs.o[k], shuffle(by, within + k));
-        }
+
+  // The outputs of the i-th one; i may differ from lane to lane. Their sums are `to_sums` behind
+  // them.
+  TW_DEVICE const float* outputs(i32 i, i32& to_sums) const {
+    i32 level = 0;
+    i32 begin = 0;
+#pragma unroll 1
+    for (i32 other = 0; other < p.plan.num_levels; ++other) {
+      const i32 other_end = shuffle(end, other);
+      if (other_end <= i) {
+        level = other + 1;
+        begin = other_end;
       }
     }
-    if (d < Spec::kValueDim) put_columns(p, row, target, d, o);
+    const RowOfParts of_level = {
+        reinterpret_cast<const float*>(shuffle(reinterpret_cast<u64>(parts.first), level)),
+        reinterpret_cast<const float*>(shuffle(reinterpret_cast<u64>(parts.second), level)),
+        shuffle(parts.distance, level), 0, 0};
+    to_sums = shuffle(parts.to_sums, level);
+    return of_level.outputs(i - begin);
+  }
+
+ private:
+  const AttentionParams& p;
+  // Of this lane's level, and where its own end in the list.
+  RowOfParts parts = {};
+  i32 end;
+};
+
+// By a warp: joins what levels gave for a row.
+TW_DEVICE void join_levels_of_row(const AttentionParams& p, const JoinedRow& joined) {
+  constexpr i32 kPasses = round_up(Spec::kValueDim, kWarpSize * 4) / (kWarpSize * 4);
+  constexpr i32 kAtOnce = kPasses <= 2 ? 8 : 4;  // parts whose outputs are under way
+  const LevelParts parts(p, joined);
+  const i32 count = parts.count();
+  float m = -kInfinity;
+  float l = 0;  // of the lane's parts
+  Float4 o[kPasses] = {};
+  i32 first = 0;
+  do {
+    i32 to_sums;
+    const float* const part = parts.outputs(first + lane_id(), to_sums);
+    Float4 outputs[kPasses][kAtOnce];
+    const auto ask = [&](i32 within) {
+#pragma unroll
+      for (i32 k = 0; k < kAtOnce; ++k) {
+        const u64 from = shuffle(reinterpret_cast<u64>(part), within + k);
+#pragma unroll
+        for (i32 pass = 0; pass < kPasses; ++pass) {
+          const i32 d = (pass * kWarpSize + lane_id()) * 4;
+          const bool exists = first + within + k < count && d < Spec::kValueDim;
+          outputs[pass][k] = {0, 0, 0, 0};
+          if (exists) outputs[pass][k] = reinterpret_cast<const Float4*>(from)[d / 4];
+        }
+      }
+    };
+    // Asked for together with the sums.
+    ask(0);
+    Float2 sums{-kInfinity, 0};
+    if (first + lane_id() < count) sums = *reinterpret_cast<const Float2*>(part + to_sums);
+    const float top = max_of(m, max_of_warp(sums.x));
+    // Without keys any finite reference will do.
+    const float reference = top == -kInfinity ? 0.0F : top;
+    const float own = exp2_fast(m - reference);
+    const float by = exp2_fast(sums.x - reference);  // 0 behind the last part
+    m = top;
+    l = l * own + sums.y * by;
+#pragma unroll
+    for (Float4& sum : o) sum = {sum.x * own, sum.y * own, sum.z * own, sum.w * own};
+    i32 within = 0;
+#pragma unroll 1
+    for (;;) {
+#pragma unroll
+      for (i32 k = 0; k < kAtOnce; ++k) {
+        const float factor = shuffle(by, within + k);
+#pragma unroll
+        for (i32 pass = 0; pass < kPasses; ++pass) add(o[pass], 1.0F, outputs[pass][k], factor);
+      }
+      within += kAtOnce;
+      if (within >= kWarpSize || first + within >= count) break;
+      ask(within);
+    }
+    first += kWarpSize;
+  } while (first < count);
+  // All lanes write the same lse.
+  const RowTarget target = finish_row(p, joined.row, joined.failed, m, sum_of_warp(l));
+#pragma unroll
+  for (i32 pass = 0; pass < kPasses; ++pass) {
+    const i32 d = (pass * kWarpSize + lane_id()) * 4;
+    if (d < Spec::kValueDim) put_columns(p, joined.row, target, d, o[pass]);
   }
 }
 
 }  // namespace tw
 
 // Starts while the attention kernel ends, which has waited for the plan: what that says about a
-// warp's first row is read meanwhile.
+// warp's first row is read meanwhile, and instructions are fetched by joining nothing.
 TW_KERNEL TW_LAUNCH_BOUNDS(256, 1) tilewright_join_levels(TW_PARAMETER tw::AttentionParams params) {
   const int heads = params.plan.schedule.config.num_kv_heads * tw::Spec::kGroupSize;
   const tw::i64 rows = static_cast<tw::i64>(params.plan.schedule.header->q_tokens) * heads;
   const tw::i64 warps = static_cast<tw::i64>(tw::num_blocks()) * 8;
-  bool waits = true;
-  for (tw::i64 row = tw::block_id() * 8 + tw::warp_id(); row < rows; row += warps) {
-    const tw::i64 token = tilewright::plan::div64(row, heads);
-    const tw::JoinedRow joined(params, token, static_cast<int>(row - token * heads));
-    if (waits) tw::wait_for_previous_kernel();
-    waits = false;
-    tw::join_levels_of_row(params, joined);
+  tw::i64 row = tw::block_id() * 8 + tw::warp_id();
+  tw::JoinedRow joined;
+  for (int turn = 0; row < rows; ++turn) {
+    if (turn != 1) joined.read(params, rows, row);
+    if (turn == 1) tw::wait_for_previous_kernel();
+    const bool rehearses = turn == 0;
+    if (rehearses || joined.is_joined) {
+      tw::join_levels_of_row(params, rehearses ? joined.without_results(params) : joined);
+    }
+    if (!rehearses) row += warps;
   }
-  if (waits) tw::wait_for_previous_kernel();
+  tw::wait_for_previous_kernel();
 }

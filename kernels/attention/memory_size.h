@@ -32,6 +32,12 @@ constexpr int slot_rows(bool decode_only) {
   return decode_only ? kDecodeRows : kTileRows;
 }
 
+// Floats from one row of a level's results to the next: outputs, a maximum, a sum, and no row
+// begins within 16 bytes.
+constexpr int level_row_floats(int value_dim) {
+  return round_up(value_dim + 2, 4);
+}
+
 constexpr int kHopperWarps = 8;  // that compute: two warp groups
 
 // Warps that load keys, each its part of every block, and as many that load values. One can not

@@ -209,7 +209,7 @@ TW_DEVICE void merge_if_last(const AttentionParams& p, const TileOf<most_rows>& 
     return any_of_workers(some);
   };
   if (!rows_are_requests(p) && !is_merged()) {
-    if (piece.begin == 0) leave_parts(p, tile, piece.split_index);
+    if (piece.begin == 0) leave_parts(p, tile, piece.split);
     sync_workers();
     return;
   }

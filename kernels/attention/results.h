@@ -33,14 +33,16 @@ TW_DEVICE Partial row_of_slot(const AttentionParams& p, i32 slot, i32 r) {
   return {o + r * Spec::kValueDim, sums, sums + 1};
 }
 
-// Of a level: [tokens, q heads], at one row.
+// Of a level: [tokens, q heads], at one row; `rows`: how many that are. m and l lie behind o.
+TW_DEVICE Partial level_row(const AttentionParams& p, i32 level, i64 rows, i64 token, i32 head) {
+  const i32 heads = p.plan.schedule.config.num_kv_heads * Spec::kGroupSize;
+  const i64 row = level * rows + token * heads + head;
+  float* const o = p.level_results + row * level_row_floats(Spec::kValueDim);
+  return {o, o + Spec::kValueDim, o + Spec::kValueDim + 1};
+}
 TW_DEVICE Partial level_row(const AttentionParams& p, i32 level, i64 token, i32 head) {
-  const i64 heads = static_cast<i64>(p.plan.schedule.config.num_kv_heads) * Spec::kGroupSize;
-  const i64 rows = p.plan.schedule.header->q_tokens * heads;
-  float* o = p.level_results + level * rows * (Spec::kValueDim + 2);
-  const i64 row = token * heads + head;
-  return {o + row * Spec::kValueDim, o + rows * Spec::kValueDim + row,
-          o + rows * (Spec::kValueDim + 1) + row};
+  const i64 heads = p.plan.schedule.config.num_kv_heads * Spec::kGroupSize;
+  return level_row(p, level, p.plan.schedule.header->q_tokens * heads, token, head);
 }
 
 // Adds another partial result's row to (m, l); `own` and `other` are the factors of the two
@@ -261,38 +263,14 @@ TW_DEVICE void store_row_of_quad(const AttentionParams& p, const QueryRow& row,
   }
 }
 
-// A level's row that lies in the parts of a split item, as row `r` of its tile: the place of its
-// sums says so, as sums of weights are not negative.
-template <i32 most_rows>
-TW_DEVICE void leave_parts(const AttentionParams& p, const TileOf<most_rows>& tile, i32 split) {
-#pragma unroll 1
-  for (i32 r = thread_id(); r < tile.num_rows; r += Shape::kThreads) {
-    const QueryRow row = query_row(p, tile, r);
-    const Partial at = level_row(p, tile.level, row.q_index, row.q_head);
-    *at.m = static_cast<float>(r);
-    *at.l = -1.0F - static_cast<float>(split);
-  }
-}
-TW_DEVICE bool is_left_in_parts(const Partial& at) {
-  return *at.l < 0.0F;
-}
-TW_DEVICE i32 split_of_parts(const Partial& at) {
-  return -1 - static_cast<i32>(*at.l);
-}
-
-// Where row `r` of a split item's tile lies in its parts: of the first one in its worker's second
-// slot, of all others in their workers' first, which are equally far apart.
-class RowOfParts {
- public:
-  TW_DEVICE RowOfParts(const AttentionParams& p, const plan::Split& split, i32 head, i32 r) {
-    const auto row = [&](i32 part) {
-      return row_of_slot(p, slot_of(p, plan::slot_of_part(split.first, part), head), r);
-    };
-    first = row(0).o;
-    second = row(1).o;
-    distance = static_cast<i32>(row(2).o - second);
-    to_sums = static_cast<i32>(row(0).m - first);
-  }
+// Where a row lies that several workers have computed in parts: all but the first one are equally
+// far apart.
+struct RowOfParts {
+  const float* first;
+  const float* second;
+  i32 distance;
+  i32 to_sums;  // from a part's outputs
+  i32 count;
 
   TW_DEVICE const float* outputs(i32 part) const {
     return part == 0 ? first : second + static_cast<i64>(part - 1) * distance;
@@ -300,13 +278,41 @@ class RowOfParts {
   TW_DEVICE const Float2* sums(i32 part) const {
     return reinterpret_cast<const Float2*>(outputs(part) + to_sums);
   }
-
- private:
-  const float* first;
-  const float* second;
-  i32 distance;
-  i32 to_sums;
 };
+// Row `r` of a split item's tile: its first part is in its worker's second slot, all others are in
+// their workers' first.
+TW_DEVICE RowOfParts row_of_parts(const AttentionParams& p, const plan::Split& split, i32 head,
+                                  i32 r) {
+  const auto row = [&](i32 part) {
+    return row_of_slot(p, slot_of(p, plan::slot_of_part(split.first, part), head), r);
+  };
+  const Partial first = row(0);
+  const float* const second = row(1).o;
+  return {first.o, second, static_cast<i32>(row(2).o - second), static_cast<i32>(first.m - first.o),
+          plan::parts_of(split)};
+}
+
+// Leaves a tile's rows of a level in the parts of their split item: the places of their outputs
+// tell where these are. Of their sums, as those of weights are not negative.
+inline constexpr float kLeftInParts = -1;
+template <i32 most_rows>
+TW_DEVICE void leave_parts(const AttentionParams& p, const TileOf<most_rows>& tile,
+                           const plan::Split& split) {
+  static_assert(sizeof(RowOfParts) <= Spec::kValueDim * sizeof(float));
+#pragma unroll 1
+  for (i32 r = thread_id(); r < tile.num_rows; r += Shape::kThreads) {
+    const QueryRow row = query_row(p, tile, r);
+    const Partial at = level_row(p, tile.level, row.q_index, row.q_head);
+    *reinterpret_cast<RowOfParts*>(at.o) = row_of_parts(p, split, tile.kv_head, r);
+    *at.l = kLeftInParts;
+  }
+}
+// All is read at once, whatever it is.
+TW_DEVICE RowOfParts parts_of_level_row(const Partial& at) {
+  const RowOfParts parts = *reinterpret_cast<const RowOfParts*>(at.o);
+  if (*at.l == kLeftInParts) return parts;
+  return {at.o, at.o, 0, Spec::kValueDim, 1};
+}
 
 // A warp's rows of a tile whose parts are joined, kRows at a time: all that kParts of their parts
 // have in memory is asked for at once. Lanes look at the sums of a part each; outputs are added in
@@ -339,7 +345,7 @@ TW_DEVICE void merge_rows(const AttentionParams& p, const TileOf<most_rows>& til
         Float4 other[kRows][kParts];
 #pragma unroll
         for (i32 k = 0; k < kRows; ++k) {
-          const RowOfParts parts(p, split, tile.kv_head, row_at(k));
+          const RowOfParts parts = row_of_parts(p, split, tile.kv_head, row_at(k));
           sums[k] = {-kInfinity, 0};
           const bool is_own = lane < kParts && begin + lane < count;
           if (is_own) sums[k] = load_from_l2(parts.sums(begin + lane));

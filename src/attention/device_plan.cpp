@@ -9,6 +9,7 @@
 
 #include "attention/attention_impl.h"
 #include "attention/block_reader.h"
+#include "attention/memory_size.h"
 #include "attention/update_kernel.h"
 #include "base/checks.h"
 #include "plan/update_memory.h"
@@ -145,8 +146,12 @@ std::size_t DevicePlan::lay_out(std::byte* base) {
     // A row's partial result: the sums, the maximum and the sum of weights.
     const std::size_t row_bytes = (static_cast<std::size_t>(spec.value_dim()) + 2) * sizeof(float);
     slots = std::max(slots, row_bytes * static_cast<std::size_t>(parts_[i].most_slot_rows));
-    levels = std::max(levels, round_up(row_bytes * static_cast<std::size_t>(limits_.q_tokens) *
-                                       static_cast<std::size_t>(spec.num_qo_heads)));
+    const std::size_t level_row_bytes =
+        static_cast<std::size_t>(tw::level_row_floats(static_cast<int>(spec.value_dim()))) *
+        sizeof(float);
+    levels =
+        std::max(levels, round_up(level_row_bytes * static_cast<std::size_t>(limits_.q_tokens) *
+                                  static_cast<std::size_t>(spec.num_qo_heads)));
   }
   run_memory_.slots = pieces.take(slots);
   if (limits_.block_structures) {

@@ -9,12 +9,6 @@
 namespace tilewright::test {
 namespace {
 
-// Weights are rounded to the dtype of queries before they meet the values.
-double arithmetic_of(DType dtype) {
-  if (dtype == DType::f32) return 0x1.0p-18;
-  return dtype == DType::f16 ? 0x1.0p-10 : 0x1.0p-7;
-}
-
 std::vector<std::uint8_t> bytes_of(const TensorView& tensor) {
   const auto* data = static_cast<const std::uint8_t*>(tensor.data);
   return {data, data + (tensor.defined() ? body_bytes(tensor) : 0)};

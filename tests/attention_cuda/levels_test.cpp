@@ -13,7 +13,7 @@ namespace {
 void run_levels(const CompiledCase& compiled, const Limits& limits, const Batch& batch,
                 const std::vector<KvLevel>& levels, const std::vector<KvCache>& caches,
                 const VariantCase& variant, const std::vector<Request>& requests, const Dims& dims,
-                const std::vector<double>& sinks = {}) {
+                const std::vector<double>& sinks = {}, double arithmetic = 0) {
   EmulatedAttention attention(CaseRun(compiled.attention).spec(), compiled.target, limits);
   GuardedCopies copies;
   const Batch own_batch = copies.batch(batch);
@@ -41,7 +41,7 @@ void run_levels(const CompiledCase& compiled, const Limits& limits, const Batch&
     }
     bits = all;
   }
-  tensors.expect(requests, variant.semantics, sinks);
+  tensors.expect(requests, variant.semantics, sinks, arithmetic);
   tensors.expect_padding_kept();
 }
 
@@ -57,6 +57,20 @@ TEST(EmulatedLevels, ASharedPrefix) {
     run_levels(compiled, limits, batch.batch(), batch.levels(), batch.caches(), causal,
                batch.requests, dims);
   }
+}
+
+// Rows of 74 floats, three a token: those of every level are aligned all the same.
+TEST(EmulatedLevels, AnOddNumberOfRows) {
+  CompiledCase compiled = rope_72();
+  compiled.attention.kv_heads = 1;
+  const Dims dims = compiled.attention.dims();
+  const SharedPrefix batch(dims, compiled.attention.kv_dtype, 300, {{1, 30}, {1, 7}, {1, 64}}, 9);
+  Random random(1);
+  const VariantCase rope = make_variant(VariantKind::rope, dims, 3, random);
+  Limits limits = batch.limits();
+  limits.workers = 6;
+  run_levels(compiled, limits, batch.batch(), batch.levels(), batch.caches(), rope, batch.requests,
+             dims, {}, arithmetic_of(DType::f16));
 }
 
 TEST(EmulatedLevels, TreesOfPrefixes) {
