@@ -2,7 +2,7 @@
 // Which pieces of a plan a block of threads works on, and what becomes of a piece's result.
 #pragma once
 
-#include "attention/results.h"
+#include "attention/merge.h"
 
 namespace tw {
 
