@@ -22,6 +22,7 @@ void run_levels(const CompiledCase& compiled, const Limits& limits, const Batch&
   BatchTensors tensors(requests, dims, compiled.attention.q_dtype, 2);
   const TensorView q = copies(tensors.q.view());
   std::vector<KvCache> kv;
+  kv.reserve(caches.size());
   for (const KvCache& cache : caches) kv.push_back(copies.cache(cache));
   RunArgs args = tensors.args();
   args.params = variant.run_params;
