@@ -6,7 +6,9 @@
 #include <tilewright/attention.h>
 #include <tilewright/plan.h>
 
+#include <cstdio>
 #include <cstring>
+#include <exception>
 #include <string>
 #include <vector>
 
@@ -159,7 +161,7 @@ BENCHMARK(update)->Arg(1)->Arg(4);
 }  // namespace
 }  // namespace tilewright
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   if (argc > 1 && std::strcmp(argv[1], "--gpu") == 0) {
     tilewright::on_gpu = true;
     argv[1] = argv[0];
@@ -170,4 +172,7 @@ int main(int argc, char** argv) {
   }
   benchmark::Initialize(&argc, argv);
   benchmark::RunSpecifiedBenchmarks();
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 1;
 }

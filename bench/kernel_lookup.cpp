@@ -3,6 +3,9 @@
 // needed and nothing else is in the figure. The first call of each compiles.
 #include <benchmark/benchmark.h>
 
+#include <cstdio>
+#include <exception>
+
 #include "jit/kernel_handle.h"
 #include "ops/cuda_run.h"
 #include "support/use_fake_cuda.h"
@@ -29,8 +32,11 @@ BENCHMARK(by_key)->Threads(1)->Threads(2);
 }  // namespace
 }  // namespace tilewright
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   tilewright::test::fake_cuda();  // before the library looks for a driver
   benchmark::Initialize(&argc, argv);
   benchmark::RunSpecifiedBenchmarks();
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 1;
 }

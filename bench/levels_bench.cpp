@@ -56,9 +56,8 @@ class SharedPrefix {
   SharedPrefix(DType dtype, int requests, int prefix, bool levels,
                const TensorView& memory = workspace())
       : attention_(spec(dtype)), plan_({attention_}, limits(requests, prefix + kOwn), memory) {
-    constexpr int own = kOwn;
     const int prefix_pages = prefix / kPage;
-    const int own_pages = own / kPage;
+    const int own_pages = kOwn / kPage;
     const int pages = prefix_pages + requests * own_pages;
     std::vector<std::int32_t> ids(static_cast<std::size_t>(pages));
     std::iota(ids.begin(), ids.end(), 0);
@@ -70,8 +69,8 @@ class SharedPrefix {
       flat_ids_.insert(flat_ids_.end(), prefix_ids_.begin(), prefix_ids_.end());
       flat_ids_.insert(flat_ids_.end(), first, first + own_pages);
       qo_indptr_.push_back(r + 1);
-      flat_lens_.push_back(prefix + own);
-      own_lens_.push_back(own);
+      flat_lens_.push_back(prefix + kOwn);
+      own_lens_.push_back(kOwn);
     }
     all_ = {0, requests};
     prefix_len_ = {prefix};

@@ -292,8 +292,9 @@ TW_DEVICE RowOfParts row_of_parts(const AttentionParams& p, const plan::Split& s
           plan::parts_of(split)};
 }
 
-// Leaves a tile's rows of a level in the parts of their split item: the places of their outputs
-// tell where these are. Of their sums, as those of weights are not negative.
+// Leaves a tile's rows of a level in the parts of their split item: what is at the place of their
+// outputs tells where these are, and the place of their sums that it does, as no sum of weights is
+// negative.
 inline constexpr float kLeftInParts = -1;
 template <i32 most_rows>
 TW_DEVICE void leave_parts(const AttentionParams& p, const TileOf<most_rows>& tile,

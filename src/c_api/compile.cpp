@@ -90,6 +90,7 @@ tw_status tw_model_names(const char* const** names, size_t* count) {
     static const std::vector<std::string> texts = model_names();
     static const std::vector<const char*> pointers = [] {
       std::vector<const char*> list;
+      list.reserve(texts.size());
       for (const std::string& text : texts) list.push_back(text.c_str());
       return list;
     }();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <tilewright/c_variant.h>
+#include <tilewright/variant.h>
 
 #include "c_api/handles.h"
-#include "variant/serialize.h"
 
 using namespace tilewright;
 using namespace tilewright::c_api;

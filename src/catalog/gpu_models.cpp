@@ -24,6 +24,7 @@ GpuModel gpu_model(const std::string& name) {
   const auto found = std::ranges::find(models, name, &GpuModel::name);
   if (found != models.end()) return *found;
   std::vector<std::string> names;
+  names.reserve(models.size());
   for (const GpuModel& model : models) names.push_back(model.name);
   raise(ErrorCode::invalid_argument, "gpu is {}: it must be one of {}", name,
         fmt::join(names, ", "));

@@ -64,8 +64,8 @@ void* address_on_device(const void* host) {
   // Fails for what the driver does not know, which is no mistake of the caller's here.
   const Result result =
       driver().pointer_get_attribute(&address, kDevicePointerAttribute, address_of(host));
-  return result == kSuccess ? reinterpret_cast<void*>(address)
-                            : nullptr;  // NOLINT(performance-no-int-to-ptr)
+  if (result != kSuccess) return nullptr;
+  return reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr)
 }
 
 void copy_to_device(void* to, const void* from, std::size_t bytes, Stream stream) {

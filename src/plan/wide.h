@@ -18,11 +18,11 @@ struct Wide {
   TILEWRIGHT_HD explicit operator std::int64_t() const { return static_cast<std::int64_t>(low); }
 
   TILEWRIGHT_HD friend Wide operator+(Wide a, Wide b) {
-    const std::uint64_t low = a.low + b.low;
-    const std::uint64_t carry = low < a.low ? 1 : 0;
+    const std::uint64_t sum = a.low + b.low;
+    const std::uint64_t carry = sum < a.low ? 1 : 0;
     return {static_cast<std::int64_t>(static_cast<std::uint64_t>(a.high) +
                                       static_cast<std::uint64_t>(b.high) + carry),
-            low};
+            sum};
   }
   TILEWRIGHT_HD friend Wide operator-(Wide a) { return Wide(~a.high, ~a.low) + 1; }
   TILEWRIGHT_HD friend Wide operator-(Wide a, Wide b) { return a + -b; }
@@ -36,9 +36,9 @@ struct Wide {
     const std::uint64_t middle = a1 * b0 + ((a0 * b0) >> 32);
     const std::uint64_t other = a0 * b1 + (middle & kHalf);
     const std::uint64_t carried = a1 * b1 + (middle >> 32) + (other >> 32);
-    const std::uint64_t high = carried + static_cast<std::uint64_t>(a.high) * b.low +
-                               a.low * static_cast<std::uint64_t>(b.high);
-    return {static_cast<std::int64_t>(high), a.low * b.low};
+    const std::uint64_t upper = carried + static_cast<std::uint64_t>(a.high) * b.low +
+                                a.low * static_cast<std::uint64_t>(b.high);
+    return {static_cast<std::int64_t>(upper), a.low * b.low};
   }
 
   TILEWRIGHT_HD friend bool operator<(Wide a, Wide b) {

@@ -61,7 +61,8 @@ void store_outputs(const SamplingOutputs& outputs, std::int64_t index, const Log
 
 void store_log_probs(const LogProbs& out, std::int64_t index, const Survivors& survivors,
                      std::int32_t token) {
-  const auto& [ids, values, scale, mass] = survivors;
+  const auto& ids = survivors.ids;
+  const auto& values = survivors.values;
   const auto at = std::lower_bound(ids.begin(), ids.end(), token);
   const bool there = at != ids.end() && *at == token;
   const auto place = static_cast<std::size_t>(at - ids.begin());

@@ -1,8 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "variant/serialize.h"
+// The text form of variants. Variant::serialize() writes it.
+//
+//   tilewright variant 1
+//   param slope real 1 run
+//   0 logit
+//   1 q_head
+//   2 param slope 1
+//   ...
+//   logits 7
+//   mask 8
+//
+// Parameters come in order of first use, nodes after their operands and each but once, whether or
+// not the graph shares it. Lines `output N`, `rope DIM THETA SCALE half|interleaved [SCALING]` and
+// `no_softmax` are there when needed; SCALING is a name and the members of its struct in order.
+// Numbers are written so that they read back exactly.
+#include <tilewright/variant.h>
 
 #include <charconv>
 #include <iterator>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 

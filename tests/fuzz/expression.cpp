@@ -5,7 +5,6 @@
 
 #include "fuzz/targets.h"
 #include "variant/program_check.h"
-#include "variant/serialize.h"
 
 namespace tilewright::fuzz {
 
@@ -19,7 +18,7 @@ bool fuzz_expression(Draw& draw) {
   // A graph over the library's bounds is refused when it is compiled.
   if (!taken([&] { variant.validate(); })) return false;
   const std::string text = variant.serialize();
-  draw.note([&] { return text; });
+  draw.note([&] { return variant.serialize(); });
   check(deserialize(text).serialize() == text, "the text reads back as another variant");
   test::Random data = draw.data();
   if (as_mask) {

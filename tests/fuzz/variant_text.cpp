@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Texts of variants, whole and damaged: read as they were written or refused with the line; what
 // was read can be written and read again, analysed and compiled.
+#include <tilewright/variant.h>
+
 #include <array>
 
 #include "fuzz/mutate.h"
@@ -8,7 +10,6 @@
 #include "variant/mask.h"
 #include "variant/program.h"
 #include "variant/reference.h"
-#include "variant/serialize.h"
 
 namespace tilewright::fuzz {
 namespace {

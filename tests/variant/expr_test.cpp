@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Expressions: types, errors, bounds, validation, and the text form.
 #include <gmock/gmock.h>
+#include <tilewright/variant.h>
 
 #include <limits>
 
 #include "reference.h"
-#include "variant/serialize.h"
 
 namespace tilewright::test {
 namespace {
@@ -133,6 +133,7 @@ TEST(Variant, GraphsAreBounded) {
   EXPECT_THAT(error_of(deep), HasSubstr("128"));
   Expr wide = Expr(0.0);
   std::vector<Expr> level;
+  level.reserve(300);
   for (int i = 0; i < 300; ++i) level.push_back(logit() + Expr(static_cast<double>(i)));
   while (level.size() > 1) {
     std::vector<Expr> next;

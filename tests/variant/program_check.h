@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
@@ -154,7 +156,8 @@ inline void check_logits(const Expr& logits, Rng& rng, Sureness& sureness) {
   program.eval_logits(row.row, bindings, row.kv_pos.data(), in_place.data(), in_place.data(), n,
                       scratch.get());
   for (std::size_t i = 0; i < row.logits.size(); ++i) {
-    ASSERT_EQ(std::memcmp(&in_place[i], &out[i], sizeof(float)), 0) << "in place";
+    ASSERT_EQ(std::bit_cast<std::uint32_t>(in_place[i]), std::bit_cast<std::uint32_t>(out[i]))
+        << "in place";
     const RefInputs inputs = row.at(i, by_name);
     const RefValue expected = Reference(inputs).eval(logits);
     ++(expected.unsure ? sureness.skipped : sureness.checked);
