@@ -122,21 +122,16 @@ TW_DEVICE void join_levels_of_row(const AttentionParams& p, const JoinedRow& joi
     ask(0);
     Float2 sums{-kInfinity, 0};
     if (first + lane_id() < count) sums = *reinterpret_cast<const Float2*>(part + to_sums);
-    const float top = max_of(m, max_of_warp(sums.x));
-    // Without keys any finite reference will do.
-    const float reference = top == -kInfinity ? 0.0F : top;
-    const float own = exp2_fast(m - reference);
-    const float by = exp2_fast(sums.x - reference);  // 0 behind the last part
-    m = top;
-    l = l * own + sums.y * by;
+    const Join by = join_parts(m, sums.x);
+    l = l * by.own + sums.y * by.other;
 #pragma unroll
-    for (Float4& sum : o) sum = {sum.x * own, sum.y * own, sum.z * own, sum.w * own};
+    for (Float4& sum : o) sum = {sum.x * by.own, sum.y * by.own, sum.z * by.own, sum.w * by.own};
     i32 within = 0;
 #pragma unroll 1
     for (;;) {
 #pragma unroll
       for (i32 k = 0; k < kAtOnce; ++k) {
-        const float factor = shuffle(by, within + k);
+        const float factor = shuffle(by.other, within + k);
 #pragma unroll
         for (i32 pass = 0; pass < kPasses; ++pass) add(o[pass], 1.0F, outputs[pass][k], factor);
       }

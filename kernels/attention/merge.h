@@ -35,16 +35,11 @@ TW_DEVICE void merge_rows(const AttentionParams& p, const TileOf<most_rows>& til
           if (d >= Spec::kValueDim || begin + i >= count) continue;
           outputs[i] = load_from_l2(reinterpret_cast<const Float4*>(parts.outputs(begin + i) + d));
         }
-        const float top = max_of(m, max_of_warp(sums.x));
-        // Without keys any finite reference will do.
-        const float reference = top == -kInfinity ? 0.0F : top;
-        const float own = exp2_fast(m - reference);
-        const float by = exp2_fast(sums.x - reference);  // 0 behind the last part
-        m = top;
-        l = l * own + sum_of_warp(sums.y * by);
-        o = {o.x * own, o.y * own, o.z * own, o.w * own};
+        const Join by = join_parts(m, sums.x);
+        l = l * by.own + sum_of_warp(sums.y * by.other);
+        o = {o.x * by.own, o.y * by.own, o.z * by.own, o.w * by.own};
 #pragma unroll
-        for (i32 i = 0; i < kAtOnce; ++i) add(o, 1.0F, outputs[i], shuffle(by, i));
+        for (i32 i = 0; i < kAtOnce; ++i) add(o, 1.0F, outputs[i], shuffle(by.other, i));
       }
       const RowTarget target = target_of(p, tile, -1, r, m, l);
       if (d < Spec::kValueDim) put_columns(p, query_row(p, tile, r), target, d, o);

@@ -60,17 +60,6 @@ TW_DEVICE Join join(float& m, float& l, float other_m, float other_l) {
   m = top;
   return factors;
 }
-// Of the first `lanes` lanes of a warp (others have no keys); the result is in those.
-TW_DEVICE void join_warp(float& m, float& l, i32 lanes) {
-#pragma unroll
-  for (i32 distance = 1; distance < kWarpSize; distance *= 2) {
-    if (distance >= lanes) break;
-    // Both lanes of a pair get the same bits.
-    const float other_m = shuffle_xor(m, distance);
-    const float other_l = shuffle_xor(l, distance);
-    join(m, l, other_m, other_l);
-  }
-}
 TW_DEVICE void add(Float4& sum, float own, const Float4& other, float by) {
   sum.x = sum.x * own + other.x * by;
   sum.y = sum.y * own + other.y * by;
@@ -290,6 +279,17 @@ TW_DEVICE RowOfParts row_of_parts(const AttentionParams& p, const plan::Split& s
   const float* const second = row(1).o;
   return {first.o, second, static_cast<i32>(row(2).o - second), static_cast<i32>(first.m - first.o),
           plan::parts_of(split)};
+}
+
+// By a warp: adds up to a part a lane, of maximum `part_m` (-inf: none), to a row of maximum `m`.
+// What results before are multiplied by, and the lane's part.
+TW_DEVICE Join join_parts(float& m, float part_m) {
+  const float top = max_of(m, max_of_warp(part_m));
+  // Without keys any finite reference will do.
+  const float reference = top == -kInfinity ? 0.0F : top;
+  const Join factors{exp2_fast(m - reference), exp2_fast(part_m - reference)};
+  m = top;
+  return factors;
 }
 
 // Leaves a tile's rows of a level in the parts of their split item: what is at the place of their
