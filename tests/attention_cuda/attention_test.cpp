@@ -22,7 +22,7 @@ void run_case(const CompiledCase& compiled, int runs = 2) {
   c.make_legal();
   SCOPED_TRACE(c.name());
   CaseRun run(c);
-  run.run_on(arithmetic_of(c.q_dtype),
+  run.run_on(gpu_arithmetic(c.q_dtype),
              [&](const AttentionSpec& spec, const Limits& limits, const Batch& batch,
                  const std::vector<KvLevel>& levels, const std::vector<ParamValue>& plan_params,
                  const TensorView& q, const KvCache& kv, const RunArgs& args) {

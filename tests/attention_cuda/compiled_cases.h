@@ -16,12 +16,6 @@ struct CompiledCase {
   KernelUse use = KernelUse::any_batch;
 };
 
-// Weights are rounded to the dtype of queries before they meet the values.
-inline double arithmetic_of(DType dtype) {
-  if (dtype == DType::f32) return 0x1.0p-18;
-  return dtype == DType::f16 ? 0x1.0p-10 : 0x1.0p-7;
-}
-
 inline CompiledCase compiled_case(DType dtype, int head_dim, int value_dim, int group,
                                   VariantKind variant, CudaTarget target) {
   CompiledCase made;

@@ -71,7 +71,7 @@ TEST(EmulatedLevels, AnOddNumberOfRows) {
   Limits limits = batch.limits();
   limits.workers = 6;
   run_levels(compiled, limits, batch.batch(), batch.levels(), batch.caches(), rope, batch.requests,
-             dims, {}, arithmetic_of(DType::f16));
+             dims, {}, gpu_arithmetic(DType::f16));
 }
 
 TEST(EmulatedLevels, TreesOfPrefixes) {

@@ -35,8 +35,7 @@ class EmulatedNotFinite : public testing::TestWithParam<int> {
     };
   }
   static double arithmetic_of(const CompiledCase& compiled) {
-    if (compiled.attention.q_dtype == DType::f32) return 0x1.0p-18;
-    return compiled.attention.q_dtype == DType::f16 ? 0x1.0p-10 : 0x1.0p-7;
+    return gpu_arithmetic(compiled.attention.q_dtype);
   }
 };
 

@@ -12,12 +12,6 @@
 
 namespace tilewright::test {
 
-// Weights are rounded to the dtype of queries before they meet the values.
-inline double gpu_arithmetic(DType dtype) {
-  if (dtype == DType::f32) return 0x1.0p-18;
-  return dtype == DType::f16 ? 0x1.0p-10 : 0x1.0p-7;
-}
-
 // Arguments are the host's. What the run wrote is in args' tensors when it returns. Gives the
 // requests' status words.
 inline std::vector<std::int32_t> run_on_gpu(Plan& plan, const Attention& attention,

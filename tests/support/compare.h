@@ -29,6 +29,13 @@ inline constexpr double kRoundedWeights = 0x1.0p-8;
 // Rotated queries and keys that are two bf16 each have 16 digits.
 inline constexpr double kTwoBf16 = 0x1.0p-15;
 
+// Of kernels for GPUs, as a part of the magnitudes: weights are rounded to the dtype of queries
+// before they meet the values.
+inline double gpu_arithmetic(DType dtype) {
+  if (dtype == DType::f32) return 0x1.0p-18;
+  return dtype == DType::f16 ? 0x1.0p-10 : 0x1.0p-7;
+}
+
 inline bool rounds_weights(DType q, DType k, DType v) {
   const auto fits_bf16 = [](DType dtype) {
     return dtype == DType::bf16 || dtype == DType::f8e4m3 || dtype == DType::f8e5m2;
