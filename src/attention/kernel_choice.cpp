@@ -260,8 +260,9 @@ CudaShape cuda_shape(const AttentionSpec& spec, CudaTarget target, KernelUse use
   // way than memory is served by (seen on a Hopper GPU), but where all of them take half as much.
   const int most = shape.threads > 128 ? 1 : decode_only && narrow ? 3 : 2;
   shape.blocks_per_sm = std::clamp(memory.an_sm / (shape.shared_bytes + kReserved), 1, most);
-  // Their keys lie beside each other in most caches: memory and its translation see whole tokens.
-  if (decode_only) shape.heads_together = std::gcd(spec.num_kv_heads, 32);
+  // Their keys lie beside each other in most caches. More than eight are slower on an H200, and a
+  // hundredth faster on an H100 (docs/kernel_log.md).
+  if (decode_only) shape.heads_together = std::gcd(spec.num_kv_heads, 8);
   return shape;
 }
 
