@@ -185,9 +185,5 @@ TW_DEVICE i32 load_acquire(const i32* pointer) {
 TW_DEVICE void store_release(i32* pointer, i32 value) {
   asm volatile("st.global.release.gpu.s32 [%0], %1;" ::"l"(pointer), "r"(value) : "memory");
 }
-// Orders this thread's accesses for all of the GPU.
-TW_DEVICE void fence_gpu() {
-  __threadfence();
-}
 
 }  // namespace tw

@@ -23,7 +23,8 @@ void check_growing_scores(const Dims& dims, DType dtype, double slope, double ar
   for (Request& request : requests) {
     for (std::size_t i = 0; i < request.q.size(); i += head_dim) request.q[i] = 8;
     for (std::size_t i = 0; i < request.k.size(); i += head_dim) {
-      request.k[i] = slope * static_cast<double>(i / key_elements / 40);
+      const std::size_t forty_keys = i / key_elements / 40;
+      request.k[i] = slope * static_cast<double>(forty_keys);
     }
   }
   SimpleBatch b(dims, dtype, requests, 16, 58);

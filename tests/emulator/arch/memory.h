@@ -137,8 +137,5 @@ TW_DEVICE i32 load_acquire(const i32* pointer) {
 TW_DEVICE void store_release(i32* pointer, i32 value) {
   emulator::atomically(pointer, [=](i32) { return value; });
 }
-TW_DEVICE void fence_gpu() {
-  emulator::interleave();
-}
 
 }  // namespace tw
