@@ -124,13 +124,13 @@ TEST(EmulatedKernels, EveryCacheForm) {
 }
 
 // Boxes are pages of eight tokens or more, or parts of large ones. Of a block of 128 keys with 192
-// elements, pages of eight are more than a warp has lanes.
-TEST(EmulatedKernels, BoxesOfEveryPageSizeAndCacheForm) {
+// elements, pages of eight are more than a warp has lanes. Pages of one token are copied by rows.
+TEST(EmulatedKernels, CopiesOfEveryPageSizeAndCacheForm) {
   constexpr LengthKind kKinds[] = {LengthKind::append, LengthKind::prefill, LengthKind::decode,
                                    LengthKind::prefill};
   int turn = 0;
   for (int form = 0; form < static_cast<int>(CacheForm::count); ++form) {
-    for (const std::int64_t page_size : {8, 32, 64, 256}) {
+    for (const std::int64_t page_size : {1, 8, 32, 64, 256}) {
       const auto cache = static_cast<CacheForm>(form);
       CompiledCase compiled = cache == CacheForm::separate_nhd || cache == CacheForm::separate_hnd
                                   ? causal_192_128()
